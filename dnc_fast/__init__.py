@@ -1,0 +1,24 @@
+"""dnc_fast: a high-performance Differentiable Neural Computer (Graves et al., Nature 2016).
+
+`DNC` takes the place of an nn.LSTM, `DNCCell` of an nn.LSTMCell; `memory_step` is one step of the
+external memory by itself.
+"""
+
+from .backends import memory_step
+from .config import DNCConfig
+from .dnc import DNC, DNCCell
+from .state import DNCState, MemoryState
+from .trace import Trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DNC",
+    "DNCCell",
+    "DNCConfig",
+    "DNCState",
+    "MemoryState",
+    "Trace",
+    "__version__",
+    "memory_step",
+]

@@ -1,0 +1,69 @@
+"""The one door between the maths and everything above it: a memory step, by backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .checks import check_choice, check_tensor
+from .interface import Interface, interface_size, parse_interface
+from .reference import USAGE_ORDERS, Weightings
+from .state import MemoryState, check_memory_state
+
+BACKENDS = ("auto", "reference")
+"""What `backend=` may be; `auto` takes the fastest that can run where the tensors are."""
+
+
+def memory_step(
+    interface: Tensor, state: MemoryState, *, backend: str = "auto", usage_order: str = "exact"
+) -> tuple[Tensor, MemoryState]:
+    """One step of the external memory: write, then read (Graves et al. 2016, Methods).
+
+    All sizes are inferred from the state. The arithmetic is done in the state's dtype, in float32
+    at the least, also under autocast.
+
+    Args:
+        interface: (B, R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)), the controller's raw vector in
+            the order of `dnc_fast.interface`, before any activation.
+        state: the memory after the step before; `MemoryState.zeros(...)` before the first.
+        backend: one of `BACKENDS`.
+        usage_order: one of `USAGE_ORDERS`: how cells are ordered for allocation.
+
+    Returns:
+        read vectors (B, R, W) and the state after the step, both in the state's dtype.
+
+    Raises:
+        TypeError: an argument is of the wrong type, or not of a floating-point dtype.
+        ValueError: a shape, dtype, device or name does not fit, or the interface is not finite
+            (looked at on a CPU only: elsewhere it would wait for the device).
+    """
+    check_choice("backend", backend, BACKENDS)
+    check_choice("usage_order", usage_order, USAGE_ORDERS)
+    B, _, W, R, Hw = check_memory_state(state)
+    check_tensor("interface", interface, state.memory.device)
+    expected = (B, interface_size(W, R, Hw))
+    if tuple(interface.shape) != expected:
+        raise ValueError(
+            f"interface must have shape {expected} for a state with B={B}, W={W}, R={R}, Hw={Hw}, "
+            f"got {tuple(interface.shape)}"
+        )
+    read_vectors, new_state, _, _ = inspected_step(interface, state, usage_order)
+    return read_vectors, new_state
+
+
+def inspected_step(
+    vector: Tensor, state: MemoryState, usage_order: str
+) -> tuple[Tensor, MemoryState, Interface, Weightings]:
+    """The reference step without the checks, and with what it was told and what it weighed."""
+    dtype = state.memory.dtype
+    arithmetic = torch.promote_types(dtype, torch.float32)
+    _, _, W, R, Hw = state.sizes
+    with torch.autocast(vector.device.type, enabled=False):
+        interface = parse_interface(vector.to(arithmetic), W, R, Hw)
+        read_vectors, new_state, weightings = reference.memory_step(
+            interface, state if dtype == arithmetic else state.to(arithmetic), usage_order
+        )
+    if dtype != arithmetic:
+        read_vectors, new_state = read_vectors.to(dtype), new_state.to(dtype)
+    return read_vectors, new_state, interface, weightings

@@ -1,0 +1,69 @@
+"""Checks of what users pass in: each message names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+    """Raise unless `value` is an int (no bool) of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def check_number(
+    name: str, value: Any, minimum: float, maximum: float = math.inf, *, above: bool = False
+) -> None:
+    """Raise unless `value` is a finite number in [minimum, maximum], or in (minimum, maximum]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    low = value <= minimum if above else value < minimum
+    if not math.isfinite(value) or low or value > maximum:
+        lower = f"above {minimum:g}" if above else f"at least {minimum:g}"
+        upper = "" if maximum == math.inf else f" and at most {maximum:g}"
+        raise ValueError(f"{name} must be finite, {lower}{upper}, got {value}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise unless `value` is one of the names in `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {tuple(choices)}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
+
+
+def check_tensor(name: str, tensor: Any, device: torch.device) -> None:
+    """Raise unless `tensor` is a floating-point tensor on `device`, and finite.
+
+    The values are looked at on a CPU only: on other devices that would wait for the device.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{name} must be a floating-point tensor, got {tensor.dtype}; cast it with .float()"
+        )
+    if tensor.device != device:
+        raise ValueError(
+            f"{name} must be on {device}, got {tensor.device}; move it with .to({str(device)!r})"
+        )
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    finite = torch.isfinite(tensor)
+    if not finite.all():
+        where = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(
+            f"{name} must be finite, got {tensor[where].item()} at index {where}: "
+            "one such value spreads over the whole memory and stays there"
+        )

@@ -1,0 +1,87 @@
+"""Every size and option of a DNC, checked once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .backends import BACKENDS
+from .checks import check_choice, check_flag, check_integer, check_number
+from .controllers import CONTROLLERS
+from .interface import interface_size
+from .reference import USAGE_ORDERS
+
+STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DNCConfig:
+    """The options of `DNC` and `DNCCell`; see `DNC` for what each means."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    num_cells: int = 64
+    cell_size: int = 32
+    num_read_heads: int = 4
+    num_write_heads: int = 1
+    output_size: int | None = None
+    controller: str | nn.Module | Callable[[int], nn.Module] = "lstm"
+    activation_clip: float | None = None
+    usage_order: str = "exact"
+    state_dtype: torch.dtype | None = None
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "num_cells",
+            "cell_size",
+            "num_read_heads",
+            "num_write_heads",
+        ):
+            check_integer(name, getattr(self, name), minimum=1)
+        if self.output_size is not None:
+            check_integer("output_size", self.output_size, minimum=1)
+        for name in ("bias", "batch_first", "bidirectional"):
+            check_flag(name, getattr(self, name))
+        check_number("dropout", self.dropout, 0.0, 1.0)
+        if self.activation_clip is not None:
+            check_number("activation_clip", self.activation_clip, 0.0, above=True)
+        if isinstance(self.controller, str):
+            check_choice("controller", self.controller, CONTROLLERS)
+        elif not callable(self.controller):
+            raise TypeError(
+                f"controller must be one of {tuple(CONTROLLERS)}, a module, or a function from the "
+                f"input size to a module, got {self.controller!r}"
+            )
+        elif isinstance(self.controller, nn.Module) and self.bidirectional:
+            raise ValueError(
+                "controller must be a name or a function when bidirectional=True, because each "
+                "direction has a controller of its own; got one module"
+            )
+        check_choice("usage_order", self.usage_order, USAGE_ORDERS)
+        if self.state_dtype is not None and self.state_dtype not in STATE_DTYPES:
+            raise ValueError(
+                f"state_dtype must be None or one of {STATE_DTYPES}, got {self.state_dtype!r}"
+            )
+        check_choice("backend", self.backend, BACKENDS)
+
+    @property
+    def read_size(self) -> int:
+        """Length of all read vectors of a step together, R W."""
+        return self.num_read_heads * self.cell_size
+
+    @property
+    def interface_size(self) -> int:
+        """Length of the raw interface vector of a step."""
+        return interface_size(self.cell_size, self.num_read_heads, self.num_write_heads)

@@ -1,0 +1,199 @@
+"""The networks that drive the memory: LSTM, GRU, RNN, feed-forward, and the protocol for your own.
+
+A controller sees [x_t; r_{t-1}] (B, X + R W) and its own state, and gives an output (B, size) from
+which the interface vector and the DNC's output are made. `Controller` is all that is asked of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Controller(Protocol):
+    """What a module must have to drive a DNC.
+
+    Attributes:
+        output_size: length of its output, one number.
+    """
+
+    output_size: int
+
+    def zero_state(self, batch_size: int) -> Any:
+        """The state before the first step: a nest (tuples, lists, dicts) of tensors (B, ...).
+
+        An empty tuple when it keeps none.
+        """
+        ...
+
+    def __call__(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One step: inputs (B, X + R W) and a state to outputs (B, output_size) and a new state."""
+        ...
+
+
+class _ClipGradient(torch.autograd.Function):
+    """The identity, with the gradient clipped to [-limit, limit], each element by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        ctx.limit = limit
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient.clamp(-ctx.limit, ctx.limit), None
+
+
+class _LayeredController(nn.Module):
+    """Layers where each sees the input, the read vectors and the layer below; all are put out.
+
+    Layer l sees [x_t; r_{t-1}; h_t^{l-1}] and, when recurrent, h_{t-1}^l; the output is
+    [h^1; ...; h^L] (Graves et al. 2016, Methods, "Controller network").
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+        activation_clip: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.output_size = num_layers * hidden_size
+        self.dropout = dropout
+        self.activation_clip = activation_clip
+        self.layers = nn.ModuleList(
+            self.make_layer(
+                input_size + (hidden_size if index else 0),
+                hidden_size,
+                bias=bias,
+                device=device,
+                dtype=dtype,
+            )
+            for index in range(num_layers)
+        )
+
+    make_layer: Callable[..., nn.Module]
+
+    def zero_state(self, batch_size: int) -> Any:
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        outputs: list[Tensor] = []
+        new_state = []
+        layer_input = inputs
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            if outputs:
+                below = F.dropout(outputs[-1], self.dropout, self.training)
+                layer_input = torch.cat([inputs, below], dim=-1)
+            hidden, layer_state = self.layer_step(layer, layer_input, layer_state)
+            outputs.append(hidden)
+            new_state.append(layer_state)
+        return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], tuple(new_state)
+
+    def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One layer's step: its hidden activations (B, H) and its new state."""
+        raise NotImplementedError
+
+    def clip(self, activations: Tensor) -> Tensor:
+        """The activations, with their gradient clipped where `activation_clip` asks for it."""
+        if self.activation_clip is None:
+            return activations
+        return _ClipGradient.apply(activations, self.activation_clip)  # type: ignore[no-any-return]
+
+    def zeros(self, batch_size: int) -> Tensor:
+        """(B, H) zeros of the parameters' dtype and device."""
+        return next(self.parameters()).new_zeros(batch_size, self.hidden_size)
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as torch's own layers do."""
+        for layer in self.layers:
+            layer.reset_parameters()  # type: ignore[operator]
+
+    def extra_repr(self) -> str:
+        return f"dropout={self.dropout}, activation_clip={self.activation_clip}"
+
+
+class LSTMController(_LayeredController):
+    """The paper's deep LSTM. State: a tuple with (h, c), each (B, H), for each layer."""
+
+    make_layer = nn.LSTMCell
+
+    def zero_state(self, batch_size: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        zeros = self.zeros(batch_size)
+        return tuple((zeros, zeros) for _ in self.layers)
+
+    def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        hidden, cell = map(self.clip, layer(inputs, state))
+        return hidden, (hidden, cell)
+
+
+class _SingleStateController(_LayeredController):
+    """Recurrent layers whose state is their hidden activations alone."""
+
+    def zero_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        return (self.zeros(batch_size),) * len(self.layers)
+
+    def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        hidden = self.clip(layer(inputs, state))
+        return hidden, hidden
+
+
+class GRUController(_SingleStateController):
+    """Gated recurrent units. State: a tuple with h (B, H) for each layer."""
+
+    make_layer = nn.GRUCell
+
+
+class RNNController(_SingleStateController):
+    """Plain tanh units. State: a tuple with h (B, H) for each layer."""
+
+    make_layer = nn.RNNCell
+
+
+class FeedForwardController(_LayeredController):
+    """tanh layers without a state of their own: all that is remembered is in the memory."""
+
+    make_layer = nn.Linear
+
+    def zero_state(self, batch_size: int) -> tuple[tuple[()], ...]:
+        return ((),) * len(self.layers)
+
+    def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self.clip(torch.tanh(layer(inputs))), ()
+
+
+CONTROLLERS: dict[str, type[_LayeredController]] = {
+    "lstm": LSTMController,
+    "gru": GRUController,
+    "rnn": RNNController,
+    "feedforward": FeedForwardController,
+}
+
+
+def check_controller(controller: Any) -> Any:
+    """Check that a custom controller is a module that keeps the protocol, and return it.
+
+    Raises:
+        TypeError: it is no `nn.Module`, or lacks a part of the protocol.
+    """
+    if not isinstance(controller, nn.Module):
+        raise TypeError(f"controller must be an nn.Module, got {type(controller).__name__}")
+    missing = [name for name in ("output_size", "zero_state") if not hasattr(controller, name)]
+    if missing:
+        raise TypeError(
+            f"controller {type(controller).__name__} lacks {' and '.join(missing)}; it must have "
+            "output_size (an int), zero_state(batch_size) and forward(inputs, state) -> "
+            "(outputs, state), see dnc_fast.controllers.Controller"
+        )
+    return controller

@@ -1,0 +1,458 @@
+"""The modules that people import: `DNC` in the place of nn.LSTM, `DNCCell` of nn.LSTMCell."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .backends import inspected_step
+from .checks import check_tensor
+from .config import DNCConfig
+from .controllers import CONTROLLERS, check_controller
+from .engine import unroll
+from .sequences import Sequences
+from .state import DNCState, MemoryState, check_memory_state, map_tensors, tensors
+from .trace import Trace, join_steps, trace_step
+
+
+class DNCCell(nn.Module):
+    """One time step of a Differentiable Neural Computer (Graves et al., Nature 2016).
+
+    Takes the place of nn.LSTMCell: `output, state = cell(x, state)`. The arguments are those of
+    `DNC`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        num_cells: int = 64,
+        cell_size: int = 32,
+        num_read_heads: int = 4,
+        num_write_heads: int = 1,
+        output_size: int | None = None,
+        controller: str | nn.Module | Callable[[int], nn.Module] = "lstm",
+        activation_clip: float | None = None,
+        usage_order: str = "exact",
+        state_dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        config = DNCConfig(
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            dropout=dropout,
+            num_cells=num_cells,
+            cell_size=cell_size,
+            num_read_heads=num_read_heads,
+            num_write_heads=num_write_heads,
+            output_size=output_size,
+            controller=controller,
+            activation_clip=activation_clip,
+            usage_order=usage_order,
+            state_dtype=state_dtype,
+            backend=backend,
+        )
+        self._build(config, device, dtype)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DNCConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> DNCCell:
+        """The cell of a checked configuration."""
+        cell = cls.__new__(cls)
+        cell._build(config, device, dtype)
+        return cell
+
+    def _build(
+        self, config: DNCConfig, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        controller_input = config.input_size + config.read_size
+        if isinstance(config.controller, str):
+            self.controller = CONTROLLERS[config.controller](
+                controller_input,
+                config.hidden_size,
+                config.num_layers,
+                config.bias,
+                config.dropout,
+                config.activation_clip,
+                device=device,
+                dtype=dtype,
+            )
+        elif isinstance(config.controller, nn.Module):
+            self.controller = check_controller(config.controller)
+        else:
+            self.controller = check_controller(config.controller(controller_input))
+        features = self.controller.output_size
+        self.interface = nn.Linear(
+            features, config.interface_size, config.bias, device=device, dtype=dtype
+        )
+        self.output = nn.Linear(
+            features + config.read_size,
+            config.output_size or config.hidden_size,
+            config.bias,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """The dtype of the memory: float64 in a double model, else float32, unless configured."""
+        if self.config.state_dtype is not None:
+            return self.config.state_dtype
+        double = self.interface.weight.dtype == torch.float64
+        return torch.float64 if double else torch.float32
+
+    def zero_state(self, batch_size: int, num_cells: int | None = None) -> DNCState:
+        """The state before the first step, everything zero.
+
+        Args:
+            batch_size: B.
+            num_cells: N; the parameters do not depend on it, so it need not be the model's own.
+        """
+        config = self.config
+        memory = MemoryState.zeros(
+            batch_size,
+            config.num_cells if num_cells is None else num_cells,
+            config.cell_size,
+            config.num_read_heads,
+            config.num_write_heads,
+            dtype=self.state_dtype,
+            device=self.interface.weight.device,
+        )
+        read_vectors = memory.memory.new_zeros(batch_size, config.num_read_heads, config.cell_size)
+        return DNCState(self.controller.zero_state(batch_size), memory, read_vectors)
+
+    def complete_state(self, state: DNCState | None, batch_size: int) -> DNCState:
+        """Check a state given by the user, and put zeros where it has None.
+
+        Raises:
+            TypeError: `state` is not a `DNCState`, or a part is of the wrong type.
+            ValueError: a part's shape, dtype or device does not fit the model and the batch.
+        """
+        if state is None:
+            return self.zero_state(batch_size)
+        if not isinstance(state, DNCState):
+            raise TypeError(
+                f"state must be a DNCState or None, got {type(state).__name__}; a DNC's state is "
+                "what an earlier call returned, or zero_state(batch_size)"
+            )
+        num_cells = None if state.memory is None else check_memory_state(state.memory).num_cells
+        zeros = self.zero_state(batch_size, num_cells)
+        state = DNCState(
+            *(zero if part is None else part for part, zero in zip(state, zeros, strict=True))
+        )
+        for field in ("memory", "read_vectors", "controller"):
+            parts = list(tensors(getattr(state, field)))
+            expected = list(tensors(getattr(zeros, field)))
+            shapes = [tuple(part.shape) for part in parts]
+            expected_shapes = [tuple(part.shape) for part in expected]
+            if shapes != expected_shapes:
+                raise ValueError(
+                    f"state.{field} must have shapes {expected_shapes} for a batch of "
+                    f"{batch_size}, got {shapes}"
+                )
+            for part, zero in zip(parts, expected, strict=True):
+                if part.device != zero.device:
+                    raise ValueError(
+                        f"state.{field} must be on {zero.device} like the model, got "
+                        f"{part.device}; state.to({str(zero.device)!r}) moves it"
+                    )
+                if field != "controller" and part.dtype != zero.dtype:
+                    raise ValueError(
+                        f"state.{field} must be {zero.dtype} (the model's state_dtype), got "
+                        f"{part.dtype}; state.{field}.to({zero.dtype}) casts it"
+                    )
+        return state
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as torch's own layers do."""
+        for part in (self.controller, self.interface, self.output):
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+
+    def forward(self, input: Tensor, state: DNCState | None = None) -> tuple[Tensor, DNCState]:
+        """One step.
+
+        Args:
+            input: x_t, (B, X), or (X) with a state that has no batch axis either.
+            state: from the step before; None for zeros.
+
+        Returns:
+            output y_t, (B, Y) or (Y), and the state after the step.
+
+        Raises:
+            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
+        """
+        check_tensor("input", input, self.interface.weight.device)
+        if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
+            raise ValueError(
+                f"input must have shape (B, {self.config.input_size}) or "
+                f"({self.config.input_size},), got {tuple(input.shape)}"
+            )
+        unbatched = input.dim() == 1
+        if unbatched:
+            input = input.unsqueeze(0)
+            state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
+        features, state = self.step(input, self.complete_state(state, input.shape[0]))
+        output = self.output(features)
+        if unbatched:
+            return output.squeeze(0), map_tensors(lambda tensor: tensor.squeeze(0), state)
+        return output, state
+
+    def step(
+        self, inputs: Tensor, state: DNCState, trace: list[Trace] | None = None
+    ) -> tuple[Tensor, DNCState]:
+        """One step without checks and without the output layer.
+
+        Args:
+            inputs: x_t, (B, X).
+            state: complete, as from `complete_state`.
+            trace: where to put what the step did, if wanted.
+
+        Returns:
+            [h_t^1; ...; h_t^L; r_t], (B, L H + R W), and the state after the step.
+        """
+        assert state.read_vectors is not None and state.memory is not None
+        last_read = state.read_vectors.flatten(1).to(inputs.dtype)
+        hidden, controller_state = self.controller(
+            torch.cat([inputs, last_read], dim=-1), state.controller
+        )
+        read_vectors, memory, interface, weightings = inspected_step(
+            self.interface(hidden), state.memory, self.config.usage_order
+        )
+        if trace is not None:
+            trace.append(trace_step(interface, weightings, memory, read_vectors))
+        features = torch.cat([hidden, read_vectors.flatten(1).to(hidden.dtype)], dim=-1)
+        return features, DNCState(controller_state, memory, read_vectors)
+
+    def extra_repr(self) -> str:
+        return describe(self.config)
+
+
+class DNC(nn.Module):
+    """A Differentiable Neural Computer (Graves et al., Nature 2016) in the place of an nn.LSTM.
+
+    `output, state = dnc(x, state)`. The leading arguments and the forms of `x` are nn.LSTM's. The
+    parameters start as in torch's own layers (nn.LSTMCell, nn.Linear), the state from zero.
+
+    Args:
+        input_size: X, features of each step's input.
+        hidden_size: H, size of each controller layer.
+        num_layers: controller layers, around one memory.
+        bias: whether the controller, interface and output layers have biases.
+        batch_first: tensors are (B, T, X) instead of (T, B, X). States are not touched by it.
+        dropout: probability of dropout between controller layers.
+        bidirectional: two DNCs, each with its own memory and state, one from each end; their
+            outputs are concatenated and their states come as a pair.
+        num_cells: N, memory cells.
+        cell_size: W, size of a memory cell.
+        num_read_heads: R.
+        num_write_heads: Hw.
+        output_size: Y, features of each step's output; None for hidden_size.
+        controller: "lstm", "gru", "rnn" or "feedforward"; or a module that keeps the protocol of
+            `dnc_fast.controllers.Controller`; or a function from its input size, X + R W, to one.
+            For the latter two hidden_size only sets the default of output_size.
+        activation_clip: clip gradients of the controller's activations to this (the paper: 10).
+        usage_order: "exact" orders cells for allocation by usage, "robust" by usage rounded to
+            1/256; ties by index.
+        state_dtype: dtype of the memory state; None for float32, or float64 in a double model.
+        backend: "auto" or "reference".
+        device, dtype: of the parameters, as in torch.
+
+    Raises:
+        TypeError, ValueError: an argument's type or value does not fit.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        num_cells: int = 64,
+        cell_size: int = 32,
+        num_read_heads: int = 4,
+        num_write_heads: int = 1,
+        output_size: int | None = None,
+        controller: str | nn.Module | Callable[[int], nn.Module] = "lstm",
+        activation_clip: float | None = None,
+        usage_order: str = "exact",
+        state_dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        config = DNCConfig(
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            num_cells=num_cells,
+            cell_size=cell_size,
+            num_read_heads=num_read_heads,
+            num_write_heads=num_write_heads,
+            output_size=output_size,
+            controller=controller,
+            activation_clip=activation_clip,
+            usage_order=usage_order,
+            state_dtype=state_dtype,
+            backend=backend,
+        )
+        self._build(config, device, dtype)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DNCConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> DNC:
+        """The model of a checked configuration."""
+        model = cls.__new__(cls)
+        model._build(config, device, dtype)
+        return model
+
+    def _build(
+        self, config: DNCConfig, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        if config.dropout and config.num_layers == 1:
+            warnings.warn(
+                "dropout acts between controller layers, so it does nothing with num_layers=1; "
+                f"got dropout={config.dropout}",
+                stacklevel=3,
+            )
+        self.cell = DNCCell.from_config(config, device, dtype)
+        self.reverse_cell = (
+            DNCCell.from_config(config, device, dtype) if config.bidirectional else None
+        )
+
+    @property
+    def cells(self) -> list[DNCCell]:
+        """The cell of each direction."""
+        return [self.cell] if self.reverse_cell is None else [self.cell, self.reverse_cell]
+
+    def zero_state(self, batch_size: int, num_cells: int | None = None) -> Any:
+        """The state before the first step: a `DNCState`, or a pair when bidirectional.
+
+        Args:
+            batch_size: B.
+            num_cells: N; the parameters do not depend on it, so it need not be the model's own.
+        """
+        states = tuple(cell.zero_state(batch_size, num_cells) for cell in self.cells)
+        return states if self.config.bidirectional else states[0]
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as torch's own layers do."""
+        for cell in self.cells:
+            cell.reset_parameters()
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do; here because code written for nn.LSTM calls it."""
+
+    def forward(
+        self, input: Tensor | PackedSequence, state: Any = None, *, return_trace: bool = False
+    ) -> Any:
+        """A batch of whole sequences, or the next part of it.
+
+        Args:
+            input: (T, B, X), or (B, T, X) with batch_first, or unbatched (T, X), or a
+                PackedSequence.
+            state: what an earlier call returned or `zero_state` made, None for zeros: a `DNCState`
+                (B first in every tensor; no B when unbatched), or a pair when bidirectional. A
+                state may have another number of cells than the model.
+            return_trace: also return what every step did.
+
+        Returns:
+            output: y, of the input's form, with Y features (2 Y when bidirectional).
+            state: each sequence's after its own last step.
+            trace: only with return_trace: a `Trace`, or a pair when bidirectional.
+
+        Raises:
+            TypeError, ValueError: an argument's type, shape, dtype or device does not fit, or (on
+                a CPU) the input is not finite.
+        """
+        sequences = Sequences.of(
+            input,
+            self.config.input_size,
+            self.config.batch_first,
+            self.cell.interface.weight.device,
+        )
+        given = self._states_by_direction(state)
+        outputs, states, traces = [], [], []
+        for direction, (cell, initial) in enumerate(zip(self.cells, given, strict=True)):
+            initial = cell.complete_state(sequences.sort_state(initial), sequences.batch_size)
+            steps: list[Trace] | None = [] if return_trace else None
+            order = sequences.reversal() if direction else None
+            features, final = unroll(
+                lambda inputs, state, cell=cell, steps=steps: cell.step(inputs, state, steps),
+                sequences.rows if order is None else sequences.rows[order],
+                sequences.batch_sizes,
+                initial,
+            )
+            output = cell.output(features)
+            outputs.append(output if order is None else output[order])
+            states.append(sequences.unsort_state(final))
+            if steps is not None:
+                trace = join_steps(steps)
+                if order is not None:
+                    trace = map_tensors(lambda rows, order=order: rows[order], trace)
+                traces.append(map_tensors(sequences.pad, trace))
+        result: list[Any] = [sequences.restore(torch.cat(outputs, dim=-1))]
+        for parts in (states, traces) if return_trace else (states,):
+            result.append(tuple(parts) if self.config.bidirectional else parts[0])
+        return tuple(result)
+
+    def _states_by_direction(self, state: Any) -> list[DNCState | None]:
+        """The state given by the user, one for each direction."""
+        if not self.config.bidirectional:
+            return [state]
+        if state is None:
+            return [None, None]
+        if isinstance(state, DNCState) or not isinstance(state, tuple) or len(state) != 2:
+            raise TypeError(
+                "state must be a pair of DNCStates (one per direction) for a bidirectional DNC, "
+                f"got {type(state).__name__}"
+            )
+        return list(state)
+
+    def extra_repr(self) -> str:
+        return describe(self.config)
+
+
+def describe(config: DNCConfig) -> str:
+    """The sizes, and the options that are not at their defaults, for a module's repr."""
+    shown = [f"{config.input_size}, {config.hidden_size}"]
+    for name, field in DNCConfig.__dataclass_fields__.items():
+        value = getattr(config, name)
+        if name in ("num_cells", "cell_size", "num_read_heads") or (
+            name not in ("input_size", "hidden_size") and value != field.default
+        ):
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)

@@ -1,0 +1,38 @@
+"""Step after step, differentiated by autograd: works for every controller and every option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..state import DNCState, join_batches
+
+Step = Callable[[Tensor, DNCState], tuple[Tensor, DNCState]]
+
+
+def unroll(
+    step: Step, rows: Tensor, batch_sizes: list[int], state: DNCState
+) -> tuple[Tensor, DNCState]:
+    """Take a batch of sequences through `step`.
+
+    Args:
+        step: inputs (b, X) and a state to features (b, F) and the next state.
+        rows: (sum of batch_sizes, X), step after step.
+        batch_sizes: how many sequences each step still has; never grows.
+        state: the state before the first step, of batch_sizes[0] sequences.
+
+    Returns:
+        features (rows, F), and the state of each sequence after its own last step.
+    """
+    features, finished = [], []
+    active = batch_sizes[0]
+    for inputs, size in zip(rows.split(batch_sizes), batch_sizes, strict=True):
+        if size < active:
+            finished.append(state.slice_batch(slice(size, active)))
+            state = state.slice_batch(slice(0, size))
+            active = size
+        output, state = step(inputs, state)
+        features.append(output)
+    return torch.cat(features), join_batches([state, *reversed(finished)])

@@ -1,0 +1,103 @@
+"""The interface vector: what the controller says to the memory at each step.
+
+One raw vector a step, split in this order (Graves et al. 2016, Methods, "Interface parameters"),
+for R read heads, Hw write heads and cell size W:
+
+    read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
+    erase vectors (Hw, W) | write vectors (Hw, W) | free gates (R) | allocation gates (Hw) |
+    write gates (Hw) | read modes (R, 1 + 2 Hw): backward[Hw], content, forward[Hw]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Interface(NamedTuple):
+    """One step's interface after its activations.
+
+    | field             | shape            | range     |
+    |-------------------|------------------|-----------|
+    | read_keys         | (B, R, W)        | real      |
+    | read_strengths    | (B, R)           | [1, inf)  |
+    | write_keys        | (B, Hw, W)       | real      |
+    | write_strengths   | (B, Hw)          | [1, inf)  |
+    | erase_vectors     | (B, Hw, W)       | [0, 1]    |
+    | write_vectors     | (B, Hw, W)       | real      |
+    | free_gates        | (B, R)           | [0, 1]    |
+    | allocation_gates  | (B, Hw)          | [0, 1]    |
+    | write_gates       | (B, Hw)          | [0, 1]    |
+    | read_modes        | (B, R, 1 + 2 Hw) | sums to 1 |
+    """
+
+    read_keys: Tensor
+    read_strengths: Tensor
+    write_keys: Tensor
+    write_strengths: Tensor
+    erase_vectors: Tensor
+    write_vectors: Tensor
+    free_gates: Tensor
+    allocation_gates: Tensor
+    write_gates: Tensor
+    read_modes: Tensor
+
+
+def interface_shapes(
+    cell_size: int, num_read_heads: int, num_write_heads: int
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each field without the batch, in the order of the raw vector."""
+    W, R, Hw = cell_size, num_read_heads, num_write_heads
+    return {
+        "read_keys": (R, W),
+        "read_strengths": (R,),
+        "write_keys": (Hw, W),
+        "write_strengths": (Hw,),
+        "erase_vectors": (Hw, W),
+        "write_vectors": (Hw, W),
+        "free_gates": (R,),
+        "allocation_gates": (Hw,),
+        "write_gates": (Hw,),
+        "read_modes": (R, 1 + 2 * Hw),
+    }
+
+
+def interface_size(cell_size: int, num_read_heads: int, num_write_heads: int = 1) -> int:
+    """Length of the raw vector: R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)."""
+    W, R, Hw = cell_size, num_read_heads, num_write_heads
+    return R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)
+
+
+def oneplus(x: Tensor) -> Tensor:
+    """1 + log(1 + e^x), at least 1 (Graves et al. 2016, Methods).
+
+    From x = 40 on log(1 + e^x) equals x in float64 too; torch's own threshold of 20 is off by 2e-9.
+    """
+    return 1 + F.softplus(x, threshold=40.0)
+
+
+def parse_interface(
+    vector: Tensor, cell_size: int, num_read_heads: int, num_write_heads: int = 1
+) -> Interface:
+    """Split a raw vector (B, interface_size) and apply the activations of each part."""
+    shapes = interface_shapes(cell_size, num_read_heads, num_write_heads)
+    lengths = [torch.Size(shape).numel() for shape in shapes.values()]
+    parts = vector.split(lengths, dim=-1)
+    raw = Interface(
+        *(part.unflatten(-1, shape) for part, shape in zip(parts, shapes.values(), strict=True))
+    )
+    return Interface(
+        read_keys=raw.read_keys,
+        read_strengths=oneplus(raw.read_strengths),
+        write_keys=raw.write_keys,
+        write_strengths=oneplus(raw.write_strengths),
+        erase_vectors=torch.sigmoid(raw.erase_vectors),
+        write_vectors=raw.write_vectors,
+        free_gates=torch.sigmoid(raw.free_gates),
+        allocation_gates=torch.sigmoid(raw.allocation_gates),
+        write_gates=torch.sigmoid(raw.write_gates),
+        read_modes=torch.softmax(raw.read_modes, dim=-1),
+    )

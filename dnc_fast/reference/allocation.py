@@ -1,0 +1,90 @@
+"""Dynamic memory allocation (Graves et al. 2016, Methods, "Dynamic memory allocation")."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-6
+"""Lifts usages off zero: u' = e + (1 - e) u."""
+
+USAGE_ORDERS = ("exact", "robust")
+"""`exact`: by usage. `robust`: by usage rounded to `ROBUST_GRID`. Ties by index in both."""
+
+ROBUST_GRID = 2.0**-8
+"""Usages that round to the same multiple of this count as equal in the robust order."""
+
+
+def retention(free_gates: Tensor, read_weights: Tensor) -> Tensor:
+    """How much of each cell's usage the read heads leave: psi = prod_r (1 - f_r wr_r).
+
+    Args:
+        free_gates: (B, R), in [0, 1].
+        read_weights: (B, R, N), of the step before.
+
+    Returns:
+        (B, N), in [0, 1].
+    """
+    return _product_over_heads(1 - free_gates.unsqueeze(-1) * read_weights)
+
+
+def update_usage(usage: Tensor, write_weights: Tensor, retention: Tensor) -> Tensor:
+    """u_t = (u + (1 - u) (1 - prod_h (1 - ww_h))) psi; with one head (u + ww - u ww) psi.
+
+    Args:
+        usage: (B, N), of the step before.
+        write_weights: (B, Hw, N), of the step before.
+        retention: (B, N).
+
+    Returns:
+        (B, N), in [0, 1].
+    """
+    written = 1 - _product_over_heads(1 - write_weights)
+    return (usage + (1 - usage) * written) * retention
+
+
+def _product_over_heads(factors: Tensor) -> Tensor:
+    """(B, heads, N) -> (B, N). Head after head: `prod`'s gradient would divide by a factor."""
+    first, *others = factors.unbind(1)
+    for factor in others:
+        first = first * factor
+    return first
+
+
+def usage_order(usage: Tensor, order: str = "exact") -> Tensor:
+    """The free list: cells from the least used to the most used, ties by index.
+
+    Args:
+        usage: (B, N), in [0, 1].
+        order: one of `USAGE_ORDERS`. After a few steps from the zero state the usages of unwritten
+            cells differ in their last bits only; "robust" does not let those bits decide.
+
+    Returns:
+        (B, N) int64: the cell at each place of the order. No gradient.
+    """
+    keys = usage.detach()
+    if order == "robust":
+        keys = torch.round(keys / ROBUST_GRID)
+    return torch.argsort(keys, dim=-1, stable=True)
+
+
+def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
+    """Where new content goes: the freest cell first, the next as that one is in use.
+
+        u' = e + (1 - e) u;  a[i] = (1 - u'_i) prod over j before i of u'_j
+
+    The order itself is discontinuous and passes no gradient; the values do.
+
+    Args:
+        usage: (B, N), in [0, 1].
+        order: one of `USAGE_ORDERS`.
+
+    Returns:
+        (B, N), in [0, 1], sums to at most 1.
+    """
+    usage = EPSILON + (1 - EPSILON) * usage
+    free_list = usage_order(usage, order)
+    ordered = usage.gather(-1, free_list)
+    before = torch.cat([torch.ones_like(ordered[:, :1]), ordered[:, :-1]], dim=-1)
+    allocated = (1 - ordered) * torch.cumprod(before, dim=-1)
+    return torch.zeros_like(usage).scatter(-1, free_list, allocated)

@@ -1,0 +1,133 @@
+"""The forms in which a batch of sequences comes in and goes out, as for nn.LSTM.
+
+Inside, all forms are one: rows, step after step, where step t has `batch_sizes[t]` rows and the
+longest sequences come first (the layout of `PackedSequence.data`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .checks import check_tensor
+from .state import map_tensors
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A batch of sequences as rows, and the way back to the form in which it came."""
+
+    rows: Tensor
+    batch_sizes: list[int]
+    batch_first: bool
+    unbatched: bool
+    packed: PackedSequence | None
+
+    @classmethod
+    def of(
+        cls, x: Tensor | PackedSequence, input_size: int, batch_first: bool, device: torch.device
+    ) -> Sequences:
+        """Take a model's input.
+
+        Args:
+            x: (T, B, X), or (B, T, X) with `batch_first`, or (T, X), or a PackedSequence.
+            input_size: X.
+            batch_first: whether the batch comes before the steps.
+            device: where the model is.
+
+        Raises:
+            TypeError: `x` is neither a floating-point tensor nor a PackedSequence of one.
+            ValueError: its shape, device or values do not fit.
+        """
+        if isinstance(x, PackedSequence):
+            check_tensor("input.data", x.data, device)
+            if x.data.dim() != 2 or x.data.shape[-1] != input_size:
+                raise ValueError(
+                    f"input.data must have shape (rows, {input_size}), got {tuple(x.data.shape)}"
+                )
+            return cls(x.data, x.batch_sizes.tolist(), batch_first, False, x)
+        check_tensor("input", x, device)
+        layout = "(B, T, X)" if batch_first else "(T, B, X)"
+        if x.dim() not in (2, 3) or x.shape[-1] != input_size:
+            raise ValueError(
+                f"input must have shape {layout} or, unbatched, (T, X) with X={input_size}, "
+                f"got {tuple(x.shape)}"
+            )
+        unbatched = x.dim() == 2
+        if unbatched:
+            x = x.unsqueeze(1)
+        elif batch_first:
+            x = x.transpose(0, 1)
+        steps, batch_size, _ = x.shape
+        if not steps or not batch_size:
+            raise ValueError(
+                f"input must have at least one step and one sequence, got T={steps}, B={batch_size}"
+            )
+        return cls(x.flatten(0, 1), [batch_size] * steps, batch_first, unbatched, None)
+
+    @property
+    def batch_size(self) -> int:
+        """B: how many sequences there are."""
+        return self.batch_sizes[0]
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """For each row, its step and its place in the batch."""
+        sizes = torch.tensor(self.batch_sizes)
+        steps = torch.arange(len(sizes)).repeat_interleave(sizes)
+        places = torch.cat([torch.arange(size) for size in self.batch_sizes])
+        return steps.to(self.rows.device), places.to(self.rows.device)
+
+    def reversal(self) -> Tensor:
+        """The order of rows in which each sequence runs from its own end to its start.
+
+        Applied twice it gives the old order back.
+        """
+        steps, places = self._places()
+        sizes = torch.tensor(self.batch_sizes, device=self.rows.device)
+        starts = sizes.cumsum(0) - sizes
+        lengths = torch.bincount(places)
+        return starts[lengths[places] - 1 - steps] + places
+
+    def restore(self, rows: Tensor) -> Tensor | PackedSequence:
+        """Rows of results in the form in which the input came."""
+        if self.packed is not None:
+            return PackedSequence(rows, *self.packed[1:])
+        return self.pad(rows)
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """Rows of results with the leading axes of a padded batch, zeros past each end."""
+        steps = len(self.batch_sizes)
+        if self.packed is None:
+            padded = rows.unflatten(0, (steps, self.batch_size))
+        else:
+            padded = rows.new_zeros(steps, self.batch_size, *rows.shape[1:])
+            padded[self._places()] = rows
+            if self.packed.unsorted_indices is not None:
+                padded = padded[:, self.packed.unsorted_indices]
+        if self.unbatched:
+            return padded.squeeze(1)
+        return padded.transpose(0, 1) if self.batch_first else padded
+
+    def sort_state(self, state: State) -> State:
+        """A state given by the user, with its batch in the order of the rows."""
+        if self.unbatched:
+            return map_tensors(lambda tensor: tensor.unsqueeze(0), state)
+        if self.packed is not None and self.packed.sorted_indices is not None:
+            order = self.packed.sorted_indices
+            return map_tensors(lambda tensor: tensor.index_select(0, order), state)
+        return state
+
+    def unsort_state(self, state: State) -> State:
+        """A state for the user, with its batch in the order of the input."""
+        if self.unbatched:
+            return map_tensors(lambda tensor: tensor.squeeze(0), state)
+        if self.packed is not None and self.packed.unsorted_indices is not None:
+            order = self.packed.unsorted_indices
+            return map_tensors(lambda tensor: tensor.index_select(0, order), state)
+        return state
