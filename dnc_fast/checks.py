@@ -1,4 +1,4 @@
-"""Checks of what users pass in: each message names the argument, what was expected and what came."""
+"""Checks of arguments: each message names the argument, what was expected and what came."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -22,22 +22,31 @@ class DNCConfig:
     """The options of `DNC` and `DNCCell`; see `DNC` for what each means."""
 
     input_size: int
-    hidden_size: int
-    num_layers: int = 1
+    hidden_size: int = field(metadata={"help": "size of each controller layer"})
+    num_layers: int = field(default=1, metadata={"help": "controller layers"})
     bias: bool = True
     batch_first: bool = False
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, metadata={"help": "dropout between controller layers"})
     bidirectional: bool = False
-    num_cells: int = 64
-    cell_size: int = 32
-    num_read_heads: int = 4
-    num_write_heads: int = 1
+    num_cells: int = field(default=64, metadata={"help": "memory cells"})
+    cell_size: int = field(default=32, metadata={"help": "size of a memory cell"})
+    num_read_heads: int = field(default=4, metadata={"help": "read heads"})
+    num_write_heads: int = field(default=1, metadata={"help": "write heads"})
     output_size: int | None = None
-    controller: str | nn.Module | Callable[[int], nn.Module] = "lstm"
-    activation_clip: float | None = None
-    usage_order: str = "exact"
+    controller: str | nn.Module | Callable[[int], nn.Module] = field(
+        default="lstm", metadata={"choices": tuple(CONTROLLERS), "help": "controller"}
+    )
+    activation_clip: float | None = field(
+        default=None, metadata={"help": "clip gradients of controller activations to this"}
+    )
+    usage_order: str = field(
+        default="exact",
+        metadata={"choices": USAGE_ORDERS, "help": "how cells are ordered for allocation"},
+    )
     state_dtype: torch.dtype | None = None
-    backend: str = "auto"
+    backend: str = field(
+        default="auto", metadata={"choices": BACKENDS, "help": "what computes the memory step"}
+    )
 
     def __post_init__(self) -> None:
         for name in (

@@ -45,7 +45,7 @@ class _ClipGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
 
@@ -109,7 +109,7 @@ class _LayeredController(nn.Module):
         """The activations, with their gradient clipped where `activation_clip` asks for it."""
         if self.activation_clip is None:
             return activations
-        return _ClipGradient.apply(activations, self.activation_clip)  # type: ignore[no-any-return]
+        return _ClipGradient.apply(activations, self.activation_clip)
 
     def zeros(self, batch_size: int) -> Tensor:
         """(B, H) zeros of the parameters' dtype and device."""
@@ -118,7 +118,7 @@ class _LayeredController(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as torch's own layers do."""
         for layer in self.layers:
-            layer.reset_parameters()  # type: ignore[operator]
+            layer.reset_parameters()
 
     def extra_repr(self) -> str:
         return f"dropout={self.dropout}, activation_clip={self.activation_clip}"

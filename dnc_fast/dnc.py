@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -404,26 +405,23 @@ class DNC(nn.Module):
             self.config.batch_first,
             self.cell.interface.weight.device,
         )
-        given = self._states_by_direction(state)
         outputs, states, traces = [], [], []
-        for direction, (cell, initial) in enumerate(zip(self.cells, given, strict=True)):
-            initial = cell.complete_state(sequences.sort_state(initial), sequences.batch_size)
+        for cell, initial in zip(self.cells, self._states_by_direction(state), strict=True):
+            order = sequences.reversal() if cell is self.reverse_cell else None
             steps: list[Trace] | None = [] if return_trace else None
-            order = sequences.reversal() if direction else None
             features, final = unroll(
-                lambda inputs, state, cell=cell, steps=steps: cell.step(inputs, state, steps),
+                partial(cell.step, trace=steps),
                 sequences.rows if order is None else sequences.rows[order],
                 sequences.batch_sizes,
-                initial,
+                cell.complete_state(sequences.sort_state(initial), sequences.batch_size),
             )
             output = cell.output(features)
             outputs.append(output if order is None else output[order])
             states.append(sequences.unsort_state(final))
             if steps is not None:
-                trace = join_steps(steps)
-                if order is not None:
-                    trace = map_tensors(lambda rows, order=order: rows[order], trace)
-                traces.append(map_tensors(sequences.pad, trace))
+                rows = join_steps(steps)
+                rows = rows if order is None else Trace(*(part[order] for part in rows))
+                traces.append(Trace(*map(sequences.pad, rows)))
         result: list[Any] = [sequences.restore(torch.cat(outputs, dim=-1))]
         for parts in (states, traces) if return_trace else (states,):
             result.append(tuple(parts) if self.config.bidirectional else parts[0])

@@ -110,7 +110,11 @@ class MemoryState(NamedTuple):
         """B, N, W, R, Hw, read off the memory and the two kinds of weightings."""
         batch_size, num_cells, cell_size = self.memory.shape
         return MemorySizes(
-            batch_size, num_cells, cell_size, self.read_weights.shape[1], self.write_weights.shape[1]
+            batch_size,
+            num_cells,
+            cell_size,
+            self.read_weights.shape[1],
+            self.write_weights.shape[1],
         )
 
     def detach(self) -> MemoryState:

@@ -94,9 +94,7 @@ def _write_weighting(
         usage = usage + (1 - usage) * share * allocations[-1]
         allocations.append(allocation_weighting(usage, usage_order))
     allocation = torch.stack(allocations, dim=1)
-    write_weights = write_gates * (
-        allocation_gates * allocation + (1 - allocation_gates) * content
-    )
+    write_weights = write_gates * (allocation_gates * allocation + (1 - allocation_gates) * content)
     return write_weights, allocation
 
 

@@ -1,0 +1,81 @@
+"""Copy: hear a sequence of random bit vectors, then say it again (Graves et al. 2014, 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..checks import check_integer
+from .base import Batch
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """One episode is `num_sequences` rounds of: start cue, vectors, recall cue, answers.
+
+    The input has `num_bits` bits and two cue channels, start and recall. A round of length l takes
+    2 l + 2 steps; on its last l steps the input is blank and the target is the round's vectors in
+    order. The length of each round is uniform in [min_length, max_length].
+    """
+
+    min_length: int = field(default=1, metadata={"help": "shortest sequence, in vectors"})
+    max_length: int = field(default=8, metadata={"help": "longest sequence, in vectors"})
+    num_bits: int = field(default=6, metadata={"help": "bits in a vector"})
+    num_sequences: int = field(
+        default=1, metadata={"help": "sequences copied one after another in an episode"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("min_length", "num_bits", "num_sequences"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("max_length", self.max_length, minimum=self.min_length)
+
+    @property
+    def input_size(self) -> int:
+        return self.num_bits + 2
+
+    @property
+    def output_size(self) -> int:
+        return self.num_bits
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B episodes, see `Batch`."""
+        check_integer("batch_size", batch_size, minimum=1)
+        rounds = torch.randint(
+            self.min_length,
+            self.max_length + 1,
+            (batch_size, self.num_sequences),
+            generator=generator,
+        )
+        ends = (2 * rounds + 2).cumsum(1)
+        lengths = ends[:, -1]
+        steps = int(lengths.max())
+
+        # For each step (T, B): its round, and how far into it the step is.
+        clock = torch.arange(steps).unsqueeze(1)
+        number = (clock.unsqueeze(-1) >= ends).sum(-1)
+        inside = number < self.num_sequences
+        number = number.clamp(max=self.num_sequences - 1)
+        places = torch.arange(batch_size)
+        length = rounds[places, number]
+        into = clock - (ends[places, number] - (2 * length + 2))
+
+        start = inside & (into == 0)
+        hear = inside & (into >= 1) & (into <= length)
+        recall = inside & (into == length + 1)
+        answer = inside & (into >= length + 2)
+
+        shape = (self.num_sequences, self.max_length, batch_size, self.num_bits)
+        bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.float32)
+        item = torch.where(answer, into - length - 2, into - 1).clamp(0, self.max_length - 1)
+        vectors = bits[number, item, places]
+
+        heard = vectors * hear.unsqueeze(-1)
+        cues = torch.stack([start, recall], dim=-1)
+        return Batch(
+            inputs=torch.cat([heard, cues.float()], dim=-1),
+            targets=vectors * answer.unsqueeze(-1),
+            mask=answer,
+            lengths=lengths,
+        )

@@ -1,0 +1,53 @@
+"""Binary mapping: learn a fixed map between two sets of one-hot vectors, the smallest demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from ..checks import check_integer
+from .base import Batch
+
+
+@dataclass(frozen=True)
+class MappingTask:
+    """Each step shows one of `num_symbols` symbols; the answer is the symbol it is mapped to.
+
+    The map is a permutation drawn from `map_seed`, the same for every batch.
+    """
+
+    num_symbols: int = field(default=8, metadata={"help": "symbols on each side of the map"})
+    length: int = field(default=4, metadata={"help": "symbols shown in a sequence"})
+    map_seed: int = field(default=0, metadata={"help": "seed of the map"})
+
+    def __post_init__(self) -> None:
+        for name in ("num_symbols", "length"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("map_seed", self.map_seed, minimum=0)
+
+    @property
+    def input_size(self) -> int:
+        return self.num_symbols
+
+    @property
+    def output_size(self) -> int:
+        return self.num_symbols
+
+    def mapping(self) -> torch.Tensor:
+        """(num_symbols) int64: the symbol that each symbol is mapped to."""
+        generator = torch.Generator().manual_seed(self.map_seed)
+        return torch.randperm(self.num_symbols, generator=generator)
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B sequences, see `Batch`."""
+        check_integer("batch_size", batch_size, minimum=1)
+        shape = (self.length, batch_size)
+        symbols = torch.randint(0, self.num_symbols, shape, generator=generator)
+        return Batch(
+            inputs=F.one_hot(symbols, self.num_symbols).float(),
+            targets=F.one_hot(self.mapping()[symbols], self.num_symbols).float(),
+            mask=torch.ones(shape, dtype=torch.bool),
+            lengths=torch.full((batch_size,), self.length),
+        )

@@ -1,0 +1,36 @@
+"""Seeds: every use of randomness has a stream of its own, so that none disturbs another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+STREAMS = ("parameters", "train", "validation", "held-out", "dropout")
+
+
+def stream_seed(seed: int, stream: str, index: int = 0) -> int:
+    """The seed of the `index`-th draw of a stream: training batches are addressed by step."""
+    words = np.random.SeedSequence((seed, STREAMS.index(stream), index)).generate_state(
+        2, np.uint32
+    )
+    return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+def stream_generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
+    """A generator for the `index`-th draw of a stream."""
+    return torch.Generator().manual_seed(stream_seed(seed, stream, index))
+
+
+def random_state() -> dict[str, Any]:
+    """Torch's global random state, of the CPU and of each CUDA device."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,48 @@
+"""Package metadata of dnc_fast; everything about the package itself is here."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").read_text()).group(1)
+
+TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
+TEST = [*TRAIN, "hypothesis>=6.80", "pytest>=7.4", "pytest-benchmark>=4.0"]
+
+setup(
+    name="dnc_fast",
+    version=VERSION,
+    description="A high-performance Differentiable Neural Computer for PyTorch",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    install_requires=["torch>=2.6", "numpy", "triton; platform_system == 'Linux'"],
+    extras_require={
+        "train": TRAIN,
+        "test": TEST,
+        "bench": ["dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
+        "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],
+    },
+    packages=[
+        "dnc_fast",
+        "dnc_fast.engine",
+        "dnc_fast.kernels",
+        "dnc_fast.pictures",
+        "dnc_fast.reference",
+        "dnc_fast.tasks",
+        "dnc_fast.training",
+    ],
+    package_dir={"dnc_fast": "dnc_fast", "dnc_fast.kernels": "kernels"},
+    package_data={"dnc_fast": ["py.typed"]},
+    entry_points={"console_scripts": ["dnc-fast = dnc_fast.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
