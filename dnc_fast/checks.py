@@ -43,10 +43,13 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
 
 
-def check_tensor(name: str, tensor: Any, device: torch.device) -> None:
+def check_tensor(
+    name: str, tensor: Any, device: torch.device, dtype: torch.dtype | None = None
+) -> None:
     """Raise unless `tensor` is a floating-point tensor on `device`, and finite.
 
     The values are looked at on a CPU only: on other devices that would wait for the device.
+    With a `dtype`, it must be of that one, except under autocast, which casts where it must.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
@@ -58,6 +61,8 @@ def check_tensor(name: str, tensor: Any, device: torch.device) -> None:
         raise ValueError(
             f"{name} must be on {device}, got {tensor.device}; move it with .to({str(device)!r})"
         )
+    if dtype not in (None, tensor.dtype) and not torch.is_autocast_enabled(device.type):
+        raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}; cast it with .to({dtype})")
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return
     finite = torch.isfinite(tensor)

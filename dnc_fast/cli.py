@@ -8,7 +8,7 @@ import platform
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     tasks = train.add_subparsers(title="tasks", required=True, metavar="TASK")
     for name, kind in TASKS.items():
         summary = (kind.__doc__ or "").strip().splitlines()[0]
-        command = tasks.add_parser(name, help=_module_summary(kind), description=summary)
+        command = tasks.add_parser(
+            name,
+            help=_module_summary(kind),
+            usage=f"dnc-fast train {name} [OPTION ...]",
+            description=summary,
+        )
         _add_train_options(command, name, kind)
 
     evaluation = commands.add_parser("eval", help="score a trained model on held-out sequences")
@@ -121,7 +126,8 @@ def _module_summary(kind: type) -> str:
 
 def _add_train_options(parser: argparse.ArgumentParser, name: str, task: type) -> None:
     _add_fields(parser.add_argument_group("task"), task)
-    _add_fields(parser.add_argument_group("model"), DNCConfig, MODEL_OPTIONS)
+    model = parser.add_argument_group("model", "The defaults follow the task's options.")
+    _add_fields(model, DNCConfig, MODEL_OPTIONS, model_preset(task()))
     _add_fields(parser.add_argument_group("training"), TrainingConfig)
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -160,17 +166,23 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-cells", type=int, metavar="INT", help="memory cells (default: as trained)"
     )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument(
         "--seed", type=int, metavar="INT", help="seed of the sequences (default: the run's)"
     )
 
 
-def _add_fields(group: Any, options: type, names: Iterable[str] | None = None) -> None:
+def _add_fields(
+    group: Any,
+    options: type,
+    names: Iterable[str] | None = None,
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> None:
     """An option for each field of a dataclass; only those that the user gives reach the result."""
     for field in _fields(options, names):
         kind = _field_type(options, field.name)
         choices = field.metadata.get("choices")
-        default = field.metadata.get("shown_default", field.default)
+        default = defaults.get(field.name, field.default)
         shown = "" if default in (dataclasses.MISSING, None) else f" (default: {default})"
         group.add_argument(
             "--" + field.name.replace("_", "-"),
@@ -230,9 +242,10 @@ def _train(options: argparse.Namespace) -> int:
                 device=options.device,
                 metrics_format=options.metrics,
             )
-        except FileExistsError as error:
+        except FileExistsError:
             raise UserError(
-                f"{error}: add --resume to continue it, or --out FOLDER for another"
+                f"{options.out} holds a run already; continue it with --resume, or train in "
+                "another folder with --out FOLDER"
             ) from None
     trainer.train(options.progress)
     return _report(trainer, options)
@@ -300,22 +313,29 @@ def _show(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> tuple[Any, Task, int, Path]:
     """The model, task, seed and folder that `eval` and `show` are asked for."""
+    _check_device(options.device)
     content = load_checkpoint(options.checkpoint)
-    kind = TASKS.get(content["task"]["name"])
-    changes = {}
-    for change in options.task:
-        name, separator, value = change.partition("=")
-        names = [field.name for field in dataclasses.fields(kind)] if kind else []
-        if not separator or name not in names:
-            raise UserError(
-                f"--task takes NAME=VALUE with a name of {tuple(names)}, got {change!r}"
-            )
-        changes[name] = _field_type(kind, name)(value)
-    task = restore_task(content, **changes)
+    kind = type(restore_task(content))
+    task = restore_task(content, **dict(_parse_change(kind, change) for change in options.task))
     cells = {} if options.num_cells is None else {"num_cells": options.num_cells}
+    model = restore_model(content, **cells).to(options.device)
     seed = content["training"]["seed"] if options.seed is None else options.seed
     path = options.checkpoint
-    return restore_model(content, **cells), task, seed, path if path.is_dir() else path.parent
+    return model, task, seed, path if path.is_dir() else path.parent
+
+
+def _parse_change(kind: type, change: str) -> tuple[str, Any]:
+    """NAME=VALUE for an option of a task."""
+    name, separator, value = change.partition("=")
+    name = name.replace("-", "_")
+    names = tuple(field.name for field in _fields(kind))
+    if not separator or name not in names:
+        raise UserError(f"--task takes NAME=VALUE with a name of {names}, got {change!r}")
+    value_type = _field_type(kind, name)
+    try:
+        return name, value_type(value)
+    except ValueError:
+        raise UserError(f"--task {name} takes {value_type.__name__}, got {value!r}") from None
 
 
 def _draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:

@@ -117,6 +117,7 @@ class _LayeredController(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as torch's own layers do."""
+        layer: Any
         for layer in self.layers:
             layer.reset_parameters()
 

@@ -128,18 +128,29 @@ class DNCCell(nn.Module):
             batch_size: B.
             num_cells: N; the parameters do not depend on it, so it need not be the model's own.
         """
+        return DNCState(
+            self.controller.zero_state(batch_size),
+            self._zero_memory(batch_size, num_cells),
+            self._zero_read_vectors(batch_size),
+        )
+
+    def _zero_memory(
+        self, batch_size: int, num_cells: int | None = None, device: str | None = None
+    ) -> MemoryState:
         config = self.config
-        memory = MemoryState.zeros(
+        return MemoryState.zeros(
             batch_size,
             config.num_cells if num_cells is None else num_cells,
             config.cell_size,
             config.num_read_heads,
             config.num_write_heads,
             dtype=self.state_dtype,
-            device=self.interface.weight.device,
+            device=self.interface.weight.device if device is None else device,
         )
-        read_vectors = memory.memory.new_zeros(batch_size, config.num_read_heads, config.cell_size)
-        return DNCState(self.controller.zero_state(batch_size), memory, read_vectors)
+
+    def _zero_read_vectors(self, batch_size: int) -> Tensor:
+        shape = (batch_size, self.config.num_read_heads, self.config.cell_size)
+        return self.interface.weight.new_zeros(shape, dtype=self.state_dtype)
 
     def complete_state(self, state: DNCState | None, batch_size: int) -> DNCState:
         """Check a state given by the user, and put zeros where it has None.
@@ -155,33 +166,53 @@ class DNCCell(nn.Module):
                 f"state must be a DNCState or None, got {type(state).__name__}; a DNC's state is "
                 "what an earlier call returned, or zero_state(batch_size)"
             )
-        num_cells = None if state.memory is None else check_memory_state(state.memory).num_cells
-        zeros = self.zero_state(batch_size, num_cells)
-        state = DNCState(
-            *(zero if part is None else part for part, zero in zip(state, zeros, strict=True))
+        controller, memory, read_vectors = state
+        if memory is None:
+            memory = self._zero_memory(batch_size)
+        if controller is None:
+            controller = self.controller.zero_state(batch_size)
+        if read_vectors is None:
+            read_vectors = self._zero_read_vectors(batch_size)
+        zeros = DNCState(
+            self.controller.zero_state(batch_size),
+            self._zero_memory(batch_size, check_memory_state(memory).num_cells, "meta"),
+            self._zero_read_vectors(batch_size),
         )
+        state = DNCState(controller, memory, read_vectors)
         for field in ("memory", "read_vectors", "controller"):
-            parts = list(tensors(getattr(state, field)))
-            expected = list(tensors(getattr(zeros, field)))
-            shapes = [tuple(part.shape) for part in parts]
-            expected_shapes = [tuple(part.shape) for part in expected]
-            if shapes != expected_shapes:
-                raise ValueError(
-                    f"state.{field} must have shapes {expected_shapes} for a batch of "
-                    f"{batch_size}, got {shapes}"
-                )
-            for part, zero in zip(parts, expected, strict=True):
-                if part.device != zero.device:
-                    raise ValueError(
-                        f"state.{field} must be on {zero.device} like the model, got "
-                        f"{part.device}; state.to({str(zero.device)!r}) moves it"
-                    )
-                if field != "controller" and part.dtype != zero.dtype:
-                    raise ValueError(
-                        f"state.{field} must be {zero.dtype} (the model's state_dtype), got "
-                        f"{part.dtype}; state.{field}.to({zero.dtype}) casts it"
-                    )
+            self._check_state_part(field, state, zeros, batch_size)
         return state
+
+    def _check_state_part(
+        self, field: str, state: DNCState, zeros: DNCState, batch_size: int
+    ) -> None:
+        """Raise unless a field of a state has the shapes and dtypes of `zeros`, on our device."""
+        parts, expected = (list(tensors(getattr(tree, field))) for tree in (state, zeros))
+        shapes = [tuple(part.shape) for part in parts]
+        expected_shapes = [tuple(part.shape) for part in expected]
+        if shapes != expected_shapes:
+            raise ValueError(
+                f"state.{field} must have shapes {expected_shapes} for a batch of {batch_size}, "
+                f"got {shapes}"
+            )
+        device = self.interface.weight.device
+        # Under autocast a controller's state has the dtype that autocast gave it.
+        any_dtype = field == "controller" and torch.is_autocast_enabled(device.type)
+        for part, zero in zip(parts, expected, strict=True):
+            if part.device != device:
+                raise ValueError(
+                    f"state.{field} must be on {device} like the model, got {part.device}; "
+                    f"state.to({str(device)!r}) moves it"
+                )
+            if part.dtype != zero.dtype and not any_dtype:
+                raise ValueError(
+                    f"state.{field} must be {zero.dtype} in this model, got {part.dtype}; "
+                    + (
+                        f"cast each of its tensors with .to({zero.dtype})"
+                        if field == "controller"
+                        else f"state.{field}.to({zero.dtype}) casts it"
+                    )
+                )
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as torch's own layers do."""
@@ -202,7 +233,8 @@ class DNCCell(nn.Module):
         Raises:
             TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         """
-        check_tensor("input", input, self.interface.weight.device)
+        weight = self.interface.weight
+        check_tensor("input", input, weight.device, weight.dtype)
         if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
             raise ValueError(
                 f"input must have shape (B, {self.config.input_size}) or "
@@ -400,10 +432,7 @@ class DNC(nn.Module):
                 a CPU) the input is not finite.
         """
         sequences = Sequences.of(
-            input,
-            self.config.input_size,
-            self.config.batch_first,
-            self.cell.interface.weight.device,
+            input, self.config.input_size, self.config.batch_first, self.cell.interface.weight
         )
         outputs, states, traces = [], [], []
         for cell, initial in zip(self.cells, self._states_by_direction(state), strict=True):

@@ -101,3 +101,36 @@ def parse_interface(
         write_gates=torch.sigmoid(raw.write_gates),
         read_modes=torch.softmax(raw.read_modes, dim=-1),
     )
+
+
+def parse_interface_backward(d_interface: Interface, interface: Interface) -> Tensor:
+    """Gradient of the raw vector (B, interface_size), derived by hand.
+
+    All activations tell their slope by their value: sigmoid s (1 - s), softmax p (d - p.d), and
+    oneplus y has 1 - e^(1 - y).
+
+    Args:
+        d_interface: gradient of the interface.
+        interface: what `parse_interface` returned.
+    """
+
+    def gate(d: Tensor, value: Tensor) -> Tensor:
+        return d * value * (1 - value)
+
+    def strength(d: Tensor, value: Tensor) -> Tensor:
+        return d * -torch.expm1(1 - value)
+
+    d, modes = d_interface, interface.read_modes
+    parts = Interface(
+        read_keys=d.read_keys,
+        read_strengths=strength(d.read_strengths, interface.read_strengths),
+        write_keys=d.write_keys,
+        write_strengths=strength(d.write_strengths, interface.write_strengths),
+        erase_vectors=gate(d.erase_vectors, interface.erase_vectors),
+        write_vectors=d.write_vectors,
+        free_gates=gate(d.free_gates, interface.free_gates),
+        allocation_gates=gate(d.allocation_gates, interface.allocation_gates),
+        write_gates=gate(d.write_gates, interface.write_gates),
+        read_modes=modes * (d.read_modes - (modes * d.read_modes).sum(-1, keepdim=True)),
+    )
+    return torch.cat([part.flatten(1) for part in parts], dim=-1)

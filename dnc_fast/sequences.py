@@ -31,7 +31,7 @@ class Sequences:
 
     @classmethod
     def of(
-        cls, x: Tensor | PackedSequence, input_size: int, batch_first: bool, device: torch.device
+        cls, x: Tensor | PackedSequence, input_size: int, batch_first: bool, like: Tensor
     ) -> Sequences:
         """Take a model's input.
 
@@ -39,20 +39,20 @@ class Sequences:
             x: (T, B, X), or (B, T, X) with `batch_first`, or (T, X), or a PackedSequence.
             input_size: X.
             batch_first: whether the batch comes before the steps.
-            device: where the model is.
+            like: a parameter of the model, for its device and dtype.
 
         Raises:
-            TypeError: `x` is neither a floating-point tensor nor a PackedSequence of one.
+            TypeError: `x` is neither a tensor of the model's dtype nor a PackedSequence of one.
             ValueError: its shape, device or values do not fit.
         """
         if isinstance(x, PackedSequence):
-            check_tensor("input.data", x.data, device)
+            check_tensor("input.data", x.data, like.device, like.dtype)
             if x.data.dim() != 2 or x.data.shape[-1] != input_size:
                 raise ValueError(
                     f"input.data must have shape (rows, {input_size}), got {tuple(x.data.shape)}"
                 )
             return cls(x.data, x.batch_sizes.tolist(), batch_first, False, x)
-        check_tensor("input", x, device)
+        check_tensor("input", x, like.device, like.dtype)
         layout = "(B, T, X)" if batch_first else "(T, B, X)"
         if x.dim() not in (2, 3) or x.shape[-1] != input_size:
             raise ValueError(

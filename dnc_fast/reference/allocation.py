@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .heads import product_over_heads, products_of_others
+
 EPSILON = 1e-6
 """Lifts usages off zero: u' = e + (1 - e) u."""
 
@@ -25,7 +27,7 @@ def retention(free_gates: Tensor, read_weights: Tensor) -> Tensor:
     Returns:
         (B, N), in [0, 1].
     """
-    return _product_over_heads(1 - free_gates.unsqueeze(-1) * read_weights)
+    return product_over_heads(1 - free_gates.unsqueeze(-1) * read_weights)
 
 
 def update_usage(usage: Tensor, write_weights: Tensor, retention: Tensor) -> Tensor:
@@ -39,16 +41,8 @@ def update_usage(usage: Tensor, write_weights: Tensor, retention: Tensor) -> Ten
     Returns:
         (B, N), in [0, 1].
     """
-    written = 1 - _product_over_heads(1 - write_weights)
+    written = 1 - product_over_heads(1 - write_weights)
     return (usage + (1 - usage) * written) * retention
-
-
-def _product_over_heads(factors: Tensor) -> Tensor:
-    """(B, heads, N) -> (B, N). Head after head: `prod`'s gradient would divide by a factor."""
-    first, *others = factors.unbind(1)
-    for factor in others:
-        first = first * factor
-    return first
 
 
 def usage_order(usage: Tensor, order: str = "exact") -> Tensor:
@@ -88,3 +82,54 @@ def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
     before = torch.cat([torch.ones_like(ordered[:, :1]), ordered[:, :-1]], dim=-1)
     allocated = (1 - ordered) * torch.cumprod(before, dim=-1)
     return torch.zeros_like(usage).scatter(-1, free_list, allocated)
+
+
+def retention_backward(
+    d_retention: Tensor, free_gates: Tensor, read_weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `retention`: of free_gates (B, R) and read_weights (B, R, N)."""
+    factors = 1 - free_gates.unsqueeze(-1) * read_weights
+    d_factors = d_retention.unsqueeze(1) * products_of_others(factors)
+    return -(d_factors * read_weights).sum(-1), -d_factors * free_gates.unsqueeze(-1)
+
+
+def update_usage_backward(
+    d_usage: Tensor, usage: Tensor, write_weights: Tensor, retention: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `update_usage`: of usage (B, N), write_weights (B, Hw, N), retention (B, N)."""
+    kept = 1 - write_weights
+    unwritten = product_over_heads(kept)
+    d_retention = d_usage * (usage + (1 - usage) * (1 - unwritten))
+    d_filled = d_usage * retention
+    d_write_weights = (d_filled * (1 - usage)).unsqueeze(1) * products_of_others(kept)
+    return d_filled * unwritten, d_write_weights, d_retention
+
+
+def allocation_weighting_backward(
+    d_allocation: Tensor, usage: Tensor, order: str = "exact"
+) -> Tensor:
+    """Gradient of `allocation_weighting`, derived by hand.
+
+    With P_i the product of u' over the cells before i, so that a_i = (1 - u'_i) P_i:
+
+        du'_i = (sum over k after i of da_k a_k) / u'_i - P_i da_i;  du = (1 - e) du'
+
+    Safe at usage 0 (u' is e there) and at usage 1 (P is kept instead of a / (1 - u')).
+
+    Args:
+        d_allocation: (B, N), gradient of the weighting.
+        usage, order: what `allocation_weighting` was given.
+
+    Returns:
+        gradient of usage (B, N).
+    """
+    usage = EPSILON + (1 - EPSILON) * usage
+    free_list = usage_order(usage, order)
+    ordered = usage.gather(-1, free_list)
+    d_ordered = d_allocation.gather(-1, free_list)
+    none = torch.zeros_like(ordered[:, :1])
+    products = torch.cat([none + 1, ordered[:, :-1]], dim=-1).cumprod(-1)
+    terms = d_ordered * (1 - ordered) * products
+    after = torch.cat([terms[:, 1:], none], dim=-1).flip(-1).cumsum(-1).flip(-1)
+    d_usage = (after / ordered - products * d_ordered) * (1 - EPSILON)
+    return torch.zeros_like(usage).scatter(-1, free_list, d_usage)

@@ -38,3 +38,36 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
         (B, heads, N), each row sums to 1.
     """
     return torch.softmax(strengths.unsqueeze(-1) * cosine_similarity(keys, memory), dim=-1)
+
+
+def content_weighting_backward(
+    d_weights: Tensor, weights: Tensor, keys: Tensor, strengths: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `content_weighting`, derived by hand.
+
+    With s = beta D, D = k.m / q, q = |k| |m| + e, |x| = sqrt(x.x + e):
+
+        ds = w (dw - w.dw);  dbeta = ds.D;  g = beta ds / q
+        dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise with k and m exchanged
+
+    Args:
+        d_weights: (B, heads, N), gradient of the weighting.
+        weights: (B, heads, N), what `content_weighting` returned.
+        keys, strengths, memory: what it was given.
+
+    Returns:
+        gradients of keys, strengths and memory.
+    """
+    key_norms = (keys.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    cell_norms = (memory.square().sum(-1) + EPSILON).sqrt().unsqueeze(-2)
+    scale = key_norms * cell_norms + EPSILON
+    similarity = keys @ memory.mT / scale
+    d_logits = weights * (d_weights - (weights * d_weights).sum(-1, keepdim=True))
+    d_strengths = (d_logits * similarity).sum(-1)
+    d_product = strengths.unsqueeze(-1) * d_logits / scale
+    d_scale = -d_product * similarity
+    d_key_norms = (d_scale * cell_norms).sum(-1, keepdim=True)
+    d_cell_norms = (d_scale * key_norms).sum(-2, keepdim=True)
+    d_keys = d_product @ memory + d_key_norms / key_norms * keys
+    d_memory = d_product.mT @ keys + (d_cell_norms / cell_norms).mT * memory
+    return d_keys, d_strengths, d_memory

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .heads import product_over_heads, products_of_others
+
 
 def write_memory(
     memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
@@ -19,8 +21,8 @@ def write_memory(
     Returns:
         (B, N, W).
     """
-    for weights, erase in zip(write_weights.unbind(1), erase_vectors.unbind(1), strict=True):
-        memory = memory * (1 - weights.unsqueeze(-1) * erase.unsqueeze(-2))
+    factors = 1 - write_weights.unsqueeze(-1) * erase_vectors.unsqueeze(-2)
+    memory = memory * product_over_heads(factors)
     return memory + write_weights.mT @ write_vectors
 
 
@@ -35,3 +37,42 @@ def read_memory(memory: Tensor, read_weights: Tensor) -> Tensor:
         read vectors (B, R, W).
     """
     return read_weights @ memory
+
+
+def write_memory_backward(
+    d_memory: Tensor,
+    memory: Tensor,
+    write_weights: Tensor,
+    erase_vectors: Tensor,
+    write_vectors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `write_memory`, derived by hand.
+
+    With F_h = 1 - ww_h e_h^T and Q_h = dM_t M_{t-1} prod over the other heads of F:
+
+        dM_{t-1} = dM_t prod_h F_h;  dv_h = dM_t^T ww_h;  de_h = -Q_h^T ww_h
+        dww_h = dM_t v_h - Q_h e_h
+
+    Args:
+        d_memory: (B, N, W), gradient of the new memory.
+        memory, write_weights, erase_vectors, write_vectors: what `write_memory` was given.
+
+    Returns:
+        gradients of memory, write_weights, erase_vectors and write_vectors.
+    """
+    factors = 1 - write_weights.unsqueeze(-1) * erase_vectors.unsqueeze(-2)
+    changed = (d_memory * memory).unsqueeze(1) * products_of_others(factors)
+    weights = write_weights.unsqueeze(-2)
+    d_write_weights = write_vectors @ d_memory.mT - (changed @ erase_vectors.unsqueeze(-1)).squeeze(
+        -1
+    )
+    d_erase_vectors = -(weights @ changed).squeeze(-2)
+    d_memory_before = d_memory * product_over_heads(factors)
+    return d_memory_before, d_write_weights, d_erase_vectors, write_weights @ d_memory
+
+
+def read_memory_backward(
+    d_read_vectors: Tensor, memory: Tensor, read_weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `read_memory`: of memory (B, N, W) and read_weights (B, R, N)."""
+    return read_weights.mT @ d_read_vectors, d_read_vectors @ memory.mT

@@ -9,10 +9,24 @@ from torch import Tensor
 
 from ..interface import Interface
 from ..state import MemoryState
-from .allocation import allocation_weighting, retention, update_usage
-from .content import content_weighting
-from .linkage import directional_weightings, update_link, update_precedence
-from .memory import read_memory, write_memory
+from .allocation import (
+    allocation_weighting,
+    allocation_weighting_backward,
+    retention,
+    retention_backward,
+    update_usage,
+    update_usage_backward,
+)
+from .content import content_weighting, content_weighting_backward
+from .linkage import (
+    directional_weightings,
+    directional_weightings_backward,
+    update_link,
+    update_link_backward,
+    update_precedence,
+    update_precedence_backward,
+)
+from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
 
 
 class Weightings(NamedTuple):
@@ -114,3 +128,151 @@ def _read_weighting(
     """
     modes = torch.cat([backward, content.unsqueeze(-2), forward], dim=-2)
     return (read_modes.unsqueeze(-2) @ modes).squeeze(-2)
+
+
+def memory_step_backward(
+    d_read_vectors: Tensor,
+    d_new_state: MemoryState,
+    interface: Interface,
+    state: MemoryState,
+    new_state: MemoryState,
+    weightings: Weightings,
+    usage_order: str = "exact",
+) -> tuple[Interface, MemoryState]:
+    """Gradients of `memory_step`, derived by hand: the same equations from the last to the first.
+
+    Args:
+        d_read_vectors: (B, R, W), gradient of the read vectors.
+        d_new_state: gradient of the new state, tensor by tensor.
+        interface, state, usage_order: what `memory_step` was given.
+        new_state, weightings: what it returned.
+
+    Returns:
+        gradients of the interface and of the state.
+    """
+    allocation, write_content, read_content, forward, backward = weightings
+    memory, write_weights = new_state.memory, new_state.write_weights
+
+    d_memory, d_read_weights = read_memory_backward(d_read_vectors, memory, new_state.read_weights)
+    d_memory = d_memory + d_new_state.memory
+    d_read_weights = d_read_weights + d_new_state.read_weights
+    d_read_modes, d_backward, d_content, d_forward = _read_weighting_backward(
+        d_read_weights, interface.read_modes, backward, read_content, forward
+    )
+    d_read_keys, d_read_strengths, d_memory_read = content_weighting_backward(
+        d_content, read_content, interface.read_keys, interface.read_strengths, memory
+    )
+    d_link, d_last_read_weights = directional_weightings_backward(
+        d_forward, d_backward, new_state.link, state.read_weights
+    )
+
+    d_precedence, d_write_weights = update_precedence_backward(
+        d_new_state.precedence, state.precedence, write_weights
+    )
+    d_link, d_precedence_link, d_write_weights_link = update_link_backward(
+        d_link + d_new_state.link, state.link, state.precedence, write_weights
+    )
+    d_memory, d_write_weights_memory, d_erase_vectors, d_write_vectors = write_memory_backward(
+        d_memory + d_memory_read,
+        state.memory,
+        write_weights,
+        interface.erase_vectors,
+        interface.write_vectors,
+    )
+    d_write_weights = (
+        d_new_state.write_weights + d_write_weights + d_write_weights_link + d_write_weights_memory
+    )
+    d_allocation_gates, d_write_gates, d_usage, d_write_content = _write_weighting_backward(
+        d_write_weights, interface, new_state.usage, allocation, write_content, usage_order
+    )
+    d_write_keys, d_write_strengths, d_memory_write = content_weighting_backward(
+        d_write_content,
+        write_content,
+        interface.write_keys,
+        interface.write_strengths,
+        state.memory,
+    )
+
+    psi = retention(interface.free_gates, state.read_weights)
+    d_usage, d_last_write_weights, d_psi = update_usage_backward(
+        d_usage + d_new_state.usage, state.usage, state.write_weights, psi
+    )
+    d_free_gates, d_read_weights_free = retention_backward(
+        d_psi, interface.free_gates, state.read_weights
+    )
+    return (
+        Interface(
+            read_keys=d_read_keys,
+            read_strengths=d_read_strengths,
+            write_keys=d_write_keys,
+            write_strengths=d_write_strengths,
+            erase_vectors=d_erase_vectors,
+            write_vectors=d_write_vectors,
+            free_gates=d_free_gates,
+            allocation_gates=d_allocation_gates,
+            write_gates=d_write_gates,
+            read_modes=d_read_modes,
+        ),
+        MemoryState(
+            memory=d_memory + d_memory_write,
+            usage=d_usage,
+            precedence=d_precedence + d_precedence_link,
+            link=d_link,
+            write_weights=d_last_write_weights,
+            read_weights=d_last_read_weights + d_read_weights_free,
+        ),
+    )
+
+
+def _write_weighting_backward(
+    d_write_weights: Tensor,
+    interface: Interface,
+    usage: Tensor,
+    allocation: Tensor,
+    content: Tensor,
+    usage_order: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `_write_weighting`: of allocation gates, write gates, usage, content."""
+    allocation_gates = interface.allocation_gates.unsqueeze(-1)
+    write_gates = interface.write_gates.unsqueeze(-1)
+    mixed = allocation_gates * allocation + (1 - allocation_gates) * content
+    d_mixed = write_gates * d_write_weights
+    d_write_gates = (d_write_weights * mixed).sum(-1)
+    d_allocation_gates = (d_mixed * (allocation - content)).sum(-1)
+    d_allocations = list((allocation_gates * d_mixed).unbind(1))
+
+    shares = (write_gates * allocation_gates).unbind(1)
+    allocations = allocation.unbind(1)
+    usages = [usage]  # s_0, s_1, ... as each head saw it
+    for share, weighting in zip(shares[:-1], allocations, strict=False):
+        usages.append(usages[-1] + (1 - usages[-1]) * share * weighting)
+
+    d_usage = torch.zeros_like(usage)
+    d_shares = torch.zeros_like(interface.write_gates)
+    for head in reversed(range(len(usages))):
+        if head + 1 < len(usages):
+            free = d_usage * (1 - usages[head])
+            d_shares[:, head] = (free * allocations[head]).sum(-1)
+            d_allocations[head] = d_allocations[head] + free * shares[head]
+            d_usage = d_usage * (1 - shares[head] * allocations[head])
+        d_usage = d_usage + allocation_weighting_backward(
+            d_allocations[head], usages[head], usage_order
+        )
+    return (
+        d_allocation_gates + d_shares * interface.write_gates,
+        d_write_gates + d_shares * interface.allocation_gates,
+        d_usage,
+        (1 - allocation_gates) * d_mixed,
+    )
+
+
+def _read_weighting_backward(
+    d_read_weights: Tensor, read_modes: Tensor, backward: Tensor, content: Tensor, forward: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `_read_weighting`: of read modes, backward, content, forward."""
+    heads = forward.shape[-2]
+    modes = torch.cat([backward, content.unsqueeze(-2), forward], dim=-2)
+    d_read_modes = (modes @ d_read_weights.unsqueeze(-1)).squeeze(-1)
+    d_modes = read_modes.unsqueeze(-1) * d_read_weights.unsqueeze(-2)
+    d_backward, d_content, d_forward = d_modes.split([heads, 1, heads], dim=-2)
+    return d_read_modes, d_backward, d_content.squeeze(-2), d_forward

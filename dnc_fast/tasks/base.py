@@ -5,7 +5,7 @@ Tasks know no model. Letters: B sequences, T steps (of the longest), X input bit
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,8 @@ class Score(NamedTuple):
 
 class Task(Protocol):
     """A source of batches. Implementations are frozen dataclasses whose fields are the options."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def input_size(self) -> int:

@@ -74,7 +74,8 @@ class Trainer:
         folder = Path(folder)
         if (folder / CHECKPOINT).exists():
             raise FileExistsError(
-                f"{folder} holds a run already; resume it, or train in another folder"
+                f"{folder} holds a run already; continue it with Trainer.resume, or train in "
+                "another folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
         self._build(task, model, config, folder, device, metrics_format)
@@ -225,7 +226,7 @@ class Trainer:
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
-                "task": {"name": task_name(self.task), "options": dataclasses.asdict(self.task)},  # type: ignore[call-overload]
+                "task": {"name": task_name(self.task), "options": dataclasses.asdict(self.task)},
                 "model": dataclasses.asdict(self.model.config),
                 "training": dataclasses.asdict(self.config),
                 "parameters": self.model.state_dict(),

@@ -1,0 +1,1 @@
+"""Measurements: what README and docs/ claim, and the commands that made it."""

@@ -1,0 +1,12 @@
+"""Pictures of how a model learned and of what its memory did. They know no training.
+
+matplotlib is optional, and not imported before the first picture is drawn:
+`pip install "dnc_fast[train]"` brings it. Nothing here uses pyplot, and the user's own matplotlib
+settings are neither followed nor changed.
+"""
+
+from .curve import learning_curve
+from .memory import memory_view
+from .style import save_picture
+
+__all__ = ["learning_curve", "memory_view", "save_picture"]

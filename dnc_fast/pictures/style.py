@@ -1,0 +1,192 @@
+"""The common look of the pictures: colours, fonts, layout, and the way to disk."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLACK, GREY, PALE = "#000000", "#767676", "#D9D9D9"
+BLUE, GREEN = "#0072B2", "#009E73"
+ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
+
+
+class Look(NamedTuple):
+    """One line among several, told apart by colour and, in grey, by dashes and marker."""
+
+    color: str
+    linestyle: str | tuple[float, tuple[float, ...]]
+    marker: str
+
+
+LOOKS = (
+    Look(BLUE, "-", "o"),
+    Look(VERMILLION, (0, (5, 1.5)), "s"),
+    Look(GREEN, (0, (5, 1.5, 1, 1.5)), "^"),
+    Look(PURPLE, (0, (1, 1.2)), "D"),
+    Look(BLACK, (0, (8, 2)), "v"),
+)
+
+# Perceptually uniform and safe for colour-blind readers; the diverging one is white at zero.
+BIT_MAP = "Blues"
+WEIGHT_MAP = "viridis"
+SIGNED_MAP = "PuOr"
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures are alike everywhere
+    "font.size": 8.5,
+    "axes.titlesize": 9.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 4.0,
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#444444",
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "legend.fontsize": 8.0,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "hatch.linewidth": 0.5,
+}
+
+DPI = 150
+# Inches, all of them whole pixels. In a README, about 900 pixels wide, an inch is 100 pixels.
+WIDTH = 9.0
+LEFT = 0.86
+LABEL = 0.48  # from the panel to the name of its vertical axis
+TITLE_ROW = 0.3  # above each group of panels
+GAP = 0.12  # between the panels of a group
+HEADING_LINE = 0.2
+BOTTOM = 0.5
+
+
+def import_matplotlib() -> Any:
+    """The matplotlib module.
+
+    Raises:
+        ImportError: matplotlib is not installed, or broken.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            "the pictures of dnc_fast need matplotlib, which could not be imported "
+            f'({error}); pip install "dnc_fast[train]" installs it'
+        ) from error
+    return matplotlib
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw with our settings, whatever the user's are, and put the user's back afterwards."""
+    matplotlib = import_matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield
+
+
+def whole_pixels(height: float) -> float:
+    """Height in inches, rounded so that every panel begins and ends between two pixels."""
+    return round(height * DPI) / DPI
+
+
+def stack_panels(
+    title: str, groups: Sequence[Sequence[float]], right: float
+) -> tuple[Figure, list[list[Axes]]]:
+    """A new figure with panels one above another, which share one horizontal axis.
+
+    All have the same left and right edge, so a column of pixels is one moment in every panel.
+
+    Args:
+        title: above all panels; long ones are wrapped, an empty one takes no room.
+        groups: the heights of each group's panels, inches. A group has one title row above it.
+        right: inches to the right of the panels, for colour bars and the like.
+
+    Returns:
+        the figure, and the axes of each group from top to bottom.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = [[whole_pixels(height) for height in heights] for heights in groups]
+    lines = [line for part in title.splitlines() for line in textwrap.wrap(part, 85)]
+    top = 0.08 + HEADING_LINE * len(lines)
+    group_heights = [sum(heights) + GAP * (len(heights) - 1) for heights in groups]
+    height = top + TITLE_ROW * len(groups) + sum(group_heights) + BOTTOM
+    figure = Figure(figsize=(WIDTH, height + 1e-6))  # Agg drops any fraction of a pixel
+    FigureCanvasAgg(figure)
+    if lines:
+        figure.text(
+            LEFT / WIDTH,
+            1 - 0.12 / height,
+            "\n".join(lines),
+            fontsize=11,
+            fontweight="bold",
+            verticalalignment="top",
+            parse_math=False,
+        )
+    panel_width = WIDTH - LEFT - right
+    stacked: list[list[Axes]] = []
+    bottom = height - top
+    for heights in groups:
+        bottom -= TITLE_ROW - GAP
+        panels: list[Axes] = []
+        for panel_height in heights:
+            bottom -= GAP + panel_height
+            axes = figure.add_axes(
+                (LEFT / WIDTH, bottom / height, panel_width / WIDTH, panel_height / height),
+                sharex=figure.axes[0] if figure.axes else None,
+            )
+            axes.yaxis.set_label_coords(-LABEL / panel_width, 0.5)
+            panels.append(axes)
+        stacked.append(panels)
+    for axes in figure.axes[:-1]:
+        axes.tick_params(labelbottom=False)
+    return figure, stacked
+
+
+def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, whole or not at all.
+
+    It is written beside `path` under another name and then moved there, so that a reader never
+    meets half a picture and a failure leaves the old one in place.
+
+    Args:
+        figure: from `learning_curve` or `memory_view`, or any other matplotlib figure.
+        path: where to; must end in .png. Missing folders are made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: `path` does not end in .png.
+        ImportError: matplotlib is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png, the format that is written, got {str(path)!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with house_style(), open(unfinished, "xb") as file:
+            figure.savefig(file, format="png", dpi=DPI)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

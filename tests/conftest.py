@@ -1,0 +1,18 @@
+"""What all tests share: one thread, fixed seeds, and hypothesis without chance or a clock."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+# More threads than one change the order of sums, and gain nothing at these sizes.
+torch.set_num_threads(1)
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,209 @@
+"""Memory states, interfaces and models to test with, and how close two results must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import oracle
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dnc_fast import DNC, DNCState, MemoryState
+from dnc_fast.interface import interface_size
+from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes
+
+# How far two ways to the same number may lie apart: (relative, absolute). Every comparison in the
+# tests of the maths names one of these.
+TOLERANCES = {
+    # The same operations on the same numbers.
+    "equal": (0.0, 0.0),
+    # float64, sums in another order: some tens of roundings of 1e-16, over up to ten steps.
+    "float64": (1e-12, 1e-12),
+    # A few steps in float32: roundings of 6e-8; a strength of some 10 multiplies those of a cosine.
+    "float32": (1e-5, 1e-6),
+    # A memory, or the layers around it, in float16 (11 bits, roundings of 5e-4), a few steps.
+    "float16": (2e-3, 2e-3),
+    # The same in bfloat16 (8 bits, roundings of 4e-3).
+    "bfloat16": (2e-2, 2e-2),
+}
+
+SMALL_SIZES = st.builds(
+    MemorySizes,
+    batch_size=st.integers(1, 3),
+    num_cells=st.integers(1, 9),
+    cell_size=st.integers(1, 6),
+    num_read_heads=st.integers(1, 4),
+    num_write_heads=st.integers(1, 3),
+)
+SEEDS = st.integers(0, 2**16)
+
+
+# States and interfaces
+
+
+def uniform(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def normal(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def separated_usage(
+    batch_size: int, num_cells: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """(B, N) in (0, 1), in random order, each two of a row at least 1 / 2N apart.
+
+    Allocation jumps where two usages swap places, so results of two dtypes, or of two formulas,
+    and difference quotients can be compared only away from there.
+    """
+    ranks = uniform(batch_size, num_cells, generator=generator).argsort(-1)
+    jitter = uniform(batch_size, num_cells, generator=generator)
+    return (ranks + 0.25 + 0.5 * jitter) / num_cells
+
+
+def random_weighting(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+    """Non-negative, each sum over the last axis below 1."""
+    weights = uniform(*shape, generator=generator)
+    total = uniform(*shape[:-1], 1, generator=generator)
+    return weights / weights.sum(-1, keepdim=True) * total
+
+
+def separated_state(sizes: MemorySizes, seed: int = 0) -> MemoryState:
+    """A memory in the middle of a run, float64, its usages well apart."""
+    B, N, _, R, Hw = sizes
+    generator = torch.Generator().manual_seed(seed)
+    link = random_weighting(B, Hw, N, N, generator=generator)
+    return MemoryState(
+        memory=normal(*memory_state_shapes(sizes)["memory"], generator=generator),
+        usage=separated_usage(B, N, generator),
+        precedence=random_weighting(B, Hw, N, generator=generator),
+        link=link.masked_fill(torch.eye(N, dtype=torch.bool), 0),
+        write_weights=random_weighting(B, Hw, N, generator=generator),
+        read_weights=random_weighting(B, R, N, generator=generator),
+    )
+
+
+def zero_state(sizes: MemorySizes, dtype: torch.dtype = torch.float64) -> MemoryState:
+    return MemoryState.zeros(*sizes, dtype=dtype)
+
+
+def random_interfaces(steps: int, sizes: MemorySizes, seed: int = 0, scale: float = 2.0) -> Tensor:
+    """(T, B, interface size) raw vectors; a large scale saturates gates, modes and strengths."""
+    generator = torch.Generator().manual_seed(seed)
+    size = interface_size(sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads)
+    return scale * normal(steps, sizes.batch_size, size, generator=generator)
+
+
+def usage_gap(usage: Tensor) -> float:
+    """The least distance of two cells' usages in any row; infinite for one cell."""
+    return min(usage.sort(-1).values.diff().flatten().tolist(), default=float("inf"))
+
+
+# Models
+
+
+def lively_dnc(seed: int = 0, **options: Any) -> DNC:
+    """A small float64 DNC with parameters large enough for its gates to leave the middle."""
+    sizes = {"num_cells": 5, "cell_size": 3, "num_read_heads": 2}
+    model = DNC(**{"input_size": 3, "hidden_size": 4, "dtype": torch.float64} | sizes | options)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data = normal(*parameter.shape, generator=generator).to(parameter.dtype)
+    return model
+
+
+def lively_state(model: DNC, batch_size: int, seed: int = 0) -> DNCState:
+    """A state in the middle of a run for one direction of a float64 model, usages well apart."""
+    zeros = model.cell.zero_state(batch_size)
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(zero: Tensor) -> Tensor:
+        return normal(*zero.shape, generator=generator) / 2
+
+    return DNCState(
+        controller=map_tensors(draw, zeros.controller),
+        memory=separated_state(zeros.memory.sizes, seed),
+        read_vectors=draw(zeros.read_vectors),
+    )
+
+
+# The oracle's arrays
+
+
+def arrays(tree: Any) -> Any:
+    """A nest of tensors as one of arrays, named tuples as dicts."""
+    if isinstance(tree, Tensor):
+        return tree.detach().double().numpy()
+    if hasattr(tree, "_asdict"):
+        return arrays(tree._asdict())
+    if isinstance(tree, dict):
+        return {name: arrays(part) for name, part in tree.items()}
+    return tuple(arrays(part) for part in tree)
+
+
+def oracle_dnc(
+    model: DNC, x: Tensor, state: DNCState, controller: str = "lstm", order: str = "exact"
+) -> tuple[np.ndarray, dict]:
+    """The oracle's outputs (T, B, Y) and final state for a one-directional model and (T, B, X)."""
+    weights = arrays(dict(model.cell.state_dict()))
+
+    def run(x: np.ndarray, state: dict) -> tuple[np.ndarray, dict]:
+        return oracle.dnc(weights, x, state, controller, order)
+
+    outputs, final = oracle.batched(run, arrays(x.transpose(0, 1)), arrays(state))
+    return outputs.swapaxes(0, 1), final
+
+
+# Comparison
+
+
+def named_parts(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor or array of a nest with its path, such as `state.memory.link`."""
+    if isinstance(tree, (Tensor, np.ndarray, float)):
+        yield name, torch.as_tensor(tree)
+    elif tree is not None:
+        fields = tree._asdict() if hasattr(tree, "_asdict") else tree
+        if not isinstance(fields, dict):
+            fields = dict(enumerate(fields))
+        for field, part in fields.items():
+            yield from named_parts(part, f"{name}.{field}")
+
+
+def assert_close(actual: Any, expected: Any, tolerance: str, name: str = "result") -> None:
+    """Compare two nests of tensors or arrays, part by part and by name."""
+    relative, absolute = TOLERANCES[tolerance]
+    found, wanted = dict(named_parts(actual, name)), dict(named_parts(expected, name))
+    assert found.keys() == wanted.keys()
+    for part, value in found.items():
+        torch.testing.assert_close(
+            value.detach(),
+            wanted[part].detach(),
+            rtol=relative,
+            atol=absolute,
+            check_dtype=False,
+            msg=lambda message, part=part: f"{part}: {message}",
+        )
+
+
+def require_grad(tree: Any) -> Any:
+    """A copy of a nest of tensors, each a leaf that collects its gradient."""
+    return map_tensors(lambda tensor: tensor.detach().clone().requires_grad_(), tree)
+
+
+def weighed_sum(tree: Any, seed: int = 0) -> Tensor:
+    """A random linear function of every tensor of a nest: its gradient is that of them all."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [part for _, part in named_parts(tree, "")]
+    return sum(
+        ((part * normal(*part.shape, generator=generator)).sum() for part in parts),
+        start=torch.zeros((), dtype=torch.float64),
+    )
+
+
+def gradients(tree: Any) -> Any:
+    """The gradient that each leaf of a nest has collected."""
+    return map_tensors(lambda tensor: tensor.grad, tree)

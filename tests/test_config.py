@@ -1,0 +1,119 @@
+"""The options of a DNC: each bad one is refused by a message that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dnc_fast import DNC, DNCCell, DNCConfig
+
+SIZES = ("input_size", "hidden_size", "num_layers", "num_cells", "cell_size")
+HEADS = ("num_read_heads", "num_write_heads", "output_size")
+
+BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
+    *((name, 0, ValueError, "at least 1, got 0") for name in (*SIZES, *HEADS)),
+    *((name, -3, ValueError, "at least 1, got -3") for name in (*SIZES, *HEADS)),
+    *((name, 2.0, TypeError, r"an integer, got 2\.0 \(float\)") for name in (*SIZES, *HEADS)),
+    *((name, True, TypeError, "an integer, got True") for name in (*SIZES, *HEADS)),
+    *((name, "4", TypeError, r"an integer, got '4' \(str\)") for name in (*SIZES, *HEADS)),
+    *((name, None, TypeError, "an integer, got None") for name in (*SIZES, *HEADS[:2])),
+    *(
+        (name, value, TypeError, "True or False, got")
+        for name in ("bias", "batch_first", "bidirectional")
+        for value in (1, None, "yes")
+    ),
+    *(
+        ("dropout", value, ValueError, "at least 0 and at most 1")
+        for value in (-0.1, 1.5, math.nan)
+    ),
+    ("dropout", "0.5", TypeError, "a number, got '0.5'"),
+    ("dropout", True, TypeError, "a number, got True"),
+    *(("activation_clip", value, ValueError, "above 0, got") for value in (0, -1.0, math.inf)),
+    ("activation_clip", "10", TypeError, "a number, got '10'"),
+    ("controller", "transformer", ValueError, "'lstm'.*'feedforward'.*got 'transformer'"),
+    ("controller", 3, TypeError, "'lstm'.*got 3"),
+    ("controller", None, TypeError, "'lstm'.*got None"),
+    ("usage_order", "sorted", ValueError, "'exact'.*'robust'.*got 'sorted'"),
+    ("state_dtype", torch.int64, ValueError, r"got torch\.int64"),
+    ("state_dtype", "float32", ValueError, "got 'float32'"),
+    ("backend", "cuda", ValueError, "'auto'.*'reference'.*got 'cuda'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    BAD_OPTIONS,
+    ids=[f"{name}={value}" for name, value, *_ in BAD_OPTIONS],
+)
+def test_messages_name_the_option(
+    name: str, value: object, error: type[Exception], message: str
+) -> None:
+    options = {"input_size": 3, "hidden_size": 4} | {name: value}
+    with pytest.raises(error, match=f"^{name} must be .*{message}"):
+        DNC(**options)
+    if name in inspect.signature(DNCCell).parameters:
+        with pytest.raises(error, match=f"^{name} must be"):
+            DNCCell(**options)
+
+
+def test_one_module_cannot_drive_both_directions() -> None:
+    with pytest.raises(ValueError, match=r"controller must be a name or .*bidirectional"):
+        DNC(3, 4, controller=nn.Identity(), bidirectional=True)
+
+
+def test_dropout_with_one_layer_warns() -> None:
+    with pytest.warns(UserWarning, match=r"num_layers=1.*dropout=0\.5"):
+        DNC(3, 4, dropout=0.5)
+
+
+def test_every_option_is_an_argument_with_the_same_default() -> None:
+    """The signatures are written out for their readers, so they could drift apart."""
+    defaults = {
+        field.name: inspect.Parameter.empty
+        if field.default is dataclasses.MISSING
+        else field.default
+        for field in dataclasses.fields(DNCConfig)
+    }
+    only_whole_sequences = {"batch_first", "bidirectional"}
+    for module, absent in ((DNC, set()), (DNCCell, only_whole_sequences)):
+        arguments = {
+            name: parameter.default
+            for name, parameter in inspect.signature(module).parameters.items()
+            if name not in ("device", "dtype")
+        }
+        assert arguments == {k: v for k, v in defaults.items() if k not in absent}, module
+
+
+def test_leading_arguments_are_those_of_nn_lstm() -> None:
+    """By position: input, hidden, layers, bias, batch_first, dropout, bidirectional."""
+    arguments = (3, 4, 2, False, True, 0.25, True)
+    lstm, config = nn.LSTM(*arguments), DNC(*arguments).config
+    for name in DNCConfig.__dataclass_fields__.keys() & vars(lstm).keys():
+        assert getattr(config, name) == getattr(lstm, name), name
+    assert config.dropout == 0.25
+    assert config.bidirectional
+
+
+def test_config_is_frozen_and_tells_the_sizes() -> None:
+    config = DNCConfig(input_size=3, hidden_size=4, cell_size=5, num_read_heads=2)
+    assert config.read_size == 10
+    assert config.interface_size == 2 * 5 + 3 * 5 + 5 * 2 + 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.num_cells = 7
+
+
+def test_from_config_builds_the_same_model() -> None:
+    config = DNCConfig(input_size=3, hidden_size=4, num_layers=2, num_cells=6, cell_size=5)
+    model = DNC(3, 4, 2, num_cells=6, cell_size=5)
+    assert model.config == config
+    shapes = {name: part.shape for name, part in model.state_dict().items()}
+    rebuilt = DNC.from_config(config, dtype=torch.float64)
+    assert {name: part.shape for name, part in rebuilt.state_dict().items()} == shapes
+    assert {part.dtype for part in rebuilt.parameters()} == {torch.float64}
+    assert DNCCell.from_config(config).config == config

@@ -1,0 +1,329 @@
+"""Forms of input: padded, batch first, unbatched, packed, both directions, in parts and in whole.
+
+All of it in float64 from states with usages well apart: sums in another order must not swap cells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from states import (
+    assert_close,
+    gradients,
+    lively_dnc,
+    lively_state,
+    normal,
+    require_grad,
+    usage_gap,
+    weighed_sum,
+)
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
+
+from dnc_fast import DNC, DNCState
+from dnc_fast.state import join_batches, map_tensors, tensors
+
+LENGTHS = {"sorted": [5, 4, 4, 1], "unsorted": [2, 5, 1, 5]}
+
+both_directions = pytest.mark.parametrize("bidirectional", [False, True])
+
+
+def initial_state(model: DNC, batch_size: int) -> Any:
+    """A state for the model: one for each direction, each of its own."""
+    states = tuple(lively_state(model, batch_size, seed) for seed in range(len(model.cells)))
+    return states if model.config.bidirectional else states[0]
+
+
+def row(state: Any, b: int) -> Any:
+    """The unbatched state of one sequence."""
+    return map_tensors(lambda tensor: tensor[b], state)
+
+
+def batch_of_one(state: Any) -> Any:
+    return map_tensors(lambda tensor: tensor.unsqueeze(0), state)
+
+
+def one_direction(model: DNC, cell: str) -> DNC:
+    """A DNC with one direction's parameters of a bidirectional one."""
+    single = lively_dnc(num_layers=model.config.num_layers)
+    single.cell.load_state_dict(getattr(model, cell).state_dict())
+    return single
+
+
+# Padded tensors
+
+
+@both_directions
+def test_batch_equals_its_sequences_one_by_one(bidirectional: bool) -> None:
+    model = lively_dnc(num_layers=2, bidirectional=bidirectional)
+    x, state = normal(4, 3, 3), initial_state(model, 3)
+    output, final = model(x, state)
+    assert output.shape == (4, 3, 8 if bidirectional else 4)
+    for b in range(3):
+        single_output, single_final = model(x[:, b], row(state, b))
+        assert_close(single_output, output[:, b], "float64")
+        assert_close(single_final, row(final, b), "float64")
+
+
+@both_directions
+def test_batch_first_turns_input_and_output_and_no_state(bidirectional: bool) -> None:
+    model = lively_dnc(bidirectional=bidirectional)
+    turned = lively_dnc(bidirectional=bidirectional, batch_first=True)
+    x, state = normal(4, 3, 3), initial_state(model, 3)
+    output, final, trace = model(x, state, return_trace=True)
+    turned_output, turned_final, turned_trace = turned(x.transpose(0, 1), state, return_trace=True)
+    assert_close(turned_output, output.transpose(0, 1), "equal")
+    assert_close(turned_final, final, "equal")
+    expected = map_tensors(lambda tensor: tensor.transpose(0, 1), trace)
+    assert_close(turned_trace, expected, "equal")
+
+
+def test_batch_first_leaves_an_unbatched_sequence_alone() -> None:
+    x = normal(4, 3)
+    assert_close(lively_dnc(batch_first=True)(x), lively_dnc()(x), "equal")
+
+
+@both_directions
+def test_unbatched_is_a_batch_of_one_without_its_axis(bidirectional: bool) -> None:
+    model = lively_dnc(bidirectional=bidirectional)
+    x, state = normal(4, 3), initial_state(model, 1)
+    output, final, trace = model(x, row(state, 0), return_trace=True)
+    batch_output, batch_final, batch_trace = model(x[:, None], state, return_trace=True)
+    assert_close(output, batch_output[:, 0], "equal")
+    assert_close(batch_of_one(final), batch_final, "equal")
+    assert_close(trace, map_tensors(lambda tensor: tensor[:, 0], batch_trace), "equal")
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+@pytest.mark.parametrize("controller", ["lstm", "gru", "rnn", "feedforward"])
+def test_sequence_in_parts_equals_the_whole(controller: str, cut: int) -> None:
+    """Outputs, the state at the end, and all gradients."""
+    model = lively_dnc(controller=controller, num_layers=2, num_write_heads=2)
+    inputs = require_grad((normal(5, 2, 3), initial_state(model, 2)))
+    results = []
+    for parts in ([5], [cut, 5 - cut]):
+        x, state = inputs
+        outputs = []
+        for part in x.split(parts):
+            output, state = model(part, state)
+            outputs.append(output)
+        result = (torch.cat(outputs), state)
+        leaves = (inputs, tuple(model.parameters()))
+        for leaf in tensors(leaves):
+            leaf.grad = None
+        weighed_sum(result).backward()
+        results.append((result, map_tensors(Tensor.clone, gradients(leaves))))
+    assert_close(results[1], results[0], "float64")
+
+
+def test_from_zero_the_batch_equals_its_sequences_too() -> None:
+    """With the robust order, made for this: ties and near-ties go by index."""
+    model = lively_dnc(usage_order="robust")
+    x = normal(6, 3, 3)
+    output, final = model(x)
+    for b in range(3):
+        assert_close(model(x[:, b]), (output[:, b], row(final, b)), "float64")
+
+
+# Packed sequences
+
+
+def ragged_batch(kind: str) -> tuple[list[Tensor], PackedSequence]:
+    sequences = [normal(length, 3).requires_grad_() for length in LENGTHS[kind]]
+    return sequences, pack_sequence(sequences, enforce_sorted=kind == "sorted")
+
+
+@both_directions
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_packed_equals_its_sequences_one_by_one(kind: str, bidirectional: bool) -> None:
+    """Outputs, final states, and the gradients of inputs, initial states and parameters."""
+    model = lively_dnc(num_layers=2, bidirectional=bidirectional)
+    sequences, packed = ragged_batch(kind)
+    state = require_grad(initial_state(model, 4))
+    output, final = model(packed, state)
+    assert isinstance(output, PackedSequence)
+    assert torch.equal(output.batch_sizes, packed.batch_sizes)
+    assert min(usage_gap(s.memory.usage) for s in (final if bidirectional else [final])) > 1e-6
+    padded, lengths = pad_packed_sequence(output)
+    assert lengths.tolist() == LENGTHS[kind]
+    together = [(padded[:n, b], row(final, b)) for b, n in enumerate(LENGTHS[kind])]
+    alone = [model(x, row(state, b)) for b, x in enumerate(sequences)]
+    assert_close(together, alone, "float64")
+
+    leaves = (tuple(sequences), state, tuple(model.parameters()))
+    expected = torch.autograd.grad(weighed_sum(alone), list(tensors(leaves)))
+    actual = torch.autograd.grad(weighed_sum(together), list(tensors(leaves)))
+    assert all(gradient.any() for gradient in expected)
+    assert_close(actual, expected, "float64", "gradient")
+
+
+def test_packed_state_is_carried_in_the_order_of_the_input() -> None:
+    """The state that an unsorted batch returned fits the next batch, whatever its lengths."""
+    model = lively_dnc()
+    first, packed = ragged_batch("unsorted")
+    _, middle = model(packed, initial_state(model, 4))
+    second = [normal(length, 3) for length in (1, 2, 4, 3)]
+    output, _ = model(pack_sequence(second, enforce_sorted=False), middle)
+    padded, _ = pad_packed_sequence(output)
+    for b, (x, y) in enumerate(zip(first, second, strict=True)):
+        whole, _ = model(torch.cat([x, y]), row(initial_state(model, 4), b))
+        assert_close(padded[: len(y), b], whole[len(x) :], "float64")
+
+
+def test_packed_of_full_length_equals_padded() -> None:
+    model = lively_dnc()
+    x, state = normal(4, 3, 3), initial_state(model, 3)
+    output, final = model(pack_sequence(list(x.unbind(1))), state)
+    expected = model(x, state)
+    assert_close((pad_packed_sequence(output)[0], final), expected, "float64")
+
+
+# Both directions
+
+
+def test_bidirectional_equals_two_dncs() -> None:
+    model = lively_dnc(num_layers=2, bidirectional=True)
+    forth, back = one_direction(model, "cell"), one_direction(model, "reverse_cell")
+    x, state = normal(4, 2, 3), initial_state(model, 2)
+    output, final = model(x, state)
+    forth_output, forth_final = forth(x, state[0])
+    back_output, back_final = back(x.flip(0), state[1])
+    assert_close(output, torch.cat([forth_output, back_output.flip(0)], -1), "float64")
+    assert_close(final, (forth_final, back_final), "float64")
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_bidirectional_packed_starts_each_sequence_at_its_own_end(kind: str) -> None:
+    model = lively_dnc(bidirectional=True)
+    forth, back = one_direction(model, "cell"), one_direction(model, "reverse_cell")
+    sequences, packed = ragged_batch(kind)
+    state = initial_state(model, 4)
+    output, final = model(packed, state)
+    padded, _ = pad_packed_sequence(output)
+    for b, x in enumerate(sequences):
+        forth_output, forth_final = forth(x, row(state[0], b))
+        back_output, back_final = back(x.flip(0), row(state[1], b))
+        expected = torch.cat([forth_output, back_output.flip(0)], -1)
+        assert_close(padded[: len(x), b], expected, "float64")
+        assert_close(row(final, b), (forth_final, back_final), "float64")
+
+
+def test_bidirectional_directions_have_parameters_and_states_of_their_own() -> None:
+    model = lively_dnc(bidirectional=True)
+    names = set(dict(model.named_parameters()))
+    assert {name.replace("reverse_cell", "cell") for name in names} < names
+    assert len(names) == 2 * len(list(model.cell.parameters()))
+    zeros = model.zero_state(3)
+    assert len(zeros) == 2
+    assert_close(model(x := normal(4, 3, 3), zeros), model(x), "equal")
+
+
+def test_bidirectional_traces_run_in_the_order_of_the_input() -> None:
+    model = lively_dnc(bidirectional=True)
+    back = one_direction(model, "reverse_cell")
+    x, state = normal(4, 2, 3), initial_state(model, 2)
+    _, _, traces = model(x, state, return_trace=True)
+    _, _, back_trace = back(x.flip(0), state[1], return_trace=True)
+    assert_close(traces[1], map_tensors(lambda tensor: tensor.flip(0), back_trace), "float64")
+
+
+# Traces of packed sequences
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_packed_trace_is_padded_with_zeros(kind: str, batch_first: bool) -> None:
+    model = lively_dnc(batch_first=batch_first)
+    sequences, packed = ragged_batch(kind)
+    state = initial_state(model, 4)
+    _, _, trace = model(packed, state, return_trace=True)
+    steps_first = map_tensors(lambda part: part.transpose(0, 1) if batch_first else part, trace)
+    for b, x in enumerate(sequences):
+        _, _, alone = model(x, row(state, b), return_trace=True)
+        for name, part in steps_first._asdict().items():
+            assert part.shape[:2] == (5, 4), name
+            assert_close(part[: len(x), b], getattr(alone, name), "float64", name)
+            assert not part[len(x) :, b].any(), name
+
+
+# Messages
+
+MODEL = lively_dnc()
+X = normal(4, 2, 3, generator=torch.Generator().manual_seed(0))
+
+
+def with_number(number: float) -> Tensor:
+    x = X.clone()
+    x[2, 1, 0] = number
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (X[:0], ValueError, "input must have at least one step and one sequence, got T=0, B=2"),
+        (X[:, :0], ValueError, "input must have at least one step and one sequence, got T=4, B=0"),
+        (X[:0, 0], ValueError, "input must have at least one step"),
+        (X[..., :2], ValueError, r"input must have shape \(T, B, X\).*X=3, got \(4, 2, 2\)"),
+        (X[0, 0], ValueError, r"input must have shape .* got \(3,\)"),
+        (X[None], ValueError, r"input must have shape .* got \(1, 4, 2, 3\)"),
+        (X.long(), TypeError, r"input must be a floating-point tensor, got torch\.int64"),
+        (X.tolist(), TypeError, "input must be a tensor, got list"),
+        (X.to("meta"), ValueError, r"input must be on cpu, got meta.*\.to\('cpu'\)"),
+        (with_number(torch.nan), ValueError, r"input must be finite, got nan at index \(2, 1, 0\)"),
+        (with_number(torch.inf), ValueError, r"input must be finite, got inf at index \(2, 1, 0\)"),
+        (pack_sequence([X[:, 0, :2]]), ValueError, r"input\.data must have shape \(rows, 3\)"),
+        (pack_sequence([X[:, 0].long()]), TypeError, r"input\.data must be a floating-point"),
+        (pack_sequence([with_number(torch.nan)[:, 1]]), ValueError, r"input\.data must be finite"),
+    ],
+)
+def test_messages_name_the_input(x: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        MODEL(x)
+
+
+def test_message_tells_the_layout() -> None:
+    with pytest.raises(ValueError, match=r"input must have shape \(B, T, X\)"):
+        lively_dnc(batch_first=True)(X[..., :2])
+
+
+def test_dtype_of_the_input_must_be_that_of_the_parameters() -> None:
+    """As in nn.LSTM nothing is cast unasked, except by autocast."""
+    with pytest.raises(
+        (TypeError, ValueError), match=r"input .*torch\.float64.*got torch\.float32"
+    ):
+        MODEL(X.float())
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+@pytest.mark.parametrize("batch_size", [3, 5])
+def test_packed_wants_a_state_for_each_sequence(batch_size: int, kind: str) -> None:
+    """Not fewer, and no more either, of which sorting would only take the first."""
+    _, packed = ragged_batch(kind)
+    with pytest.raises(ValueError, match=rf"state\..*must have shape.*got.*\({batch_size}, 5, 3\)"):
+        MODEL(packed, lively_state(MODEL, batch_size))
+
+
+@pytest.mark.parametrize("state", [lively_state(MODEL, 2), [None, None], (None,), {}])
+def test_bidirectional_wants_a_pair_of_states(state: Any) -> None:
+    model = lively_dnc(bidirectional=True)
+    with pytest.raises(TypeError, match=r"state must be a pair of DNCStates .*got \w+"):
+        model(X, state)
+
+
+def test_bidirectional_takes_a_state_of_one_direction_alone() -> None:
+    model = lively_dnc(bidirectional=True)
+    state = lively_state(model, 2)
+    _, zeros = model.zero_state(2)
+    assert_close(model(X, (state, None)), model(X, (state, zeros)), "equal")
+    assert_close(model(X, (state, DNCState())), model(X, (state, zeros)), "equal")
+
+
+def test_joined_states_of_sequences_are_a_batch() -> None:
+    """What a server does: states of several users, one call."""
+    states = [lively_state(MODEL, 1, seed) for seed in range(2)]
+    output, _ = MODEL(X, join_batches(states))
+    for b, state in enumerate(states):
+        assert_close(MODEL(X[:, b : b + 1], state)[0], output[:, b : b + 1], "float64")
