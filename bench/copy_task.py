@@ -54,10 +54,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--controllers", nargs="+", default=["lstm", "feedforward"])
     parser.add_argument("--usage-orders", nargs="+", default=["exact"])
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # as the command line does
     print(provenance())
     print("\n| controller | usage order | seed | steps | seconds | right | right at length 16 |")
     print("|---|---|---|---|---|---|---|")

@@ -1,7 +1,7 @@
 """Pictures of how a model learned and of what its memory did. They know no training.
 
 matplotlib is optional, and not imported before the first picture is drawn:
-`pip install "dnc_fast[train]"` brings it. Nothing here uses pyplot, and the user's own matplotlib
+`pip install matplotlib` brings it. Nothing here uses pyplot, and the user's own matplotlib
 settings are neither followed nor changed.
 """
 

@@ -86,7 +86,7 @@ def import_matplotlib() -> Any:
     except ImportError as error:
         raise ImportError(
             "the pictures of dnc_fast need matplotlib, which could not be imported "
-            f'({error}); pip install "dnc_fast[train]" installs it'
+            f"({error}); `pip install matplotlib` brings it"
         ) from error
     return matplotlib
 
