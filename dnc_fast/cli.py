@@ -307,8 +307,11 @@ def _report(trainer: Trainer, options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     model, task, seed, _ = _restore(options)
     result = evaluate(model, task, options.sequences, seed)
-    print(f"{task}, {model.config.num_cells} cells, seed {seed}")
-    print(f"{options.sequences} held-out sequences: {describe(result)}, loss {result.loss:.5f}")
+    print(f"{task}; {model.config.num_cells} cells, seed {seed}")
+    print(
+        f"{options.sequences} held-out sequences: {describe(result)}, "
+        f"loss {result.loss:.5f} nats per bit"
+    )
     return 0
 
 

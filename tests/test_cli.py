@@ -56,7 +56,7 @@ def test_train_eval_show(tmp_path):
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")][-1] == 15
 
     printed = run("eval", out, "--task", "min_length=3", "max_length=3", "--num-cells", 9)
-    assert "max_length=3" in printed and "9 cells" in printed and "1000 held-out" in printed
+    assert "copy 3 to 3 vectors of 2 bits; 9 cells" in printed and "1000 held-out" in printed
 
     pictures = tmp_path / "pictures"
     run("show", out / "checkpoint.pt", "--out", pictures)

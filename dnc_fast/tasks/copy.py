@@ -31,6 +31,10 @@ class CopyTask:
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("max_length", self.max_length, minimum=self.min_length)
 
+    def __str__(self) -> str:
+        again = f", {self.num_sequences} times" if self.num_sequences > 1 else ""
+        return f"copy {self.min_length} to {self.max_length} vectors of {self.num_bits} bits{again}"
+
     @property
     def input_size(self) -> int:
         return self.num_bits + 2

@@ -27,6 +27,9 @@ class MappingTask:
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("map_seed", self.map_seed, minimum=0)
 
+    def __str__(self) -> str:
+        return f"map {self.num_symbols} symbols, {self.length} in a sequence"
+
     @property
     def input_size(self) -> int:
         return self.num_symbols

@@ -1,0 +1,1 @@
+"""The memory step for CPUs, compiled by Numba, one batch element at a time."""

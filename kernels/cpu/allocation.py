@@ -1,0 +1,109 @@
+"""Allocation weighting of one batch element.
+
+    u' = e + (1 - e) u;  a[i] = (1 - u'_i) prod over j before i of u'_j;  e = 1e-6
+
+Cells are ordered by u', or by u' rounded to 1/256 (`robust`), ties by index. The sort is a stable
+radix sort of the keys' bits; short rows are sorted by insertion.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compile import kernel
+
+EPSILON = 1e-6
+GRID = 2.0**-8
+SHORT = 48
+DIGIT = 11  # bits that the radix sort takes at a time
+
+
+@kernel
+def lifted_usage(usage, out):
+    """out = u'."""
+    epsilon = usage.dtype.type(EPSILON)
+    rest = usage.dtype.type(1 - EPSILON)
+    for n in range(usage.shape[0]):
+        out[n] = epsilon + rest * usage[n]
+
+
+@kernel
+def free_list(lifted, robust, order):
+    """Fill order with the cells from the least used to the most used, ties by index."""
+    N = lifted.shape[0]
+    keys = np.empty_like(lifted)
+    scale = lifted.dtype.type(1 / GRID)
+    for n in range(N):
+        keys[n] = np.rint(lifted[n] * scale) if robust else lifted[n]
+        order[n] = n
+    if N <= SHORT:
+        for place in range(1, N):
+            cell = order[place]
+            key = keys[cell]
+            before = place - 1
+            while before >= 0 and keys[order[before]] > key:
+                order[before + 1] = order[before]
+                before -= 1
+            order[before + 1] = cell
+        return
+    # Keys are not negative, so the bit patterns of their doubles are in the same order as they;
+    # of a widened single the last 29 bits are zero.
+    bits = keys.astype(np.float64).view(np.int64)
+    first = 29 if keys.itemsize == 4 else 0
+    other = np.empty_like(order)
+    counts = np.empty(1 << DIGIT, np.int64)
+    mask = (1 << DIGIT) - 1
+    source, target = order, other
+    swapped = False
+    for shift in range(first, 64, DIGIT):
+        counts[:] = 0
+        for n in range(N):
+            counts[(bits[n] >> shift) & mask] += 1
+        if counts[(bits[0] >> shift) & mask] == N:
+            continue  # all keys have this digit in common
+        start = 0
+        for digit in range(1 << DIGIT):
+            count = counts[digit]
+            counts[digit] = start
+            start += count
+        for place in range(N):
+            cell = source[place]
+            digit = (bits[cell] >> shift) & mask
+            target[counts[digit]] = cell
+            counts[digit] += 1
+        source, target = target, source
+        swapped = not swapped
+    if swapped:
+        order[:] = other
+
+
+@kernel
+def allocation_weighting(lifted, order, out):
+    """Fill out with the allocation weighting of an order."""
+    one = lifted.dtype.type(1)
+    product = one
+    for place in range(order.shape[0]):
+        cell = order[place]
+        out[cell] = (one - lifted[cell]) * product
+        product *= lifted[cell]
+
+
+@kernel
+def allocation_weighting_backward(d_allocation, lifted, order, d_usage):
+    """Add to d_usage: du'_i = (sum over k after i of da_k a_k) / u'_i - P_i da_i.
+
+    P_i is the product of u' before i.
+    """
+    one = lifted.dtype.type(1)
+    rest = lifted.dtype.type(1 - EPSILON)
+    products = np.empty_like(lifted)
+    product = one
+    for place in range(order.shape[0]):
+        products[place] = product
+        product *= lifted[order[place]]
+    after = lifted.dtype.type(0)
+    for place in range(order.shape[0] - 1, -1, -1):
+        cell = order[place]
+        term = products[place] * d_allocation[cell]
+        d_usage[cell] += rest * (after / lifted[cell] - term)
+        after += term * (one - lifted[cell])

@@ -1,0 +1,127 @@
+"""The interface vector of one batch element: split, activations and their slopes.
+
+read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
+erase vectors (Hw, W) | write vectors (Hw, W) | free gates (R) | allocation gates (Hw) |
+write gates (Hw) | read modes (R, 1 + 2 Hw): backward[Hw], content, forward[Hw]
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .compile import kernel
+
+
+@kernel
+def split(vector, W, R, Hw):
+    """Views of the parts of a vector, in its order."""
+    a = R * W
+    b = a + R
+    c = b + Hw * W
+    d = c + Hw
+    e = d + Hw * W
+    f = e + Hw * W
+    g = f + R
+    h = g + Hw
+    i = h + Hw
+    return (
+        vector[:a].reshape(R, W),
+        vector[a:b],
+        vector[b:c].reshape(Hw, W),
+        vector[c:d],
+        vector[d:e].reshape(Hw, W),
+        vector[e:f].reshape(Hw, W),
+        vector[f:g],
+        vector[g:h],
+        vector[h:i],
+        vector[i:].reshape(R, 1 + 2 * Hw),
+    )
+
+
+@kernel
+def _sigmoid(values):
+    one = values.dtype.type(1)
+    for index in range(values.shape[0]):
+        values[index] = one / (one + math.exp(-values[index]))
+
+
+@kernel
+def _oneplus(values):
+    one = values.dtype.type(1)
+    zero = values.dtype.type(0)
+    for index in range(values.shape[0]):
+        x = values[index]
+        values[index] = one + max(x, zero) + math.log1p(math.exp(-abs(x)))
+
+
+@kernel
+def activate(vector, W, R, Hw):
+    """A copy of a raw vector with the activation of each part applied."""
+    active = vector.copy()
+    parts = split(active, W, R, Hw)
+    _oneplus(parts[1])
+    _oneplus(parts[3])
+    for head in range(Hw):
+        _sigmoid(parts[4][head])
+    _sigmoid(parts[6])
+    _sigmoid(parts[7])
+    _sigmoid(parts[8])
+    modes = parts[9]
+    for r in range(R):
+        row = modes[r]
+        highest = row[0]
+        for mode in range(1, row.shape[0]):
+            highest = max(highest, row[mode])
+        total = vector.dtype.type(0)
+        for mode in range(row.shape[0]):
+            row[mode] = math.exp(row[mode] - highest)
+            total += row[mode]
+        for mode in range(row.shape[0]):
+            row[mode] /= total
+    return active
+
+
+@kernel
+def _times_gate_slope(gradient, values):
+    one = values.dtype.type(1)
+    for index in range(values.shape[0]):
+        gradient[index] *= values[index] * (one - values[index])
+
+
+@kernel
+def _times_oneplus_slope(gradient, values):
+    one = values.dtype.type(1)
+    for index in range(values.shape[0]):
+        gradient[index] *= -math.expm1(one - values[index])
+
+
+@kernel
+def activate_backward(gradient, active, W, R, Hw):
+    """The gradient of the activated vector becomes that of the raw one, in place."""
+    d = split(gradient, W, R, Hw)
+    parts = split(active, W, R, Hw)
+    _times_oneplus_slope(d[1], parts[1])
+    _times_oneplus_slope(d[3], parts[3])
+    for head in range(Hw):
+        _times_gate_slope(d[4][head], parts[4][head])
+    _times_gate_slope(d[6], parts[6])
+    _times_gate_slope(d[7], parts[7])
+    _times_gate_slope(d[8], parts[8])
+    for r in range(R):
+        row, modes = d[9][r], parts[9][r]
+        mean = gradient.dtype.type(0)
+        for mode in range(modes.shape[0]):
+            mean += modes[mode] * row[mode]
+        for mode in range(modes.shape[0]):
+            row[mode] = modes[mode] * (row[mode] - mean)
+
+
+@kernel
+def column(matrix, index):
+    """A contiguous copy of a column."""
+    out = np.empty(matrix.shape[0], matrix.dtype)
+    for row in range(matrix.shape[0]):
+        out[row] = matrix[row, index]
+    return out
