@@ -8,8 +8,9 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").read_text()).group(1)
 
+CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
-TEST = [*TRAIN, "hypothesis>=6.80", "pytest>=7.4", "pytest-benchmark>=4.0"]
+TEST = [*CPU, *TRAIN, "hypothesis>=6.80", "pytest>=7.4", "pytest-benchmark>=4.0"]
 
 setup(
     name="dnc_fast",
@@ -22,15 +23,18 @@ setup(
     python_requires=">=3.10",
     install_requires=["torch>=2.6", "numpy", "triton; platform_system == 'Linux'"],
     extras_require={
-        "train": TRAIN,
+        "cpu": CPU,
+        "train": [*CPU, *TRAIN],
         "test": TEST,
         "bench": ["dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],
     },
     packages=[
         "dnc_fast",
+        "dnc_fast.backends",
         "dnc_fast.engine",
         "dnc_fast.kernels",
+        "dnc_fast.kernels.cpu",
         "dnc_fast.pictures",
         "dnc_fast.reference",
         "dnc_fast.tasks",

@@ -16,7 +16,7 @@ import torch
 from dnc_fast import DNCConfig
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingConfig, evaluate
-from dnc_fast.training.presets import model_preset
+from dnc_fast.training.presets import model_preset, training_preset
 
 from .provenance import provenance
 
@@ -40,8 +40,9 @@ def learn(controller: str, seed: int, usage_order: str) -> Result:
         usage_order=usage_order,
         **model_preset(task),
     )
+    preset = training_preset(task, controller)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(task, model, TrainingConfig(seed=seed), folder)
+        trainer = Trainer(task, model, TrainingConfig(seed=seed, **preset), folder)
         trainer.train("off")
     twice = CopyTask(2 * task.max_length, 2 * task.max_length)
     held_out = evaluate(trainer.model, task, 1000, seed)

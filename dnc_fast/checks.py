@@ -61,7 +61,7 @@ def check_tensor(
         raise ValueError(
             f"{name} must be on {device}, got {tensor.device}; move it with .to({str(device)!r})"
         )
-    if dtype not in (None, tensor.dtype) and not torch.is_autocast_enabled(device.type):
+    if dtype not in (None, tensor.dtype) and not autocasts(device):
         raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}; cast it with .to({dtype})")
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return
@@ -72,3 +72,8 @@ def check_tensor(
             f"{name} must be finite, got {tensor[where].item()} at index {where}: "
             "one such value spreads over the whole memory and stays there"
         )
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import __version__
-from .backends import BACKENDS
+from .backends import BACKENDS, numba_installed, resolve_backend
 from .checks import check_integer
 from .config import DNCConfig
 from .tasks import TASKS, Task
@@ -32,7 +32,7 @@ from .training import (
     restore_task,
 )
 from .training.metrics import FORMATS
-from .training.presets import model_preset
+from .training.presets import model_preset, training_preset
 from .training.progress import KINDS, describe
 from .training.random import stream_generator
 
@@ -240,11 +240,12 @@ def _train(options: argparse.Namespace) -> int:
             output_size=task.output_size,
             **{**model_preset(task), **model_options},
         )
+        preset = training_preset(task, str(model.controller))
         try:
             trainer = Trainer(
                 task,
                 model,
-                TrainingConfig(**training_options),
+                TrainingConfig(**{**preset, **training_options}),
                 options.out,
                 device=options.device,
                 metrics_format=options.metrics,
@@ -388,7 +389,7 @@ def _check_device(name: str) -> None:
 def _info(options: argparse.Namespace) -> int:
     print(f"dnc_fast   {__version__}")
     print(f"python     {platform.python_version()} on {platform.machine()}")
-    for package in ("torch", "numpy", "triton", "tqdm", "matplotlib"):
+    for package in ("torch", "numpy", "triton", "numba", "tqdm", "matplotlib"):
         try:
             print(f"{package:<10} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
@@ -396,5 +397,9 @@ def _info(options: argparse.Namespace) -> int:
     print(f"cpu        {torch.get_num_threads()} threads")
     for index in range(torch.cuda.device_count()):
         print(f"cuda:{index}     {torch.cuda.get_device_name(index)}")
-    print(f"backends   {', '.join(BACKENDS)}; auto is reference, on every device")
+    print(f"backends   {', '.join(BACKENDS)}")
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        chosen = resolve_backend("auto", torch.device(device), torch.float32)
+        why = "" if numba_installed() else " (the faster cpu backend needs numba)"
+        print(f"           auto on {device} is {chosen}{why}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class DNCConfig:
         metadata={"choices": USAGE_ORDERS, "help": "how cells are ordered for allocation"},
     )
     state_dtype: torch.dtype | None = None
+    checkpoint_interval: int | None = None
     backend: str = field(
         default="auto", metadata={"choices": BACKENDS, "help": "what computes the memory step"}
     )
@@ -59,11 +61,18 @@ class DNCConfig:
             "num_write_heads",
         ):
             check_integer(name, getattr(self, name), minimum=1)
-        if self.output_size is not None:
-            check_integer("output_size", self.output_size, minimum=1)
+        for name in ("output_size", "checkpoint_interval"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), minimum=1)
         for name in ("bias", "batch_first", "bidirectional"):
             check_flag(name, getattr(self, name))
         check_number("dropout", self.dropout, 0.0, 1.0)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                "dropout acts between controller layers, so it does nothing with num_layers=1; "
+                f"got dropout={self.dropout}",
+                stacklevel=4,
+            )
         if self.activation_clip is not None:
             check_number("activation_clip", self.activation_clip, 0.0, above=True)
         if isinstance(self.controller, str):

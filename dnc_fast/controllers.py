@@ -49,7 +49,7 @@ class _ClipGradient(torch.autograd.Function):
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
 
-class _LayeredController(nn.Module):
+class LayeredController(nn.Module):
     """Layers where each sees the input, the read vectors and the layer below; all are put out.
 
     Layer l sees [x_t; r_{t-1}; h_t^{l-1}] and, when recurrent, h_{t-1}^l; the output is
@@ -125,7 +125,7 @@ class _LayeredController(nn.Module):
         return f"dropout={self.dropout}, activation_clip={self.activation_clip}"
 
 
-class LSTMController(_LayeredController):
+class LSTMController(LayeredController):
     """The paper's deep LSTM. State: a tuple with (h, c), each (B, H), for each layer."""
 
     make_layer = nn.LSTMCell
@@ -139,7 +139,7 @@ class LSTMController(_LayeredController):
         return hidden, (hidden, cell)
 
 
-class _SingleStateController(_LayeredController):
+class _SingleStateController(LayeredController):
     """Recurrent layers whose state is their hidden activations alone."""
 
     def zero_state(self, batch_size: int) -> tuple[Tensor, ...]:
@@ -162,7 +162,7 @@ class RNNController(_SingleStateController):
     make_layer = nn.RNNCell
 
 
-class FeedForwardController(_LayeredController):
+class FeedForwardController(LayeredController):
     """tanh layers without a state of their own: all that is remembered is in the memory."""
 
     make_layer = nn.Linear
@@ -174,7 +174,7 @@ class FeedForwardController(_LayeredController):
         return self.clip(torch.tanh(layer(inputs))), ()
 
 
-CONTROLLERS: dict[str, type[_LayeredController]] = {
+CONTROLLERS: dict[str, type[LayeredController]] = {
     "lstm": LSTMController,
     "gru": GRUController,
     "rnn": RNNController,

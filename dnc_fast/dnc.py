@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,14 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .backends import inspected_step
-from .checks import check_tensor
+from .backends import inspected_step, primitives, resolve_backend, unchecked_step
+from .checks import autocasts, check_tensor
 from .config import DNCConfig
 from .controllers import CONTROLLERS, check_controller
-from .engine import unroll
+from .engine import run_checkpointed, unroll
 from .sequences import Sequences
 from .state import DNCState, MemoryState, check_memory_state, map_tensors, tensors
 from .trace import Trace, join_steps, trace_step
+
+LSTM_ATTRIBUTES = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+)
+"""What code written for nn.LSTM may read off the module."""
 
 
 class DNCCell(nn.Module):
@@ -45,6 +56,7 @@ class DNCCell(nn.Module):
         activation_clip: float | None = None,
         usage_order: str = "exact",
         state_dtype: torch.dtype | None = None,
+        checkpoint_interval: int | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -64,6 +76,7 @@ class DNCCell(nn.Module):
             activation_clip=activation_clip,
             usage_order=usage_order,
             state_dtype=state_dtype,
+            checkpoint_interval=checkpoint_interval,
             backend=backend,
         )
         self._build(config, device, dtype)
@@ -161,11 +174,6 @@ class DNCCell(nn.Module):
         """
         if state is None:
             return self.zero_state(batch_size)
-        if not isinstance(state, DNCState):
-            raise TypeError(
-                f"state must be a DNCState or None, got {type(state).__name__}; a DNC's state is "
-                "what an earlier call returned, or zero_state(batch_size)"
-            )
         controller, memory, read_vectors = state
         if memory is None:
             memory = self._zero_memory(batch_size)
@@ -187,9 +195,12 @@ class DNCCell(nn.Module):
         self, field: str, state: DNCState, zeros: DNCState, batch_size: int
     ) -> None:
         """Raise unless a field of a state has the shapes and dtypes of `zeros`, on our device."""
-        parts, expected = (list(tensors(getattr(tree, field))) for tree in (state, zeros))
-        shapes = [tuple(part.shape) for part in parts]
-        expected_shapes = [tuple(part.shape) for part in expected]
+        whole, expected = getattr(state, field), getattr(zeros, field)
+        try:
+            shapes = map_tensors(lambda tensor: tuple(tensor.shape), whole)
+        except TypeError as error:
+            raise TypeError(f"state.{field} is not a state: {error}") from None
+        expected_shapes = map_tensors(lambda tensor: tuple(tensor.shape), expected)
         if shapes != expected_shapes:
             raise ValueError(
                 f"state.{field} must have shapes {expected_shapes} for a batch of {batch_size}, "
@@ -197,8 +208,8 @@ class DNCCell(nn.Module):
             )
         device = self.interface.weight.device
         # Under autocast a controller's state has the dtype that autocast gave it.
-        any_dtype = field == "controller" and torch.is_autocast_enabled(device.type)
-        for part, zero in zip(parts, expected, strict=True):
+        any_dtype = field == "controller" and autocasts(device)
+        for part, zero in zip(tensors(whole), tensors(expected), strict=True):
             if part.device != device:
                 raise ValueError(
                     f"state.{field} must be on {device} like the model, got {part.device}; "
@@ -240,6 +251,7 @@ class DNCCell(nn.Module):
                 f"input must have shape (B, {self.config.input_size}) or "
                 f"({self.config.input_size},), got {tuple(input.shape)}"
             )
+        check_state_type(state)
         unbatched = input.dim() == 1
         if unbatched:
             input = input.unsqueeze(0)
@@ -268,13 +280,46 @@ class DNCCell(nn.Module):
         hidden, controller_state = self.controller(
             torch.cat([inputs, last_read], dim=-1), state.controller
         )
-        read_vectors, memory, interface, weightings = inspected_step(
-            self.interface(hidden), state.memory, self.config.usage_order
-        )
-        if trace is not None:
+        vector, order = self.interface(hidden), self.config.usage_order
+        if trace is None:
+            read_vectors, memory = unchecked_step(vector, state.memory, self.config.backend, order)
+        else:  # whatever the backend, only the reference shows what it weighs
+            read_vectors, memory, interface, weightings = inspected_step(
+                vector, state.memory, order
+            )
             trace.append(trace_step(interface, weightings, memory, read_vectors))
         features = torch.cat([hidden, read_vectors.flatten(1).to(hidden.dtype)], dim=-1)
         return features, DNCState(controller_state, memory, read_vectors)
+
+    def run(
+        self, rows: Tensor, batch_sizes: list[int], state: DNCState, trace: list[Trace] | None
+    ) -> tuple[Tensor, DNCState]:
+        """Whole sequences, by the fastest way that the backend and the dtypes allow.
+
+        Args:
+            rows: (sum of batch_sizes, X), step after step.
+            batch_sizes: how many sequences each step still has; never grows.
+            state: complete, before the first step.
+            trace: where to put what each step did, if wanted.
+
+        Returns:
+            features (rows, L H + R W), and the state of each sequence after its own last step.
+        """
+        dtype, device = self.state_dtype, rows.device
+        backend = resolve_backend(self.config.backend, device, dtype)
+        plain = rows.dtype == dtype and not autocasts(device)
+        if backend == "reference" or trace is not None or not plain:
+            return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
+        return run_checkpointed(
+            self.controller,
+            self.interface,
+            rows,
+            batch_sizes,
+            state,
+            primitives=primitives(backend),
+            usage_order=self.config.usage_order,
+            interval=self.config.checkpoint_interval,
+        )
 
     def extra_repr(self) -> str:
         return describe(self.config)
@@ -307,7 +352,12 @@ class DNC(nn.Module):
         usage_order: "exact" orders cells for allocation by usage, "robust" by usage rounded to
             1/256; ties by index.
         state_dtype: dtype of the memory state; None for float32, or float64 in a double model.
-        backend: "auto" or "reference".
+        checkpoint_interval: K; memory and link matrix are kept for backpropagation every K-th step
+            only, and made anew in between. None for 1 where all steps' link matrices take at most
+            32 MiB, else the root of T.
+        backend: "reference" is autograd through the equations, step by step; "cpu" the compiled
+            kernels (needs Numba), "eager" the same algorithm in plain torch, both exact and without
+            the history of the link matrix; "auto" the fastest that can run.
         device, dtype: of the parameters, as in torch.
 
     Raises:
@@ -333,6 +383,7 @@ class DNC(nn.Module):
         activation_clip: float | None = None,
         usage_order: str = "exact",
         state_dtype: torch.dtype | None = None,
+        checkpoint_interval: int | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -354,6 +405,7 @@ class DNC(nn.Module):
             activation_clip=activation_clip,
             usage_order=usage_order,
             state_dtype=state_dtype,
+            checkpoint_interval=checkpoint_interval,
             backend=backend,
         )
         self._build(config, device, dtype)
@@ -375,15 +427,12 @@ class DNC(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        if config.dropout and config.num_layers == 1:
-            warnings.warn(
-                "dropout acts between controller layers, so it does nothing with num_layers=1; "
-                f"got dropout={config.dropout}",
-                stacklevel=3,
-            )
-        self.cell = DNCCell.from_config(config, device, dtype)
+        for name in LSTM_ATTRIBUTES:
+            setattr(self, name, getattr(config, name))
+        one = dataclasses.replace(config, bidirectional=False, batch_first=False)
+        self.cell = DNCCell.from_config(one, device, dtype)
         self.reverse_cell = (
-            DNCCell.from_config(config, device, dtype) if config.bidirectional else None
+            DNCCell.from_config(one, device, dtype) if config.bidirectional else None
         )
 
     @property
@@ -438,15 +487,17 @@ class DNC(nn.Module):
         for cell, initial in zip(self.cells, self._states_by_direction(state), strict=True):
             order = sequences.reversal() if cell is self.reverse_cell else None
             steps: list[Trace] | None = [] if return_trace else None
-            features, final = unroll(
-                partial(cell.step, trace=steps),
+            features, final = cell.run(
                 sequences.rows if order is None else sequences.rows[order],
                 sequences.batch_sizes,
-                cell.complete_state(sequences.sort_state(initial), sequences.batch_size),
+                sequences.sort_state(
+                    cell.complete_state(sequences.with_batch(initial), sequences.batch_size)
+                ),
+                steps,
             )
             output = cell.output(features)
             outputs.append(output if order is None else output[order])
-            states.append(sequences.unsort_state(final))
+            states.append(sequences.restore_state(final))
             if steps is not None:
                 rows = join_steps(steps)
                 rows = rows if order is None else Trace(*(part[order] for part in rows))
@@ -459,18 +510,31 @@ class DNC(nn.Module):
     def _states_by_direction(self, state: Any) -> list[DNCState | None]:
         """The state given by the user, one for each direction."""
         if not self.config.bidirectional:
-            return [state]
-        if state is None:
-            return [None, None]
-        if isinstance(state, DNCState) or not isinstance(state, tuple) or len(state) != 2:
+            states = [state]
+        elif state is None:
+            states = [None, None]
+        elif isinstance(state, DNCState) or not isinstance(state, tuple) or len(state) != 2:
             raise TypeError(
                 "state must be a pair of DNCStates (one per direction) for a bidirectional DNC, "
                 f"got {type(state).__name__}"
             )
-        return list(state)
+        else:
+            states = list(state)
+        for one in states:
+            check_state_type(one)
+        return states
 
     def extra_repr(self) -> str:
         return describe(self.config)
+
+
+def check_state_type(state: Any) -> None:
+    """Raise unless a state given by the user is a `DNCState` or None."""
+    if state is not None and not isinstance(state, DNCState):
+        raise TypeError(
+            f"state must be a DNCState or None, got {type(state).__name__}; a DNC's state is "
+            "what an earlier call returned, or zero_state(batch_size)"
+        )
 
 
 def describe(config: DNCConfig) -> str:

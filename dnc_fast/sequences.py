@@ -114,20 +114,24 @@ class Sequences:
             return padded.squeeze(1)
         return padded.transpose(0, 1) if self.batch_first else padded
 
-    def sort_state(self, state: State) -> State:
-        """A state given by the user, with its batch in the order of the rows."""
-        if self.unbatched:
-            return map_tensors(lambda tensor: tensor.unsqueeze(0), state)
-        if self.packed is not None and self.packed.sorted_indices is not None:
-            order = self.packed.sorted_indices
-            return map_tensors(lambda tensor: tensor.index_select(0, order), state)
-        return state
+    def with_batch(self, state: State) -> State:
+        """A state given by the user, with a batch axis also where the input has none."""
+        if not self.unbatched:
+            return state
+        return map_tensors(lambda tensor: tensor.unsqueeze(0), state)
 
-    def unsort_state(self, state: State) -> State:
-        """A state for the user, with its batch in the order of the input."""
+    def sort_state(self, state: State) -> State:
+        """A state with its batch brought from the order of the input to that of the rows."""
+        return self._reorder(state, None if self.packed is None else self.packed.sorted_indices)
+
+    def restore_state(self, state: State) -> State:
+        """A state for the user: in the order of the input, without the batch where it has none."""
         if self.unbatched:
             return map_tensors(lambda tensor: tensor.squeeze(0), state)
-        if self.packed is not None and self.packed.unsorted_indices is not None:
-            order = self.packed.unsorted_indices
-            return map_tensors(lambda tensor: tensor.index_select(0, order), state)
-        return state
+        return self._reorder(state, None if self.packed is None else self.packed.unsorted_indices)
+
+    @staticmethod
+    def _reorder(state: State, order: Tensor | None) -> State:
+        if order is None:
+            return state
+        return map_tensors(lambda tensor: tensor.index_select(0, order), state)

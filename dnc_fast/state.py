@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import check_integer
 
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """Apply `function` to each tensor of a nest of tuples, lists and dicts; None stays None."""
     if tree is None:
         return None
@@ -92,12 +94,11 @@ class MemoryState(NamedTuple):
         """The state before the first step: an empty, unused memory.
 
         Raises:
-            ValueError: a size is not an integer of at least 1.
+            TypeError, ValueError: a size is not an integer of at least 1.
         """
         sizes = MemorySizes(batch_size, num_cells, cell_size, num_read_heads, num_write_heads)
         for name, size in zip(sizes._fields, sizes, strict=True):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+            check_integer(name, size, minimum=1)
         return cls(
             **{
                 field: torch.zeros(shape, dtype=dtype, device=device)

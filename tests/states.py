@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -207,3 +207,18 @@ def weighed_sum(tree: Any, seed: int = 0) -> Tensor:
 def gradients(tree: Any) -> Any:
     """The gradient that each leaf of a nest has collected."""
     return map_tensors(lambda tensor: tensor.grad, tree)
+
+
+def assert_backward_equals_autograd(
+    backward: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Tensor]
+) -> None:
+    """A backward derived by hand, of (gradients of the results, inputs), against autograd."""
+    inputs = require_grad(inputs)
+    results = function(*inputs)
+    results = [results] if isinstance(results, Tensor) else results
+    cotangents = [normal(*result.shape) for result in results]
+    expected = torch.autograd.grad(results, inputs, cotangents)
+    with torch.no_grad():
+        actual = backward(*cotangents, *inputs)
+    actual = [actual] if isinstance(actual, Tensor) else actual
+    assert_close(list(actual), list(expected), "float64", "gradient")

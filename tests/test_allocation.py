@@ -12,6 +12,7 @@ from states import (
     SEEDS,
     SMALL_SIZES,
     arrays,
+    assert_backward_equals_autograd,
     assert_close,
     random_weighting,
     require_grad,
@@ -26,6 +27,11 @@ from dnc_fast.reference import (
     retention,
     update_usage,
     usage_order,
+)
+from dnc_fast.reference.allocation import (
+    allocation_weighting_backward,
+    retention_backward,
+    update_usage_backward,
 )
 from dnc_fast.state import MemorySizes
 
@@ -75,6 +81,18 @@ def test_gradients_of_retention_and_usage() -> None:
     assert torch.autograd.gradcheck(retention, require_grad((gates, read_weights)))
     psi = uniform(2, 4)
     assert torch.autograd.gradcheck(update_usage, require_grad((usage, write_weights, psi)))
+
+
+@given(SMALL_SIZES, SEEDS)
+def test_backward_of_retention_and_usage_equals_autograd(sizes: MemorySizes, seed: int) -> None:
+    """Also where a factor of a product is zero, so that nothing may be divided by it."""
+    torch.manual_seed(seed)
+    B, N, _, R, Hw = sizes
+    gates, read_weights, write_weights = uniform(B, R), uniform(B, R, N), uniform(B, Hw, N)
+    gates[0] = read_weights[0, :, 0] = write_weights[0, :, 0] = 1
+    assert_backward_equals_autograd(retention_backward, retention, (gates, read_weights))
+    inputs = (uniform(B, N), write_weights, uniform(B, N))
+    assert_backward_equals_autograd(update_usage_backward, update_usage, inputs)
 
 
 # The free list
@@ -167,6 +185,20 @@ def test_robust_order_leaves_values_and_gradients_unrounded() -> None:
 def test_gradients_at_separated_usages(order: str) -> None:
     usage = separated_usage(3, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda u: allocation_weighting(u, order), usage)
+
+
+@every_order
+@given(sizes=SMALL_SIZES, seed=SEEDS)
+def test_backward_equals_autograd(order: str, sizes: MemorySizes, seed: int) -> None:
+    """At ties, with usages of 0 and 1 among them, and at ties of the robust order alone."""
+    torch.manual_seed(seed)
+    drawn = uniform(sizes.batch_size, sizes.num_cells)
+    for usage in ((4 * drawn).round() / 4, 0.5 + 3 / 256 * drawn):
+        assert_backward_equals_autograd(
+            lambda d_weights, usage: allocation_weighting_backward(d_weights, usage, order),
+            lambda usage: allocation_weighting(usage, order),
+            [usage],
+        )
 
 
 @every_order

@@ -9,9 +9,19 @@ import oracle
 import pytest
 import torch
 from hypothesis import given
-from states import SEEDS, SMALL_SIZES, arrays, assert_close, normal, require_grad, weighed_sum
+from states import (
+    SEEDS,
+    SMALL_SIZES,
+    arrays,
+    assert_backward_equals_autograd,
+    assert_close,
+    normal,
+    require_grad,
+    weighed_sum,
+)
 
 from dnc_fast.reference import content_weighting, cosine_similarity
+from dnc_fast.reference.content import content_weighting_backward
 from dnc_fast.state import MemorySizes
 
 SIZES = MemorySizes(batch_size=2, num_cells=5, cell_size=3, num_read_heads=2, num_write_heads=1)
@@ -48,6 +58,14 @@ def test_cosine_by_hand() -> None:
 
 def test_gradients() -> None:
     assert torch.autograd.gradcheck(content_weighting, require_grad(lookup(SIZES)))
+
+
+@given(SMALL_SIZES, SEEDS)
+def test_backward_equals_autograd(sizes: MemorySizes, seed: int) -> None:
+    def backward(d_weights: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return content_weighting_backward(d_weights, content_weighting(*inputs), *inputs)
+
+    assert_backward_equals_autograd(backward, content_weighting, lookup(sizes, seed))
 
 
 def test_sums_to_one_and_prefers_the_nearest() -> None:

@@ -333,7 +333,8 @@ def traced() -> tuple[DNC, Tensor, DNCState, Trace]:
     model = lively_dnc(num_write_heads=3)
     x = normal(4, 2, 3)
     output, final, trace = model(x, lively_state(model, 2), return_trace=True)
-    assert_close((output, final), model(x, lively_state(model, 2)), "equal")
+    # The trace is the reference's, whichever backend runs without one.
+    assert_close((output, final), model(x, lively_state(model, 2)), "float64")
     assert output.requires_grad
     return model, output, final, trace
 

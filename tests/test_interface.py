@@ -9,7 +9,14 @@ import oracle
 import pytest
 import torch
 from hypothesis import given
-from states import SEEDS, SMALL_SIZES, arrays, assert_close, random_interfaces
+from states import (
+    SEEDS,
+    SMALL_SIZES,
+    arrays,
+    assert_backward_equals_autograd,
+    assert_close,
+    random_interfaces,
+)
 
 from dnc_fast.interface import (
     Interface,
@@ -17,6 +24,7 @@ from dnc_fast.interface import (
     interface_size,
     oneplus,
     parse_interface,
+    parse_interface_backward,
 )
 from dnc_fast.state import MemorySizes
 
@@ -102,6 +110,19 @@ def test_gradient_of_oneplus_is_the_sigmoid() -> None:
     oneplus(x).sum().backward()
     # Beyond x = 40 the line's slope of 1 takes the place of a sigmoid within 4e-18 of it.
     assert_close(x.grad, 1 / (1 + np.exp(-np.maximum(WIDE, -700))), "float64")
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@given(sizes=SMALL_SIZES, seed=SEEDS)
+def test_backward_equals_autograd(scale: float, sizes: MemorySizes, seed: int) -> None:
+    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads
+
+    def backward(*gradients_and_raw: torch.Tensor) -> torch.Tensor:
+        *gradients, raw = gradients_and_raw
+        return parse_interface_backward(Interface(*gradients), parse_interface(raw, *heads))
+
+    (raw,) = random_interfaces(1, sizes, seed, scale)
+    assert_backward_equals_autograd(backward, lambda raw: parse_interface(raw, *heads), [raw])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

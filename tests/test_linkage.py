@@ -9,6 +9,7 @@ from states import (
     SEEDS,
     SMALL_SIZES,
     arrays,
+    assert_backward_equals_autograd,
     assert_close,
     random_weighting,
     require_grad,
@@ -17,6 +18,11 @@ from states import (
 from torch import Tensor
 
 from dnc_fast.reference import directional_weightings, update_link, update_precedence
+from dnc_fast.reference.linkage import (
+    directional_weightings_backward,
+    update_link_backward,
+    update_precedence_backward,
+)
 from dnc_fast.state import MemorySizes
 
 SIZES = MemorySizes(batch_size=2, num_cells=4, cell_size=1, num_read_heads=3, num_write_heads=2)
@@ -111,6 +117,17 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(update_link, inputs)
     assert torch.autograd.gradcheck(update_precedence, inputs[1:])
     assert torch.autograd.gradcheck(directional_weightings, require_grad((link, read_weights)))
+
+
+@given(SMALL_SIZES, SEEDS)
+def test_backward_equals_autograd(sizes: MemorySizes, seed: int) -> None:
+    link, precedence, read_weights, write_weights = linkage(sizes, seed)
+    for backward, function, inputs in (
+        (update_link_backward, update_link, (link, precedence, write_weights)),
+        (update_precedence_backward, update_precedence, (precedence, write_weights)),
+        (directional_weightings_backward, directional_weightings, (link, read_weights)),
+    ):
+        assert_backward_equals_autograd(backward, function, inputs)
 
 
 def test_follows_a_permutation_of_the_cells() -> None:

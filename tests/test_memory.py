@@ -9,6 +9,7 @@ from states import (
     SEEDS,
     SMALL_SIZES,
     arrays,
+    assert_backward_equals_autograd,
     assert_close,
     normal,
     random_weighting,
@@ -18,6 +19,7 @@ from states import (
 from torch import Tensor
 
 from dnc_fast.reference import read_memory, write_memory
+from dnc_fast.reference.memory import read_memory_backward, write_memory_backward
 from dnc_fast.state import MemorySizes
 
 SIZES = MemorySizes(batch_size=2, num_cells=4, cell_size=3, num_read_heads=2, num_write_heads=2)
@@ -81,6 +83,17 @@ def test_gradients() -> None:
     inputs = require_grad((memory, weights, erase, vectors))
     assert torch.autograd.gradcheck(write_memory, inputs)
     assert torch.autograd.gradcheck(read_memory, require_grad((memory, random_weighting(2, 3, 4))))
+
+
+@given(SMALL_SIZES, SEEDS)
+def test_backward_equals_autograd(sizes: MemorySizes, seed: int) -> None:
+    """Also where erasing is complete, so that nothing may be divided by what is left."""
+    memory, weights, erase, vectors = write(sizes, seed)
+    weights[0, :, 0] = erase[0] = 1
+    inputs = (memory, weights, erase, vectors)
+    assert_backward_equals_autograd(write_memory_backward, write_memory, inputs)
+    read_weights = random_weighting(sizes.batch_size, sizes.num_read_heads, sizes.num_cells)
+    assert_backward_equals_autograd(read_memory_backward, read_memory, (memory, read_weights))
 
 
 def test_float32_is_close_to_float64() -> None:

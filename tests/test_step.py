@@ -1,6 +1,8 @@
-"""One whole memory step: `memory_step`, by backend, against the oracle and by its invariants."""
+"""One whole memory step of the reference, against the oracle and by its invariants."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import oracle
 import pytest
@@ -11,6 +13,7 @@ from states import (
     SEEDS,
     SMALL_SIZES,
     arrays,
+    assert_backward_equals_autograd,
     assert_close,
     gradients,
     random_interfaces,
@@ -23,9 +26,12 @@ from states import (
 from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step, reference
-from dnc_fast.interface import interface_shapes, parse_interface
+from dnc_fast.interface import Interface, interface_shapes, parse_interface
 from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.reference.step import memory_step_backward
 from dnc_fast.state import MemorySizes, map_tensors
+
+reference_step = partial(memory_step, backend="reference")
 
 SIZES = MemorySizes(batch_size=2, num_cells=4, cell_size=3, num_read_heads=2, num_write_heads=2)
 
@@ -38,7 +44,7 @@ def run(
     """The read vectors and the state of every step."""
     steps = []
     for vector in interfaces:
-        reads, state = memory_step(vector, state, usage_order=order)
+        reads, state = reference_step(vector, state, usage_order=order)
         steps.append((reads, state))
     return steps
 
@@ -51,7 +57,7 @@ def assert_steps_equal_the_oracle(
     for vector in interfaces:
         if not carried:
             expected_state = arrays(state)
-        reads, state = memory_step(vector, state, usage_order=order)
+        reads, state = reference_step(vector, state, usage_order=order)
         expected_reads, expected_state, _ = oracle.batched(
             oracle.memory_step, arrays(vector), expected_state, order=order
         )
@@ -94,7 +100,7 @@ def test_each_step_from_zero_equals_the_oracle(sizes: MemorySizes, seed: int, sc
 def test_first_step_from_zero_equals_the_oracle(order: str) -> None:
     """All usages tie exactly: the exact order is well defined too."""
     interfaces = random_interfaces(1, SIZES)
-    reads, state = memory_step(interfaces[0], zero_state(SIZES), usage_order=order)
+    reads, state = reference_step(interfaces[0], zero_state(SIZES), usage_order=order)
     expected = oracle.batched(
         oracle.memory_step, arrays(interfaces[0]), arrays(zero_state(SIZES)), order=order
     )
@@ -140,13 +146,42 @@ def test_gradients(order: str, sizes: MemorySizes) -> None:
     """Of both results, to the interface and all six fields of the state."""
 
     def step(vector: Tensor, *fields: Tensor) -> tuple[Tensor, ...]:
-        reads, state = memory_step(vector, MemoryState(*fields), usage_order=order)
+        reads, state = reference_step(vector, MemoryState(*fields), usage_order=order)
         return reads, *state
 
     vector, state = random_interfaces(1, sizes)[0], separated_state(sizes)
     # Difference quotients of 1e-6 must not reach a swap of the order, nor of the robust grid's.
     assert usage_gap(step(vector, *state)[2]) > 1e-3
     assert torch.autograd.gradcheck(step, require_grad((vector, *state)))
+
+
+def assert_step_backward_equals_autograd(vector: Tensor, state: MemoryState, order: str) -> None:
+    _, _, W, R, Hw = state.sizes
+    told = parse_interface(vector, W, R, Hw)
+
+    def step(*inputs: Tensor) -> tuple[Tensor, ...]:
+        reads, new, _ = reference.memory_step(
+            Interface(*inputs[: len(told)]), MemoryState(*inputs[len(told) :]), order
+        )
+        return reads, *new
+
+    def backward(d_reads: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        d_state, interface = MemoryState(*others[:6]), Interface(*others[6:-6])
+        state = MemoryState(*others[-6:])
+        _, new, parts = reference.memory_step(interface, state, order)
+        d_interface, d_old = memory_step_backward(
+            d_reads, d_state, interface, state, new, parts, order
+        )
+        return *d_interface, *d_old
+
+    assert_backward_equals_autograd(backward, step, (*told, *state))
+
+
+@every_order
+@given(sizes=SMALL_SIZES, seed=SEEDS)
+def test_backward_equals_autograd(order: str, sizes: MemorySizes, seed: int) -> None:
+    (vector,) = random_interfaces(1, sizes, seed)
+    assert_step_backward_equals_autograd(vector, separated_state(sizes, seed), order)
 
 
 def nasty_states(sizes: MemorySizes) -> dict[str, MemoryState]:
@@ -173,6 +208,16 @@ def test_gradients_are_finite_in_the_corners(
     assert all(part.isfinite().all() for reads, new in results for part in (reads, *new))
     weighed_sum(results).backward()
     assert all(gradient.isfinite().all() for gradient in (inputs[0].grad, *gradients(inputs[1])))
+
+
+@every_order
+@pytest.mark.parametrize("state", nasty_states(SIZES).values(), ids=nasty_states(SIZES).keys())
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1000.0])
+def test_backward_equals_autograd_in_the_corners(
+    scale: float, state: MemoryState, order: str
+) -> None:
+    (vector,) = random_interfaces(1, SIZES, scale=scale)
+    assert_step_backward_equals_autograd(vector, state, order)
 
 
 def test_gradients_reach_everything_through_two_steps() -> None:
@@ -222,7 +267,7 @@ SHUT, OPEN = -1000.0, 1000.0  # the sigmoid is 0 and 1 exactly
 
 def test_shut_write_gates_write_nothing() -> None:
     state = separated_state(SIZES)
-    _, new = memory_step(raw_interface(SIZES, write_gates=SHUT, write_vectors=1.0), state)
+    _, new = reference_step(raw_interface(SIZES, write_gates=SHUT, write_vectors=1.0), state)
     assert not new.write_weights.any()
     for field in ("memory", "link", "precedence"):
         assert torch.equal(getattr(new, field), getattr(state, field)), field
@@ -238,7 +283,7 @@ def test_allocation_fills_cell_after_cell_and_links_lead_through_them() -> None:
         vector = raw_interface(sizes, **write, write_vectors=content)
         # The exact order would go on with the last cell: allocation leaves 1e-6 of each write to
         # the next cell, and so less and less usage down the free list.
-        _, state = memory_step(vector, state, usage_order="robust")
+        _, state = reference_step(vector, state, usage_order="robust")
     torch.testing.assert_close(state.memory[0, :3], contents, rtol=0, atol=1e-5)
 
     def read(modes: list[float], **values: float | Tensor) -> Tensor:
@@ -246,7 +291,7 @@ def test_allocation_fills_cell_after_cell_and_links_lead_through_them() -> None:
         vector = raw_interface(
             sizes, read_modes=torch.tensor(modes), write_gates=SHUT, free_gates=SHUT, **values
         )
-        reads, state = memory_step(vector, state)
+        reads, state = reference_step(vector, state)
         return reads[0, 0]
 
     reads = [read([0, OPEN, 0], read_keys=contents[0], read_strengths=100.0)]
@@ -260,7 +305,7 @@ def test_write_keys_look_at_the_old_memory_and_read_keys_at_the_new() -> None:
     old, new = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     state = zero_state(sizes)
     state.memory[0, 1] = old
-    reads, state = memory_step(
+    reads, state = reference_step(
         raw_interface(
             sizes,
             write_keys=old,
@@ -287,7 +332,7 @@ def test_free_gates_free_what_was_read_and_written() -> None:
         write_weights=first[None, None], read_weights=first[None, None]
     )
     for gate, usage in ((OPEN, 0.0), (0.0, 0.5), (SHUT, 1.0)):
-        _, new = memory_step(raw_interface(sizes, free_gates=gate), state)
+        _, new = reference_step(raw_interface(sizes, free_gates=gate), state)
         assert new.usage.tolist() == [[usage, 0.0]]
 
 
@@ -302,7 +347,7 @@ def test_later_write_heads_see_what_the_earlier_will_allocate(order: str, second
     for first_gate, cells in ((OPEN, [0, second]), (SHUT, [0, 0])):
         gates = torch.tensor([first_gate, OPEN])
         vector = raw_interface(sizes, write_gates=gates, allocation_gates=OPEN)
-        _, state = memory_step(vector, zero_state(sizes), usage_order=order)
+        _, state = reference_step(vector, zero_state(sizes), usage_order=order)
         torch.testing.assert_close(
             state.write_weights[0],
             gates.sigmoid()[:, None] * torch.eye(3)[cells].double(),
@@ -354,8 +399,8 @@ def test_follows_a_permutation_of_the_read_heads() -> None:
     vector, state = random_interfaces(1, sizes)[0], separated_state(sizes)
     heads = [2, 0, 1]
     fields = {"read_keys", "read_strengths", "free_gates", "read_modes"}
-    reads, new = memory_step(vector, state)
-    permuted_reads, permuted_new = memory_step(
+    reads, new = reference_step(vector, state)
+    permuted_reads, permuted_new = reference_step(
         permuted(vector, sizes, fields, heads),
         state._replace(read_weights=state.read_weights[:, heads]),
     )
@@ -381,8 +426,8 @@ def test_write_heads_that_write_by_content_may_change_places() -> None:
             for name, part in state._asdict().items()
         }
     )
-    reads, new = memory_step(vector, state)
-    flipped_reads, flipped_new = memory_step(permuted(vector, SIZES, fields, [1, 0]), flipped)
+    reads, new = reference_step(vector, state)
+    flipped_reads, flipped_new = reference_step(permuted(vector, SIZES, fields, [1, 0]), flipped)
     assert_close(flipped_reads, reads, "float64")
     for name in ("precedence", "link", "write_weights"):
         assert_close(getattr(flipped_new, name).flip(1), getattr(new, name), "float64", name)
@@ -391,9 +436,9 @@ def test_write_heads_that_write_by_content_may_change_places() -> None:
 
 def test_sequences_of_a_batch_know_nothing_of_each_other() -> None:
     vector, state = random_interfaces(1, SIZES)[0], separated_state(SIZES)
-    together = memory_step(vector, state)
+    together = reference_step(vector, state)
     for b in range(SIZES.batch_size):
-        alone = memory_step(vector[b : b + 1], state.slice_batch(slice(b, b + 1)))
+        alone = reference_step(vector[b : b + 1], state.slice_batch(slice(b, b + 1)))
         expected = map_tensors(lambda tensor, b=b: tensor[b : b + 1], together)
         assert_close(alone, expected, "float64")
 
@@ -414,8 +459,8 @@ def test_float32_is_close_to_float64() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_states_are_computed_with_in_float32(dtype: torch.dtype) -> None:
     vector, state = random_interfaces(1, SIZES)[0].to(dtype), separated_state(SIZES).to(dtype)
-    result = memory_step(vector, state)
-    single = memory_step(vector.float(), state.to(torch.float32))
+    result = reference_step(vector, state)
+    single = reference_step(vector.float(), state.to(torch.float32))
     assert_close(result, map_tensors(lambda tensor: tensor.to(dtype), single), "equal")
     assert all(part.dtype == dtype for part in (result[0], *result[1]))
 
@@ -424,14 +469,14 @@ def test_half_precision_states_are_computed_with_in_float32(dtype: torch.dtype) 
 def test_state_decides_the_dtype(given: torch.dtype) -> None:
     vector, state = random_interfaces(1, SIZES)[0].to(given), separated_state(SIZES)
     for dtype in (torch.float32, torch.float64):
-        result = memory_step(vector, state.to(dtype))
+        result = reference_step(vector, state.to(dtype))
         assert all(part.dtype == dtype for part in (result[0], *result[1]))
         assert_close(result, memory_step(vector.to(dtype), state.to(dtype)), "equal")
 
 
 def test_autocast_does_not_touch_the_step() -> None:
     vector, state = random_interfaces(1, SIZES)[0].float(), separated_state(SIZES).to(torch.float32)
-    expected = memory_step(vector, state)
+    expected = reference_step(vector, state)
     with torch.autocast("cpu", torch.bfloat16):
         assert_close(memory_step(vector, state), expected, "equal")
 
@@ -447,7 +492,7 @@ def test_layout_of_the_inputs_does_not_matter() -> None:
         return strided
 
     vector, state = random_interfaces(1, SIZES)[0], separated_state(SIZES)
-    strided = memory_step(*map_tensors(spread, (vector, state)))
+    strided = reference_step(*map_tensors(spread, (vector, state)))
     assert_close(strided, memory_step(vector, state), "float64")
 
 
@@ -460,7 +505,7 @@ def test_inputs_are_left_alone() -> None:
 
 def test_backends_agree() -> None:
     vector, state = random_interfaces(1, SIZES)[0], separated_state(SIZES)
-    auto = memory_step(vector, state, backend="auto")
+    auto = reference_step(vector, state, backend="auto")
     assert_close(auto, memory_step(vector, state, backend="reference"), "float64")
 
 

@@ -1,28 +1,67 @@
 """The paper's equations in plain PyTorch: the truth that every other path is tested against.
 
-One file per group of equations, one function per equation, in the paper's order. Nothing here is
-clever; all of it is differentiable by autograd and takes any float dtype.
+One file per group of equations, one function per equation, in the paper's order, and beside each
+its hand-derived backward, from which faster paths are made. Nothing here is clever; all of it takes
+any float dtype.
 """
 
-from .allocation import USAGE_ORDERS, allocation_weighting, retention, update_usage, usage_order
-from .content import content_weighting, cosine_similarity
-from .linkage import directional_weightings, update_link, update_precedence
-from .memory import read_memory, write_memory
-from .step import Weightings, memory_step
+from .allocation import (
+    USAGE_ORDERS,
+    allocation_weighting,
+    allocation_weighting_backward,
+    retention,
+    retention_backward,
+    update_usage,
+    update_usage_backward,
+    usage_order,
+)
+from .content import content_weighting, content_weighting_backward, cosine_similarity
+from .linkage import (
+    directional_weightings,
+    directional_weightings_backward,
+    update_link,
+    update_link_backward,
+    update_precedence,
+    update_precedence_backward,
+)
+from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
+from .step import (
+    Weightings,
+    memory_step,
+    memory_step_backward,
+    read_weighting,
+    read_weighting_backward,
+    write_weighting,
+    write_weighting_backward,
+)
 
 __all__ = [
     "USAGE_ORDERS",
     "Weightings",
     "allocation_weighting",
+    "allocation_weighting_backward",
     "content_weighting",
+    "content_weighting_backward",
     "cosine_similarity",
     "directional_weightings",
+    "directional_weightings_backward",
     "memory_step",
+    "memory_step_backward",
     "read_memory",
+    "read_memory_backward",
+    "read_weighting",
+    "read_weighting_backward",
     "retention",
+    "retention_backward",
     "update_link",
+    "update_link_backward",
     "update_precedence",
+    "update_precedence_backward",
     "update_usage",
+    "update_usage_backward",
     "usage_order",
     "write_memory",
+    "write_memory_backward",
+    "write_weighting",
+    "write_weighting_backward",
 ]

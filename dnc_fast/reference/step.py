@@ -65,7 +65,7 @@ def memory_step(
     usage = update_usage(state.usage, state.write_weights, psi)
 
     content = content_weighting(interface.write_keys, interface.write_strengths, state.memory)
-    write_weights, allocation = _write_weighting(interface, usage, content, usage_order)
+    write_weights, allocation = write_weighting(interface, usage, content, usage_order)
     memory = write_memory(
         state.memory, write_weights, interface.erase_vectors, interface.write_vectors
     )
@@ -74,7 +74,7 @@ def memory_step(
     precedence = update_precedence(state.precedence, write_weights)
     forward, backward = directional_weightings(link, state.read_weights)
     read_content = content_weighting(interface.read_keys, interface.read_strengths, memory)
-    read_weights = _read_weighting(interface.read_modes, backward, read_content, forward)
+    read_weights = read_weighting(interface.read_modes, backward, read_content, forward)
 
     return (
         read_memory(memory, read_weights),
@@ -83,7 +83,7 @@ def memory_step(
     )
 
 
-def _write_weighting(
+def write_weighting(
     interface: Interface, usage: Tensor, content: Tensor, usage_order: str
 ) -> tuple[Tensor, Tensor]:
     """ww_h = g_w (g_a a_h + (1 - g_a) c_h), and the allocation weightings a_h.
@@ -112,7 +112,7 @@ def _write_weighting(
     return write_weights, allocation
 
 
-def _read_weighting(
+def read_weighting(
     read_modes: Tensor, backward: Tensor, content: Tensor, forward: Tensor
 ) -> Tensor:
     """wr_r = sum_h pi_b,h bwd_h + pi_c c + sum_h pi_f,h fwd_h.
@@ -156,7 +156,7 @@ def memory_step_backward(
     d_memory, d_read_weights = read_memory_backward(d_read_vectors, memory, new_state.read_weights)
     d_memory = d_memory + d_new_state.memory
     d_read_weights = d_read_weights + d_new_state.read_weights
-    d_read_modes, d_backward, d_content, d_forward = _read_weighting_backward(
+    d_read_modes, d_backward, d_content, d_forward = read_weighting_backward(
         d_read_weights, interface.read_modes, backward, read_content, forward
     )
     d_read_keys, d_read_strengths, d_memory_read = content_weighting_backward(
@@ -182,7 +182,7 @@ def memory_step_backward(
     d_write_weights = (
         d_new_state.write_weights + d_write_weights + d_write_weights_link + d_write_weights_memory
     )
-    d_allocation_gates, d_write_gates, d_usage, d_write_content = _write_weighting_backward(
+    d_allocation_gates, d_write_gates, d_usage, d_write_content = write_weighting_backward(
         d_write_weights, interface, new_state.usage, allocation, write_content, usage_order
     )
     d_write_keys, d_write_strengths, d_memory_write = content_weighting_backward(
@@ -224,7 +224,7 @@ def memory_step_backward(
     )
 
 
-def _write_weighting_backward(
+def write_weighting_backward(
     d_write_weights: Tensor,
     interface: Interface,
     usage: Tensor,
@@ -232,7 +232,7 @@ def _write_weighting_backward(
     content: Tensor,
     usage_order: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `_write_weighting`: of allocation gates, write gates, usage, content."""
+    """Gradients of `write_weighting`: of allocation gates, write gates, usage, content."""
     allocation_gates = interface.allocation_gates.unsqueeze(-1)
     write_gates = interface.write_gates.unsqueeze(-1)
     mixed = allocation_gates * allocation + (1 - allocation_gates) * content
@@ -266,10 +266,10 @@ def _write_weighting_backward(
     )
 
 
-def _read_weighting_backward(
+def read_weighting_backward(
     d_read_weights: Tensor, read_modes: Tensor, backward: Tensor, content: Tensor, forward: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `_read_weighting`: of read modes, backward, content, forward."""
+    """Gradients of `read_weighting`: of read modes, backward, content, forward."""
     heads = forward.shape[-2]
     modes = torch.cat([backward, content.unsqueeze(-2), forward], dim=-2)
     d_read_modes = (modes @ d_read_weights.unsqueeze(-1)).squeeze(-1)

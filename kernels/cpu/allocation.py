@@ -14,8 +14,8 @@ from .compile import kernel
 
 EPSILON = 1e-6
 GRID = 2.0**-8
-SHORT = 48
-DIGIT = 11  # bits that the radix sort takes at a time
+SHORT = 64
+LONG = 2048
 
 
 @kernel
@@ -51,18 +51,19 @@ def free_list(lifted, robust, order):
     bits = keys.astype(np.float64).view(np.int64)
     first = 29 if keys.itemsize == 4 else 0
     other = np.empty_like(order)
-    counts = np.empty(1 << DIGIT, np.int64)
-    mask = (1 << DIGIT) - 1
+    digit_bits = 8 if N < LONG else 11
+    counts = np.empty(1 << digit_bits, np.int64)
+    mask = (1 << digit_bits) - 1
     source, target = order, other
     swapped = False
-    for shift in range(first, 64, DIGIT):
+    for shift in range(first, 64, digit_bits):
         counts[:] = 0
         for n in range(N):
             counts[(bits[n] >> shift) & mask] += 1
         if counts[(bits[0] >> shift) & mask] == N:
             continue  # all keys have this digit in common
         start = 0
-        for digit in range(1 << DIGIT):
+        for digit in range(1 << digit_bits):
             count = counts[digit]
             counts[digit] = start
             start += count

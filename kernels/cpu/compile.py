@@ -15,13 +15,15 @@ from typing import Any
 import numba
 import numba.core.config
 
+config: Any = numba.core.config
+
 FASTMATH = {"reassoc", "contract", "nsz"}
 """What lets sums be vectorised. NaN and infinity stay what they are."""
 
 
 def _cache_folder() -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = Path(numba.core.config.CACHE_DIR or home / "dnc_fast")
+    base = Path(config.CACHE_DIR or home / "dnc_fast")
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
@@ -33,9 +35,9 @@ CACHE_FOLDER = str(_cache_folder())
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function for each dtype at its first call, or take it from the disk."""
-    before = numba.core.config.CACHE_DIR
-    numba.core.config.CACHE_DIR = CACHE_FOLDER
+    before = config.CACHE_DIR
+    config.CACHE_DIR = CACHE_FOLDER
     try:
         return numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(function)
     finally:
-        numba.core.config.CACHE_DIR = before
+        config.CACHE_DIR = before

@@ -57,9 +57,9 @@ def _oneplus(values):
 
 
 @kernel
-def activate(vector, W, R, Hw):
-    """A copy of a raw vector with the activation of each part applied."""
-    active = vector.copy()
+def activate(vector, W, R, Hw, active):
+    """Fill active with a raw vector after the activation of each part."""
+    active[:] = vector
     parts = split(active, W, R, Hw)
     _oneplus(parts[1])
     _oneplus(parts[3])

@@ -19,54 +19,12 @@ from .interface import activate, activate_backward, column, split
 STRIP = linkage.STRIP
 
 
-class Step(NamedTuple):
-    """The arrays of a time step, contiguous, of one dtype; 0 is of step t - 1, 1 of step t.
-
-    | field                    | shape                                             |
-    |--------------------------|---------------------------------------------------|
-    | vector                   | (B, interface size), raw                          |
-    | memory0, memory1         | (B, N, W)                                         |
-    | usage0, usage1           | (B, N)                                            |
-    | precedence0, precedence1 | (B, Hw, N)                                        |
-    | link0, link1             | (B, Hw, N, N); link1 is not looked at in backward |
-    | write0, write1           | (B, Hw, N), write weightings                      |
-    | read0, read1             | (B, R, N), read weightings                        |
-    | reads                    | (B, R, W), read vectors; their gradient           |
-    """
-
-    vector: Any
-    memory0: Any
-    memory1: Any
-    usage0: Any
-    usage1: Any
-    precedence0: Any
-    precedence1: Any
-    link0: Any
-    link1: Any
-    write0: Any
-    write1: Any
-    read0: Any
-    read1: Any
-    reads: Any
-
-
-class Adjoint(NamedTuple):
-    """Gradients of a step's state, changed in place from step t to step t - 1, and of its vector."""
-
-    vector: Any
-    memory: Any
-    usage: Any
-    precedence: Any
-    link: Any
-    write: Any
-    read: Any
-
-
 class Scratch(NamedTuple):
     """What the parts of a step leave for each other; S strips.
 
     | field        | shape            | forward             | backward                         |
     |--------------|------------------|---------------------|----------------------------------|
+    | active       | (B, interface)   | the vectors, activated                                 |
     | rows         | (B, Hw, R, N)    | forward weightings  | L_t x                            |
     | columns      | (B, S, Hw, R, N) | backward weightings | L_t^T x, each strip's part       |
     | row_sums     | (B, Hw, N)       |                     | see `linkage_backward`           |
@@ -74,6 +32,7 @@ class Scratch(NamedTuple):
     | d_precedence | (B, S, Hw, N)    |                     | see `linkage_backward`           |
     """
 
+    active: Any
     rows: Any
     columns: Any
     row_sums: Any
@@ -86,10 +45,11 @@ def num_strips(N: int) -> int:
     return -(-N // STRIP)
 
 
-def make_scratch(B: int, N: int, R: int, Hw: int, dtype: Any) -> Scratch:
+def make_scratch(B: int, N: int, W: int, R: int, Hw: int, dtype: Any) -> Scratch:
     """Scratch arrays for steps of these sizes."""
     S = num_strips(N)
     return Scratch(
+        active=np.empty((B, R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)), dtype),
         rows=np.empty((B, Hw, R, N), dtype),
         columns=np.empty((B, S, Hw, R, N), dtype),
         row_sums=np.empty((B, Hw, N), dtype),
@@ -142,12 +102,13 @@ def _allocate(usage, content_weights, allocation_gates, write_gates, robust, wri
 
 
 @kernel
-def forward_before(b, step, robust):
+def forward_before(b, step, scratch, robust):
     """Usage, write weightings, memory and precedence of step t."""
     memory0, write1, precedence0 = step.memory0[b], step.write1[b], step.precedence0[b]
     N, W = memory0.shape
     Hw, R = write1.shape[0], step.read0.shape[1]
-    parts = split(activate(step.vector[b], W, R, Hw), W, R, Hw)
+    activate(step.vector[b], W, R, Hw, scratch.active[b])
+    parts = split(scratch.active[b], W, R, Hw)
     _, _, keys, strengths, erase, vectors, free_gates, allocation_gates, write_gates, _ = parts
     _usage_before_writing(free_gates, step.usage0[b], step.write0[b], step.read0[b], step.usage1[b])
     key_norms, cell_norms = np.empty(Hw, memory0.dtype), np.empty(N, memory0.dtype)
@@ -185,12 +146,20 @@ def forward_link(b, strip, step, scratch):
 
 
 @kernel
+def forward_links(first, last, step, scratch):
+    """The strips [first, last) of all batch elements, one element's after another's."""
+    strips = scratch.columns.shape[1]
+    for index in range(first, last):
+        forward_link(index // strips, index % strips, step, scratch)
+
+
+@kernel
 def forward_after(b, step, scratch):
     """Read weightings and read vectors of step t."""
     memory1, read1 = step.memory1[b], step.read1[b]
     N, W = memory1.shape
     Hw, R = step.write1.shape[1], read1.shape[0]
-    parts = split(activate(step.vector[b], W, R, Hw), W, R, Hw)
+    parts = split(scratch.active[b], W, R, Hw)
     keys, strengths, modes = parts[0], parts[1], parts[9]
     key_norms, cell_norms = np.empty(R, memory1.dtype), np.empty(N, memory1.dtype)
     content.norms(keys, key_norms)
@@ -218,40 +187,50 @@ def forward_after(b, step, scratch):
 def forward(first, last, step, scratch, robust):
     """A whole step for the batch elements [first, last)."""
     for b in range(first, last):
-        forward_before(b, step, robust)
+        forward_before(b, step, scratch, robust)
         for strip in range(scratch.columns.shape[1]):
             forward_link(b, strip, step, scratch)
         forward_after(b, step, scratch)
 
 
 @kernel
-def rebuild(first, last, vector, memory0, memory1, link0, link1, write1, precedence0):
-    """Memory and link matrices of step t from those of step t - 1, for [first, last).
-
-    Nothing else of the step is computed again.
-    """
-    N, W = memory0.shape[1:]
-    Hw = write1.shape[1]
-    # Only erase and write vectors are needed, which lie behind the R read keys and strengths.
-    R = (vector.shape[1] - Hw * (3 * W + 3)) // (W + 3 + 2 * Hw)
+def rebuild_memory(first, last, step, scratch):
+    """memory1 from memory0, the interface and the write weightings, for [first, last)."""
+    W = step.memory0.shape[2]
+    Hw, R = step.write1.shape[1], step.read0.shape[1]
     for b in range(first, last):
-        parts = split(activate(vector[b], W, R, Hw), W, R, Hw)
-        memory.write_memory(memory0[b], write1[b], parts[4], parts[5], memory1[b])
-        for head in range(Hw):
+        activate(step.vector[b], W, R, Hw, scratch.active[b])
+        parts = split(scratch.active[b], W, R, Hw)
+        memory.write_memory(step.memory0[b], step.write1[b], parts[4], parts[5], step.memory1[b])
+
+
+@kernel
+def rebuild_links(first, last, step, strips):
+    """link1 from link0 and the vectors, for the strips [first, last) of all batch elements."""
+    N = step.usage0.shape[1]
+    for index in range(first, last):
+        b, strip = index // strips, index % strips
+        for head in range(step.write1.shape[1]):
             linkage.update_link(
-                0, N, link0[b, head], precedence0[b, head], write1[b, head], link1[b, head]
+                strip * STRIP,
+                min(strip * STRIP + STRIP, N),
+                step.link0[b, head],
+                step.precedence0[b, head],
+                step.write1[b, head],
+                step.link1[b, head],
             )
 
 
 @kernel
-def backward_before(b, step, adjoint):
+def backward_before(b, step, adjoint, scratch):
     """Through the read vectors and the read content weighting."""
     memory1 = step.memory1[b]
     N, W = memory1.shape
     Hw, R = step.write1.shape[1], step.read1.shape[1]
     d_memory, d_read = adjoint.memory[b], adjoint.read[b]
     memory.read_memory_backward(step.reads[b], memory1, step.read1[b], d_memory, d_read)
-    parts = split(activate(step.vector[b], W, R, Hw), W, R, Hw)
+    activate(step.vector[b], W, R, Hw, scratch.active[b])
+    parts = split(scratch.active[b], W, R, Hw)
     d_parts = split(adjoint.vector[b], W, R, Hw)
     keys, strengths, modes = parts[0], parts[1], parts[9]
     key_norms, cell_norms = np.empty(R, memory1.dtype), np.empty(N, memory1.dtype)
@@ -289,7 +268,7 @@ def backward_link(b, strip, step, adjoint, scratch):
     N, W = step.memory0.shape[1:]
     last = min(first + STRIP, N)
     Hw, R = step.write1.shape[1], step.read0.shape[1]
-    modes = split(activate(step.vector[b], W, R, Hw), W, R, Hw)[9]
+    modes = split(scratch.active[b], W, R, Hw)[9]
     for head in range(Hw):
         linkage.linkage_backward(
             first,
@@ -308,6 +287,14 @@ def backward_link(b, strip, step, adjoint, scratch):
             scratch.column_sums[b, strip, head],
             scratch.d_precedence[b, strip, head],
         )
+
+
+@kernel
+def backward_links(first, last, step, adjoint, scratch):
+    """The strips [first, last) of all batch elements, one element's after another's."""
+    strips = scratch.columns.shape[1]
+    for index in range(first, last):
+        backward_link(index // strips, index % strips, step, adjoint, scratch)
 
 
 @kernel
@@ -442,7 +429,7 @@ def backward_after(b, step, adjoint, scratch, robust):
     memory0, d_write = step.memory0[b], adjoint.write[b]
     N, W = memory0.shape
     Hw, R = step.write1.shape[1], step.read1.shape[1]
-    active = activate(step.vector[b], W, R, Hw)
+    active = scratch.active[b]
     parts = split(active, W, R, Hw)
     d_parts = split(adjoint.vector[b], W, R, Hw)
     _, _, keys, strengths, erase, vectors, free_gates, allocation_gates, write_gates, modes = parts
@@ -496,7 +483,7 @@ def backward_after(b, step, adjoint, scratch, robust):
 def backward(first, last, step, adjoint, scratch, robust):
     """Through a whole step for the batch elements [first, last)."""
     for b in range(first, last):
-        backward_before(b, step, adjoint)
+        backward_before(b, step, adjoint, scratch)
         for strip in range(scratch.columns.shape[1]):
             backward_link(b, strip, step, adjoint, scratch)
         backward_after(b, step, adjoint, scratch, robust)

@@ -1,0 +1,140 @@
+"""The one door between the maths and everything above it: the memory step, by backend.
+
+`reference` is autograd through the paper's equations. `eager` (plain torch) and `cpu` (compiled by
+Numba) are the hand-derived step, forward and backward; each is a module with the same primitives:
+`array`, `make_scratch`, `forward`, `rebuild`, `backward`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..checks import check_choice, check_tensor
+from ..interface import Interface, interface_size, parse_interface
+from ..reference import USAGE_ORDERS, Weightings
+from ..state import MemoryState, check_memory_state
+from .step import hand_derived_step
+
+BACKENDS = ("auto", "reference", "eager", "cpu")
+"""What `backend=` may be; `auto` takes the fastest that can run where the tensors are."""
+
+VARIABLE = "DNC_FAST_BACKEND"
+"""The environment variable that says what `auto` is."""
+
+
+@cache
+def numba_installed() -> bool:
+    """Whether the CPU kernels can be compiled."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that runs for a name.
+
+    Args:
+        backend: one of `BACKENDS`.
+        device: where the state is.
+        dtype: of the state.
+
+    Raises:
+        ValueError: the name is not one of `BACKENDS`, or that backend cannot take the state.
+        ModuleNotFoundError: it needs a package that is not installed.
+    """
+    check_choice("backend", backend, BACKENDS)
+    if backend == "auto" and VARIABLE in os.environ:
+        backend = os.environ[VARIABLE]
+        check_choice(VARIABLE, backend, BACKENDS)
+    full = dtype in (torch.float32, torch.float64)
+    if backend == "auto":
+        if not full or device.type == "meta":
+            return "reference"
+        return "cpu" if device.type == "cpu" and numba_installed() else "eager"
+    if backend in ("eager", "cpu") and not full:
+        raise ValueError(
+            f'backend {backend!r} takes a state in float32 or float64, got {dtype}; "reference" '
+            "takes every float dtype"
+        )
+    if backend == "cpu" and device.type != "cpu":
+        raise ValueError(f'backend "cpu" takes tensors on the cpu, got {device}; use "auto"')
+    if backend == "cpu" and not numba_installed():
+        raise ModuleNotFoundError('backend "cpu" needs Numba; `pip install numba` brings it')
+    return backend
+
+
+def primitives(backend: str) -> Any:
+    """The module of a hand-derived backend, "eager" or "cpu"."""
+    return importlib.import_module(f"{__name__}.{backend}")
+
+
+def memory_step(
+    interface: Tensor, state: MemoryState, *, backend: str = "auto", usage_order: str = "exact"
+) -> tuple[Tensor, MemoryState]:
+    """One step of the external memory: write, then read (Graves et al. 2016, Methods).
+
+    All sizes are inferred from the state. The arithmetic is done in the state's dtype, in float32
+    at the least, also under autocast.
+
+    Args:
+        interface: (B, R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)), the controller's raw vector in
+            the order of `dnc_fast.interface`, before any activation.
+        state: the memory after the step before; `MemoryState.zeros(...)` before the first.
+        backend: one of `BACKENDS`.
+        usage_order: one of `USAGE_ORDERS`: how cells are ordered for allocation.
+
+    Returns:
+        read vectors (B, R, W) and the state after the step, both in the state's dtype.
+
+    Raises:
+        TypeError: an argument is of the wrong type, or not of a floating-point dtype.
+        ValueError: a shape, dtype, device or name does not fit, or the interface is not finite
+            (looked at on a CPU only: elsewhere it would wait for the device).
+        ModuleNotFoundError: the backend needs a package that is not installed.
+    """
+    check_choice("usage_order", usage_order, USAGE_ORDERS)
+    B, _, W, R, Hw = check_memory_state(state)
+    check_tensor("interface", interface, state.memory.device)
+    expected = (B, interface_size(W, R, Hw))
+    if tuple(interface.shape) != expected:
+        raise ValueError(
+            f"interface must have shape {expected} for a state with B={B}, W={W}, R={R}, Hw={Hw}, "
+            f"got {tuple(interface.shape)}"
+        )
+    return unchecked_step(interface, state, backend, usage_order)
+
+
+def unchecked_step(
+    vector: Tensor, state: MemoryState, backend: str, usage_order: str
+) -> tuple[Tensor, MemoryState]:
+    """`memory_step` without the checks of its tensors."""
+    backend = resolve_backend(backend, state.memory.device, state.memory.dtype)
+    if backend == "reference":
+        read_vectors, new_state, _, _ = inspected_step(vector, state, usage_order)
+        return read_vectors, new_state
+    return hand_derived_step(primitives(backend), vector.to(state.memory.dtype), state, usage_order)
+
+
+def inspected_step(
+    vector: Tensor, state: MemoryState, usage_order: str
+) -> tuple[Tensor, MemoryState, Interface, Weightings]:
+    """The reference step without the checks, and with what it was told and what it weighed."""
+    dtype = state.memory.dtype
+    arithmetic = torch.promote_types(dtype, torch.float32)
+    _, _, W, R, Hw = state.sizes
+    meta = vector.device.type == "meta"  # it knows no autocast
+    with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
+        interface = parse_interface(vector.to(arithmetic), W, R, Hw)
+        read_vectors, new_state, weightings = reference.memory_step(
+            interface, state if dtype == arithmetic else state.to(arithmetic), usage_order
+        )
+    if dtype != arithmetic:
+        read_vectors, new_state = read_vectors.to(dtype), new_state.to(dtype)
+    return read_vectors, new_state, interface, weightings

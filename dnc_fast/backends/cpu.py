@@ -1,0 +1,102 @@
+"""The memory step by the compiled CPU kernels, its work shared out over torch's number of threads.
+
+Sums are made in an order that does not depend on the threads, so neither do the results.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels.arrays import Adjoint, Step
+from ..kernels.cpu import step as kernels
+from ..state import MemorySizes
+
+PARALLEL_FROM = 1 << 16
+"""Numbers in the link matrices of a step from which threads are worth their hand-over."""
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """What the primitives take for a tensor: a NumPy array on the same memory."""
+    return tensor.detach().numpy()
+
+
+def make_scratch(sizes: MemorySizes, dtype: torch.dtype) -> Any:
+    """Arrays that the parts of a step leave for each other."""
+    return kernels.make_scratch(*sizes, array(torch.empty(0, dtype=dtype)).dtype)
+
+
+def forward(step: Step, scratch: Any, usage_order: str) -> None:
+    """Fill step.*1 and step.reads."""
+    robust = usage_order == "robust"
+    B, strips, threads = _shares(step)
+    if threads <= B:
+        _share_out(threads, B, kernels.forward, step, scratch, robust)
+        return
+    for b in range(B):
+        kernels.forward_before(b, step, scratch, robust)
+    _share_out(threads, B * strips, kernels.forward_links, step, scratch)
+    for b in range(B):
+        kernels.forward_after(b, step, scratch)
+
+
+def rebuild(step: Step, scratch: Any, with_link: bool) -> None:
+    """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
+    B, strips, threads = _shares(step)
+    kernels.rebuild_memory(0, B, step, scratch)
+    if with_link:
+        _share_out(threads, B * strips, kernels.rebuild_links, step, strips)
+
+
+def backward(step: Step, adjoint: Adjoint, scratch: Any, usage_order: str) -> None:
+    """Take the adjoint from step t to step t - 1 and fill adjoint.vector.
+
+    step.reads is the gradient of the read vectors; adjoint.* are changed in place.
+    """
+    robust = usage_order == "robust"
+    B, strips, threads = _shares(step)
+    if threads <= B:
+        _share_out(threads, B, kernels.backward, step, adjoint, scratch, robust)
+        return
+    for b in range(B):
+        kernels.backward_before(b, step, adjoint, scratch)
+    _share_out(threads, B * strips, kernels.backward_links, step, adjoint, scratch)
+    for b in range(B):
+        kernels.backward_after(b, step, adjoint, scratch, robust)
+
+
+def _shares(step: Step) -> tuple[int, int, int]:
+    """Batch elements, strips of each, and how many threads should work on the step."""
+    B, _, N, _ = step.link0.shape
+    threads = torch.get_num_threads() if step.link0.size >= PARALLEL_FROM else 1
+    return B, kernels.num_strips(N), threads
+
+
+def _share_out(threads: int, count: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Call function(first, last, ...) on ranges that cover [0, count), at most one a thread."""
+    ends = [count * (thread + 1) // threads for thread in range(threads)]
+    ranges = [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
+    others = [_pool(threads).submit(function, a, b, *arguments) for a, b in ranges[1:]]
+    function(*ranges[0], *arguments)
+    for other in others:
+        other.result()
+
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The helpers of this thread; a forked process makes its own."""
+    key = (os.getpid(), threads)
+    with _pools_lock:
+        if key not in _pools:
+            _pools[key] = ThreadPoolExecutor(threads - 1, thread_name_prefix="dnc_fast")
+        return _pools[key]

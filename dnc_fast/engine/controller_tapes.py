@@ -1,0 +1,208 @@
+"""Controllers over the steps of a batch: built-in ones by hand, your own by local graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..controllers import LayeredController
+from ..state import map_tensors, tensors
+from .layer_tapes import LAYER_TAPES, LayerTape
+from .rows import Rows
+
+
+class LayeredTape:
+    """A built-in controller. Nothing is differentiated by autograd inside the loop.
+
+    Args:
+        controller: the module.
+        x: (rows, X), all steps' inputs.
+    """
+
+    def __init__(self, controller: LayeredController, x: Tensor) -> None:
+        self.controller = controller
+        self.kinds: list[type[LayerTape]] = [LAYER_TAPES[type(m)] for m in controller.layers]
+        prepared = [
+            kind.prepare(layer, x, x.shape[1])
+            for kind, layer in zip(self.kinds, controller.layers, strict=True)
+        ]
+        self.tensors = [tensor for layer in prepared for tensor in layer]
+        self.dropout = controller.dropout if controller.training else 0.0
+
+    def start(self, rows: Rows, given: list[Tensor], output: Tensor, state: Any) -> None:
+        """Begin a run.
+
+        Args:
+            rows: where the states lie.
+            given: `tensors`, outside any graph.
+            output: (output rows, L H), where hidden activations go.
+            state: before the first step, outside any graph.
+        """
+        self.rows = rows
+        self.masks: list[dict[int, Tensor]] = [{} for _ in self.kinds]
+        H = self.controller.hidden_size
+        self.layers: list[LayerTape] = []
+        for index, kind in enumerate(self.kinds):
+            x_part, weight = given[2 * index : 2 * index + 2]
+            hidden = output[:, index * H : (index + 1) * H]
+            self.layers.append(kind(rows, x_part, weight, hidden, list(tensors(state[index]))))
+
+    def forward(self, t: int, read_vectors: Tensor) -> None:
+        """Take step t, from the read vectors (b, R W) of the step before."""
+        below: Tensor | None = None
+        for layer, masks in zip(self.layers, self.masks, strict=True):
+            if below is not None and self.dropout:
+                mask = F.dropout(torch.ones_like(below), self.dropout)
+                below = below * mask
+                if self.rows.keep:
+                    masks[t] = mask
+            layer.forward(t, [read_vectors] if below is None else [read_vectors, below])
+            below = layer.hidden[self.rows.output(t)]
+
+    def final_state(self) -> list[Tensor]:
+        """Each sequence's state after its own last step, as a list of (B, H)."""
+        return [tensor for layer in self.layers for tensor in layer.final]
+
+    def start_backward(self, d_final: list[Tensor | None]) -> None:
+        """Begin at the end, with gradients of the final state."""
+        for layer in self.layers:
+            own, d_final = d_final[: len(layer.final)], d_final[len(layer.final) :]
+            layer.start_backward(own)
+
+    def backward(self, t: int, d_output: Tensor) -> Tensor:
+        """Play step t from the gradient of its output (b, L H).
+
+        Returns:
+            (b, R W): gradient of the read vectors of the step before.
+        """
+        H = self.controller.hidden_size
+        clip = self.controller.activation_clip
+        d_read: Tensor | None = None
+        d_below: Tensor | None = None
+        for index in reversed(range(len(self.layers))):
+            d_hidden = d_output[:, index * H : (index + 1) * H]
+            if d_below is not None:
+                d_hidden = d_hidden + d_below
+            d_seen = self.layers[index].backward(t, d_hidden, clip)
+            if index:
+                d_below = d_seen[:, d_seen.shape[1] - H :]
+                d_seen = d_seen[:, : d_seen.shape[1] - H]
+                if t in self.masks[index]:
+                    d_below = d_below * self.masks[index][t]
+            d_read = d_seen if d_read is None else d_read + d_seen
+        assert d_read is not None
+        return d_read
+
+    def gradients(self) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Gradients of `tensors`, and of the state before the first step."""
+        return (
+            [gradient for layer in self.layers for gradient in layer.gradients()],
+            [part for layer in self.layers for part in layer.d_state],
+        )
+
+    def release(self) -> None:
+        """Free what the run kept."""
+        self.layers, self.masks = [], []
+
+
+class ModuleTape:
+    """Any module that keeps the controller protocol: a small autograd graph for each step.
+
+    Args:
+        controller: the module.
+        x: (rows, X), all steps' inputs.
+    """
+
+    def __init__(self, controller: Any, x: Tensor) -> None:
+        self.controller = controller
+        self.parameters = [p for p in controller.parameters() if p.requires_grad]
+        self.tensors = [x, *self.parameters]
+
+    def start(self, rows: Rows, given: list[Tensor], output: Tensor, state: Any) -> None:
+        """Begin a run; see `LayeredTape.start`."""
+        self.rows = rows
+        self.x = given[0]
+        self.output = output
+        self.state = state
+        self.initial = list(tensors(state))
+        self.final = map_tensors(torch.empty_like, state)
+        self.graphs: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def forward(self, t: int, read_vectors: Tensor) -> None:
+        """Take step t, from the read vectors (b, R W) of the step before."""
+        place, size = self.rows.output(t), self.rows.batch_sizes[t]
+        state = map_tensors(lambda tensor: tensor[:size].detach(), self.state)
+        inputs = torch.cat([self.x[place], read_vectors.to(self.x.dtype)], dim=-1)
+        if self.rows.keep:
+            leaves = [inputs, *tensors(state)]
+            for leaf in leaves:
+                leaf.requires_grad_(leaf.is_floating_point())
+            with torch.enable_grad():
+                hidden, new_state = self.controller(inputs, state)
+            self.graphs[t] = leaves, [hidden, *tensors(new_state)]
+        else:
+            hidden, new_state = self.controller(inputs, state)
+        self.output[place] = hidden.detach()
+        self.state = new_state
+        ending = self.rows.ending(t)
+        for final, tensor in zip(tensors(self.final), tensors(new_state), strict=True):
+            final[ending] = tensor[ending].detach()
+
+    def final_state(self) -> list[Tensor]:
+        """Each sequence's state after its own last step."""
+        return list(tensors(self.final))
+
+    def start_backward(self, d_final: list[Tensor | None]) -> None:
+        """Begin at the end, with gradients of the final state."""
+        self.d_x = torch.zeros_like(self.x)
+        self.d_parameters: list[Tensor | None] = [None] * len(self.parameters)
+        self.d_state = [
+            torch.zeros_like(tensor) if part is None else part.clone()
+            for part, tensor in zip(d_final, self.initial, strict=True)
+        ]
+
+    def backward(self, t: int, d_output: Tensor) -> Tensor:
+        """Play step t; see `LayeredTape.backward`."""
+        size = self.rows.batch_sizes[t]
+        leaves, results = self.graphs[t]
+        d_results = [d_output, *(part[:size] for part in self.d_state)]
+        reached = [pair for pair in zip(results, d_results, strict=True) if pair[0].requires_grad]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad] + self.parameters
+        found = iter(
+            torch.autograd.grad(
+                [result for result, _ in reached],
+                wanted,
+                [gradient for _, gradient in reached],
+                allow_unused=True,
+            )
+        )
+        d_leaves = [next(found) if leaf.requires_grad else None for leaf in leaves]
+        for index, gradient in enumerate(found):
+            before = self.d_parameters[index]
+            if gradient is not None:
+                self.d_parameters[index] = gradient if before is None else before + gradient
+        for part, gradient in zip(self.d_state, d_leaves[1:], strict=True):
+            part[:size] = 0 if gradient is None else gradient
+        d_inputs = torch.zeros_like(leaves[0]) if d_leaves[0] is None else d_leaves[0]
+        x_size = self.x.shape[1]
+        self.d_x[self.rows.output(t)] = d_inputs[:, :x_size]
+        return d_inputs[:, x_size:]
+
+    def gradients(self) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Gradients of `tensors`, and of the state before the first step."""
+        return [self.d_x, *self.d_parameters], self.d_state
+
+    def release(self) -> None:
+        """Free what the run kept."""
+        self.graphs = {}
+
+
+def controller_tape(controller: nn.Module, x: Tensor) -> LayeredTape | ModuleTape:
+    """The tape of a controller."""
+    if type(controller).__module__ == LayeredController.__module__:
+        assert isinstance(controller, LayeredController)
+        return LayeredTape(controller, x)
+    return ModuleTape(controller, x)

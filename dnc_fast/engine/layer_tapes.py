@@ -1,0 +1,269 @@
+"""Controller layers over the steps of a batch, with hand-derived backward.
+
+What a layer makes of x_t is computed for all steps at once before the loop (`x_part`), and the
+gradients of its weights for all steps at once after it; only what depends on the step before stays
+in the loop. A layer's `inputs` at a step are what it sees of [r_{t-1}; h_t^{l-1}; h_{t-1}^l].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rows import Rows
+
+sigmoid_backward = torch.ops.aten.sigmoid_backward
+tanh_backward = torch.ops.aten.tanh_backward
+
+
+class LayerTape:
+    """What the layers have in common: weights, inputs, hidden activations.
+
+    Args:
+        rows: where the states lie.
+        x_part, weight: as `prepare` returned them.
+        hidden: (output rows, H), the layer's own columns of the output.
+        initial: the layer's state before the first step, a list of (B, H).
+    """
+
+    gates = 1
+    """Pre-activations for each hidden unit."""
+
+    def __init__(
+        self, rows: Rows, x_part: Tensor, weight: Tensor, hidden: Tensor, initial: list[Tensor]
+    ) -> None:
+        self.rows = rows
+        self.x_part, self.weight = x_part, weight
+        self.hidden = hidden
+        self.initial = initial
+        new = hidden.new_empty
+        self.inputs = new(rows.num_step_rows, self.weight.shape[1])
+        self.active = new(rows.num_step_rows, self.gates * hidden.shape[1])
+        self.final = [torch.empty_like(tensor) for tensor in initial]
+        self.d_state: list[Tensor] = []
+
+    @staticmethod
+    def prepare(layer: Any, x: Tensor, x_size: int) -> list[Tensor]:
+        """What a layer's tape computes from, by differentiable operations.
+
+        Returns:
+            x_part (rows, gates H), with the biases, and the weight (gates H, inputs).
+        """
+        bias = None if layer.bias_ih is None else layer.bias_ih + layer.bias_hh
+        x_part = F.linear(x, layer.weight_ih[:, :x_size], bias)
+        return [x_part, torch.cat([layer.weight_ih[:, x_size:], layer.weight_hh], dim=1)]
+
+    def hidden_before(self, t: int) -> Tensor:
+        """(b, H): h_{t-1}."""
+        size = self.rows.batch_sizes[t]
+        if t == 0:
+            return self.initial[0][:size]
+        start = self.rows.output(t - 1).start
+        return self.hidden[start : start + size]
+
+    def forward(self, t: int, seen: list[Tensor]) -> None:
+        """Take step t: from [r_{t-1}; h_t^{l-1}] to the hidden activations."""
+        inputs = self.inputs[self.rows.step(t)]
+        torch.cat([*seen, self.hidden_before(t)], dim=1, out=inputs)
+        active = self.active[self.rows.step(t)]
+        torch.addmm(self.x_part[self.rows.output(t)], inputs, self.weight.t(), out=active)
+        self.activate(t, active, self.hidden[self.rows.output(t)])
+        ending = self.rows.ending(t)
+        if ending.start < ending.stop:
+            for final, state in zip(self.final, self.states_after(t), strict=True):
+                final[ending] = state[ending]
+
+    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
+        """From pre-activations (b, gates H), changed in place, to hidden activations."""
+        raise NotImplementedError
+
+    def states_after(self, t: int) -> list[Tensor]:
+        """The layer's state after step t, each (b, H)."""
+        return [self.hidden[self.rows.output(t)]]
+
+    def start_backward(self, d_final: list[Tensor | None]) -> None:
+        """Begin at the end, with gradients of the final state."""
+        self.d_state = [
+            torch.zeros_like(tensor) if part is None else part.clone()
+            for part, tensor in zip(d_final, self.final, strict=True)
+        ]
+        self.d_active = torch.empty_like(self.active)
+
+    def backward(self, t: int, d_hidden: Tensor, clip: float | None) -> Tensor:
+        """Play step t.
+
+        Args:
+            t: steps come in falling order.
+            d_hidden: (b, H), gradient of h_t but for what step t + 1 adds.
+            clip: bound of the activations' gradients, see `DNC`.
+
+        Returns:
+            (b, inputs - H): gradient of what the layer saw besides its own state.
+        """
+        size = self.rows.batch_sizes[t]
+        d_state = [part[:size] for part in self.d_state]
+        d_state[0].add_(d_hidden)
+        if clip is not None:
+            for part in d_state:
+                part.clamp_(-clip, clip)
+        d_active = self.d_active[self.rows.step(t)]
+        direct = self.activate_backward(t, self.active[self.rows.step(t)], d_state, d_active)
+        d_inputs = d_active @ self.weight
+        seen = d_inputs.shape[1] - d_hidden.shape[1]
+        d_state[0].copy_(d_inputs[:, seen:])
+        if direct is not None:
+            d_state[0].add_(direct)
+        return d_inputs[:, :seen]
+
+    def activate_backward(
+        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+    ) -> Tensor | None:
+        """Fill d_active; of d_state, all but the hidden activations goes to step t - 1.
+
+        Returns:
+            (b, H): what goes to h_{t-1} besides the pre-activations, if anything.
+        """
+        raise NotImplementedError
+
+    def gradients(self) -> list[Tensor]:
+        """Gradients of x_part and weight, of all steps at once."""
+        return [self.d_active, self.d_active.t() @ self.inputs]
+
+
+class LSTMTape(LayerTape):
+    """State: h and c. Gates: input, forget, cell, output, as in nn.LSTMCell."""
+
+    gates = 4
+
+    def __init__(
+        self, rows: Rows, x_part: Tensor, weight: Tensor, hidden: Tensor, initial: list[Tensor]
+    ) -> None:
+        super().__init__(rows, x_part, weight, hidden, initial)
+        self.cells = hidden.new_empty(rows.num_state_rows, hidden.shape[1])
+        self.cells[: rows.batch_size] = initial[1]
+
+    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
+        H = hidden.shape[1]
+        active[:, : 2 * H].sigmoid_()
+        active[:, 2 * H : 3 * H].tanh_()
+        active[:, 3 * H :].sigmoid_()
+        entry, forget, change, output = active.chunk(4, dim=1)
+        cells = self.cells[self.rows.after(t)]
+        torch.mul(forget, self.cells[self.rows.before(t)], out=cells).addcmul_(entry, change)
+        torch.mul(output, torch.tanh(cells), out=hidden)
+
+    def states_after(self, t: int) -> list[Tensor]:
+        return [*super().states_after(t), self.cells[self.rows.after(t)]]
+
+    def activate_backward(
+        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+    ) -> None:
+        d_hidden, d_cells = d_state
+        entry, forget, change, output = active.chunk(4, dim=1)
+        d_entry, d_forget, d_change, d_output = d_active.chunk(4, dim=1)
+        seen = torch.tanh(self.cells[self.rows.after(t)])
+        before = self.cells[self.rows.before(t)]
+        d_cells.add_(tanh_backward(d_hidden * output, seen))
+        sigmoid_backward(d_cells * change, entry, grad_input=d_entry)
+        sigmoid_backward(d_cells * before, forget, grad_input=d_forget)
+        tanh_backward(d_cells * entry, change, grad_input=d_change)
+        sigmoid_backward(d_hidden * seen, output, grad_input=d_output)
+        d_cells.mul_(forget)
+
+
+class RNNTape(LayerTape):
+    """State: h. One tanh, as in nn.RNNCell."""
+
+    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
+        torch.tanh(active, out=hidden)
+
+    def activate_backward(
+        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+    ) -> None:
+        tanh_backward(d_state[0], self.hidden[self.rows.output(t)], grad_input=d_active)
+
+
+class FeedForwardTape(RNNTape):
+    """No state: h_{t-1} is not seen."""
+
+    @staticmethod
+    def prepare(layer: Any, x: Tensor, x_size: int) -> list[Tensor]:
+        x_part = F.linear(x, layer.weight[:, :x_size], layer.bias)
+        return [x_part, layer.weight[:, x_size:]]
+
+    def hidden_before(self, t: int) -> Tensor:
+        return self.hidden.new_empty(self.rows.batch_sizes[t], 0)
+
+    def states_after(self, t: int) -> list[Tensor]:
+        return []
+
+    def start_backward(self, d_final: list[Tensor | None]) -> None:
+        super().start_backward([])
+
+    def backward(self, t: int, d_hidden: Tensor, clip: float | None) -> Tensor:
+        if clip is not None:
+            d_hidden = d_hidden.clamp(-clip, clip)
+        d_active = self.d_active[self.rows.step(t)]
+        self.activate_backward(t, self.active[self.rows.step(t)], [d_hidden], d_active)
+        return d_active @ self.weight
+
+
+class GRUTape(LayerTape):
+    """State: h. As nn.GRUCell: h_t = (1 - z) n + z h, n = tanh(a + r b), with b made of h alone.
+
+    The pre-activations are those of r, z, a and b; where a does not see h, and b nothing else, the
+    weight is zero.
+    """
+
+    gates = 4
+
+    @staticmethod
+    def prepare(layer: Any, x: Tensor, x_size: int) -> list[Tensor]:
+        H, seen = layer.hidden_size, layer.weight_ih.shape[1] - x_size
+        x_weight, seen_weight = layer.weight_ih.split([x_size, seen], dim=1)
+        none = x_weight.new_zeros(1)
+        x_weight = torch.cat([x_weight, none.expand(H, x_size)])
+        if layer.bias_ih is None:
+            bias = None
+        else:
+            both = layer.bias_ih[: 2 * H] + layer.bias_hh[: 2 * H]
+            bias = torch.cat([both, layer.bias_ih[2 * H :], layer.bias_hh[2 * H :]])
+        hidden_weight = layer.weight_hh
+        weight = torch.cat(
+            [
+                torch.cat([seen_weight, none.expand(H, seen)]),
+                torch.cat([hidden_weight[: 2 * H], none.expand(H, H), hidden_weight[2 * H :]]),
+            ],
+            dim=1,
+        )
+        return [F.linear(x, x_weight, bias), weight]
+
+    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
+        H = hidden.shape[1]
+        active[:, : 2 * H].sigmoid_()
+        reset, update, new, hidden_new = active.chunk(4, dim=1)
+        new.addcmul_(reset, hidden_new).tanh_()
+        torch.lerp(new, self.hidden_before(t), update, out=hidden)
+
+    def activate_backward(
+        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+    ) -> Tensor:
+        d_hidden = d_state[0]
+        reset, update, new, hidden_new = active.chunk(4, dim=1)
+        d_reset, d_update, d_new, d_hidden_new = d_active.chunk(4, dim=1)
+        tanh_backward(d_hidden * (1 - update), new, grad_input=d_new)
+        sigmoid_backward(d_hidden * (self.hidden_before(t) - new), update, grad_input=d_update)
+        sigmoid_backward(d_new * hidden_new, reset, grad_input=d_reset)
+        torch.mul(d_new, reset, out=d_hidden_new)
+        return d_hidden * update
+
+
+LAYER_TAPES = {
+    nn.LSTMCell: LSTMTape,
+    nn.GRUCell: GRUTape,
+    nn.RNNCell: RNNTape,
+    nn.Linear: FeedForwardTape,
+}

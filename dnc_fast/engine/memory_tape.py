@@ -1,0 +1,223 @@
+"""The memory over the steps of a batch: vectors of every step, matrices of every K-th.
+
+Memory and link matrix after a step follow from those before it and from vectors alone (write
+weightings, precedence, erase and write vectors), so backpropagation makes them anew from the last
+checkpoint, a segment of K steps at a time, and never stores more than T / K + K of each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..interface import interface_size
+from ..kernels.arrays import Adjoint, Step
+from ..state import MemorySizes, MemoryState
+from .rows import Rows
+
+KEEP_ALL_BELOW = 32 * 2**20
+"""Bytes of link matrices of all steps up to which every step is a checkpoint."""
+
+
+def checkpoint_interval(steps: int, sizes: MemorySizes, itemsize: int) -> int:
+    """K: 1 where all link matrices fit in `KEEP_ALL_BELOW`, else the root of T, rounded up.
+
+    Checkpoints and the segment that is made anew take T / K + K matrices, least at that root.
+    """
+    link = sizes.batch_size * sizes.num_write_heads * sizes.num_cells**2 * itemsize
+    return 1 if steps * link <= KEEP_ALL_BELOW else math.isqrt(steps - 1) + 1
+
+
+class MemoryTape:
+    """Records a forward run of the memory, and plays it backward.
+
+    Args:
+        primitives: a module of `dnc_fast.backends` with the step's forward, rebuild and backward.
+        rows: where the states lie.
+        state: the memory before the first step.
+        interval: K.
+        usage_order: one of `USAGE_ORDERS`.
+    """
+
+    def __init__(
+        self, primitives: Any, rows: Rows, state: MemoryState, interval: int, usage_order: str
+    ) -> None:
+        _, N, W, R, Hw = state.sizes
+        self.primitives = primitives
+        self.rows = rows
+        self.interval = interval if rows.keep else rows.steps
+        self.usage_order = usage_order
+        self.initial = MemoryState(*(tensor.detach().contiguous() for tensor in state))
+        self.final = MemoryState(*map(torch.empty_like, self.initial))
+        new = state.memory.new_empty
+        self.vectors = new(rows.num_step_rows, interface_size(W, R, Hw))
+        self.reads = new(rows.num_step_rows, R, W)
+        self.vector_states = {
+            "usage": new(rows.num_state_rows, N),
+            "precedence": new(rows.num_state_rows, Hw, N),
+            "write_weights": new(rows.num_state_rows, Hw, N),
+            "read_weights": new(rows.num_state_rows, R, N),
+        }
+        for name, buffer in self.vector_states.items():
+            buffer[: rows.batch_size] = getattr(self.initial, name)
+        self.checkpoints: dict[int, tuple[Tensor, Tensor]] = {}
+        self._ring: list[tuple[Tensor, Tensor]] = []
+        self._scratch = primitives.make_scratch(state.sizes, state.memory.dtype)
+        self._arrays = {
+            name: primitives.array(buffer) for name, buffer in self.vector_states.items()
+        }
+        self._vectors, self._reads = map(primitives.array, (self.vectors, self.reads))
+
+    def forward(self, t: int) -> Tensor:
+        """Take step t, whose interface vectors stand in `vectors`.
+
+        Returns:
+            read vectors (b, R, W).
+        """
+        rows, size = self.rows, self.rows.batch_sizes[t]
+        memory0, link0 = self._matrices(t)
+        memory1, link1 = self._matrices(t + 1)
+        step = self._step(
+            t, memory0[:size], memory1[:size], link0[:size], link1[:size], self._reads[rows.step(t)]
+        )
+        self.primitives.forward(step, self._scratch, self.usage_order)
+        ending = rows.ending(t)
+        if ending.start < ending.stop:
+            after = rows.after(t)
+            for name, buffer in self.vector_states.items():
+                getattr(self.final, name)[ending] = buffer[after][ending]
+            if memory1 is not self.final.memory:
+                self.final.memory[ending] = memory1[ending]
+                self.final.link[ending] = link1[ending]
+        return self.reads[rows.step(t)]
+
+    def _matrices(self, t: int) -> tuple[Tensor, Tensor]:
+        """Where memory and link matrix before step t are, or are to be written."""
+        if t == 0:
+            return self.initial.memory, self.initial.link
+        if t == self.rows.steps:
+            return self.final.memory, self.final.link
+        if t % self.interval == 0:
+            if t not in self.checkpoints:
+                self.checkpoints[t] = self._new_matrices(self.rows.batch_sizes[t - 1])
+            return self.checkpoints[t]
+        while len(self._ring) < 2:
+            self._ring.append(self._new_matrices(self.rows.batch_size))
+        return self._ring[t % 2]
+
+    def _new_matrices(self, size: int) -> tuple[Tensor, Tensor]:
+        memory, link = self.initial.memory, self.initial.link
+        return memory.new_empty(size, *memory.shape[1:]), link.new_empty(size, *link.shape[1:])
+
+    def _step(
+        self,
+        t: int,
+        memory0: Tensor,
+        memory1: Tensor,
+        link0: Tensor,
+        link1: Tensor,
+        reads: Any,
+    ) -> Step:
+        """The arrays of step t."""
+        before, after, array = self.rows.before(t), self.rows.after(t), self.primitives.array
+        states = self._arrays
+        return Step(
+            vector=self._vectors[self.rows.step(t)],
+            memory0=array(memory0),
+            memory1=array(memory1),
+            usage0=states["usage"][before],
+            usage1=states["usage"][after],
+            precedence0=states["precedence"][before],
+            precedence1=states["precedence"][after],
+            link0=array(link0),
+            link1=array(link1),
+            write0=states["write_weights"][before],
+            write1=states["write_weights"][after],
+            read0=states["read_weights"][before],
+            read1=states["read_weights"][after],
+            reads=reads,
+        )
+
+    def release_ring(self) -> None:
+        """Free what only the forward run needed."""
+        self._ring = []
+
+
+class MemoryPlayback:
+    """Plays a `MemoryTape` backward, from the last step to the first.
+
+    Args:
+        tape: recorded with everything kept.
+        d_final: gradients of the final state, field by field; None stands for zeros.
+        d_reads: (rows, R, W), gradients of the read vectors, added to as steps are played.
+    """
+
+    def __init__(self, tape: MemoryTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
+        self.tape = tape
+        self.gradient = MemoryState(
+            *(
+                torch.zeros_like(tensor)
+                if part is None
+                else part.clone(memory_format=torch.contiguous_format)
+                for part, tensor in zip(d_final, tape.initial, strict=True)
+            )
+        )
+        self.d_vectors = torch.empty_like(tape.vectors)
+        self.d_reads = d_reads
+        array = tape.primitives.array
+        self._d_vectors, self._d_reads = array(self.d_vectors), array(d_reads)
+        self._gradient = [array(part) for part in self.gradient]
+        self._first = tape.rows.steps
+        self._segment: list[tuple[Tensor, Tensor]] = []
+        self._spare: list[tuple[Tensor, Tensor]] = []
+
+    def backward(self, t: int) -> Tensor:
+        """Play step t; steps come in falling order.
+
+        Returns:
+            gradients of its interface vectors (b, interface size).
+        """
+        tape, rows = self.tape, self.tape.rows
+        if t < self._first:
+            self._rebuild(t)
+        size, place = rows.batch_sizes[t], rows.step(t)
+        (memory0, link0), (memory1, _) = self._segment[t - self._first : t - self._first + 2]
+        step = tape._step(
+            t, memory0[:size], memory1[:size], link0[:size], link0[:size], self._d_reads[place]
+        )
+        memory, usage, precedence, link, write, read = (part[:size] for part in self._gradient)
+        adjoint = Adjoint(self._d_vectors[place], memory, usage, precedence, link, write, read)
+        tape.primitives.backward(step, adjoint, tape._scratch, tape.usage_order)
+        return self.d_vectors[place]
+
+    def _rebuild(self, last: int) -> None:
+        """Make the matrices of the segment that ends with step `last`."""
+        tape, rows = self.tape, self.tape.rows
+        self._first = last - last % tape.interval
+        self._segment = [tape._matrices(self._first)]
+        for place, t in enumerate(range(self._first, last + 1)):
+            if t + 1 in tape.checkpoints:
+                self._segment.append(tape.checkpoints[t + 1])
+                return
+            size = rows.batch_sizes[t]
+            if place == len(self._spare):
+                memory, link = tape.initial.memory, tape.initial.link
+                # The link matrix after the segment's last step is never looked at.
+                needs_link = place + 1 < min(tape.interval, rows.steps)
+                self._spare.append(
+                    (torch.empty_like(memory), torch.empty_like(link) if needs_link else link)
+                )
+            (memory0, link0), (memory1, link1) = self._segment[-1], self._spare[place]
+            step = tape._step(
+                t,
+                memory0[:size],
+                memory1[:size],
+                link0[:size],
+                link1[:size],
+                self._d_reads[rows.step(t)],
+            )
+            tape.primitives.rebuild(step, tape._scratch, with_link=t < last)
+            self._segment.append((memory1, link1))

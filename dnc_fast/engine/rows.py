@@ -1,0 +1,61 @@
+"""Where the states of a batch of sequences lie in buffers whose first axis is rows."""
+
+from __future__ import annotations
+
+
+class Rows:
+    """The rows of each step: first those of the initial state, then those after each step.
+
+    Step t has `batch_sizes[t]` sequences, the longest first. When nothing is kept for
+    backpropagation, two blocks of B rows take turns.
+
+    Args:
+        batch_sizes: sequences that each step still has; never grows.
+        keep: whether every step has rows of its own.
+    """
+
+    def __init__(self, batch_sizes: list[int], keep: bool) -> None:
+        self.batch_sizes = batch_sizes
+        self.keep = keep
+        self.batch_size = batch_sizes[0]
+        self.steps = len(batch_sizes)
+        self.total = sum(batch_sizes)
+        starts = [0]
+        for size in [self.batch_size, *batch_sizes]:
+            starts.append(starts[-1] + size)
+        self._starts = starts
+
+    @property
+    def num_state_rows(self) -> int:
+        """Rows of a buffer that holds states."""
+        return self._starts[-1] if self.keep else 2 * self.batch_size
+
+    @property
+    def num_step_rows(self) -> int:
+        """Rows of a buffer that holds what belongs to steps, such as interface vectors."""
+        return self.total if self.keep else self.batch_size
+
+    def before(self, t: int) -> slice:
+        """Rows of a state buffer before step t, of the sequences that step t has."""
+        start = self._starts[t] if self.keep else t % 2 * self.batch_size
+        return slice(start, start + self.batch_sizes[t])
+
+    def after(self, t: int) -> slice:
+        """Rows of a state buffer after step t."""
+        start = self._starts[t + 1] if self.keep else (t + 1) % 2 * self.batch_size
+        return slice(start, start + self.batch_sizes[t])
+
+    def step(self, t: int) -> slice:
+        """Rows of a step buffer at step t."""
+        start = self._starts[t + 1] - self.batch_size if self.keep else 0
+        return slice(start, start + self.batch_sizes[t])
+
+    def output(self, t: int) -> slice:
+        """Rows of the whole output at step t, kept or not."""
+        start = self._starts[t + 1] - self.batch_size
+        return slice(start, start + self.batch_sizes[t])
+
+    def ending(self, t: int) -> slice:
+        """Places in the batch of the sequences whose last step is t; may be empty."""
+        following = self.batch_sizes[t + 1] if t + 1 < self.steps else 0
+        return slice(following, self.batch_sizes[t])
