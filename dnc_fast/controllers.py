@@ -111,6 +111,16 @@ class LayeredController(nn.Module):
             return activations
         return _ClipGradient.apply(activations, self.activation_clip)
 
+    def kept_numbers(self) -> int:
+        """Numbers that backpropagation keeps of one step of one sequence, gradients included."""
+        kept = 0
+        for layer in self.layers:
+            weights = [p for name, p in layer.named_parameters() if name.startswith("weight")]
+            gates = weights[0].shape[0]
+            # What is made of x and its gradient; activations and theirs; inputs; state and tanh.
+            kept += 4 * gates + sum(weight.shape[1] for weight in weights) + 3 * self.hidden_size
+        return kept
+
     def zeros(self, batch_size: int) -> Tensor:
         """(B, H) zeros of the parameters' dtype and device."""
         return next(self.parameters()).new_zeros(batch_size, self.hidden_size)

@@ -12,12 +12,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .backends import inspected_step, primitives, resolve_backend, unchecked_step
-from .checks import autocasts, check_tensor
+from .checks import autocasts, check_integer, check_tensor
 from .config import DNCConfig
 from .controllers import CONTROLLERS, check_controller
-from .engine import run_checkpointed, unroll
+from .engine import (
+    MemoryReport,
+    checkpoint_interval,
+    memory_report,
+    run_checkpointed,
+    unroll,
+)
 from .sequences import Sequences
-from .state import DNCState, MemoryState, check_memory_state, map_tensors, tensors
+from .state import DNCState, MemorySizes, MemoryState, check_memory_state, map_tensors, tensors
 from .trace import Trace, join_steps, trace_step
 
 LSTM_ATTRIBUTES = (
@@ -321,6 +327,39 @@ class DNCCell(nn.Module):
             interval=self.config.checkpoint_interval,
         )
 
+    def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
+        """See `DNC.memory_report`."""
+        config, weight = self.config, self.interface.weight
+        backend = resolve_backend(config.backend, weight.device, self.state_dtype)
+        if backend == "reference":
+            raise ValueError(
+                'memory_report is of the engine, of backend "cpu" or "eager"; got "reference", '
+                "which keeps what autograd keeps: several link matrices for every step"
+            )
+        sizes = MemorySizes(
+            batch_size,
+            config.num_cells,
+            config.cell_size,
+            config.num_read_heads,
+            config.num_write_heads,
+        )
+        itemsize = self.state_dtype.itemsize
+        interval = config.checkpoint_interval
+        kept = getattr(self.controller, "kept_numbers", None)
+        return memory_report(
+            steps=steps,
+            sizes=sizes,
+            interval=interval or checkpoint_interval(steps, sizes, itemsize),
+            eager=backend == "eager",
+            itemsize=weight.element_size(),
+            state_itemsize=itemsize,
+            interface_size=config.interface_size,
+            controller_numbers=0 if kept is None else kept(),
+            features=self.output.in_features,
+            output_size=self.output.out_features,
+            parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
+        )
+
     def extra_repr(self) -> str:
         return describe(self.config)
 
@@ -449,6 +488,27 @@ class DNC(nn.Module):
         """
         states = tuple(cell.zero_state(batch_size, num_cells) for cell in self.cells)
         return states if self.config.bidirectional else states[0]
+
+    def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
+        """What one training step will take, by part, before it is run.
+
+        Of a controller of your own, what it keeps itself is not counted.
+
+        Args:
+            batch_size: B.
+            steps: T, of the longest sequence.
+
+        Returns:
+            a `MemoryReport`; `print` shows it as a table, `.total` is in bytes.
+
+        Raises:
+            TypeError, ValueError: an argument is not an integer of at least 1, or the backend is
+                "reference".
+        """
+        check_integer("batch_size", batch_size, minimum=1)
+        check_integer("steps", steps, minimum=1)
+        first, *others = (cell.memory_report(batch_size, steps) for cell in self.cells)
+        return sum(others, start=first)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as torch's own layers do."""

@@ -491,7 +491,7 @@ def test_user_settings_are_neither_followed_nor_changed(tmp_path):
 def test_missing_matplotlib_is_named_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for draw in (lambda: learning_curve([], [], ""), lambda: memory_view(**sequence())):
-        with pytest.raises(ImportError, match="matplotlib.*pip install matplotlib"):
+        with pytest.raises(ImportError, match=r"matplotlib.*pip install matplotlib"):
             draw()
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.arrays import Adjoint, Step
+from ..kernels.cpu import lstm
 from ..kernels.cpu import step as kernels
 from ..state import MemorySizes
 
@@ -31,6 +33,30 @@ def array(tensor: Tensor) -> np.ndarray:
 def make_scratch(sizes: MemorySizes, dtype: torch.dtype) -> Any:
     """Arrays that the parts of a step leave for each other."""
     return kernels.make_scratch(*sizes, array(torch.empty(0, dtype=dtype)).dtype)
+
+
+@contextmanager
+def loop(sizes: MemorySizes) -> Iterator[None]:
+    """While steps follow each other, torch's threads rest where ours work.
+
+    OpenMP's threads spin for a while after each operation of torch, on the cores that ours need.
+    """
+    threads = torch.get_num_threads()
+    if sizes.batch_size * sizes.num_write_heads * sizes.num_cells**2 < PARALLEL_FROM:
+        threads = 1
+    if threads == 1:
+        yield
+        return
+    _local.threads = threads
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        del _local.threads
+
+
+_local = threading.local()
 
 
 def forward(step: Step, scratch: Any, usage_order: str) -> None:
@@ -75,8 +101,21 @@ def backward(step: Step, adjoint: Adjoint, scratch: Any, usage_order: str) -> No
 def _shares(step: Step) -> tuple[int, int, int]:
     """Batch elements, strips of each, and how many threads should work on the step."""
     B, _, N, _ = step.link0.shape
-    threads = torch.get_num_threads() if step.link0.size >= PARALLEL_FROM else 1
-    return B, kernels.num_strips(N), threads
+    if step.link0.size < PARALLEL_FROM:
+        return B, kernels.num_strips(N), 1
+    return B, kernels.num_strips(N), getattr(_local, "threads", torch.get_num_threads())
+
+
+def lstm_backward(
+    active: Tensor,
+    seen: Tensor,
+    cells: Tensor,
+    d_hidden: Tensor,
+    d_cells: Tensor,
+    d_active: Tensor,
+) -> None:
+    """As `eager.lstm_backward`, in one pass."""
+    lstm.lstm_backward(*map(array, (active, seen, cells, d_hidden, d_cells, d_active)))
 
 
 def _share_out(threads: int, count: int, function: Callable[..., None], *arguments: Any) -> None:

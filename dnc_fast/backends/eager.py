@@ -6,6 +6,8 @@ kernels. The link matrix, which is most of the work, is changed in place.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,9 @@ from .. import reference
 from ..interface import Interface, parse_interface, parse_interface_backward
 from ..kernels.arrays import Adjoint, Step
 from ..state import MemorySizes
+
+sigmoid_backward = torch.ops.aten.sigmoid_backward
+tanh_backward = torch.ops.aten.tanh_backward
 
 
 def array(tensor: Tensor) -> Tensor:
@@ -22,6 +27,39 @@ def array(tensor: Tensor) -> Tensor:
 
 def make_scratch(sizes: MemorySizes, dtype: torch.dtype) -> None:
     """Plain torch leaves nothing between the parts of a step."""
+
+
+def loop(sizes: MemorySizes) -> AbstractContextManager[None]:
+    """Nothing to prepare for a run of steps."""
+    return nullcontext()
+
+
+def lstm_backward(
+    active: Tensor,
+    seen: Tensor,
+    cells: Tensor,
+    d_hidden: Tensor,
+    d_cells: Tensor,
+    d_active: Tensor,
+) -> None:
+    """Through the gates of an LSTM: h = o tanh(c), c = f c_{t-1} + i g.
+
+    Args:
+        active: (b, 4 H), i, f, g, o.
+        seen: (b, H), tanh(c).
+        cells: (b, H), c_{t-1}.
+        d_hidden: (b, H), gradient of h.
+        d_cells: (b, H), gradient of c; goes to step t - 1 in place.
+        d_active: (b, 4 H), filled with the gradient of the pre-activations.
+    """
+    entry, forget, change, output = active.chunk(4, dim=1)
+    d_entry, d_forget, d_change, d_output = d_active.chunk(4, dim=1)
+    d_cells.add_(tanh_backward(d_hidden * output, seen))
+    sigmoid_backward(d_cells * change, entry, grad_input=d_entry)
+    sigmoid_backward(d_cells * cells, forget, grad_input=d_forget)
+    tanh_backward(d_cells * entry, change, grad_input=d_change)
+    sigmoid_backward(d_hidden * seen, output, grad_input=d_output)
+    d_cells.mul_(forget)
 
 
 def forward(step: Step, scratch: None, usage_order: str) -> None:

@@ -103,22 +103,23 @@ class _Run:
         size = weight.shape[1]
         self.features = weight.new_empty(rows.total, size + reads.shape[1])
         hidden = self.features[:, :size]
-        controller.start(rows, controller_tensors, hidden, self.state.controller)
+        controller.start(self.primitives, rows, controller_tensors, hidden, self.state.controller)
         self.tape = MemoryTape(self.primitives, rows, memory, self.interval, self.usage_order)
         final_reads = torch.empty_like(self.state.read_vectors)
         weight_t = weight.t()
-        for t, active in enumerate(rows.batch_sizes):
-            controller.forward(t, reads[:active])
-            output, place = rows.output(t), rows.step(t)
-            if bias is None:
-                torch.mm(hidden[output], weight_t, out=self.tape.vectors[place])
-            else:
-                torch.addmm(bias, hidden[output], weight_t, out=self.tape.vectors[place])
-            read_vectors = self.tape.forward(t)
-            reads = read_vectors.flatten(1)
-            self.features[output, size:] = reads
-            ending = rows.ending(t)
-            final_reads[ending] = read_vectors[ending]
+        with self.primitives.loop(memory.sizes):
+            for t, active in enumerate(rows.batch_sizes):
+                controller.forward(t, reads[:active])
+                output, place = rows.output(t), rows.step(t)
+                if bias is None:
+                    torch.mm(hidden[output], weight_t, out=self.tape.vectors[place])
+                else:
+                    torch.addmm(bias, hidden[output], weight_t, out=self.tape.vectors[place])
+                read_vectors = self.tape.forward(t)
+                reads = read_vectors.flatten(1)
+                self.features[output, size:] = reads
+                ending = rows.ending(t)
+                final_reads[ending] = read_vectors[ending]
         self.tape.release_ring()
         final = DNCState(None, self.tape.final, final_reads)
         return [self.features, *controller.final_state(), *tensors(final)]
@@ -147,15 +148,16 @@ class _Run:
                 d_reads[rows.step(t)][ending] += d_final_reads[ending]
         playback = MemoryPlayback(self.tape, d_final_memory, d_reads)
         d_first_reads = torch.zeros_like(self.state.read_vectors)
-        for t in reversed(range(rows.steps)):
-            d_vector = playback.backward(t)
-            d_output = d_hidden[rows.output(t)].addmm_(d_vector, weight)
-            d_last_reads = controller.backward(t, d_output).reshape(-1, *shape[1:])
-            if t:
-                start = rows.step(t - 1).start
-                d_reads[start : start + len(d_last_reads)] += d_last_reads
-            else:
-                d_first_reads.copy_(d_last_reads)
+        with self.primitives.loop(self.state.memory.sizes):
+            for t in reversed(range(rows.steps)):
+                d_vector = playback.backward(t)
+                d_output = d_hidden[rows.output(t)].addmm_(d_vector, weight)
+                d_last_reads = controller.backward(t, d_output).reshape(-1, *shape[1:])
+                if t:
+                    start = rows.step(t - 1).start
+                    d_reads[start : start + len(d_last_reads)] += d_last_reads
+                else:
+                    d_first_reads.copy_(d_last_reads)
         d_weights: list[Tensor | None] = [playback.d_vectors.t() @ self.features[:, :size]]
         if bias is not None:
             d_weights.append(playback.d_vectors.sum(0))

@@ -32,10 +32,13 @@ class LayeredTape:
         self.tensors = [tensor for layer in prepared for tensor in layer]
         self.dropout = controller.dropout if controller.training else 0.0
 
-    def start(self, rows: Rows, given: list[Tensor], output: Tensor, state: Any) -> None:
+    def start(
+        self, primitives: Any, rows: Rows, given: list[Tensor], output: Tensor, state: Any
+    ) -> None:
         """Begin a run.
 
         Args:
+            primitives: a module of `dnc_fast.backends`.
             rows: where the states lie.
             given: `tensors`, outside any graph.
             output: (output rows, L H), where hidden activations go.
@@ -48,7 +51,8 @@ class LayeredTape:
         for index, kind in enumerate(self.kinds):
             x_part, weight = given[2 * index : 2 * index + 2]
             hidden = output[:, index * H : (index + 1) * H]
-            self.layers.append(kind(rows, x_part, weight, hidden, list(tensors(state[index]))))
+            initial = list(tensors(state[index]))
+            self.layers.append(kind(primitives, rows, x_part, weight, hidden, initial))
 
     def forward(self, t: int, read_vectors: Tensor) -> None:
         """Take step t, from the read vectors (b, R W) of the step before."""
@@ -121,7 +125,9 @@ class ModuleTape:
         self.parameters = [p for p in controller.parameters() if p.requires_grad]
         self.tensors = [x, *self.parameters]
 
-    def start(self, rows: Rows, given: list[Tensor], output: Tensor, state: Any) -> None:
+    def start(
+        self, primitives: Any, rows: Rows, given: list[Tensor], output: Tensor, state: Any
+    ) -> None:
         """Begin a run; see `LayeredTape.start`."""
         self.rows = rows
         self.x = given[0]
@@ -184,8 +190,8 @@ class ModuleTape:
             before = self.d_parameters[index]
             if gradient is not None:
                 self.d_parameters[index] = gradient if before is None else before + gradient
-        for part, gradient in zip(self.d_state, d_leaves[1:], strict=True):
-            part[:size] = 0 if gradient is None else gradient
+        for part, d_leaf in zip(self.d_state, d_leaves[1:], strict=True):
+            part[:size] = 0 if d_leaf is None else d_leaf
         d_inputs = torch.zeros_like(leaves[0]) if d_leaves[0] is None else d_leaves[0]
         x_size = self.x.shape[1]
         self.d_x[self.rows.output(t)] = d_inputs[:, :x_size]

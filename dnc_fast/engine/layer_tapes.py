@@ -23,6 +23,7 @@ class LayerTape:
     """What the layers have in common: weights, inputs, hidden activations.
 
     Args:
+        primitives: a module of `dnc_fast.backends`.
         rows: where the states lie.
         x_part, weight: as `prepare` returned them.
         hidden: (output rows, H), the layer's own columns of the output.
@@ -33,8 +34,15 @@ class LayerTape:
     """Pre-activations for each hidden unit."""
 
     def __init__(
-        self, rows: Rows, x_part: Tensor, weight: Tensor, hidden: Tensor, initial: list[Tensor]
+        self,
+        primitives: Any,
+        rows: Rows,
+        x_part: Tensor,
+        weight: Tensor,
+        hidden: Tensor,
+        initial: list[Tensor],
     ) -> None:
+        self.primitives = primitives
         self.rows = rows
         self.x_part, self.weight = x_part, weight
         self.hidden = hidden
@@ -139,11 +147,18 @@ class LSTMTape(LayerTape):
     gates = 4
 
     def __init__(
-        self, rows: Rows, x_part: Tensor, weight: Tensor, hidden: Tensor, initial: list[Tensor]
+        self,
+        primitives: Any,
+        rows: Rows,
+        x_part: Tensor,
+        weight: Tensor,
+        hidden: Tensor,
+        initial: list[Tensor],
     ) -> None:
-        super().__init__(rows, x_part, weight, hidden, initial)
+        super().__init__(primitives, rows, x_part, weight, hidden, initial)
         self.cells = hidden.new_empty(rows.num_state_rows, hidden.shape[1])
         self.cells[: rows.batch_size] = initial[1]
+        self.seen = hidden.new_empty(rows.num_step_rows, hidden.shape[1])
 
     def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
         H = hidden.shape[1]
@@ -153,7 +168,8 @@ class LSTMTape(LayerTape):
         entry, forget, change, output = active.chunk(4, dim=1)
         cells = self.cells[self.rows.after(t)]
         torch.mul(forget, self.cells[self.rows.before(t)], out=cells).addcmul_(entry, change)
-        torch.mul(output, torch.tanh(cells), out=hidden)
+        seen = torch.tanh(cells, out=self.seen[self.rows.step(t)])
+        torch.mul(output, seen, out=hidden)
 
     def states_after(self, t: int) -> list[Tensor]:
         return [*super().states_after(t), self.cells[self.rows.after(t)]]
@@ -161,17 +177,13 @@ class LSTMTape(LayerTape):
     def activate_backward(
         self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
     ) -> None:
-        d_hidden, d_cells = d_state
-        entry, forget, change, output = active.chunk(4, dim=1)
-        d_entry, d_forget, d_change, d_output = d_active.chunk(4, dim=1)
-        seen = torch.tanh(self.cells[self.rows.after(t)])
-        before = self.cells[self.rows.before(t)]
-        d_cells.add_(tanh_backward(d_hidden * output, seen))
-        sigmoid_backward(d_cells * change, entry, grad_input=d_entry)
-        sigmoid_backward(d_cells * before, forget, grad_input=d_forget)
-        tanh_backward(d_cells * entry, change, grad_input=d_change)
-        sigmoid_backward(d_hidden * seen, output, grad_input=d_output)
-        d_cells.mul_(forget)
+        self.primitives.lstm_backward(
+            active,
+            self.seen[self.rows.step(t)],
+            self.cells[self.rows.before(t)],
+            *d_state,
+            d_active,
+        )
 
 
 class RNNTape(LayerTape):

@@ -21,22 +21,59 @@ STRIP = 256
 
 
 @kernel
-def _update_row(i, link, precedence, write_weights, out):
-    """out = row i of L_t."""
-    one = link.dtype.type(1)
-    row = link[i]
+def _update_row(i, link, precedence, write_weights, out, k):
+    """Row k of out = row i of L_t."""
     weight = write_weights[i]
-    rest = one - weight
-    for j in range(row.shape[0]):
-        out[j] = (rest - write_weights[j]) * row[j] + weight * precedence[j]
-    out[i] = 0
+    rest = link.dtype.type(1) - weight
+    for j in range(precedence.shape[0]):
+        out[k, j] = (rest - write_weights[j]) * link[i, j] + weight * precedence[j]
+    out[k, i] = 0
 
 
 @kernel
 def update_link(first, last, link, precedence, write_weights, new_link):
     """Rows [first, last) of L_t alone, to rebuild it."""
     for i in range(first, last):
-        _update_row(i, link, precedence, write_weights, new_link[i])
+        _update_row(i, link, precedence, write_weights, new_link, i)
+
+
+# In the loops below rows are named by their numbers, not by views of them, which Numba would count
+# references to; four rows go at a time, so that weights and sums are loaded once for all; and each
+# loop over j writes to one array only: of more, the compiler cannot see that they are apart, and
+# would not vectorise.
+
+
+@kernel
+def _sums_of_rows(k, rows, i, weights, dots, sums):
+    """For m < 4: dots[r, i + m] = rows[k + m].weights[r]; sums[r] += weights[r, i + m] rows[k + m].
+
+    rows may hold rows of the link matrix from its first on (k = i) or a few of them (k = 0).
+    """
+    zero = rows.dtype.type(0)
+    for r in range(weights.shape[0]):
+        w0, w1, w2, w3 = weights[r, i], weights[r, i + 1], weights[r, i + 2], weights[r, i + 3]
+        t0 = t1 = t2 = t3 = zero
+        for j in range(weights.shape[1]):
+            weight = weights[r, j]
+            x0, x1, x2, x3 = rows[k, j], rows[k + 1, j], rows[k + 2, j], rows[k + 3, j]
+            t0 += x0 * weight
+            t1 += x1 * weight
+            t2 += x2 * weight
+            t3 += x3 * weight
+            sums[r, j] += x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3
+        dots[r, i], dots[r, i + 1], dots[r, i + 2], dots[r, i + 3] = t0, t1, t2, t3
+
+
+@kernel
+def _sums_of_row(k, rows, i, weights, dots, sums):
+    """The same for one row."""
+    for r in range(weights.shape[0]):
+        w0 = weights[r, i]
+        total = rows.dtype.type(0)
+        for j in range(weights.shape[1]):
+            total += rows[k, j] * weights[r, j]
+            sums[r, j] += rows[k, j] * w0
+        dots[r, i] = total
 
 
 @kernel
@@ -44,38 +81,55 @@ def linkage(
     first, last, link, precedence, write_weights, read_weights, new_link, forward, backward
 ):
     """Rows [first, last) of L_t; fill forward (R, N) there, backward (R, N) with column sums."""
-    zero = link.dtype.type(0)
+    backward[:] = link.dtype.type(0)
+    fours = last - (last - first) % 4
+    for i in range(first, fours, 4):
+        for k in range(i, i + 4):
+            _update_row(k, link, precedence, write_weights, new_link, k)
+        _sums_of_rows(i, new_link, i, read_weights, forward, backward)
+    for i in range(fours, last):
+        _update_row(i, link, precedence, write_weights, new_link, i)
+        _sums_of_row(i, new_link, i, read_weights, forward, backward)
+
+
+@kernel
+def _add_gradient(i, read_weights, d_read_weights, forward_modes, backward_modes, d_link):
+    """Row i of G: add sum_r pi_f,r x_r wr_r^T + pi_b,r wr_r x_r^T, without the diagonal."""
     R, N = read_weights.shape
-    backward[:] = zero
-    i = first
-    while i + 4 <= last:  # four rows at a time: weights and sums are loaded once for all
-        for k in range(4):
-            _update_row(i + k, link, precedence, write_weights, new_link[i + k])
-        row0, row1, row2, row3 = new_link[i], new_link[i + 1], new_link[i + 2], new_link[i + 3]
-        for r in range(R):
-            weights, sums = read_weights[r], backward[r]
-            w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-            t0 = t1 = t2 = t3 = zero
-            for j in range(N):
-                t0 += row0[j] * weights[j]
-                t1 += row1[j] * weights[j]
-                t2 += row2[j] * weights[j]
-                t3 += row3[j] * weights[j]
-                sums[j] += row0[j] * w0 + row1[j] * w1 + row2[j] * w2 + row3[j] * w3
-            forward[r, i], forward[r, i + 1] = t0, t1
-            forward[r, i + 2], forward[r, i + 3] = t2, t3
-        i += 4
-    for k in range(i, last):
-        _update_row(k, link, precedence, write_weights, new_link[k])
-        row0 = new_link[k]
-        for r in range(R):
-            weights, sums = read_weights[r], backward[r]
-            w0 = weights[k]
-            t0 = zero
-            for j in range(N):
-                t0 += row0[j] * weights[j]
-                sums[j] += row0[j] * w0
-            forward[r, k] = t0
+    for r in range(0, R - 1, 2):  # two heads at a time, for fewer passes over the row
+        q = r + 1
+        a0, a1 = forward_modes[r] * d_read_weights[r, i], forward_modes[q] * d_read_weights[q, i]
+        b0, b1 = backward_modes[r] * read_weights[r, i], backward_modes[q] * read_weights[q, i]
+        for j in range(N):
+            d_link[i, j] += (
+                a0 * read_weights[r, j]
+                + b0 * d_read_weights[r, j]
+                + a1 * read_weights[q, j]
+                + b1 * d_read_weights[q, j]
+            )
+    if R % 2:
+        r = R - 1
+        a0, b0 = forward_modes[r] * d_read_weights[r, i], backward_modes[r] * read_weights[r, i]
+        for j in range(N):
+            d_link[i, j] += a0 * read_weights[r, j] + b0 * d_read_weights[r, j]
+    d_link[i, i] = 0
+
+
+@kernel
+def _row_sum(i, d_link, precedence, link):
+    """sum_j G_ij (p_j - L_ij)."""
+    total = link.dtype.type(0)
+    for j in range(precedence.shape[0]):
+        total += d_link[i, j] * (precedence[j] - link[i, j])
+    return total
+
+
+@kernel
+def _scale_row(i, d_link, write_weights):
+    """Row i of (1 - ww_i - ww_j) G."""
+    rest = d_link.dtype.type(1) - write_weights[i]
+    for j in range(write_weights.shape[0]):
+        d_link[i, j] *= rest - write_weights[j]
 
 
 @kernel
@@ -106,95 +160,45 @@ def linkage_backward(
         d_link becomes (1 - ww_i - ww_j) G
     """
     zero = link.dtype.type(0)
-    one = link.dtype.type(1)
-    R, N = read_weights.shape
+    N = precedence.shape[0]
     away[:] = zero
     column_sums[:] = zero
     d_precedence[:] = zero
     new = np.empty((4, N), link.dtype)
-    new0, new1, new2, new3 = new[0], new[1], new[2], new[3]
-    # Four rows at a time, as in `linkage`, and each loop writes to one array only: of more, the
-    # compiler cannot see that they are apart, and would not vectorise.
-    i = first
-    while i + 4 <= last:
+    fours = last - (last - first) % 4
+    for i in range(first, fours, 4):
         for k in range(4):
-            _update_row(i + k, link, precedence, write_weights, new[k])
-        for r in range(R):
-            changes, sums = d_read_weights[r], away[r]
-            c0, c1, c2, c3 = changes[i], changes[i + 1], changes[i + 2], changes[i + 3]
-            t0 = t1 = t2 = t3 = zero
-            for j in range(N):
-                t0 += new0[j] * changes[j]
-                t1 += new1[j] * changes[j]
-                t2 += new2[j] * changes[j]
-                t3 += new3[j] * changes[j]
-                sums[j] += new0[j] * c0 + new1[j] * c1 + new2[j] * c2 + new3[j] * c3
-            toward[r, i], toward[r, i + 1] = t0, t1
-            toward[r, i + 2], toward[r, i + 3] = t2, t3
+            _update_row(i + k, link, precedence, write_weights, new, k)
+        _sums_of_rows(0, new, i, d_read_weights, toward, away)
         for k in range(i, i + 4):
-            _add_gradient(k, read_weights, d_read_weights, forward_modes, backward_modes, d_link[k])
-            row_sums[k] = _row_sum(d_link[k], precedence, link[k])
-        a0, a1, a2, a3 = link[i], link[i + 1], link[i + 2], link[i + 3]
-        g0, g1, g2, g3 = d_link[i], d_link[i + 1], d_link[i + 2], d_link[i + 3]
+            _add_gradient(k, read_weights, d_read_weights, forward_modes, backward_modes, d_link)
+            row_sums[k] = _row_sum(k, d_link, precedence, link)
+        for j in range(N):
+            column_sums[j] += (
+                d_link[i, j] * link[i, j]
+                + d_link[i + 1, j] * link[i + 1, j]
+                + d_link[i + 2, j] * link[i + 2, j]
+                + d_link[i + 3, j] * link[i + 3, j]
+            )
         w0, w1 = write_weights[i], write_weights[i + 1]
         w2, w3 = write_weights[i + 2], write_weights[i + 3]
         for j in range(N):
-            column_sums[j] += g0[j] * a0[j] + g1[j] * a1[j] + g2[j] * a2[j] + g3[j] * a3[j]
-        for j in range(N):
-            d_precedence[j] += g0[j] * w0 + g1[j] * w1 + g2[j] * w2 + g3[j] * w3
+            d_precedence[j] += (
+                d_link[i, j] * w0
+                + d_link[i + 1, j] * w1
+                + d_link[i + 2, j] * w2
+                + d_link[i + 3, j] * w3
+            )
         for k in range(i, i + 4):
-            gradient = d_link[k]
-            rest = one - write_weights[k]
-            for j in range(N):
-                gradient[j] *= rest - write_weights[j]
-        i += 4
-    for k in range(i, last):
-        _update_row(k, link, precedence, write_weights, new0)
-        for r in range(R):
-            changes, sums = d_read_weights[r], away[r]
-            c0 = changes[k]
-            t0 = zero
-            for j in range(N):
-                t0 += new0[j] * changes[j]
-                sums[j] += new0[j] * c0
-            toward[r, k] = t0
-        gradient, row = d_link[k], link[k]
-        _add_gradient(k, read_weights, d_read_weights, forward_modes, backward_modes, gradient)
-        row_sums[k] = _row_sum(gradient, precedence, row)
-        w0 = write_weights[k]
+            _scale_row(k, d_link, write_weights)
+    for i in range(fours, last):
+        _update_row(i, link, precedence, write_weights, new, 0)
+        _sums_of_row(0, new, i, d_read_weights, toward, away)
+        _add_gradient(i, read_weights, d_read_weights, forward_modes, backward_modes, d_link)
+        row_sums[i] = _row_sum(i, d_link, precedence, link)
+        weight = write_weights[i]
         for j in range(N):
-            column_sums[j] += gradient[j] * row[j]
+            column_sums[j] += d_link[i, j] * link[i, j]
         for j in range(N):
-            d_precedence[j] += w0 * gradient[j]
-        for j in range(N):
-            gradient[j] *= one - w0 - write_weights[j]
-
-
-@kernel
-def _add_gradient(i, read_weights, d_read_weights, forward_modes, backward_modes, gradient):
-    """Row i of G: add sum_r pi_f,r x_r wr_r^T + pi_b,r wr_r x_r^T, without the diagonal."""
-    R, N = read_weights.shape
-    r = 0
-    while r + 2 <= R:  # two heads at a time, for fewer passes over the row
-        w0, w1 = read_weights[r], read_weights[r + 1]
-        x0, x1 = d_read_weights[r], d_read_weights[r + 1]
-        a0, a1 = forward_modes[r] * x0[i], forward_modes[r + 1] * x1[i]
-        b0, b1 = backward_modes[r] * w0[i], backward_modes[r + 1] * w1[i]
-        for j in range(N):
-            gradient[j] += a0 * w0[j] + b0 * x0[j] + a1 * w1[j] + b1 * x1[j]
-        r += 2
-    if r < R:
-        w0, x0 = read_weights[r], d_read_weights[r]
-        a0, b0 = forward_modes[r] * x0[i], backward_modes[r] * w0[i]
-        for j in range(N):
-            gradient[j] += a0 * w0[j] + b0 * x0[j]
-    gradient[i] = 0
-
-
-@kernel
-def _row_sum(gradient, precedence, row):
-    """sum_j G_ij (p_j - L_ij)."""
-    total = gradient.dtype.type(0)
-    for j in range(row.shape[0]):
-        total += gradient[j] * (precedence[j] - row[j])
-    return total
+            d_precedence[j] += d_link[i, j] * weight
+        _scale_row(i, d_link, write_weights)

@@ -1,0 +1,101 @@
+"""What a training step will take, before it is run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..state import MemorySizes
+
+
+class MemoryReport(NamedTuple):
+    """Bytes that one training step holds at its peak, by part. Input and optimizer not counted.
+
+    | field           | what                                                                 |
+    |-----------------|----------------------------------------------------------------------|
+    | parameters      | parameters and their gradients                                       |
+    | link_matrices   | checkpoints, the segment made anew, the gradient                     |
+    | memory_matrices | likewise                                                             |
+    | weightings      | usage, precedence, write and read weightings of every step           |
+    | interface       | interface and read vectors of every step, and their gradients        |
+    | controller      | the controller's activations of every step, and their gradients      |
+    | outputs         | hidden activations, read vectors, outputs, and their gradients       |
+    """
+
+    parameters: int
+    link_matrices: int
+    memory_matrices: int
+    weightings: int
+    interface: int
+    controller: int
+    outputs: int
+
+    @property
+    def total(self) -> int:
+        """All parts, in bytes."""
+        return sum(self)
+
+    def __str__(self) -> str:
+        rows = [*self._asdict().items(), ("total", self.total)]
+        return "\n".join(
+            f"{name.replace('_', ' '):<16}{value / 2**20:10.1f} MiB" for name, value in rows
+        )
+
+    def __add__(self, other: object) -> MemoryReport:
+        """Part by part: the two directions of a bidirectional DNC."""
+        assert isinstance(other, MemoryReport)
+        return MemoryReport(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def matrices_held(steps: int, interval: int, eager: bool) -> int:
+    """Link matrices (or memories) that are held at the peak, checkpoints and all.
+
+    The state before the first step and after the last, the checkpoints between them, and the larger
+    of what forward and backward need besides: two that take turns, or the segment that is made
+    anew, the gradient, and (in plain torch) three in passing.
+    """
+    checkpoints = (steps - 1) // interval
+    forward = 0 if interval == 1 else 2
+    backward = min(interval, steps) - 1 + 1 + (3 if eager else 0)
+    return 2 + checkpoints + max(forward, backward)
+
+
+def memory_report(
+    *,
+    steps: int,
+    sizes: MemorySizes,
+    interval: int,
+    eager: bool,
+    itemsize: int,
+    state_itemsize: int,
+    interface_size: int,
+    controller_numbers: int,
+    features: int,
+    output_size: int,
+    parameters: int,
+) -> MemoryReport:
+    """The report of the engine for one direction.
+
+    Args:
+        steps: T.
+        sizes: of the memory.
+        interval: K.
+        eager: whether the backend is "eager".
+        itemsize, state_itemsize: bytes of a number, of the parameters and of the state.
+        interface_size: length of the interface vector.
+        controller_numbers: numbers that the controller keeps at each step of a sequence.
+        features: L H + R W.
+        output_size: Y.
+        parameters: how many there are.
+    """
+    B, N, W, R, Hw = sizes
+    rows = B * steps
+    held = matrices_held(steps, interval, eager)
+    return MemoryReport(
+        parameters=2 * parameters * itemsize,
+        link_matrices=held * B * Hw * N * N * state_itemsize,
+        memory_matrices=(held + 1) * B * N * W * state_itemsize,
+        weightings=(rows + B) * (1 + 2 * Hw + R) * N * state_itemsize,
+        interface=2 * rows * (interface_size + R * W) * state_itemsize,
+        controller=rows * controller_numbers * itemsize,
+        outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,
+    )
