@@ -1,13 +1,15 @@
-"""One training step beside the PyPI package `dnc`: `pytest bench/bench_training_step.py`.
+"""Training steps beside the PyPI package `dnc` and torch.compile.
 
-B=16, T=64, N=64, W=32, R=4, H=128, X=16, two threads: forward, squared mean as the loss, backward.
-The package feeds every step the read vectors of the initial state instead of r_{t-1}, so it does
-less work than it should, and its outputs cannot be compared with ours, only its time.
+`pytest bench/bench_training_step.py`
+
+Forward, squared mean of the outputs as the loss, backward, with torch's two threads. Before a time
+of ours is taken, outputs and all gradients are compared with float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ from torch import nn
 
 from dnc_fast import DNC
 
-B, T, N, W, R, H, X = 16, 64, 64, 32, 4, 128, 16
+from .sizes import SIZES, Size, peer_model
+
+ROUNDS = 9
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +30,10 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def inputs(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def inputs(size: Size, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(T, B, X, generator=generator, dtype=torch.float64).to(dtype)
+    x = torch.randn(size.T, size.B, size.X, generator=generator, dtype=torch.float64)
+    return x.to(dtype)
 
 
 def training_step(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -38,9 +43,17 @@ def training_step(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return output
 
 
-def ours(usage_order: str) -> DNC:
+def ours(size: Size, backend: str, usage_order: str = "exact") -> DNC:
     torch.manual_seed(0)
-    return DNC(X, H, num_cells=N, cell_size=W, num_read_heads=R, usage_order=usage_order)
+    return DNC(
+        size.X,
+        size.H,
+        num_cells=size.N,
+        cell_size=size.W,
+        num_read_heads=size.R,
+        usage_order=usage_order,
+        backend=backend,
+    )
 
 
 def relative_error(value: torch.Tensor, true: torch.Tensor) -> float:
@@ -48,31 +61,43 @@ def relative_error(value: torch.Tensor, true: torch.Tensor) -> float:
     return ((value.double() - true).norm() / true.norm()).item()
 
 
-def check_against_float64() -> None:
-    """Outputs and gradients of a float32 step against float64, or no time is taken.
+def check_against_float64(size: Size, backend: str) -> None:
+    """Outputs and gradients of the first 16 steps in float32, against the reference in float64.
 
-    From the zero state the exact order may flip between precisions, so the robust order is used.
+    From the zero state the exact order can flip between precisions, so the robust one is taken.
     """
-    single, double = ours("robust"), ours("robust").double()
-    output = training_step(single, inputs())
-    true = training_step(double, inputs(torch.float64))
+    size = size._replace(T=min(size.T, 16), B=min(size.B, 2))
+    single = ours(size, backend, "robust")
+    double = ours(size, "reference", "robust").double()
+    output = training_step(single, inputs(size))
+    true = training_step(double, inputs(size, torch.float64))
     assert relative_error(output, true) < 1e-5
     for (name, value), parameter in zip(
         single.named_parameters(), double.parameters(), strict=True
     ):
-        # The gradient gathers rounding over T steps; 1e-3 is far below any wrong term.
+        # Gradients gather rounding over the steps; a wrong term would be of the order of 1.
         assert relative_error(value.grad, parameter.grad) < 1e-3, name
 
 
-def test_dnc_fast_reference(benchmark: pytest.FixtureRequest) -> None:
-    check_against_float64()
-    benchmark.pedantic(training_step, (ours("exact"), inputs()), rounds=20, warmup_rounds=2)
+def compiled_reference(size: Size) -> DNC:
+    """The reference with its step compiled by torch.compile."""
+    model = ours(size, "reference")
+    model.cell.step = torch.compile(model.cell.step)  # type: ignore[method-assign]
+    return model
 
 
-def test_pypi_dnc(benchmark: pytest.FixtureRequest) -> None:
-    peer = pytest.importorskip("dnc", reason="pip install dnc==1.1.0")
-    torch.manual_seed(0)
-    model = peer.DNC(
-        X, H, rnn_type="lstm", nr_cells=N, cell_size=W, read_heads=R, batch_first=False, gpu_id=-1
-    )
-    benchmark.pedantic(training_step, (model, inputs()), rounds=20, warmup_rounds=2)
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("provider", ["cpu", "eager", "reference", "torch.compile", "dnc"])
+def test_training_step(benchmark: Any, provider: str, name: str) -> None:
+    size = SIZES[name]
+    benchmark.group = f"{name} {' '.join(f'{k}={v}' for k, v in size._asdict().items())}"
+    if provider == "dnc":
+        model: nn.Module = pytest.importorskip("dnc", reason="pip install dnc==1.1.0") and (
+            peer_model(size)
+        )
+    elif provider == "torch.compile":
+        model = compiled_reference(size)
+    else:
+        check_against_float64(size, provider)
+        model = ours(size, provider)
+    benchmark.pedantic(training_step, (model, inputs(size)), rounds=ROUNDS, warmup_rounds=2)

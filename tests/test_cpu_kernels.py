@@ -1,0 +1,415 @@
+"""What only compiled kernels can get wrong: sorting, threads, processes, memory that was not set."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from states import (
+    assert_close,
+    gradients,
+    lively_dnc,
+    lively_state,
+    normal,
+    random_interfaces,
+    require_grad,
+    separated_state,
+    weighed_sum,
+)
+from torch import Tensor
+
+from dnc_fast import DNC, MemoryState, memory_step
+from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.state import MemorySizes, map_tensors
+
+pytest.importorskip("numba")
+
+from dnc_fast.backends import cpu
+from dnc_fast.kernels.cpu import allocation
+
+every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
+DTYPES = (np.float32, np.float64)
+
+# By strips of rows where there are more threads than batch elements, by batch elements elsewhere.
+FEW, MANY = MemorySizes(1, 300, 5, 3, 2), MemorySizes(4, 300, 5, 3, 2)
+
+
+def step_and_gradients(
+    sizes: MemorySizes,
+    order: str = "exact",
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    backend: str = "cpu",
+) -> tuple[Any, Any]:
+    """Results of one memory step, and the gradients of everything that went in."""
+    given = random_interfaces(1, sizes, seed)[0], separated_state(sizes, seed)
+    inputs = require_grad(map_tensors(lambda tensor: tensor.to(dtype), given))
+    results = memory_step(*inputs, backend=backend, usage_order=order)
+    weighed_sum(results).backward()
+    return map_tensors(Tensor.detach, results), gradients(inputs)
+
+
+def dnc_and_gradients(model: DNC, seed: int = 0, steps: int = 5) -> tuple[Any, Any]:
+    """Results of a whole DNC, and the gradients of all parameters, of input and state."""
+    generator = torch.Generator().manual_seed(seed)
+    x, state = normal(steps, 2, 3, generator=generator), lively_state(model, 2, seed)
+    inputs = require_grad((x, state))
+    results = model(*inputs)
+    leaves = [*model.parameters(), inputs[0]]
+    return results, torch.autograd.grad(weighed_sum(results), leaves)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many threads the kernels use, also for the smallest steps; torch keeps to one."""
+
+    def use(count: int) -> None:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+        monkeypatch.setattr(cpu, "PARALLEL_FROM", 1)
+
+    return use
+
+
+def helpers() -> set[int]:
+    return {t.ident for t in threading.enumerate() if t.name.startswith("dnc_fast")}
+
+
+# The free list
+
+
+def assert_sorted(lifted: np.ndarray, robust: bool) -> None:
+    order = np.full(len(lifted), -1, np.int64)
+    before = lifted.copy()
+    allocation.free_list(lifted, robust, order)
+    keys = np.rint(lifted * lifted.dtype.type(256)) if robust else lifted
+    np.testing.assert_array_equal(order, np.argsort(keys, kind="stable"))
+    np.testing.assert_array_equal(lifted, before)
+
+
+def usages(kind: str, N: int, seed: int = 0) -> np.ndarray:
+    chance = np.random.default_rng(seed)
+    if kind == "random":
+        return chance.random(N)
+    if kind == "small":  # over all exponents
+        return 10.0 ** chance.uniform(-30, 0, N)
+    if kind == "tied":
+        return chance.integers(0, 5, N) / 4
+    if kind == "near-tied":  # neighbours in floating point, both ways from one number
+        single = np.nextafter(np.float32(0.7), np.float32(chance.integers(0, 2)))
+        steps = chance.integers(-3, 4, N)
+        return single * (1 + steps * 2.0**-24)
+    if kind == "grid":  # on the edges of the robust grid, where rint rounds to even
+        return (chance.integers(0, 256, N) + 0.5) / 256
+    if kind == "falling":
+        return np.linspace(1, 0, N)
+    return np.full(N, {"zero": 0.0, "one": 1.0}[kind])
+
+
+@pytest.mark.parametrize("robust", [False, True], ids=["exact", "robust"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("N", [1, 2, 63, 64, 65, 257, 2047, 2048, 5000])
+@pytest.mark.parametrize(
+    "kind", ["random", "small", "tied", "near-tied", "grid", "falling", "zero", "one"]
+)
+def test_free_list_is_a_stable_sort(kind: str, N: int, dtype: Any, robust: bool) -> None:
+    """N on both sides of where the way to sort changes."""
+    usage = usages(kind, N).astype(dtype)
+    assert_sorted(usage, robust)
+    lifted = np.full_like(usage, np.nan)
+    allocation.lifted_usage(usage, lifted)
+    np.testing.assert_allclose(lifted, 1e-6 + (1 - 1e-6) * usage, rtol=2 * np.finfo(dtype).eps)
+    assert_sorted(lifted, robust)
+
+
+@given(
+    values=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=130),
+    copies=st.integers(1, 3),
+    dtype=st.sampled_from(DTYPES),
+    robust=st.booleans(),
+)
+def test_free_list_of_any_numbers(values: list, copies: int, dtype: Any, robust: bool) -> None:
+    assert_sorted(np.array(values * copies, dtype), robust)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_near_ties_are_near(dtype: Any) -> None:
+    """In both dtypes there are several keys, and most of them more than once."""
+    distinct = len(set(usages("near-tied", 257).astype(dtype).tolist()))
+    assert 1 < distinct < 10
+
+
+# Threads
+
+
+@pytest.fixture
+def torch_threads() -> Any:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@every_order
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [FEW, MANY], ids=["strips", "batch"])
+def test_number_of_threads_does_not_matter(
+    torch_threads: Any, sizes: MemorySizes, dtype: torch.dtype, order: str
+) -> None:
+    """Bit for bit, and without torch's own work, which is outside the kernels."""
+    B, N, _, _, Hw = sizes
+    assert B * Hw * N * N >= cpu.PARALLEL_FROM
+    expected = step_and_gradients(sizes, order, dtype)
+    for count in (2, 3):
+        torch_threads(count)
+        actual = step_and_gradients(sizes, order, dtype)
+        assert_close(actual, expected, "equal", f"{count} threads")
+        assert helpers()  # or else this compared one thread with itself
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 16])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        MemorySizes(1, 1, 1, 1, 1),
+        MemorySizes(3, 5, 2, 2, 1),
+        MemorySizes(1, 257, 2, 1, 1),
+        MemorySizes(2, 520, 3, 2, 2),
+    ],
+    ids=str,
+)
+def test_threads_with_too_little_to_do(
+    threads: Callable[[int], None], sizes: MemorySizes, count: int
+) -> None:
+    """More of them than strips, elements, or both; and numbers that do not divide."""
+    expected = step_and_gradients(sizes)
+    threads(count)
+    assert_close(step_and_gradients(sizes), expected, "equal")
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_whole_dnc_does_not_depend_on_threads(
+    threads: Callable[[int], None], batch_size: int, interval: int
+) -> None:
+    """Matrices that are made anew are made by the threads too."""
+    model = lively_dnc(num_cells=259, backend="cpu", checkpoint_interval=interval)
+    x, state = normal(4, batch_size, 3), lively_state(model, batch_size)
+
+    def run() -> tuple[Any, Any]:
+        results = model(x, state)
+        return results, torch.autograd.grad(weighed_sum(results), list(model.parameters()))
+
+    expected = run()
+    for count in (2, 3):
+        threads(count)
+        assert_close(run(), expected, "equal")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_two_python_threads_train_at_once(threads: Callable[[int], None], count: int) -> None:
+    """Kernels run without the GIL: nothing they write to may be shared between calls."""
+    models = [lively_dnc(seed, num_cells=70, backend="cpu") for seed in (0, 1, 2)]
+    expected = [dnc_and_gradients(model, seed) for seed, model in enumerate(models)]
+    threads(count)
+    failures: list[BaseException] = []
+    start = threading.Barrier(len(models))
+
+    def train(seed: int) -> None:
+        try:
+            start.wait(timeout=30)
+            for _ in range(10):
+                assert_close(dnc_and_gradients(models[seed], seed), expected[seed], "equal")
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=train, args=(s,), daemon=True) for s in range(len(models))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+    assert not any(worker.is_alive() for worker in workers), "they wait for each other"
+    assert not failures, failures[0]
+
+
+def test_an_error_in_a_helper_reaches_the_caller() -> None:
+    def fail(first: int, last: int) -> None:
+        if first:
+            raise ArithmeticError(f"in [{first}, {last})")
+
+    with pytest.raises(ArithmeticError, match=r"in \[2, 4\)"):
+        cpu._share_out(2, 4, fail)
+
+
+@given(threads=st.integers(1, 9), count=st.integers(1, 40))
+def test_work_is_shared_out_once(threads: int, count: int) -> None:
+    done = np.zeros(count, int)
+
+    def work(first: int, last: int) -> None:
+        assert first < last
+        done[first:last] += 1
+
+    cpu._share_out(threads, count, work)
+    assert (done == 1).all()
+
+
+# Processes
+
+
+def in_child(connection: Any, sizes: MemorySizes) -> None:
+    connection.send(map_tensors(lambda tensor: tensor.numpy(), step_and_gradients(sizes)))
+    connection.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("used_before", [False, True], ids=["fresh", "used before"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("sizes", [FEW._replace(num_cells=40), MANY._replace(num_cells=40)])
+def test_forked_process_computes_the_same(
+    threads: Callable[[int], None], sizes: MemorySizes, count: int, used_before: bool
+) -> None:
+    """A DataLoader's workers: a child has none of the parent's threads, but all its locks."""
+    expected = step_and_gradients(sizes)
+    threads(count)
+    if used_before:
+        step_and_gradients(sizes)
+        assert count == 1 or helpers()
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=in_child, args=(theirs, sizes), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        assert ours.poll(30), "the child hangs"
+        assert_close(ours.recv(), map_tensors(lambda t: t.numpy(), expected), "equal")
+        child.join(timeout=30)
+        assert child.exitcode == 0
+        # And the parent goes on.
+        assert_close(step_and_gradients(sizes), expected, "equal")
+    finally:
+        child.kill()
+
+
+# Memory that was not set
+
+
+def poison(scratch: Any) -> Any:
+    for array in scratch:
+        array.fill(np.nan)
+    return scratch
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """All that torch leaves uninitialised, and the kernels' scratch arrays, are full of NaN."""
+    make_scratch = cpu.make_scratch
+    monkeypatch.setattr(cpu, "make_scratch", lambda *args: poison(make_scratch(*args)))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(100).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+POISONED_SIZES = (MemorySizes(2, 5, 3, 2, 2), MemorySizes(1, 1, 1, 1, 1), FEW)
+EXPECTED = {
+    (sizes, order): step_and_gradients(sizes, order)
+    for sizes in POISONED_SIZES
+    for order in USAGE_ORDERS
+}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@every_order
+@pytest.mark.parametrize("sizes", POISONED_SIZES, ids=str)
+def test_all_results_of_a_step_are_set(
+    poisoned: None, threads: Callable[[int], None], sizes: MemorySizes, order: str, count: int
+) -> None:
+    threads(count)
+    assert_close(step_and_gradients(sizes, order), EXPECTED[sizes, order], "equal")
+
+
+WITH_DIRTY_MEMORY = """
+import sys
+import torch
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+from test_cpu_kernels import EXPECTED
+torch.save(EXPECTED, {path!r})
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the GNU C library")
+def test_kernels_own_arrays_are_set(tmp_path: Any) -> None:
+    """What np.empty gives inside of a kernel: the C library fills it with junk when asked to."""
+    path = tmp_path / "results"
+    code = WITH_DIRTY_MEMORY.format(tests=os.path.dirname(__file__), path=str(path))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "MALLOC_PERTURB_": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_close(
+        list(torch.load(path, weights_only=False).values()), list(EXPECTED.values()), "equal"
+    )
+
+
+# NaN and infinity
+
+
+FIELDS = MemoryState._fields
+
+
+@every_order
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("N", [5, 100])
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_is_not_finite_shows(field: str, N: int, value: float, order: str) -> None:
+    """Where the reference has NaN or infinity, so have the kernels, and nowhere in other rows.
+
+    They are compiled to reorder sums, which must not take with it that NaN is like nothing.
+    """
+    sizes = MemorySizes(2, N, 3, 2, 2)
+    vector, state = random_interfaces(1, sizes)[0], separated_state(sizes)
+    clean = memory_step(vector, state, backend="cpu", usage_order=order)
+    part = getattr(state, field)
+    part[0, ..., 1 % part.shape[-1]] = value
+    results = memory_step(vector, state, backend="cpu", usage_order=order)
+    expected = memory_step(vector, state, backend="reference", usage_order=order)
+    assert not all(part.isfinite().all() for part in (expected[0], *expected[1]))
+    for name, result, wanted, other in zip(
+        ("read_vectors", *FIELDS),
+        (results[0], *results[1]),
+        (expected[0], *expected[1]),
+        (clean[0], *clean[1]),
+        strict=True,
+    ):
+        assert not result[0][~wanted[0].isfinite()].isfinite().any(), name
+        assert torch.equal(result[1], other[1]), name
+
+
+@pytest.mark.parametrize("N", [5, 100])
+def test_gradients_that_are_not_finite_show(N: int) -> None:
+    sizes = MemorySizes(2, N, 3, 2, 1)
+    found = []
+    for backend in ("cpu", "reference"):
+        inputs = require_grad((random_interfaces(1, sizes)[0], separated_state(sizes)))
+        reads, _ = memory_step(*inputs, backend=backend)
+        gradient = torch.ones_like(reads)
+        gradient[0, 0, 1] = torch.nan
+        reads.backward(gradient)
+        found.append(inputs[0].grad)
+    assert found[1][0].isnan().any()
+    assert torch.equal(found[0].isnan(), found[1].isnan())
