@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import platform
+import shlex
+import signal
 import sys
 import types
 import typing
@@ -71,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
+    except KeyboardInterrupt:
+        print("dnc-fast: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except TrainingError as error:
         print(f"dnc-fast: training stopped: {error}", file=sys.stderr)
         return 1
@@ -255,8 +260,20 @@ def _train(options: argparse.Namespace) -> int:
                 f"{options.out} holds a run already; continue it with --resume, or train in "
                 "another folder with --out FOLDER"
             ) from None
+    _announce_compilation(trainer.model.config.backend, options)
     trainer.train(options.progress)
     return _report(trainer, options)
+
+
+def _announce_compilation(backend: str, options: argparse.Namespace) -> None:
+    """Say why the first step of the first run takes so long."""
+    device = torch.device(options.device)
+    if options.progress == "off" or resolve_backend(backend, device, torch.float32) != "cpu":
+        return
+    from .kernels.cpu.compile import COMPILED_BEFORE
+
+    if not COMPILED_BEFORE:
+        print("compiling the CPU kernels, this once (about 20 s)", file=sys.stderr)
 
 
 def _resume(
@@ -290,7 +307,7 @@ def _resume(
 
 def _report(trainer: Trainer, options: argparse.Namespace) -> int:
     """Say how a run went; returns the exit status."""
-    again = f"dnc-fast train {options.task_name} --out {options.out} --resume"
+    again = f"dnc-fast train {options.task_name} --out {shlex.quote(str(options.out))} --resume"
     if trainer.interrupted:
         print(f"stopped at step {trainer.step} and saved; to go on: {again}")
         return 128 + trainer.interrupted
@@ -299,13 +316,14 @@ def _report(trainer: Trainer, options: argparse.Namespace) -> int:
     held_out = evaluate(trainer.model, trainer.task, 1000, trainer.config.seed)
     print(f"1000 held-out sequences: {describe(held_out)}")
     if not trainer.solved:
-        print(f"to go on: {again} --max-steps {2 * trainer.config.max_steps}")
+        print(f"to go on: {again} --max-steps {2 * trainer.step}")
     if not options.no_pictures:
         _draw(trainer.model, trainer.task, trainer.config.seed, trainer.folder, trainer.folder)
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    check_integer("--sequences", options.sequences, minimum=1)
     model, task, seed, _ = _restore(options)
     result = evaluate(model, task, options.sequences, seed)
     print(f"{task}; {model.config.num_cells} cells, seed {seed}")
@@ -330,7 +348,14 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, int, Path]:
     task = restore_task(content, **dict(_parse_change(kind, change) for change in options.task))
     cells = {} if options.num_cells is None else {"num_cells": options.num_cells}
     model = restore_model(content, **cells).to(options.device)
+    sizes = (model.config.input_size, model.config.output_size)
+    if sizes != (task.input_size, task.output_size):
+        raise UserError(
+            f"--task must leave the model's input and output sizes {sizes}, got "
+            f"{(task.input_size, task.output_size)}"
+        )
     seed = content["training"]["seed"] if options.seed is None else options.seed
+    check_integer("--seed", seed, minimum=0)
     path = options.checkpoint
     return model, task, seed, path if path.is_dir() else path.parent
 
@@ -356,9 +381,9 @@ def _draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         return
     from .pictures import learning_curve, memory_view, save_picture
 
-    metrics = [path for path in sorted(run.glob("metrics.*")) if path.suffix[1:] in FORMATS]
+    metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
     if metrics:
-        rows = read_metrics(metrics[0])
+        rows = read_metrics(max(metrics, key=lambda path: path.stat().st_mtime))
         figure = learning_curve(
             [row for row in rows if row["kind"] == "train"],
             [row for row in rows if row["kind"] == "evaluation"],

@@ -141,8 +141,7 @@ class LSTMController(LayeredController):
     make_layer = nn.LSTMCell
 
     def zero_state(self, batch_size: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        zeros = self.zeros(batch_size)
-        return tuple((zeros, zeros) for _ in self.layers)
+        return tuple((self.zeros(batch_size), self.zeros(batch_size)) for _ in self.layers)
 
     def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         hidden, cell = map(self.clip, layer(inputs, state))
@@ -153,7 +152,7 @@ class _SingleStateController(LayeredController):
     """Recurrent layers whose state is their hidden activations alone."""
 
     def zero_state(self, batch_size: int) -> tuple[Tensor, ...]:
-        return (self.zeros(batch_size),) * len(self.layers)
+        return tuple(self.zeros(batch_size) for _ in self.layers)
 
     def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         hidden = self.clip(layer(inputs, state))

@@ -18,6 +18,7 @@ from .controllers import CONTROLLERS, check_controller
 from .engine import (
     MemoryReport,
     checkpoint_interval,
+    is_plain,
     memory_report,
     run_checkpointed,
     unroll,
@@ -103,6 +104,8 @@ class DNCCell(nn.Module):
         self, config: DNCConfig, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
         self.config = config
         controller_input = config.input_size + config.read_size
         if isinstance(config.controller, str):
@@ -286,6 +289,9 @@ class DNCCell(nn.Module):
         hidden, controller_state = self.controller(
             torch.cat([inputs, last_read], dim=-1), state.controller
         )
+        if autocasts(inputs.device):  # what is carried keeps the model's dtype
+            dtype = self.interface.weight.dtype
+            controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
         vector, order = self.interface(hidden), self.config.usage_order
         if trace is None:
             read_vectors, memory = unchecked_step(vector, state.memory, self.config.backend, order)
@@ -313,7 +319,8 @@ class DNCCell(nn.Module):
         """
         dtype, device = self.state_dtype, rows.device
         backend = resolve_backend(self.config.backend, device, dtype)
-        plain = rows.dtype == dtype and not autocasts(device)
+        plain = rows.dtype == dtype and not autocasts(device) and is_plain(self)
+        plain = plain and type(self.interface) is nn.Linear and is_plain(self.interface)
         if backend == "reference" or trace is not None or not plain:
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
         return run_checkpointed(
@@ -396,7 +403,9 @@ class DNC(nn.Module):
             32 MiB, else the root of T.
         backend: "reference" is autograd through the equations, step by step; "cpu" the compiled
             kernels (needs Numba), "eager" the same algorithm in plain torch, both exact and without
-            the history of the link matrix; "auto" the fastest that can run.
+            the history of the link matrix; "auto" the fastest that can run. Only the reference can
+            be differentiated twice, or by torch.func. Where the cell has hooks or parametrised
+            weights, and under autocast or in half precision, steps are taken one by one.
         device, dtype: of the parameters, as in torch.
 
     Raises:
@@ -529,7 +538,7 @@ class DNC(nn.Module):
             state: what an earlier call returned or `zero_state` made, None for zeros: a `DNCState`
                 (B first in every tensor; no B when unbatched), or a pair when bidirectional. A
                 state may have another number of cells than the model.
-            return_trace: also return what every step did.
+            return_trace: also return what every step did; runs the reference, step by step.
 
         Returns:
             output: y, of the input's form, with Y features (2 Y when bidirectional).

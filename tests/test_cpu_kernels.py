@@ -1,4 +1,4 @@
-"""What only compiled kernels can get wrong: sorting, threads, processes, memory that was not set."""
+"""What only compiled kernels can get wrong: sorting, threads, processes, memory never set."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ from dnc_fast.state import MemorySizes, map_tensors
 
 pytest.importorskip("numba")
 
-from dnc_fast.backends import cpu
 from dnc_fast.kernels.cpu import allocation
+
+from dnc_fast.backends import cpu
 
 every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
 DTYPES = (np.float32, np.float64)
@@ -110,6 +111,8 @@ def usages(kind: str, N: int, seed: int = 0) -> np.ndarray:
         return single * (1 + steps * 2.0**-24)
     if kind == "grid":  # on the edges of the robust grid, where rint rounds to even
         return (chance.integers(0, 256, N) + 0.5) / 256
+    if kind == "signed":  # what rounding may leave of a usage that is zero
+        return chance.normal(size=N) * 10.0 ** chance.uniform(-9, 0, N)
     if kind == "falling":
         return np.linspace(1, 0, N)
     return np.full(N, {"zero": 0.0, "one": 1.0}[kind])
@@ -119,7 +122,7 @@ def usages(kind: str, N: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("N", [1, 2, 63, 64, 65, 257, 2047, 2048, 5000])
 @pytest.mark.parametrize(
-    "kind", ["random", "small", "tied", "near-tied", "grid", "falling", "zero", "one"]
+    "kind", ["random", "small", "tied", "near-tied", "grid", "signed", "falling", "zero", "one"]
 )
 def test_free_list_is_a_stable_sort(kind: str, N: int, dtype: Any, robust: bool) -> None:
     """N on both sides of where the way to sort changes."""
@@ -127,7 +130,8 @@ def test_free_list_is_a_stable_sort(kind: str, N: int, dtype: Any, robust: bool)
     assert_sorted(usage, robust)
     lifted = np.full_like(usage, np.nan)
     allocation.lifted_usage(usage, lifted)
-    np.testing.assert_allclose(lifted, 1e-6 + (1 - 1e-6) * usage, rtol=2 * np.finfo(dtype).eps)
+    expected = 1e-6 + (1 - 1e-6) * usage
+    np.testing.assert_allclose(lifted, expected, rtol=2 * np.finfo(dtype).eps, atol=1e-12)
     assert_sorted(lifted, robust)
 
 
@@ -379,7 +383,9 @@ FIELDS = MemoryState._fields
 def test_what_is_not_finite_shows(field: str, N: int, value: float, order: str) -> None:
     """Where the reference has NaN or infinity, so have the kernels, and nowhere in other rows.
 
-    They are compiled to reorder sums, which must not take with it that NaN is like nothing.
+    They are compiled to reorder sums, which must not take with it that NaN is like nothing. The
+    order of cells whose usage is infinite or negative is anyone's, and so is where it shows but in
+    what is read.
     """
     sizes = MemorySizes(2, N, 3, 2, 2)
     vector, state = random_interfaces(1, sizes)[0], separated_state(sizes)
@@ -396,7 +402,8 @@ def test_what_is_not_finite_shows(field: str, N: int, value: float, order: str) 
         (clean[0], *clean[1]),
         strict=True,
     ):
-        assert not result[0][~wanted[0].isfinite()].isfinite().any(), name
+        if np.isnan(value) or name == "read_vectors" or field in ("memory", "link", "precedence"):
+            assert not result[0][~wanted[0].isfinite()].isfinite().any(), name
         assert torch.equal(result[1], other[1]), name
 
 

@@ -50,7 +50,7 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
         ModuleNotFoundError: it needs a package that is not installed.
     """
     check_choice("backend", backend, BACKENDS)
-    if backend == "auto" and VARIABLE in os.environ:
+    if backend == "auto" and os.environ.get(VARIABLE):
         backend = os.environ[VARIABLE]
         check_choice(VARIABLE, backend, BACKENDS)
     full = dtype in (torch.float32, torch.float64)

@@ -32,7 +32,7 @@ def array(tensor: Tensor) -> np.ndarray:
 
 def make_scratch(sizes: MemorySizes, dtype: torch.dtype) -> Any:
     """Arrays that the parts of a step leave for each other."""
-    return kernels.make_scratch(*sizes, array(torch.empty(0, dtype=dtype)).dtype)
+    return kernels.make_scratch(*sizes, array(torch.empty(0, dtype=dtype, device="cpu")).dtype)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..controllers import LayeredController
+from ..controllers import CONTROLLERS, LayeredController
 from ..state import map_tensors, tensors
 from .layer_tapes import LAYER_TAPES, LayerTape
 from .rows import Rows
@@ -142,20 +142,46 @@ class ModuleTape:
         place, size = self.rows.output(t), self.rows.batch_sizes[t]
         state = map_tensors(lambda tensor: tensor[:size].detach(), self.state)
         inputs = torch.cat([self.x[place], read_vectors.to(self.x.dtype)], dim=-1)
+        leaves = [inputs, *tensors(state)]
         if self.rows.keep:
-            leaves = [inputs, *tensors(state)]
             for leaf in leaves:
                 leaf.requires_grad_(leaf.is_floating_point())
-            with torch.enable_grad():
-                hidden, new_state = self.controller(inputs, state)
-            self.graphs[t] = leaves, [hidden, *tensors(new_state)]
-        else:
+        with torch.set_grad_enabled(self.rows.keep):
             hidden, new_state = self.controller(inputs, state)
+        results = [hidden, *tensors(new_state)]
+        expected = (size, self.output.shape[1])
+        if tuple(hidden.shape) != expected or len(results) != len(leaves):
+            raise ValueError(
+                f"controller must return outputs {expected} and a state of {len(leaves) - 1} "
+                f"tensors like zero_state's, got {tuple(hidden.shape)} and {len(results) - 1}"
+            )
+        if self.rows.keep:
+            if t == 0:
+                self._check_leaves(results, leaves)
+            self.graphs[t] = leaves, results
         self.output[place] = hidden.detach()
         self.state = new_state
         ending = self.rows.ending(t)
         for final, tensor in zip(tensors(self.final), tensors(new_state), strict=True):
             final[ending] = tensor[ending].detach()
+
+    def _check_leaves(self, results: list[Tensor], leaves: list[Tensor]) -> None:
+        """Raise when a step depends on a tensor whose gradient would be lost."""
+        known = {id(tensor) for tensor in (*leaves, *self.parameters)}
+        nodes = [result.grad_fn for result in results if result.grad_fn is not None]
+        seen = set(nodes)
+        while nodes:
+            node = nodes.pop()
+            variable = getattr(node, "variable", None)
+            if variable is not None and id(variable) not in known:
+                raise RuntimeError(
+                    "controller must depend on its inputs, its state and its own parameters only, "
+                    f"got a tensor {tuple(variable.shape)} besides that needs a gradient; make it "
+                    'a parameter of the controller, or use backend="reference"'
+                )
+            following = {child for child, _ in node.next_functions if child is not None} - seen
+            seen |= following
+            nodes += following
 
     def final_state(self) -> list[Tensor]:
         """Each sequence's state after its own last step."""
@@ -182,6 +208,7 @@ class ModuleTape:
                 [result for result, _ in reached],
                 wanted,
                 [gradient for _, gradient in reached],
+                retain_graph=True,  # steps may share what zero_state computed; see `release`
                 allow_unused=True,
             )
         )
@@ -208,7 +235,25 @@ class ModuleTape:
 
 def controller_tape(controller: nn.Module, x: Tensor) -> LayeredTape | ModuleTape:
     """The tape of a controller."""
-    if type(controller).__module__ == LayeredController.__module__:
-        assert isinstance(controller, LayeredController)
+    if (
+        isinstance(controller, LayeredController)
+        and type(controller) in CONTROLLERS.values()
+        and is_plain(controller)
+        and all(type(layer) in LAYER_TAPES and is_plain(layer) for layer in controller.layers)
+    ):
         return LayeredTape(controller, x)
     return ModuleTape(controller, x)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module does no more than its class: no hooks, no parametrised or computed weights.
+
+    What is not plain must be called, not read.
+    """
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    computed = ("weight", "weight_ih", "weight_hh")
+    return (
+        not any(getattr(module, name) for name in hooks)
+        and not hasattr(module, "parametrizations")
+        and all(name in module._parameters for name in computed if hasattr(module, name))
+    )

@@ -51,17 +51,18 @@ class CopyTask:
             self.max_length + 1,
             (batch_size, self.num_sequences),
             generator=generator,
+            device=generator.device,
         )
         ends = (2 * rounds + 2).cumsum(1)
         lengths = ends[:, -1]
         steps = int(lengths.max())
 
         # For each step (T, B): its round, and how far into it the step is.
-        clock = torch.arange(steps).unsqueeze(1)
+        clock = torch.arange(steps, device=rounds.device).unsqueeze(1)
         number = (clock.unsqueeze(-1) >= ends).sum(-1)
         inside = number < self.num_sequences
         number = number.clamp(max=self.num_sequences - 1)
-        places = torch.arange(batch_size)
+        places = torch.arange(batch_size, device=rounds.device)
         length = rounds[places, number]
         into = clock - (ends[places, number] - (2 * length + 2))
 
@@ -71,7 +72,7 @@ class CopyTask:
         answer = inside & (into >= length + 2)
 
         shape = (self.num_sequences, self.max_length, batch_size, self.num_bits)
-        bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.float32)
+        bits = torch.randint(0, 2, shape, generator=generator, device=rounds.device).float()
         item = torch.where(answer, into - length - 2, into - 1).clamp(0, self.max_length - 1)
         vectors = bits[number, item, places]
 

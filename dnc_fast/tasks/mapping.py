@@ -40,17 +40,18 @@ class MappingTask:
 
     def mapping(self) -> torch.Tensor:
         """(num_symbols) int64: the symbol that each symbol is mapped to."""
-        generator = torch.Generator().manual_seed(self.map_seed)
-        return torch.randperm(self.num_symbols, generator=generator)
+        generator = torch.Generator("cpu").manual_seed(self.map_seed)
+        return torch.randperm(self.num_symbols, generator=generator, device="cpu")
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)
         shape = (self.length, batch_size)
-        symbols = torch.randint(0, self.num_symbols, shape, generator=generator)
+        device = generator.device
+        symbols = torch.randint(0, self.num_symbols, shape, generator=generator, device=device)
         return Batch(
             inputs=F.one_hot(symbols, self.num_symbols).float(),
-            targets=F.one_hot(self.mapping()[symbols], self.num_symbols).float(),
-            mask=torch.ones(shape, dtype=torch.bool),
-            lengths=torch.full((batch_size,), self.length),
+            targets=F.one_hot(self.mapping().to(device)[symbols], self.num_symbols).float(),
+            mask=torch.ones(shape, dtype=torch.bool, device=device),
+            lengths=torch.full((batch_size,), self.length, device=device),
         )

@@ -35,6 +35,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except RuntimeError as error:  # torch's wrapping of a failed write
+        raise OSError(f"{path} could not be written, is the disk full? ({error})") from error
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -71,8 +73,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        refuse(f"it is truncated or of another format ({_first_line(error)})")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError):
+        refuse("it is truncated or of another format")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         refuse("it was written by another program")
     if content.get("version") != VERSION:
@@ -81,7 +83,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"version {VERSION}; use the dnc_fast that wrote it, or a newer one"
         )
     return content
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -20,7 +20,7 @@ def stream_seed(seed: int, stream: str, index: int = 0) -> int:
 
 def stream_generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
     """A generator for the `index`-th draw of a stream."""
-    return torch.Generator().manual_seed(stream_seed(seed, stream, index))
+    return torch.Generator("cpu").manual_seed(stream_seed(seed, stream, index))
 
 
 def random_state() -> dict[str, Any]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..checks import check_choice
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+from ..checks import check_choice, check_integer
 from ..config import DNCConfig
 from ..dnc import DNC
 from ..tasks import TASKS, Task, bit_loss
@@ -36,6 +44,8 @@ class Trainer:
     A run that is interrupted and resumed takes the very steps of an unbroken one: batches are
     addressed by seed and step, and the checkpoint holds all else (parameters, optimizer, random
     state, length of the metrics file).
+
+    Torch's global random state is set from the seed.
 
     Args:
         task: one of the tasks of `TASKS`.
@@ -99,7 +109,7 @@ class Trainer:
         self.solved_in_a_row = 0
         self.interrupted: int | None = None
         torch.manual_seed(stream_seed(config.seed, "parameters"))
-        self.model = DNC.from_config(model).to(device)
+        self.model = DNC.from_config(model, dtype=torch.float32).to(device)
         self.device = device
         torch.manual_seed(stream_seed(config.seed, "dropout"))
         optimizer = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[config.optimizer]
@@ -129,21 +139,23 @@ class Trainer:
         folder = Path(folder)
         content = load_checkpoint(folder / CHECKPOINT)
         trainer = cls.__new__(cls)
-        config = TrainingConfig(**content["training"])
+        with _reading(folder / CHECKPOINT):
+            config = TrainingConfig(**content["training"])
+            progress = content["progress"]
+            trainer._build(
+                restore_task(content),
+                DNCConfig(**content["model"]),
+                config,
+                folder,
+                device,
+                progress["metrics_format"],
+            )
+            trainer.model.load_state_dict(content["parameters"])
+            trainer.optimizer.load_state_dict(content["optimizer"])
+            restore_random_state(content["random"])
         if max_steps is not None:
-            config = dataclasses.replace(config, max_steps=max_steps)
-        trainer._build(
-            restore_task(content),
-            DNCConfig(**content["model"]),
-            config,
-            folder,
-            device,
-            content["progress"]["metrics_format"],
-        )
-        trainer.model.load_state_dict(content["parameters"])
-        trainer.optimizer.load_state_dict(content["optimizer"])
-        restore_random_state(content["random"])
-        progress = content["progress"]
+            check_integer("max_steps", max_steps, minimum=progress["step"])
+            trainer.config = dataclasses.replace(config, max_steps=max_steps)
         trainer.step = progress["step"]
         trainer.seconds = progress["seconds"]
         trainer.solved_in_a_row = progress["solved_in_a_row"]
@@ -161,11 +173,12 @@ class Trainer:
 
         Raises:
             TrainingError: the loss or its gradient is not finite.
+            BlockingIOError: another process trains in the folder.
         """
         display = make_progress(progress, self.step, self.config.max_steps)
         self.interrupted = None
         try:
-            with Interrupts() as interrupts:
+            with _alone_in(self.folder), Interrupts() as interrupts:
                 while self.step < self.config.max_steps and not self.solved:
                     started = time.perf_counter()
                     display.stepped(self.step + 1, self._training_step())
@@ -243,6 +256,39 @@ class Trainer:
         )
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder against other processes; given back also when this one is killed."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"another process trains in {folder}; train in another folder"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _reading(path: Path | str) -> Iterator[None]:
+    """Tell of a checkpoint that lacks a part or does not fit itself."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold a run that this dnc_fast can read ({error}); use the dnc_fast "
+            "that wrote it"
+        ) from error
+
+
 def task_name(task: Task) -> str:
     """The name of a task in `TASKS`."""
     for name, kind in TASKS.items():
@@ -257,10 +303,12 @@ def restore_task(content: dict[str, Any], **changes: Any) -> Task:
     Raises:
         CheckpointError: this version has no such task.
     """
-    name = content["task"]["name"]
+    with _reading("the checkpoint"):
+        name = content["task"]["name"]
+        options = content["task"]["options"]
     if name not in TASKS:
         raise CheckpointError(f"the checkpoint's task {name!r} is not one of {tuple(TASKS)}")
-    return TASKS[name](**{**content["task"]["options"], **changes})
+    return TASKS[name](**{**options, **changes})
 
 
 def restore_model(content: dict[str, Any], **changes: Any) -> DNC:
@@ -268,6 +316,8 @@ def restore_model(content: dict[str, Any], **changes: Any) -> DNC:
 
     num_cells may change, the parameters do not depend on it; so may backend and usage_order.
     """
-    model = DNC.from_config(DNCConfig(**{**content["model"], **changes}))
-    model.load_state_dict(content["parameters"])
+    with _reading("the checkpoint"):
+        config = DNCConfig(**{**content["model"], **changes})
+        model = DNC.from_config(config, dtype=torch.float32)
+        model.load_state_dict(content["parameters"])
     return model

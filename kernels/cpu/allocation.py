@@ -16,6 +16,7 @@ EPSILON = 1e-6
 GRID = 2.0**-8
 SHORT = 64
 LONG = 2048
+SIGN = np.int64(-(2**63))
 
 
 @kernel
@@ -46,9 +47,11 @@ def free_list(lifted, robust, order):
                 before -= 1
             order[before + 1] = cell
         return
-    # Keys are not negative, so the bit patterns of their doubles are in the same order as they;
-    # of a widened single the last 29 bits are zero.
+    # The bit patterns of doubles are in the same order as they, once the sign bit is flipped (of
+    # negative ones, all bits); of a widened single the last 29 bits are all alike.
     bits = keys.astype(np.float64).view(np.int64)
+    for n in range(N):
+        bits[n] = ~bits[n] if bits[n] < 0 else bits[n] ^ SIGN
     first = 29 if keys.itemsize == 4 else 0
     other = np.empty_like(order)
     digit_bits = 8 if N < LONG else 11

@@ -30,14 +30,31 @@ def _cache_folder() -> Path:
     return base / f"kernels-{digest.hexdigest()[:16]}"
 
 
-CACHE_FOLDER = str(_cache_folder())
+CACHE_FOLDER = _cache_folder()
+
+COMPILED_BEFORE = any(CACHE_FOLDER.rglob("*.nbi"))
+"""Whether an earlier process left compiled code of these sources."""
+
+
+def _cache_is_writable() -> bool:
+    try:
+        CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(CACHE_FOLDER, os.W_OK)
+
+
+CACHE = _cache_is_writable()
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function for each dtype at its first call, or take it from the disk."""
+    """Compile a function for each dtype at its first call, or take it from the disk.
+
+    Where the folder cannot be written to, it is compiled anew in each process.
+    """
     before = config.CACHE_DIR
-    config.CACHE_DIR = CACHE_FOLDER
+    config.CACHE_DIR = str(CACHE_FOLDER)
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(function)
+        return numba.njit(nogil=True, cache=CACHE, fastmath=FASTMATH, error_model="numpy")(function)
     finally:
         config.CACHE_DIR = before
