@@ -78,6 +78,46 @@ def test_resumed_run_equals_unbroken_run_bit_for_bit(tmp_path, optimizer, metric
     assert contents_equal(a, b)
 
 
+def test_resume_refuses_fewer_steps_than_were_taken(tmp_path):
+    Trainer(TASK, MODEL, config(max_steps=3), tmp_path).train("off")
+    with pytest.raises(ValueError, match="max_steps must be at least 3, got 2"):
+        Trainer.resume(tmp_path, max_steps=2)
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    trainer = Trainer(TASK, MODEL, config(max_steps=3), tmp_path)
+    descriptor = os.open(tmp_path, os.O_RDONLY)  # what another process would hold
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError, match="another process trains in"):
+        trainer.train("off")
+    os.close(descriptor)
+    trainer.train("off")
+
+
+def test_checkpoint_with_parts_missing_is_refused(tmp_path):
+    Trainer(TASK, MODEL, config(max_steps=1), tmp_path).train("off")
+    content = load_checkpoint(tmp_path)
+    for damage in ({"model": {}}, {"parameters": {}}, {"progress": {}}):
+        save_checkpoint(tmp_path / "checkpoint.pt", {**content, **damage})
+        with pytest.raises(CheckpointError, match="does not hold a run"):
+            Trainer.resume(tmp_path)
+
+
+def test_default_dtype_does_not_matter(tmp_path):
+    def run(name):
+        trainer = Trainer(TASK, MODEL, config(max_steps=2), tmp_path / name)
+        trainer.train("off")
+        return trainer.metrics_path.read_bytes()
+
+    expected = run("a")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert run("b") == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_seeds_are_reproducible_and_differ(tmp_path):
     def losses(name, seed):
         trainer = Trainer(TASK, MODEL, config(max_steps=2, seed=seed), tmp_path / name)
