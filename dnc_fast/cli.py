@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from . import __version__
-from .backends import BACKENDS, numba_installed, resolve_backend
+from .backends import BACKENDS, numba_installed, primitives, resolve_backend
 from .checks import check_integer
 from .config import DNCConfig
 from .tasks import TASKS, Task
@@ -270,9 +270,7 @@ def _announce_compilation(backend: str, options: argparse.Namespace) -> None:
     device = torch.device(options.device)
     if options.progress == "off" or resolve_backend(backend, device, torch.float32) != "cpu":
         return
-    from .kernels.cpu.compile import COMPILED_BEFORE
-
-    if not COMPILED_BEFORE:
+    if not primitives("cpu").is_compiled(torch.float32):
         print("compiling the CPU kernels, this once (about 20 s)", file=sys.stderr)
 
 

@@ -420,3 +420,25 @@ def test_gradients_that_are_not_finite_show(N: int) -> None:
         found.append(inputs[0].grad)
     assert found[1][0].isnan().any()
     assert torch.equal(found[0].isnan(), found[1].isnan())
+
+
+# Processes
+
+
+@pytest.mark.full
+def test_the_first_process_computes_the_same_bits_as_later_ones(tmp_path: Any) -> None:
+    """Kernels compiled in a process may round otherwise than those loaded; so none are."""
+    code = WITH_DIRTY_MEMORY
+    results = []
+    for number in range(2):
+        path = tmp_path / str(number)
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(tests=os.path.dirname(__file__), path=str(path))],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        results.append(list(torch.load(path, weights_only=False).values()))
+    assert_close(results[0], results[1], "equal")

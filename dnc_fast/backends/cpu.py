@@ -6,10 +6,13 @@ Sums are made in an order that does not depend on the threads, so neither do the
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from torch import Tensor
 from ..kernels.arrays import Adjoint, Step
 from ..kernels.cpu import lstm
 from ..kernels.cpu import step as kernels
+from ..kernels.cpu.compile import CACHE, CACHE_FOLDER
 from ..state import MemorySizes
 
 PARALLEL_FROM = 1 << 16
@@ -30,8 +34,37 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().numpy()
 
 
+def compiled_marker(dtype: torch.dtype) -> Path:
+    """The file that stands where the kernels of a dtype are compiled and on the disk."""
+    return CACHE_FOLDER / str(dtype).removeprefix("torch.")
+
+
+def is_compiled(dtype: torch.dtype) -> bool:
+    """Whether the kernels of a dtype need no compiling in this process."""
+    return CACHE and compiled_marker(dtype).exists()
+
+
+def _compile(dtype: torch.dtype) -> None:
+    """Have the kernels of a dtype compiled to the disk, once, see `warm_up`.
+
+    Where that fails, or the disk cannot be written to, this process compiles what it needs.
+    """
+    with _compile_lock:
+        if dtype not in _asked_for and CACHE and not is_compiled(dtype):
+            name = compiled_marker(dtype).name
+            command = [sys.executable, "-m", f"{__package__}.warm_up", name]
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        _asked_for.add(dtype)
+
+
+_asked_for: set[torch.dtype] = set()
+_compile_lock = threading.Lock()
+
+
 def make_scratch(sizes: MemorySizes, dtype: torch.dtype) -> Any:
     """Arrays that the parts of a step leave for each other."""
+    if dtype not in _asked_for:
+        _compile(dtype)
     return kernels.make_scratch(*sizes, array(torch.empty(0, dtype=dtype, device="cpu")).dtype)
 
 

@@ -51,6 +51,8 @@ def free_list(lifted, robust, order):
     # negative ones, all bits); of a widened single the last 29 bits are all alike.
     bits = keys.astype(np.float64).view(np.int64)
     for n in range(N):
+        if bits[n] == SIGN:  # -0.0 is 0.0
+            bits[n] = 0
         bits[n] = ~bits[n] if bits[n] < 0 else bits[n] ^ SIGN
     first = 29 if keys.itemsize == 4 else 0
     other = np.empty_like(order)

@@ -32,9 +32,6 @@ def _cache_folder() -> Path:
 
 CACHE_FOLDER = _cache_folder()
 
-COMPILED_BEFORE = any(CACHE_FOLDER.rglob("*.nbi"))
-"""Whether an earlier process left compiled code of these sources."""
-
 
 def _cache_is_writable() -> bool:
     try:
