@@ -1,0 +1,64 @@
+"""memory_report: its parts, its rule, and (full) that it foretells what is measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dnc_fast import DNC
+from dnc_fast.engine.memory_tape import KEEP_ALL_BELOW, checkpoint_interval
+from dnc_fast.engine.report import matrices_held
+from dnc_fast.state import MemorySizes
+
+SMALL = {"num_cells": 16, "cell_size": 4, "num_read_heads": 2}
+
+
+def test_link_matrices_of_long_sequences_grow_with_the_root_of_the_steps():
+    sizes = MemorySizes(1, 1024, 64, 4, 1)
+    held = [
+        matrices_held(T, checkpoint_interval(T, sizes, 4), eager=False) for T in (64, 256, 1024)
+    ]
+    assert held == [2 + 7 + 8, 2 + 15 + 16, 2 + 31 + 32]
+
+
+def test_all_are_kept_while_they_are_small():
+    sizes = MemorySizes(1, 64, 8, 1, 1)
+    steps = KEEP_ALL_BELOW // (64 * 64 * 4)
+    assert checkpoint_interval(steps, sizes, 4) == 1
+    assert checkpoint_interval(steps + 1, sizes, 4) == 46
+
+
+def test_report_adds_up_and_reads_well():
+    report = DNC(3, 4, backend="eager", **SMALL).memory_report(batch_size=2, steps=8)
+    assert report.total == sum(report) and min(report) > 0
+    assert "link matrices" in str(report) and "total" in str(report)
+
+
+def test_both_directions_count():
+    one, two = (
+        DNC(3, 4, backend="eager", bidirectional=both, **SMALL).memory_report(2, 8)
+        for both in (False, True)
+    )
+    assert two.total == 2 * one.total
+
+
+def test_bad_arguments_are_named():
+    model = DNC(3, 4, backend="eager", **SMALL)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        model.memory_report(2, 0)
+    with pytest.raises(ValueError, match='got "reference"'):
+        DNC(3, 4, backend="reference", **SMALL).memory_report(2, 8)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("size", ["c3", "c4", "N=1024 T=256"])
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_report_foretells_the_measured_peak(backend, size):
+    command = [sys.executable, "-m", "bench.peak", "--one", backend, size]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert abs(result["report"] - result["peak"]) < max(0.1 * result["peak"], 32 * 2**20)
