@@ -1,6 +1,5 @@
 """Custom kernels of dnc_fast, installed as `dnc_fast.kernels`. They never import dnc_fast.
 
-`gpu/` is for Triton, `cpu/` for Numba, with one file for each group of equations, under the names
-of `dnc_fast/reference/`: content, allocation, linkage, memory, step. This version has none yet:
-the reference path computes everything.
+`cpu/` is for Numba, with one file for each group of equations, under the names of
+`dnc_fast/reference/`: content, allocation, linkage, memory, step. There are none for GPUs yet.
 """
