@@ -28,7 +28,7 @@ from .training import (
     TrainingConfig,
     TrainingError,
     evaluate,
-    load_checkpoint,
+    load_run,
     read_metrics,
     restore_model,
     restore_task,
@@ -281,7 +281,7 @@ def _resume(
     training_options: dict[str, Any],
 ) -> Trainer:
     """The run to continue, after a check that the user asks for no other one."""
-    content = load_checkpoint(options.out)
+    content = load_run(options.out)
     if content["task"]["name"] != options.task_name:
         raise UserError(
             f"{options.out} holds a run of the task {content['task']['name']!r}, got "
@@ -341,7 +341,7 @@ def _show(options: argparse.Namespace) -> int:
 def _restore(options: argparse.Namespace) -> tuple[Any, Task, int, Path]:
     """The model, task, seed and folder that `eval` and `show` are asked for."""
     _check_device(options.device)
-    content = load_checkpoint(options.checkpoint)
+    content = load_run(options.checkpoint)
     kind = type(restore_task(content))
     task = restore_task(content, **dict(_parse_change(kind, change) for change in options.task))
     cells = {} if options.num_cells is None else {"num_cells": options.num_cells}

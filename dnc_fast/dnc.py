@@ -216,15 +216,13 @@ class DNCCell(nn.Module):
                 f"got {shapes}"
             )
         device = self.interface.weight.device
-        # Under autocast a controller's state has the dtype that autocast gave it.
-        any_dtype = field == "controller" and autocasts(device)
         for part, zero in zip(tensors(whole), tensors(expected), strict=True):
             if part.device != device:
                 raise ValueError(
                     f"state.{field} must be on {device} like the model, got {part.device}; "
                     f"state.to({str(device)!r}) moves it"
                 )
-            if part.dtype != zero.dtype and not any_dtype:
+            if part.dtype != zero.dtype:
                 raise ValueError(
                     f"state.{field} must be {zero.dtype} in this model, got {part.dtype}; "
                     + (

@@ -98,6 +98,9 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path):
 def test_checkpoint_with_parts_missing_is_refused(tmp_path):
     Trainer(TASK, MODEL, config(max_steps=1), tmp_path).train("off")
     content = load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path / "checkpoint.pt", {"task": content["task"]})
+    with pytest.raises(CheckpointError, match=r"does not hold a run.*lacks.*'parameters'"):
+        Trainer.resume(tmp_path)
     for damage in ({"model": {}}, {"parameters": {}}, {"progress": {}}):
         save_checkpoint(tmp_path / "checkpoint.pt", {**content, **damage})
         with pytest.raises(CheckpointError, match="does not hold a run"):

@@ -72,7 +72,8 @@ def forward(step: Step, scratch: None, usage_order: str) -> None:
     )
     weights, _ = reference.write_weighting(interface, step.usage1, content, usage_order)
     step.write1.copy_(weights)
-    rebuild(step, scratch, with_link=True)
+    _write_memory(step, interface)
+    _update_link(step, step.link1)
     step.precedence1.copy_(reference.update_precedence(step.precedence0, weights))
     ahead, behind = reference.directional_weightings(step.link1, step.read0)
     content = reference.content_weighting(
@@ -84,13 +85,17 @@ def forward(step: Step, scratch: None, usage_order: str) -> None:
 
 def rebuild(step: Step, scratch: None, with_link: bool) -> None:
     """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
-    interface = _interface(step)
+    _write_memory(step, _interface(step))
+    if with_link:
+        _update_link(step, step.link1)
+
+
+def _write_memory(step: Step, interface: Interface) -> None:
+    """Fill memory1."""
     memory = reference.write_memory(
         step.memory0, step.write1, interface.erase_vectors, interface.write_vectors
     )
     step.memory1.copy_(memory)
-    if with_link:
-        _update_link(step, step.link1)
 
 
 def _update_link(step: Step, out: Tensor) -> None:

@@ -87,7 +87,7 @@ class _Run:
         self.usage_order = usage_order
         self.interval = interval
         self.device = next(tensors(state)).device
-        self.random = _random_state(self.device)
+        self.random = _random_state(self.device) if rows.keep else []
         self.recorded = False
 
     def _split(self, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, list[Tensor]]:

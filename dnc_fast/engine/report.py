@@ -55,7 +55,8 @@ def matrices_held(steps: int, interval: int, eager: bool) -> int:
     """
     checkpoints = (steps - 1) // interval
     forward = 0 if interval == 1 else 2
-    backward = min(interval, steps) - 1 + 1 + (3 if eager else 0)
+    segment, gradient = min(interval, steps) - 1, 1
+    backward = segment + gradient + (3 if eager else 0)
     return 2 + checkpoints + max(forward, backward)
 
 

@@ -4,7 +4,7 @@ from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .evaluation import Evaluation, evaluate
 from .metrics import read_metrics
-from .trainer import Trainer, TrainingError, restore_model, restore_task
+from .trainer import Trainer, TrainingError, load_run, restore_model, restore_task
 
 __all__ = [
     "CheckpointError",
@@ -14,6 +14,7 @@ __all__ = [
     "TrainingError",
     "evaluate",
     "load_checkpoint",
+    "load_run",
     "read_metrics",
     "restore_model",
     "restore_task",

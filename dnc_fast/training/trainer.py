@@ -33,6 +33,8 @@ from .random import random_state, restore_random_state, stream_generator, stream
 
 CHECKPOINT = "checkpoint.pt"
 
+RUN_PARTS = ("task", "model", "training", "parameters", "optimizer", "random", "progress")
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; what was reached before is in the last checkpoint."""
@@ -137,7 +139,7 @@ class Trainer:
             ValueError: the metrics file is shorter than the checkpoint says.
         """
         folder = Path(folder)
-        content = load_checkpoint(folder / CHECKPOINT)
+        content = load_run(folder / CHECKPOINT)
         trainer = cls.__new__(cls)
         with _reading(folder / CHECKPOINT):
             config = TrainingConfig(**content["training"])
@@ -287,6 +289,22 @@ def _reading(path: Path | str) -> Iterator[None]:
             f"{path} does not hold a run that this dnc_fast can read ({error}); use the dnc_fast "
             "that wrote it"
         ) from error
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """The checkpoint of a run, with all its parts.
+
+    Raises:
+        FileNotFoundError, CheckpointError: there is none that can be read.
+    """
+    content = load_checkpoint(path)
+    missing = [part for part in RUN_PARTS if part not in content]
+    if missing:
+        raise CheckpointError(
+            f"{path} does not hold a run that this dnc_fast can read (it lacks {missing}); use the "
+            "dnc_fast that wrote it"
+        )
+    return content
 
 
 def task_name(task: Task) -> str:

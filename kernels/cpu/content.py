@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from .compile import kernel
 
 EPSILON = 1e-6
@@ -49,6 +51,19 @@ def content_weighting(keys, strengths, memory, key_norms, cell_norms, similarity
             total += weight[n]
         for n in range(row.shape[0]):
             weight[n] /= total
+
+
+@kernel
+def look_up(keys, strengths, memory):
+    """Weights and similarity, each (heads, N), and the norms of keys and cells."""
+    shape = (keys.shape[0], memory.shape[0])
+    similarity, weights = np.empty(shape, memory.dtype), np.empty(shape, memory.dtype)
+    key_norms = np.empty(shape[0], memory.dtype)
+    cell_norms = np.empty(shape[1], memory.dtype)
+    norms(keys, key_norms)
+    norms(memory, cell_norms)
+    content_weighting(keys, strengths, memory, key_norms, cell_norms, similarity, weights)
+    return weights, similarity, key_norms, cell_norms
 
 
 @kernel

@@ -111,11 +111,7 @@ def forward_before(b, step, scratch, robust):
     parts = split(scratch.active[b], W, R, Hw)
     _, _, keys, strengths, erase, vectors, free_gates, allocation_gates, write_gates, _ = parts
     _usage_before_writing(free_gates, step.usage0[b], step.write0[b], step.read0[b], step.usage1[b])
-    key_norms, cell_norms = np.empty(Hw, memory0.dtype), np.empty(N, memory0.dtype)
-    content.norms(keys, key_norms)
-    content.norms(memory0, cell_norms)
-    similarity, weights = np.empty((Hw, N), memory0.dtype), np.empty((Hw, N), memory0.dtype)
-    content.content_weighting(keys, strengths, memory0, key_norms, cell_norms, similarity, weights)
+    weights, _, _, _ = content.look_up(keys, strengths, memory0)
     _allocate(step.usage1[b], weights, allocation_gates, write_gates, robust, write1)
     memory.write_memory(memory0, write1, erase, vectors, step.memory1[b])
     for head in range(Hw):
@@ -161,15 +157,11 @@ def forward_after(b, step, scratch):
     Hw, R = step.write1.shape[1], read1.shape[0]
     parts = split(scratch.active[b], W, R, Hw)
     keys, strengths, modes = parts[0], parts[1], parts[9]
-    key_norms, cell_norms = np.empty(R, memory1.dtype), np.empty(N, memory1.dtype)
-    content.norms(keys, key_norms)
-    content.norms(memory1, cell_norms)
-    similarity = np.empty((R, N), memory1.dtype)
-    content.content_weighting(keys, strengths, memory1, key_norms, cell_norms, similarity, read1)
+    weights, _, _, _ = content.look_up(keys, strengths, memory1)
     for r in range(R):
         mode = modes[r, Hw]
         for n in range(N):
-            read1[r, n] *= mode
+            read1[r, n] = mode * weights[r, n]
         for head in range(Hw):
             mode = modes[r, 1 + Hw + head]
             ahead = scratch.rows[b, head, r]
@@ -233,11 +225,7 @@ def backward_before(b, step, adjoint, scratch):
     parts = split(scratch.active[b], W, R, Hw)
     d_parts = split(adjoint.vector[b], W, R, Hw)
     keys, strengths, modes = parts[0], parts[1], parts[9]
-    key_norms, cell_norms = np.empty(R, memory1.dtype), np.empty(N, memory1.dtype)
-    content.norms(keys, key_norms)
-    content.norms(memory1, cell_norms)
-    similarity, weights = np.empty((R, N), memory1.dtype), np.empty((R, N), memory1.dtype)
-    content.content_weighting(keys, strengths, memory1, key_norms, cell_norms, similarity, weights)
+    weights, similarity, key_norms, cell_norms = content.look_up(keys, strengths, memory1)
     d_weights = np.empty((R, N), memory1.dtype)
     for r in range(R):
         mode = modes[r, Hw]
@@ -438,11 +426,7 @@ def backward_after(b, step, adjoint, scratch, robust):
     memory.write_memory_backward(
         memory0, step.write1[b], erase, vectors, adjoint.memory[b], d_write, d_parts[4], d_parts[5]
     )
-    key_norms, cell_norms = np.empty(Hw, memory0.dtype), np.empty(N, memory0.dtype)
-    content.norms(keys, key_norms)
-    content.norms(memory0, cell_norms)
-    similarity, weights = np.empty((Hw, N), memory0.dtype), np.empty((Hw, N), memory0.dtype)
-    content.content_weighting(keys, strengths, memory0, key_norms, cell_norms, similarity, weights)
+    weights, similarity, key_norms, cell_norms = content.look_up(keys, strengths, memory0)
     write_weights = np.empty((Hw, N), memory0.dtype)
     seen, lifted, orders, allocations = _allocate(
         step.usage1[b], weights, allocation_gates, write_gates, robust, write_weights
