@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ FASTMATH = {"reassoc", "contract", "nsz"}
 def _cache_folder() -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     base = Path(config.CACHE_DIR or home / "dnc_fast")
-    digest = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    # Numba keeps apart what lies at different places, and what different Pythons run.
+    folder = Path(__file__).resolve().parent
+    digest = hashlib.sha256(f"{numba.__version__} {sys.version} {folder}".encode())
+    for source in sorted(folder.glob("*.py")):
         digest.update(source.read_bytes())
     return base / f"kernels-{digest.hexdigest()[:16]}"
 
