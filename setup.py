@@ -35,6 +35,7 @@ setup(
         "dnc_fast.engine",
         "dnc_fast.kernels",
         "dnc_fast.kernels.cpu",
+        "dnc_fast.kernels.gpu",
         "dnc_fast.pictures",
         "dnc_fast.reference",
         "dnc_fast.tasks",

@@ -74,6 +74,28 @@ def check_tensor(
         )
 
 
+def check_shapes(shapes: dict[str, str], **tensors: Tensor) -> dict[str, int]:
+    """Raise unless tensors have these shapes, such as "B N W"; a letter is one size throughout.
+
+    Returns:
+        the size of each letter.
+    """
+    sizes: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        letters, shape = shapes[name].split(), tuple(tensor.shape)
+        known = dict(sizes)
+        fits = len(letters) == len(shape) and 0 not in shape
+        for letter, size in zip(letters, shape, strict=False):
+            fits = fits and sizes.setdefault(letter, size) == size
+        if not fits:
+            given = ", ".join(f"{letter}={known[letter]}" for letter in letters if letter in known)
+            raise ValueError(
+                f"{name} must have shape ({', '.join(letters)}), none of them 0"
+                f"{' and ' + given if given else ''}, got {shape}"
+            )
+    return sizes
+
+
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is on for a device."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import platform
 import shlex
 import signal
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
@@ -18,7 +20,14 @@ from typing import Any
 import torch
 
 from . import __version__
-from .backends import BACKENDS, numba_installed, primitives, resolve_backend
+from .backends import (
+    BACKENDS,
+    VARIABLE,
+    numba_installed,
+    primitives,
+    resolve_backend,
+    triton_problem,
+)
 from .checks import check_integer
 from .config import DNCConfig
 from .tasks import TASKS, Task
@@ -421,8 +430,25 @@ def _info(options: argparse.Namespace) -> int:
     for index in range(torch.cuda.device_count()):
         print(f"cuda:{index}     {torch.cuda.get_device_name(index)}")
     print(f"backends   {', '.join(BACKENDS)}")
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        chosen = resolve_backend("auto", torch.device(device), torch.float32)
-        why = "" if numba_installed() else " (the faster cpu backend needs numba)"
-        print(f"           auto on {device} is {chosen}{why}")
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    for device in ["cpu", *gpus]:
+        print(f"           auto on {device} is {_auto_and_why(torch.device(device))}")
+    if not gpus:
+        print("           triton has no CUDA or ROCm device to run on")
     return 0
+
+
+def _auto_and_why(device: torch.device) -> str:
+    """What `auto` is on a device, and what keeps it from a faster one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said here in full
+            chosen = resolve_backend("auto", device, torch.float32)
+    except (ImportError, RuntimeError, ValueError) as error:
+        return f"an error ({error})"
+    if os.environ.get(VARIABLE):
+        return f"{chosen} ({VARIABLE} says so)"
+    if device.type == "cpu":
+        return chosen if numba_installed() else f"{chosen} (the faster cpu backend needs numba)"
+    problem = triton_problem(device)
+    return chosen if problem is None else f"{chosen} ({problem})"

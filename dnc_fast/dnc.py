@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .backends import inspected_step, primitives, resolve_backend, unchecked_step
+from .backends import (
+    FULL_DTYPES,
+    inspected_step,
+    primitives,
+    resolve_backend,
+    unchecked_step,
+)
 from .checks import autocasts, check_integer, check_tensor
 from .config import DNCConfig
 from .controllers import CONTROLLERS, check_controller
@@ -317,7 +323,8 @@ class DNCCell(nn.Module):
         """
         dtype, device = self.state_dtype, rows.device
         backend = resolve_backend(self.config.backend, device, dtype)
-        plain = rows.dtype == dtype and not autocasts(device) and is_plain(self)
+        plain = rows.dtype == dtype and dtype in FULL_DTYPES
+        plain = plain and not autocasts(device) and is_plain(self)
         plain = plain and type(self.interface) is nn.Linear and is_plain(self.interface)
         if backend == "reference" or trace is not None or not plain:
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)

@@ -7,7 +7,9 @@ import math
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +23,8 @@ from states import (
 )
 from torch import Tensor
 
-from dnc_fast import MemoryState, backends, memory_step
-from dnc_fast.backends import BACKENDS, VARIABLE, numba_installed, resolve_backend
+from dnc_fast import MemoryState, memory_step
+from dnc_fast.backends import BACKENDS, VARIABLE, choice, numba_installed, resolve_backend
 from dnc_fast.reference import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors
 
@@ -34,6 +36,9 @@ every_backend = pytest.mark.parametrize(
 )
 every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
 SIZES = MemorySizes(2, 7, 3, 2, 2)
+
+# On a CPU; Triton's interpreter only where it is switched on.
+RUNNABLE = [name for name in BACKENDS[1:] if name != "triton" or choice.triton_problem(CPU) is None]
 
 
 # Which one runs
@@ -49,37 +54,97 @@ def numba(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, without_variable: None
 ) -> bool:
     """With Numba and without it, whether or not it is installed here."""
-    monkeypatch.setattr(backends, "numba_installed", lambda: request.param)
+    monkeypatch.setattr(choice, "numba_installed", lambda: request.param)
     return request.param
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, without_variable: None) -> Iterator[Callable[..., None]]:
+    """Makes this a machine with a GPU, as far as the choice of a backend can see."""
+
+    def build(version: str | None = "3.6.0", capability: tuple[int, int] = (8, 0)) -> None:
+        monkeypatch.setattr(choice, "triton_version", lambda: version)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+        monkeypatch.setattr(torch.version, "hip", None)
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        choice._auto_on_gpu.cache_clear()
+
+    yield build
+    choice._auto_on_gpu.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_auto_takes_the_fastest_that_can_run(numba: bool, dtype: torch.dtype) -> None:
     assert resolve_backend("auto", CPU, dtype) == ("cpu" if numba else "eager")
-    assert resolve_backend("auto", CUDA, dtype) == "eager"
     assert resolve_backend("auto", META, dtype) == "reference"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("device", [CPU, CUDA, META], ids=str)
+@pytest.mark.parametrize("device", [CPU, META], ids=str)
 def test_auto_is_the_reference_in_half_precision(
     numba: bool, device: torch.device, dtype: torch.dtype
 ) -> None:
     assert resolve_backend("auto", device, dtype) == "reference"
 
 
-@pytest.mark.parametrize("name", BACKENDS[1:])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("version", ["3.6.0", "3.9.1+git", "3.10.0", "4.0"])
+def test_auto_on_a_gpu_is_triton(
+    gpu: Callable[..., None], version: str, dtype: torch.dtype
+) -> None:
+    gpu(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve_backend("auto", CUDA, dtype) == "triton"
+        assert resolve_backend("triton", CUDA, dtype) == "triton"
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"version": None}, ModuleNotFoundError, "needs Triton, which is not .*pip install triton"),
+        ({"version": "3.5.1"}, RuntimeError, "needs Triton 3.6 or newer, got 3.5.1.*newer torch"),
+        ({"version": "2.9"}, RuntimeError, "needs Triton 3.6 or newer, got 2.9"),
+        ({"capability": (7, 5)}, RuntimeError, "capability 8.0 or newer, got a GPU"),
+    ],
+)
+def test_where_triton_cannot_run_auto_says_so_once_and_the_name_raises(
+    gpu: Callable[..., None], given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    gpu(**given)
+    with pytest.warns(UserWarning, match=message):
+        assert resolve_backend("auto", CUDA, torch.float32) == "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve_backend("auto", CUDA, torch.float32) == "eager"
+        assert resolve_backend("auto", CUDA, torch.bfloat16) == "reference"
+    with pytest.raises(error, match=message):
+        resolve_backend("triton", CUDA, torch.float32)
+
+
+@pytest.mark.parametrize("device", [CPU, META], ids=str)
+def test_triton_takes_nothing_that_is_elsewhere(
+    gpu: Callable[..., None], device: torch.device
+) -> None:
+    gpu()
+    message = f'backend "triton" takes tensors on a CUDA or ROCm device, got {device}; use "auto"'
+    with pytest.raises(ValueError, match=message):
+        resolve_backend("triton", device, torch.float32)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_a_name_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Also against the environment, which only says what `auto` is."""
-    monkeypatch.setattr(backends, "numba_installed", lambda: True)
-    for variable in BACKENDS[1:]:
+    monkeypatch.setattr(choice, "numba_installed", lambda: True)
+    for variable in RUNNABLE:
         monkeypatch.setenv(VARIABLE, variable)
         assert resolve_backend(name, CPU, torch.float32) == name
 
 
-@pytest.mark.parametrize("name", BACKENDS[1:])
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_variable_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(backends, "numba_installed", lambda: True)
+    monkeypatch.setattr(choice, "numba_installed", lambda: True)
     monkeypatch.setenv(VARIABLE, name)
     assert resolve_backend("auto", CPU, torch.float64) == name
 
@@ -119,7 +184,7 @@ def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -
 
 def test_kernels_without_numba_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """An explicit name never falls back, nor does the variable."""
-    monkeypatch.setattr(backends, "numba_installed", lambda: False)
+    monkeypatch.setattr(choice, "numba_installed", lambda: False)
     message = r'backend "cpu" needs Numba; `pip install numba`'
     with pytest.raises(ModuleNotFoundError, match=message):
         resolve_backend("cpu", CPU, torch.float32)

@@ -29,7 +29,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from dnc_fast import DNC, DNCState, backends
-from dnc_fast.backends import numba_installed
+from dnc_fast.backends import choice, numba_installed
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.memory_tape import MemoryTape, checkpoint_interval
 from dnc_fast.engine.rows import Rows
@@ -285,7 +285,7 @@ def test_public_results_are_equal_without_numba(monkeypatch: pytest.MonkeyPatch)
     x, state = make_inputs(num_cells=20)
     found = []
     for installed in (numba_installed(), False):
-        monkeypatch.setattr(backends, "numba_installed", lambda installed=installed: installed)
+        monkeypatch.setattr(choice, "numba_installed", lambda installed=installed: installed)
         found.append(run(lively_dnc(num_cells=20), x, state))
     assert_results_close(*found)
 

@@ -15,7 +15,7 @@ FLOORS = (
     {"state", "interface"},
     {"reference"},
     {"backends", "trace"},
-    {"controllers", "engine", "sequences"},
+    {"functional", "controllers", "engine", "sequences"},
     {"config"},
     {"dnc"},
     {"tasks", "pictures"},

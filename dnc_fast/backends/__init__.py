@@ -1,17 +1,15 @@
 """The one door between the maths and everything above it: the memory step, by backend.
 
-`reference` is autograd through the paper's equations. `eager` (plain torch) and `cpu` (compiled by
-Numba) are the hand-derived step, forward and backward; each is a module with the same primitives:
-`array`, `make_scratch`, `forward`, `rebuild`, `backward`.
+`reference` is autograd through the paper's equations. `eager` (plain torch), `cpu` (compiled by
+Numba) and `triton` (kernels for GPUs) are the hand-derived step, forward and backward; each is a
+module with the same primitives: `array`, `make_scratch`, `loop`, `forward`, `rebuild`, `backward`,
+`lstm_backward`.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
 from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -22,56 +20,32 @@ from ..checks import check_choice, check_tensor
 from ..interface import Interface, interface_size, parse_interface
 from ..reference import USAGE_ORDERS, Weightings
 from ..state import MemoryState, check_memory_state
+from .choice import (
+    BACKENDS,
+    FULL_DTYPES,
+    VARIABLE,
+    numba_installed,
+    resolve_backend,
+    triton_problem,
+)
 from .step import hand_derived_step
 
-BACKENDS = ("auto", "reference", "eager", "cpu")
-"""What `backend=` may be; `auto` takes the fastest that can run where the tensors are."""
-
-VARIABLE = "DNC_FAST_BACKEND"
-"""The environment variable that says what `auto` is."""
-
-
-@cache
-def numba_installed() -> bool:
-    """Whether the CPU kernels can be compiled."""
-    return importlib.util.find_spec("numba") is not None
-
-
-def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that runs for a name.
-
-    Args:
-        backend: one of `BACKENDS`.
-        device: where the state is.
-        dtype: of the state.
-
-    Raises:
-        ValueError: the name is not one of `BACKENDS`, or that backend cannot take the state.
-        ModuleNotFoundError: it needs a package that is not installed.
-    """
-    check_choice("backend", backend, BACKENDS)
-    if backend == "auto" and os.environ.get(VARIABLE):
-        backend = os.environ[VARIABLE]
-        check_choice(VARIABLE, backend, BACKENDS)
-    full = dtype in (torch.float32, torch.float64)
-    if backend == "auto":
-        if not full or device.type == "meta":
-            return "reference"
-        return "cpu" if device.type == "cpu" and numba_installed() else "eager"
-    if backend in ("eager", "cpu") and not full:
-        raise ValueError(
-            f'backend {backend!r} takes a state in float32 or float64, got {dtype}; "reference" '
-            "takes every float dtype"
-        )
-    if backend == "cpu" and device.type != "cpu":
-        raise ValueError(f'backend "cpu" takes tensors on the cpu, got {device}; use "auto"')
-    if backend == "cpu" and not numba_installed():
-        raise ModuleNotFoundError('backend "cpu" needs Numba; `pip install numba` brings it')
-    return backend
+__all__ = [
+    "BACKENDS",
+    "FULL_DTYPES",
+    "VARIABLE",
+    "inspected_step",
+    "memory_step",
+    "numba_installed",
+    "primitives",
+    "resolve_backend",
+    "triton_problem",
+    "unchecked_step",
+]
 
 
 def primitives(backend: str) -> Any:
-    """The module of a hand-derived backend, "eager" or "cpu"."""
+    """The module of a hand-derived backend: "eager", "cpu" or "triton"."""
     return importlib.import_module(f"{__name__}.{backend}")
 
 
@@ -119,6 +93,8 @@ def unchecked_step(
     if backend == "reference":
         read_vectors, new_state, _, _ = inspected_step(vector, state, usage_order)
         return read_vectors, new_state
+    if backend == "triton":
+        return primitives(backend).memory_step(vector, state, usage_order)
     return hand_derived_step(primitives(backend), vector.to(state.memory.dtype), state, usage_order)
 
 

@@ -61,7 +61,7 @@ _asked_for: set[torch.dtype] = set()
 _compile_lock = threading.Lock()
 
 
-def make_scratch(sizes: MemorySizes, dtype: torch.dtype) -> Any:
+def make_scratch(sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -> Any:
     """Arrays that the parts of a step leave for each other."""
     if dtype not in _asked_for:
         _compile(dtype)

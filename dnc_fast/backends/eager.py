@@ -25,7 +25,7 @@ def array(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def make_scratch(sizes: MemorySizes, dtype: torch.dtype) -> None:
+def make_scratch(sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -> None:
     """Plain torch leaves nothing between the parts of a step."""
 
 

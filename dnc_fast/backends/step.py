@@ -39,7 +39,7 @@ class _Step(torch.autograd.Function):
         new_state = MemoryState(*map(torch.empty_like, state))
         B, _, W, R, _ = state.sizes
         read_vectors = vector.new_empty(B, R, W)
-        scratch = primitives.make_scratch(state.sizes, vector.dtype)
+        scratch = primitives.make_scratch(state.sizes, vector.dtype, vector.device)
         step = _arrays(primitives, vector, state, new_state, read_vectors)
         primitives.forward(step, scratch, usage_order)
         ctx.save_for_backward(vector, *state, *new_state)
@@ -60,7 +60,7 @@ class _Step(torch.autograd.Function):
         ctx.primitives.backward(
             _arrays(ctx.primitives, vector, state, new_state, d_read_vectors.contiguous()),
             Adjoint(ctx.primitives.array(d_vector), memory, usage, precedence, link, write, read),
-            ctx.primitives.make_scratch(MemorySizes(*state.sizes), vector.dtype),
+            ctx.primitives.make_scratch(MemorySizes(*state.sizes), vector.dtype, vector.device),
             ctx.usage_order,
         )
         return None, None, d_vector, *gradient

@@ -65,7 +65,9 @@ class MemoryTape:
             buffer[: rows.batch_size] = getattr(self.initial, name)
         self.checkpoints: dict[int, tuple[Tensor, Tensor]] = {}
         self._ring: list[tuple[Tensor, Tensor]] = []
-        self._scratch = primitives.make_scratch(state.sizes, state.memory.dtype)
+        self._scratch = primitives.make_scratch(
+            state.sizes, state.memory.dtype, state.memory.device
+        )
         self._arrays = {
             name: primitives.array(buffer) for name, buffer in self.vector_states.items()
         }

@@ -1,0 +1,218 @@
+"""The parts of a memory step as functions of their own, by the reference or by Triton kernels.
+
+`memory_step` is all of them in one, with fewer launches; these are for models that need one part.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .backends import VARIABLE, memory_step, resolve_backend
+from .checks import check_choice, check_shapes, check_tensor
+from .reference import USAGE_ORDERS
+
+__all__ = [
+    "allocation_weighting",
+    "content_weighting",
+    "linkage",
+    "memory_step",
+    "read_memory",
+    "write_memory",
+]
+
+BACKENDS = ("auto", "reference", "triton")
+"""What `backend=` may be here; `auto` takes Triton kernels on a GPU, plain torch elsewhere."""
+
+
+def _kernels(backend: str, tensor: Tensor) -> bool:
+    """Whether the Triton kernels run."""
+    check_choice("backend", backend, BACKENDS)
+    if backend == "auto" and os.environ.get(VARIABLE, "auto") not in ("auto", "triton", ""):
+        return False
+    return resolve_backend(backend, tensor.device, tensor.dtype) == "triton"
+
+
+def _check(shapes: dict[str, str], **tensors: Any) -> dict[str, int]:
+    """Raise unless all are float tensors of one dtype and device whose shapes fit."""
+    first = next(iter(tensors.values()))
+    device = first.device if isinstance(first, Tensor) else torch.device("cpu")
+    for name, tensor in tensors.items():
+        check_tensor(name, tensor, device, first.dtype if name != next(iter(tensors)) else None)
+    return check_shapes(shapes, **tensors)
+
+
+def content_weighting(
+    keys: Tensor, strengths: Tensor, memory: Tensor, *, backend: str = "auto"
+) -> Tensor:
+    """Softmax over the cells of strength times cosine similarity (Graves et al. 2016, Methods).
+
+        C(M, k, beta) = softmax_n(beta k.M[n] / (|k| |M[n]| + e)),  |x| = sqrt(x.x + e), e = 1e-6
+
+    Args:
+        keys: (B, H, W), any number of heads H.
+        strengths: (B, H), at least 1.
+        memory: (B, N, W).
+        backend: one of `BACKENDS`.
+
+    Returns:
+        (B, H, N), each row sums to 1; in the dtype of the arguments.
+
+    Raises:
+        TypeError: an argument is no tensor, or not of the floating-point dtype of the others.
+        ValueError: a shape, device or name does not fit, or a number is not finite (CPU only).
+        RuntimeError, ModuleNotFoundError: "triton" was asked for and cannot run.
+    """
+    _check(
+        {"keys": "B H W", "strengths": "B H", "memory": "B N W"},
+        keys=keys,
+        strengths=strengths,
+        memory=memory,
+    )
+    if _kernels(backend, keys):
+        from .kernels.gpu import content
+
+        return content.content_weighting(keys, strengths, memory)
+    return reference.content_weighting(keys, strengths, memory)
+
+
+def allocation_weighting(
+    usage: Tensor, *, usage_order: str = "exact", backend: str = "auto"
+) -> Tensor:
+    """Where new content goes, the least used cell first (Graves et al. 2016, Methods).
+
+        u' = e + (1 - e) u;  a[i] = (1 - u'_i) prod over j before i of u'_j,  e = 1e-6
+
+    Args:
+        usage: (B, N), in [0, 1].
+        usage_order: one of `USAGE_ORDERS`; ties by index in both.
+        backend: one of `BACKENDS`.
+
+    Returns:
+        (B, N), in [0, 1], sums to at most 1; in the dtype of usage.
+
+    Raises:
+        See `content_weighting`.
+    """
+    _check({"usage": "B N"}, usage=usage)
+    check_choice("usage_order", usage_order, USAGE_ORDERS)
+    if _kernels(backend, usage):
+        from .kernels.gpu import allocation
+
+        return allocation.allocation_weighting(usage, usage_order == "robust")
+    return reference.allocation_weighting(usage, usage_order)
+
+
+def linkage(
+    link: Tensor,
+    precedence: Tensor,
+    write_weights: Tensor,
+    read_weights: Tensor,
+    *,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Link matrix, precedence and both weightings after a write (Graves et al. 2016, Methods).
+
+        L_t[i, j] = (1 - ww_i - ww_j) L_{t-1}[i, j] + ww_i p_{t-1}[j], L_t[i, i] = 0
+        p_t = (1 - sum_i ww_i) p_{t-1} + ww_t;  fwd_r = L_t wr_{t-1,r};  bwd_r = L_t^T wr_{t-1,r}
+
+    Args:
+        link: (B, Hw, N, N), of step t - 1.
+        precedence: (B, Hw, N), of step t - 1.
+        write_weights: (B, Hw, N), of step t.
+        read_weights: (B, R, N), of step t - 1.
+        backend: one of `BACKENDS`.
+
+    Returns:
+        link (B, Hw, N, N), precedence (B, Hw, N), forward and backward weightings (B, R, Hw, N).
+
+    Raises:
+        See `content_weighting`.
+    """
+    _check(
+        {
+            "link": "B Hw N N",
+            "precedence": "B Hw N",
+            "write_weights": "B Hw N",
+            "read_weights": "B R N",
+        },
+        link=link,
+        precedence=precedence,
+        write_weights=write_weights,
+        read_weights=read_weights,
+    )
+    if _kernels(backend, link):
+        from .kernels.gpu import linkage as kernels
+
+        return kernels.linkage(link, precedence, write_weights, read_weights)
+    link = reference.update_link(link, precedence, write_weights)
+    precedence = reference.update_precedence(precedence, write_weights)
+    return link, precedence, *reference.directional_weightings(link, read_weights)
+
+
+def write_memory(
+    memory: Tensor,
+    write_weights: Tensor,
+    erase_vectors: Tensor,
+    write_vectors: Tensor,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T (Graves et al. 2016, Methods).
+
+    Args:
+        memory: (B, N, W).
+        write_weights: (B, Hw, N), in [0, 1].
+        erase_vectors: (B, Hw, W), in [0, 1].
+        write_vectors: (B, Hw, W).
+        backend: one of `BACKENDS`.
+
+    Returns:
+        (B, N, W), in the dtype of the arguments.
+
+    Raises:
+        See `content_weighting`.
+    """
+    _check(
+        {
+            "memory": "B N W",
+            "write_weights": "B Hw N",
+            "erase_vectors": "B Hw W",
+            "write_vectors": "B Hw W",
+        },
+        memory=memory,
+        write_weights=write_weights,
+        erase_vectors=erase_vectors,
+        write_vectors=write_vectors,
+    )
+    if _kernels(backend, memory):
+        from .kernels.gpu import memory as kernels
+
+        return kernels.write_memory(memory, write_weights, erase_vectors, write_vectors)
+    return reference.write_memory(memory, write_weights, erase_vectors, write_vectors)
+
+
+def read_memory(memory: Tensor, read_weights: Tensor, *, backend: str = "auto") -> Tensor:
+    """r_r = wr_r M_t (Graves et al. 2016, Methods).
+
+    Args:
+        memory: (B, N, W).
+        read_weights: (B, R, N).
+        backend: one of `BACKENDS`.
+
+    Returns:
+        read vectors (B, R, W), in the dtype of the arguments.
+
+    Raises:
+        See `content_weighting`.
+    """
+    _check({"memory": "B N W", "read_weights": "B R N"}, memory=memory, read_weights=read_weights)
+    if _kernels(backend, memory):
+        from .kernels.gpu import memory as kernels
+
+        return kernels.read_memory(memory, read_weights)
+    return reference.read_memory(memory, read_weights)

@@ -1,0 +1,516 @@
+"""Dynamic memory allocation: the allocation weighting, by comparing cells or by sorting them.
+
+    u' = e + (1 - e) u;  P_i = prod over j before i of u'_j;  a_i = (1 - u'_i) P_i
+    du'_i = (sum over k after i of da_k a_k) / u'_i - P_i da_i;  du = (1 - e) du'
+
+j is before i if it is less used, or as much and j < i. Without sorting that takes N^2 comparisons,
+which any number of programs share; a sort is done by one program for each row. P is kept for the
+gradient: a / (1 - u') would break at usage 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import launch
+from .arithmetic import gate, product
+
+EPSILON = tl.constexpr(1e-6)
+
+
+@triton.jit
+def lift(usage):
+    """u' = e + (1 - e) u, off zero."""
+    return usage * (1.0 - EPSILON) + EPSILON
+
+
+@triton.jit
+def order_key(lifted, ROBUST: tl.constexpr):
+    """What cells are ordered by: u', or the multiple of 2^-8 nearest to it, of two the even one."""
+    key = lifted
+    if ROBUST:
+        # A sum this large has 2^-8 as its last bit, so adding rounds to that.
+        if lifted.dtype == tl.float64:
+            key = (lifted + 1.5 * 2.0**44) - 1.5 * 2.0**44
+        else:
+            key = (lifted + 1.5 * 2.0**15) - 1.5 * 2.0**15
+    return key
+
+
+@triton.jit
+def cell_key(lifted, in_n, ROBUST: tl.constexpr):
+    """`order_key` of cells; those that are none are the last."""
+    return tl.where(in_n, order_key(lifted, ROBUST), float("inf"))
+
+
+@triton.jit
+def comes_before(key_a, a, key_b, b):
+    """Whether cell a is allocated before cell b: the lower key; of equal ones the lower index."""
+    return (key_a < key_b) | ((key_a == key_b) & (a < b))
+
+
+@triton.jit
+def tile_products(lifted, in_n, n, ROBUST: tl.constexpr):
+    """P (n) of all cells of a row, which are n; finite where in_n is false."""
+    key = cell_key(lifted, in_n, ROBUST)
+    before = comes_before(key[None, :], n[None, :], key[:, None], n[:, None])
+    return product(tl.where(before, lifted[None, :], 1.0), 1)
+
+
+@triton.jit
+def tile_rank_backward(d_allocation, lifted, products, in_n, n, ROBUST: tl.constexpr):
+    """Gradient of usage (n) of all cells of a row, which are n; d_allocation is 0 outside."""
+    key = cell_key(lifted, in_n, ROBUST)
+    after = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
+    terms = d_allocation * (1.0 - lifted) * products
+    d_later = tl.sum(tl.where(after, terms[None, :], 0.0), 1)
+    return (1.0 - EPSILON) * (d_later / lifted - products * d_allocation)
+
+
+@triton.jit
+def load_lifted(usage, n, N: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr):
+    """u' and keys of cells n of a row."""
+    lifted = lift(tl.load(usage + n, mask=n < N, other=0.0).to(DTYPE))
+    return lifted, cell_key(lifted, n < N, ROBUST)
+
+
+@triton.jit
+def load_share(allocation_gate, write_gate, RAW: tl.constexpr, DTYPE: tl.constexpr):
+    """g_a g_w: how much of its allocation weighting a head writes."""
+    return gate(allocation_gate, RAW, DTYPE) * gate(write_gate, RAW, DTYPE)
+
+
+@triton.jit
+def products_kernel(
+    usage,
+    products,
+    allocation,
+    next_usage,
+    allocation_gate,
+    write_gate,
+    N: tl.constexpr,
+    USAGE_STRIDE: tl.constexpr,
+    PRODUCTS_STRIDE: tl.constexpr,
+    ALLOCATION_STRIDE: tl.constexpr,
+    NEXT_STRIDE: tl.constexpr,
+    SIZE: tl.constexpr,
+    BN: tl.constexpr,
+    BO: tl.constexpr,
+    MORE: tl.constexpr,
+    RAW: tl.constexpr,
+    ROBUST: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """P and a of a range of cells; MORE: and the usage that the next head sees.
+
+    Strides are from one batch element to the next, SIZE is that of the gates.
+    """
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, o = tile * BN + tl.arange(0, BN), tl.arange(0, BO)
+    usage += b * USAGE_STRIDE
+    lifted, own_key = load_lifted(usage, n, N, ROBUST, DTYPE)
+    key = own_key[:, None]
+    found = tl.full([BN, BO], 1.0, DTYPE)
+    # Cells to the left come before at equal keys, those to the right do not; only around the own
+    # cells it takes the indices to tell.
+    left, right = tile * BN // BO * BO, tl.cdiv((tile + 1) * BN, BO) * BO
+    for start in range(0, left, BO):
+        other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
+        found = tl.where(other_key[None, :] <= key, found * other[None, :], found)
+    for start in range(left, right, BO):
+        other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
+        before = comes_before(other_key[None, :], (start + o)[None, :], key, n[:, None])
+        found = tl.where(before, found * other[None, :], found)
+    for start in range(right, N, BO):
+        other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
+        found = tl.where(other_key[None, :] < key, found * other[None, :], found)
+    own = product(found, 1)
+    weights = (1.0 - lifted) * own
+    tl.store(products + b * PRODUCTS_STRIDE + n, own, mask=n < N)
+    tl.store(allocation + b * ALLOCATION_STRIDE + n, weights, mask=n < N)
+    if MORE:
+        share = load_share(allocation_gate + b * SIZE, write_gate + b * SIZE, RAW, DTYPE)
+        seen = tl.load(usage + n, mask=n < N, other=0.0).to(DTYPE)
+        seen += (1.0 - seen) * share * weights
+        tl.store(next_usage + b * NEXT_STRIDE + n, seen, mask=n < N)
+
+
+@triton.jit
+def load_changes(d_allocation, products, lifted, n, N: tl.constexpr, DTYPE: tl.constexpr):
+    """da a of cells n of a row, 0 outside."""
+    changes = tl.load(d_allocation + n, mask=n < N, other=0.0).to(DTYPE)
+    return changes * (1.0 - lifted) * tl.load(products + n, mask=n < N, other=0.0)
+
+
+@triton.jit
+def rank_backward_kernel(
+    usage,
+    products,
+    d_allocation,
+    allocation_gate,
+    write_gate,
+    usage_before,
+    products_before,
+    d_allocation_before,
+    allocation_gate_before,
+    write_gate_before,
+    d_usage,
+    d_next_usage,
+    d_share_before,
+    N: tl.constexpr,
+    USAGE_STRIDE: tl.constexpr,
+    BEFORE_STRIDE: tl.constexpr,
+    PRODUCTS_STRIDE: tl.constexpr,
+    D_ALLOCATION_STRIDE: tl.constexpr,
+    D_USAGE_STRIDE: tl.constexpr,
+    D_NEXT_STRIDE: tl.constexpr,
+    D_SHARE_STRIDE: tl.constexpr,
+    SIZE: tl.constexpr,
+    BN: tl.constexpr,
+    BO: tl.constexpr,
+    CARRY: tl.constexpr,
+    HEAD_BEFORE: tl.constexpr,
+    RAW: tl.constexpr,
+    ROBUST: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Gradient of the usage that a head saw, of a range of cells; see `launch_rank_backward`.
+
+    CARRY: a head follows, whose usage was s + (1 - s) g_a g_w a.
+    """
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, o = tile * BN + tl.arange(0, BN), tl.arange(0, BO)
+    in_n = n < N
+    usage += b * USAGE_STRIDE
+    products += b * PRODUCTS_STRIDE
+    d_allocation += b * D_ALLOCATION_STRIDE
+    lifted, own_key = load_lifted(usage, n, N, ROBUST, DTYPE)
+    key = own_key[:, None]
+    found = tl.zeros([BN, BO], DTYPE)
+    left, right = tile * BN // BO * BO, tl.cdiv((tile + 1) * BN, BO) * BO
+    for start in range(0, left, BO):
+        other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
+        change = load_changes(d_allocation, products, other, start + o, N, DTYPE)
+        found = tl.where(key < other_key[None, :], found + change[None, :], found)
+    for start in range(left, right, BO):
+        other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
+        change = load_changes(d_allocation, products, other, start + o, N, DTYPE)
+        after = comes_before(key, n[:, None], other_key[None, :], (start + o)[None, :])
+        found = tl.where(after, found + change[None, :], found)
+    for start in range(right, N, BO):
+        other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
+        change = load_changes(d_allocation, products, other, start + o, N, DTYPE)
+        found = tl.where(key <= other_key[None, :], found + change[None, :], found)
+    own = tl.load(products + n, mask=in_n, other=0.0)
+    d_own = tl.load(d_allocation + n, mask=in_n, other=0.0).to(DTYPE)
+    d_seen = (1.0 - EPSILON) * (tl.sum(found, 1) / lifted - own * d_own)
+    if CARRY:
+        share = load_share(allocation_gate + b * SIZE, write_gate + b * SIZE, RAW, DTYPE)
+        carried = tl.load(d_next_usage + b * D_NEXT_STRIDE + n, mask=in_n, other=0.0)
+        d_seen += carried * (1.0 - share * ((1.0 - lifted) * own))
+    if HEAD_BEFORE:
+        share = load_share(
+            allocation_gate_before + b * SIZE, write_gate_before + b * SIZE, RAW, DTYPE
+        )
+        seen = tl.load(usage_before + b * BEFORE_STRIDE + n, mask=in_n, other=0.0).to(DTYPE)
+        own = tl.load(products_before + b * PRODUCTS_STRIDE + n, mask=in_n, other=0.0)
+        free = tl.where(in_n, d_seen * (1.0 - seen), 0.0)
+        d_share = tl.sum(free * ((1.0 - lift(seen)) * own), 0)
+        tl.store(d_share_before + b * D_SHARE_STRIDE + tile, d_share)
+        place = d_allocation_before + b * D_ALLOCATION_STRIDE + n
+        changed = tl.load(place, mask=in_n, other=0.0) + free * share
+        tl.debug_barrier()  # all threads have read what this store replaces
+        tl.store(place, changed, mask=in_n)
+    tl.debug_barrier()  # and this one
+    tl.store(d_usage + b * D_USAGE_STRIDE + n, d_seen, mask=in_n)
+
+
+@triton.jit
+def sorted_cells(usage, N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr):
+    """The cells of a row in the order in which they are allocated, in float32.
+
+    Keys are positive, so their bits order as they do; the index below them breaks ties.
+
+    Returns:
+        u' (BN), 1 where the row has no more cells, and the indices (BN), N and up there.
+    """
+    n = tl.arange(0, BN)
+    _, key = load_lifted(usage, n, N, ROBUST, tl.float32)
+    packed = (key.to(tl.int32, bitcast=True).to(tl.int64) << 32) | n.to(tl.int64)
+    packed = tl.sort(packed)
+    index = packed.to(tl.int32)
+    if ROBUST:
+        ordered, _ = load_lifted(usage, index, N, ROBUST, tl.float32)
+    else:
+        ordered = (packed >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return tl.where(index < N, ordered, 1.0), index
+
+
+@triton.jit
+def sort_kernel(
+    usage,
+    products,
+    allocation,
+    N: tl.constexpr,
+    BN: tl.constexpr,
+    ROBUST: tl.constexpr,
+):
+    """P and a of a whole row, by sorting."""
+    row = tl.program_id(0).to(tl.int64) * N
+    place = tl.arange(0, BN)
+    ordered, index = sorted_cells(usage + row, N, BN, ROBUST)
+    last = tl.gather(ordered, tl.maximum(place - 1, 0), 0)
+    found = tl.cumprod(tl.where(place > 0, last, 1.0), 0)
+    tl.store(products + row + index, found, mask=index < N)
+    tl.store(allocation + row + index, (1.0 - ordered) * found, mask=index < N)
+
+
+@triton.jit
+def sort_backward_kernel(
+    usage,
+    products,
+    d_allocation,
+    d_usage,
+    N: tl.constexpr,
+    BN: tl.constexpr,
+    ROBUST: tl.constexpr,
+):
+    """Gradient of the usage of a whole row, by sorting."""
+    row = tl.program_id(0).to(tl.int64) * N
+    place = tl.arange(0, BN)
+    ordered, index = sorted_cells(usage + row, N, BN, ROBUST)
+    found = tl.load(products + row + index, mask=index < N, other=0.0)
+    d_found = tl.load(d_allocation + row + index, mask=index < N, other=0.0).to(tl.float32)
+    # Summed without the own term: taking it away again would leave its rounding, over u' = e.
+    next_term = tl.gather(d_found * (1.0 - ordered) * found, tl.minimum(place + 1, BN - 1), 0)
+    d_later = tl.cumsum(tl.where(place + 1 < BN, next_term, 0.0), 0, reverse=True)
+    d_seen = (1.0 - EPSILON) * (d_later / ordered - found * d_found)
+    tl.store(d_usage + row + index, d_seen, mask=index < N)
+
+
+def _rank_sizes(usage: Tensor, robust: bool) -> dict[str, Any]:
+    """What the kernels that compare cells are made for.
+
+    Both sides of a comparison calculate the keys; nothing fuses, so that equal usages have equal
+    ones, and the same as in plain torch.
+    """
+    N = usage.shape[1]
+    BN, BO = min(launch.RANK_CELLS, launch.block(N)), min(launch.RANK_OTHERS, launch.block(N))
+    return {
+        "N": N,
+        "BN": BN,
+        "BO": BO,
+        "ROBUST": robust,
+        "DTYPE": launch.compute_dtype(usage.dtype),
+        "num_warps": launch.warps(BN * BO),
+        "enable_fp_fusion": False,
+    }
+
+
+def launch_products(
+    usage: Tensor,
+    products: Tensor,
+    allocation: Tensor,
+    robust: bool,
+    next_usage: Tensor | None = None,
+    allocation_gate: Tensor | None = None,
+    write_gate: Tensor | None = None,
+    raw: bool = False,
+) -> None:
+    """Fill products and allocation, and next_usage if given, what the next write head sees.
+
+    Args:
+        usage, products, allocation, next_usage: (B, N), each contiguous in N; in the dtype that
+            kernels calculate in, but usage and allocation in any.
+        allocation_gate, write_gate: (B), of this head, with the same stride; needed for next_usage.
+            raw: before their sigmoid.
+    """
+    given = _given((next_usage, allocation_gate, write_gate), usage)
+    launch.run(
+        products_kernel,
+        (usage.shape[0], launch.rank_ranges(usage.shape[1])),
+        usage,
+        products,
+        allocation,
+        *given,
+        USAGE_STRIDE=usage.stride(0),
+        PRODUCTS_STRIDE=products.stride(0),
+        ALLOCATION_STRIDE=allocation.stride(0),
+        NEXT_STRIDE=given[0].stride(0),
+        SIZE=given[1].stride(0),
+        MORE=next_usage is not None,
+        RAW=raw,
+        **_rank_sizes(usage, robust),
+    )
+
+
+class Head(NamedTuple):
+    """A write head, as the gradient needs it.
+
+    | field           | shape  |                                                                |
+    |-----------------|--------|----------------------------------------------------------------|
+    | usage           | (B, N) | as this head saw it                                            |
+    | products        | (B, N) | its P                                                          |
+    | d_allocation    | (B, N) | gradient of its allocation weighting                           |
+    | allocation_gate | (B)    | needed with several heads                                      |
+    | write_gate      | (B)    | the same                                                       |
+    """
+
+    usage: Tensor
+    products: Tensor
+    d_allocation: Tensor
+    allocation_gate: Tensor | None = None
+    write_gate: Tensor | None = None
+
+
+def launch_rank_backward(
+    head: Head,
+    d_usage: Tensor,
+    robust: bool,
+    d_next_usage: Tensor | None = None,
+    before: Head | None = None,
+    d_share: Tensor | None = None,
+    raw: bool = False,
+) -> None:
+    """Fill d_usage (B, N), the gradient of the usage that a head saw, by all ways it went.
+
+    Several heads take one launch each, the last head first. With S = g_a g_w of a head and
+    s_{h+1} = s_h + (1 - s_h) S_h a_h, the launch of head h does
+
+        ds_h = (through a_h, from da_h of all cells) + ds_{h+1} (1 - S_h a_h)
+        da_{h-1} += ds_h (1 - s_{h-1}) S_{h-1};  dS_{h-1} = sum_n ds_h (1 - s_{h-1}) a_{h-1}
+
+    Each program fills its own cells and, of what launches fill, reads no others in the same launch.
+    So d_usage may be d_next_usage; ds_h, da_{h-1} and dS_{h-1} are complete when the launch ends,
+    and the next launch, of head h-1, may read all cells of da_{h-1}.
+
+    Args:
+        head: this head; d_allocation must be final.
+        d_next_usage: (B, N), what the launch of the head after filled; None for the last head.
+        before: the head before; d_allocation as its own write weighting has it, added to in place.
+            None for the first head.
+        d_share: (B, launch.rank_ranges(N)), filled with the parts of dS_{h-1}; needed with before.
+        raw: whether gates are before their sigmoid.
+
+    Products of both heads have the same stride, d_allocation too, and so do all gates.
+    """
+    own, last = _given(head, head.usage), _given(before or head, head.usage)
+    filled = _given((d_usage, d_next_usage, d_share), head.usage)
+    launch.run(
+        rank_backward_kernel,
+        (head.usage.shape[0], launch.rank_ranges(head.usage.shape[1])),
+        *own,
+        *last,
+        *filled,
+        USAGE_STRIDE=head.usage.stride(0),
+        BEFORE_STRIDE=last[0].stride(0),
+        PRODUCTS_STRIDE=head.products.stride(0),
+        D_ALLOCATION_STRIDE=head.d_allocation.stride(0),
+        SIZE=own[3].stride(0),
+        D_USAGE_STRIDE=filled[0].stride(0),
+        D_NEXT_STRIDE=filled[1].stride(0),
+        D_SHARE_STRIDE=filled[2].stride(0),
+        CARRY=d_next_usage is not None,
+        HEAD_BEFORE=before is not None,
+        RAW=raw,
+        **_rank_sizes(head.usage, robust),
+    )
+
+
+def _given(arguments: Iterable[Tensor | None], unused: Tensor) -> list[Tensor]:
+    """Arguments as a kernel takes them; what it will not look at stands in for those not given."""
+    return [unused if argument is None else argument for argument in arguments]
+
+
+def _sort_sizes(usage: Tensor, robust: bool) -> dict[str, Any]:
+    """What the kernels that sort are made for."""
+    N = usage.shape[1]
+    return {
+        "N": N,
+        "BN": launch.block(N),
+        "ROBUST": robust,
+        "num_warps": launch.sort_warps(N),
+        "enable_fp_fusion": False,
+    }
+
+
+def allocate(usage: Tensor, robust: bool, sort: bool) -> tuple[Tensor, Tensor]:
+    """The op `allocation_weighting`, by sorting, in float32, or by comparing."""
+    usage = usage.contiguous()
+    allocation, products = torch.empty_like(usage), launch.new_like(usage, *usage.shape)
+    if sort:
+        grid, sizes = (usage.shape[0],), _sort_sizes(usage, robust)
+        launch.run(sort_kernel, grid, usage, products, allocation, **sizes)
+    else:
+        launch_products(usage, products, allocation, robust)
+    return allocation, products
+
+
+def allocate_backward(
+    d_allocation: Tensor, usage: Tensor, products: Tensor, robust: bool, sort: bool
+) -> Tensor:
+    """The op `allocation_weighting_backward`, by sorting, in float32, or by comparing."""
+    d_allocation, usage = d_allocation.contiguous(), usage.contiguous()
+    products = products.contiguous()
+    d_usage = torch.empty_like(usage)
+    if sort:
+        grid, sizes = (usage.shape[0],), _sort_sizes(usage, robust)
+        launch.run(sort_backward_kernel, grid, usage, products, d_allocation, d_usage, **sizes)
+    else:
+        launch_rank_backward(Head(usage, products, d_allocation), d_usage, robust)
+    return d_usage
+
+
+@torch.library.custom_op("dnc_fast::allocation_weighting", mutates_args=())
+def allocation_and_products(usage: Tensor, robust: bool) -> tuple[Tensor, Tensor]:
+    """a (B, N), and P (B, N), which has no gradient and is at least in float32."""
+    return allocate(usage, robust, launch.sorts(*usage.shape, usage.dtype))
+
+
+@allocation_and_products.register_fake
+def _(usage: Tensor, robust: bool) -> tuple[Tensor, Tensor]:
+    return usage.new_empty(usage.shape), launch.new_like(usage, *usage.shape)
+
+
+@torch.library.custom_op("dnc_fast::allocation_weighting_backward", mutates_args=())
+def allocation_weighting_backward(
+    d_allocation: Tensor, usage: Tensor, products: Tensor, robust: bool
+) -> Tensor:
+    """Gradient of usage; `products` is what `allocation_and_products` returned."""
+    sort = launch.sorts(*usage.shape, usage.dtype)
+    return allocate_backward(d_allocation, usage, products, robust, sort)
+
+
+@allocation_weighting_backward.register_fake
+def _(d_allocation: Tensor, usage: Tensor, products: Tensor, robust: bool) -> Tensor:
+    return usage.new_empty(usage.shape)
+
+
+def _setup(ctx, inputs, output):
+    usage, ctx.robust = inputs
+    _, products = output
+    ctx.mark_non_differentiable(products)
+    ctx.save_for_backward(usage, products)
+
+
+def _backward(ctx, d_allocation, _):
+    return allocation_weighting_backward(d_allocation, *ctx.saved_tensors, ctx.robust), None
+
+
+allocation_and_products.register_autograd(_backward, setup_context=_setup)
+
+
+def allocation_weighting(usage: Tensor, robust: bool = False) -> Tensor:
+    """(B, N): where new content goes, the least used cell first.
+
+    Args:
+        usage: (B, N), in [0, 1].
+        robust: whether usages that round to the same multiple of 2^-8 count as equal.
+    """
+    return allocation_and_products(usage, robust)[0]

@@ -1,0 +1,116 @@
+"""Where the parts of an interface vector are, in numbers from its start.
+
+read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
+erase vectors (Hw, W) | write vectors (Hw, W) | free gates (R) | allocation gates (Hw) |
+write gates (Hw) | read modes (R, 1 + 2 Hw): backward[Hw], content, forward[Hw]
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+def interface_size(W: int, R: int, Hw: int) -> int:
+    """How long a vector is."""
+    return R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)
+
+
+@triton.jit
+def read_strengths(W: tl.constexpr, R: tl.constexpr):
+    return R * W
+
+
+@triton.jit
+def write_keys(W: tl.constexpr, R: tl.constexpr):
+    return R * W + R
+
+
+@triton.jit
+def write_strengths(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + R + HW * W
+
+
+@triton.jit
+def erase_vectors(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + R + HW * (W + 1)
+
+
+@triton.jit
+def write_vectors(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + R + HW * (2 * W + 1)
+
+
+@triton.jit
+def free_gates(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + R + HW * (3 * W + 1)
+
+
+@triton.jit
+def allocation_gates(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + 2 * R + HW * (3 * W + 1)
+
+
+@triton.jit
+def write_gates(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + 2 * R + HW * (3 * W + 2)
+
+
+@triton.jit
+def read_modes(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + 2 * R + HW * (3 * W + 3)
+
+
+@triton.jit
+def load_modes(
+    vector,
+    W: tl.constexpr,
+    R: tl.constexpr,
+    HW: tl.constexpr,
+    BR: tl.constexpr,
+    BMODES: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """The read modes (BR, BMODES), after their softmax, 0 outside."""
+    r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
+    count: tl.constexpr = 1 + 2 * HW
+    start = vector + read_modes(W, R, HW)
+    raw = tl.load(start + r * count + m, mask=(r < R) & (m < count), other=0.0).to(DTYPE)
+    raw = tl.where(m < count, raw, -float("inf"))
+    weights = tl.exp(raw - tl.max(raw, 1)[:, None])
+    weights = weights / tl.sum(weights, 1)[:, None]
+    return tl.where((r < R) & (m < count), weights, 0.0)
+
+
+@triton.jit
+def load_mode(
+    vector, r, m, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, DTYPE: tl.constexpr
+):
+    """One read mode of one head, after the softmax."""
+    start = vector + read_modes(W, R, HW) + r * (1 + 2 * HW)
+    top = tl.load(start).to(DTYPE)
+    for other in tl.static_range(1, 1 + 2 * HW):
+        top = tl.maximum(top, tl.load(start + other).to(DTYPE))
+    total = top * 0.0
+    for other in tl.static_range(1 + 2 * HW):
+        total += tl.exp(tl.load(start + other).to(DTYPE) - top)
+    return tl.exp(tl.load(start + m).to(DTYPE) - top) / total
+
+
+@triton.jit
+def store_modes_gradient(
+    d_vector,
+    modes,
+    d_modes,
+    W: tl.constexpr,
+    R: tl.constexpr,
+    HW: tl.constexpr,
+    BR: tl.constexpr,
+    BMODES: tl.constexpr,
+):
+    """The gradient of the raw read modes, from that of the read modes (BR, BMODES)."""
+    r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
+    count: tl.constexpr = 1 + 2 * HW
+    d_raw = modes * (d_modes - tl.sum(modes * d_modes, 1)[:, None])
+    start = d_vector + read_modes(W, R, HW)
+    tl.store(start + r * count + m, d_raw, mask=(r < R) & (m < count))

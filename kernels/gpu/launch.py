@@ -1,0 +1,140 @@
+"""How kernels are launched: what can run where, block sizes and warps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+SMALL_CELLS = 64
+"""Up to so many cells, one program does the whole step of a batch element."""
+
+SMALL_NUMBERS = 64 * 64
+"""Up to so many numbers of its memory, that is; more do not stay in registers."""
+
+TILE_NUMBERS = 64 * 64
+"""Numbers of the memory that a program of a tiled kernel holds, at most."""
+
+LINK_ROWS, LINK_COLUMNS = 64, 64
+"""The tile of a link matrix that a program holds at a time."""
+
+LINK_TILES = 8
+"""Tiles of a row of tiles that a program goes through, at most."""
+
+RANK_CELLS, RANK_OTHERS = 64, 128
+"""Cells whose rank a program finds, and cells that it looks at together."""
+
+SORT_CELLS = 4096
+"""The longest row that a program sorts by itself."""
+
+SORT_PAIRS = 1 << 28
+"""Comparisons of cells from which sorting is likely to beat them (an estimate, not measured)."""
+
+
+class Launch(NamedTuple):
+    """A launch as it was asked for; for tables and counts."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    num_warps: int
+    enable_fp_fusion: bool
+
+
+_recorders: list[Callable[[Launch], None]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """The launches made within, in order. On meta tensors nothing else happens."""
+    launches: list[Launch] = []
+    _recorders.append(launches.append)
+    try:
+        yield launches
+    finally:
+        _recorders.remove(launches.append)
+
+
+def run(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = 4, **constants: Any
+) -> None:
+    """Launch a kernel where its first argument is.
+
+    Multiplications and additions may fuse unless a kernel is launched with enable_fp_fusion=False;
+    said explicitly because Triton 3.10 changes its default.
+    """
+    fusion = constants.pop("enable_fp_fusion", True)
+    for record in _recorders:
+        record(Launch(kernel, grid, arguments, constants, num_warps, fusion))
+    device = arguments[0].device
+    if device.type == "meta":
+        return
+    options: dict[str, Any] = {"num_warps": num_warps, "enable_fp_fusion": fusion}
+    if device.type == "cpu":  # interpreted: there is nothing to compile
+        options = {}
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](*arguments, **constants, **options)
+
+
+def total(partials: Tensor, out: Tensor) -> None:
+    """out = the sum of partials (B, tiles, ...) over the tiles, always in the same order."""
+    if partials.dtype == out.dtype:
+        torch.sum(partials, dim=1, out=out)
+    else:
+        out.copy_(partials.sum(dim=1))
+
+
+def compute_dtype(dtype: torch.dtype) -> Any:
+    """What kernels calculate in for tensors of a dtype."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def new_like(tensor: Tensor, *shape: int) -> Tensor:
+    """An empty tensor beside another, in the dtype that kernels calculate in."""
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return torch.empty(shape, dtype=dtype, device=tensor.device)
+
+
+def block(size: int) -> int:
+    """The least power of two that holds a size."""
+    return triton.next_power_of_2(size)
+
+
+def cell_tile(N: int, W: int) -> int:
+    """How many cells of W numbers a program of a tiled kernel holds."""
+    return max(1, min(block(N), 64, TILE_NUMBERS // block(W)))
+
+
+def warps(numbers: int) -> int:
+    """Warps for a program whose largest array has so many numbers."""
+    if numbers <= 256:
+        return 1
+    if numbers <= 512:
+        return 2
+    return 4 if numbers <= 32 * 32 else 8
+
+
+def fits_one_program(N: int, W: int) -> bool:
+    """Whether one program does the whole step of a batch element."""
+    return N <= SMALL_CELLS and block(N) * block(W) <= SMALL_NUMBERS
+
+
+def sorts(B: int, N: int, dtype: torch.dtype) -> bool:
+    """Whether allocation alone sorts each row in a program, or ranks the cells of many."""
+    return dtype != torch.float64 and N <= SORT_CELLS and B * N * N >= SORT_PAIRS
+
+
+def rank_ranges(N: int) -> int:
+    """How many programs rank the cells of a row."""
+    return triton.cdiv(N, RANK_CELLS)
+
+
+def sort_warps(N: int) -> int:
+    """Warps for a program that sorts a row."""
+    return max(1, min(8, block(N) // 128))

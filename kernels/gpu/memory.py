@@ -1,0 +1,510 @@
+"""Writing to the cells and reading from them: tiles of cells, all heads in one pass.
+
+    M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T;  r_r = wr_r M_t
+
+What is summed over cells, the reads and the gradients of the vectors, is left in parts, one for
+each tile, that are added up after the kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import launch
+from .arithmetic import gate_slope, gates, get_row, put_row
+from .content import load_cells, store_cells
+
+
+@triton.jit
+def load_weights(
+    weights, n, N: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr
+):
+    """Cells n of weightings (H, N): (BH, n), 0 outside."""
+    h = tl.arange(0, BH)
+    mask = (h < H)[:, None] & (n < N)[None, :]
+    return tl.load(weights + h[:, None] * N + n[None, :], mask=mask, other=0.0).to(DTYPE)
+
+
+@triton.jit
+def store_weights(weights, tile, n, N: tl.constexpr, H: tl.constexpr, BH: tl.constexpr):
+    """Store (BH, n) as cells n of weightings (H, N)."""
+    h = tl.arange(0, BH)
+    mask = (h < H)[:, None] & (n < N)[None, :]
+    tl.store(weights + h[:, None] * N + n[None, :], tile, mask=mask)
+
+
+@triton.jit
+def kept_part(
+    weights,
+    erase,
+    head,
+    w,
+    W: tl.constexpr,
+    BHW: tl.constexpr,
+    RAW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """What a head leaves of each number, 1 - ww e^T: (n, W)."""
+    erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
+    return 1.0 - get_row(weights, head, BHW)[:, None] * erased[None, :]
+
+
+@triton.jit
+def written_cells(
+    cells,
+    weights,
+    erase,
+    vectors,
+    w,
+    W: tl.constexpr,
+    HW: tl.constexpr,
+    BHW: tl.constexpr,
+    RAW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Some cells after all write heads have erased, then added.
+
+    Args:
+        cells: (n, W).
+        weights: (BHW, n), 0 outside.
+        erase, vectors: (HW, W) each; RAW: erase vectors before their activation.
+    """
+    added = tl.zeros([cells.shape[0], cells.shape[1]], DTYPE)
+    for head in tl.static_range(HW):
+        vector = tl.load(vectors + head * W + w, mask=w < W, other=0.0).to(DTYPE)
+        added += get_row(weights, head, BHW)[:, None] * vector[None, :]
+        cells *= kept_part(weights, erase, head, w, W, BHW, RAW, DTYPE)
+    return cells + added
+
+
+@triton.jit
+def write_backward(
+    d_cells,
+    cells,
+    weights,
+    erase,
+    vectors,
+    d_erase,
+    d_vectors,
+    w,
+    W: tl.constexpr,
+    HW: tl.constexpr,
+    BHW: tl.constexpr,
+    RAW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Through `written_cells`.
+
+    With F_h = 1 - ww_h e_h^T and Q_h = dM_t M_{t-1} prod over the other heads of F:
+
+        dM_{t-1} = dM_t prod_h F_h;  dv_h = dM_t^T ww_h;  de_h = -Q_h^T ww_h
+        dww_h = dM_t v_h - Q_h e_h
+
+    Args:
+        d_cells: (n, W), gradient of the new cells, 0 outside.
+        cells: (n, W), before the write.
+        weights: (BHW, n), 0 outside.
+        erase, vectors: (HW, W) each; RAW: erase vectors before their activation.
+        d_erase, d_vectors: filled with these cells' part of the gradients.
+
+    Returns:
+        gradients of the cells before the write (n, W) and of weights (BHW, n).
+    """
+    d_cells_before = d_cells
+    d_weights = tl.zeros([BHW, cells.shape[0]], DTYPE)
+    for head in tl.static_range(HW):
+        weight = get_row(weights, head, BHW)[:, None]
+        erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
+        vector = tl.load(vectors + head * W + w, mask=w < W, other=0.0).to(DTYPE)
+        # Never by division: a head may leave nothing.
+        changed = d_cells * cells
+        for other in tl.static_range(HW):
+            if other != head:
+                changed *= kept_part(weights, erase, other, w, W, BHW, RAW, DTYPE)
+        d_vector = tl.sum(weight * d_cells, 0)
+        d_erased = -gate_slope(erased, RAW) * tl.sum(weight * changed, 0)
+        tl.store(d_vectors + head * W + w, d_vector, mask=w < W)
+        tl.store(d_erase + head * W + w, d_erased, mask=w < W)
+        d_weight = tl.sum(d_cells * vector[None, :] - changed * erased[None, :], 1)
+        d_weights = put_row(d_weights, head, d_weight, BHW)
+        d_cells_before *= 1.0 - weight * erased[None, :]
+    return d_cells_before, d_weights
+
+
+@triton.jit
+def read_part(cells, weights, reads, w, W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr):
+    """What all heads read from some cells.
+
+    Args:
+        cells: (n, W).
+        weights: (BR, n), 0 outside.
+        reads: (R, W), filled with these cells' part.
+    """
+    for head in tl.static_range(R):
+        read = tl.sum(get_row(weights, head, BR)[:, None] * cells, 0)
+        tl.store(reads + head * W + w, read, mask=w < W)
+
+
+@triton.jit
+def read_backward(
+    d_reads,
+    cells,
+    weights,
+    d_cells,
+    w,
+    W: tl.constexpr,
+    R: tl.constexpr,
+    BR: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Through `read_part`: dM = sum_r wr_r dr_r^T; dwr_r = M dr_r.
+
+    Args:
+        d_reads: (R, W), of the whole reads.
+        cells: (n, W).
+        weights: (BR, n), 0 outside.
+        d_cells: (n, W), gradient so far.
+
+    Returns:
+        d_cells, these gradients added, and the gradient of weights (BR, n).
+    """
+    d_weights = tl.zeros([BR, cells.shape[0]], DTYPE)
+    for head in tl.static_range(R):
+        d_read = tl.load(d_reads + head * W + w, mask=w < W, other=0.0).to(DTYPE)
+        d_weights = put_row(d_weights, head, tl.sum(cells * d_read[None, :], 1), BR)
+        d_cells += get_row(weights, head, BR)[:, None] * d_read[None, :]
+    return d_cells, d_weights
+
+
+@triton.jit
+def write_kernel(
+    memory,
+    weights,
+    erase,
+    vectors,
+    new_memory,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    HW: tl.constexpr,
+    BM: tl.constexpr,
+    BW: tl.constexpr,
+    BHW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """A tile of cells after the write."""
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    cells = written_cells(
+        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
+        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE),
+        erase + b * HW * W,
+        vectors + b * HW * W,
+        w,
+        W,
+        HW,
+        BHW,
+        False,
+        DTYPE,
+    )
+    store_cells(new_memory + b * N * W, cells, n, w, N, W)
+
+
+@triton.jit
+def write_backward_kernel(
+    d_new_memory,
+    memory,
+    weights,
+    erase,
+    vectors,
+    d_memory,
+    d_weights,
+    d_erase,
+    d_vectors,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    HW: tl.constexpr,
+    TILES: tl.constexpr,
+    BM: tl.constexpr,
+    BW: tl.constexpr,
+    BHW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Gradients of a tile of cells, and the tile's part of those of the vectors."""
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    d_cells, d_found = write_backward(
+        load_cells(d_new_memory + b * N * W, n, w, N, W, DTYPE),
+        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
+        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE),
+        erase + b * HW * W,
+        vectors + b * HW * W,
+        d_erase + (b * TILES + tile) * HW * W,
+        d_vectors + (b * TILES + tile) * HW * W,
+        w,
+        W,
+        HW,
+        BHW,
+        False,
+        DTYPE,
+    )
+    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
+    store_weights(d_weights + b * HW * N, d_found, n, N, HW, BHW)
+
+
+@triton.jit
+def read_kernel(
+    memory,
+    weights,
+    reads,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    R: tl.constexpr,
+    TILES: tl.constexpr,
+    BM: tl.constexpr,
+    BW: tl.constexpr,
+    BR: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """A tile's part of what all heads read."""
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
+    found = load_weights(weights + b * R * N, n, N, R, BR, DTYPE)
+    read_part(cells, found, reads + (b * TILES + tile) * R * W, w, W, R, BR)
+
+
+@triton.jit
+def read_backward_kernel(
+    d_reads,
+    memory,
+    weights,
+    d_memory,
+    d_weights,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    R: tl.constexpr,
+    BM: tl.constexpr,
+    BW: tl.constexpr,
+    BR: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Gradients of a tile of cells, and of their weights."""
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    d_cells, d_found = read_backward(
+        d_reads + b * R * W,
+        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
+        load_weights(weights + b * R * N, n, N, R, BR, DTYPE),
+        tl.zeros([BM, BW], DTYPE),
+        w,
+        W,
+        R,
+        BR,
+        DTYPE,
+    )
+    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
+    store_weights(d_weights + b * R * N, d_found, n, N, R, BR)
+
+
+@torch.library.custom_op("dnc_fast::write_memory", mutates_args=())
+def write_memory(
+    memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
+) -> Tensor:
+    """(B, N, W): the memory after all write heads have erased, then added.
+
+    Args:
+        memory: (B, N, W), of the step before.
+        write_weights: (B, Hw, N).
+        erase_vectors: (B, Hw, W), in [0, 1].
+        write_vectors: (B, Hw, W).
+    """
+    memory, write_weights, erase_vectors, write_vectors = (
+        tensor.contiguous() for tensor in (memory, write_weights, erase_vectors, write_vectors)
+    )
+    (B, N, W), HW = memory.shape, write_weights.shape[1]
+    BM, BW = launch.cell_tile(N, W), launch.block(W)
+    new_memory = torch.empty_like(memory)
+    launch.run(
+        write_kernel,
+        (B, triton.cdiv(N, BM)),
+        memory,
+        write_weights,
+        erase_vectors,
+        write_vectors,
+        new_memory,
+        num_warps=launch.warps(BM * BW),
+        N=N,
+        W=W,
+        HW=HW,
+        BM=BM,
+        BW=BW,
+        BHW=launch.block(HW),
+        DTYPE=launch.compute_dtype(memory.dtype),
+    )
+    return new_memory
+
+
+@write_memory.register_fake
+def _(
+    memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
+) -> Tensor:
+    return torch.empty_like(memory, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("dnc_fast::write_memory_backward", mutates_args=())
+def write_memory_backward(
+    d_new_memory: Tensor,
+    memory: Tensor,
+    write_weights: Tensor,
+    erase_vectors: Tensor,
+    write_vectors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of memory, write_weights, erase_vectors and write_vectors."""
+    d_new_memory, memory, write_weights, erase_vectors, write_vectors = (
+        tensor.contiguous()
+        for tensor in (d_new_memory, memory, write_weights, erase_vectors, write_vectors)
+    )
+    (B, N, W), HW = memory.shape, write_weights.shape[1]
+    BM, BW = launch.cell_tile(N, W), launch.block(W)
+    TILES = triton.cdiv(N, BM)
+    d_memory, d_write_weights = torch.empty_like(memory), torch.empty_like(write_weights)
+    d_erase_parts = launch.new_like(memory, B, TILES, HW, W)
+    d_vector_parts = launch.new_like(memory, B, TILES, HW, W)
+    launch.run(
+        write_backward_kernel,
+        (B, TILES),
+        d_new_memory,
+        memory,
+        write_weights,
+        erase_vectors,
+        write_vectors,
+        d_memory,
+        d_write_weights,
+        d_erase_parts,
+        d_vector_parts,
+        num_warps=launch.warps(BM * BW),
+        N=N,
+        W=W,
+        HW=HW,
+        TILES=TILES,
+        BM=BM,
+        BW=BW,
+        BHW=launch.block(HW),
+        DTYPE=launch.compute_dtype(memory.dtype),
+    )
+    d_erase_vectors = torch.empty_like(erase_vectors)
+    d_write_vectors = torch.empty_like(write_vectors)
+    launch.total(d_erase_parts, d_erase_vectors)
+    launch.total(d_vector_parts, d_write_vectors)
+    return d_memory, d_write_weights, d_erase_vectors, d_write_vectors
+
+
+@write_memory_backward.register_fake
+def _(
+    d_new_memory: Tensor,
+    memory: Tensor,
+    write_weights: Tensor,
+    erase_vectors: Tensor,
+    write_vectors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor in (memory, write_weights, erase_vectors, write_vectors)
+    )
+
+
+@torch.library.custom_op("dnc_fast::read_memory", mutates_args=())
+def read_memory(memory: Tensor, read_weights: Tensor) -> Tensor:
+    """(B, R, W): what the read heads read.
+
+    Args:
+        memory: (B, N, W), of this step.
+        read_weights: (B, R, N).
+    """
+    memory, read_weights = memory.contiguous(), read_weights.contiguous()
+    (B, N, W), R = memory.shape, read_weights.shape[1]
+    BM, BW = launch.cell_tile(N, W), launch.block(W)
+    TILES = triton.cdiv(N, BM)
+    read_parts = launch.new_like(memory, B, TILES, R, W)
+    launch.run(
+        read_kernel,
+        (B, TILES),
+        memory,
+        read_weights,
+        read_parts,
+        num_warps=launch.warps(BM * BW),
+        N=N,
+        W=W,
+        R=R,
+        TILES=TILES,
+        BM=BM,
+        BW=BW,
+        BR=launch.block(R),
+        DTYPE=launch.compute_dtype(memory.dtype),
+    )
+    reads = memory.new_empty(B, R, W)
+    launch.total(read_parts, reads)
+    return reads
+
+
+@read_memory.register_fake
+def _(memory: Tensor, read_weights: Tensor) -> Tensor:
+    return memory.new_empty(memory.shape[0], read_weights.shape[1], memory.shape[2])
+
+
+@torch.library.custom_op("dnc_fast::read_memory_backward", mutates_args=())
+def read_memory_backward(
+    d_reads: Tensor, memory: Tensor, read_weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of memory and read_weights."""
+    d_reads, memory, read_weights = (
+        tensor.contiguous() for tensor in (d_reads, memory, read_weights)
+    )
+    (B, N, W), R = memory.shape, read_weights.shape[1]
+    BM, BW = launch.cell_tile(N, W), launch.block(W)
+    d_memory, d_read_weights = torch.empty_like(memory), torch.empty_like(read_weights)
+    launch.run(
+        read_backward_kernel,
+        (B, triton.cdiv(N, BM)),
+        d_reads,
+        memory,
+        read_weights,
+        d_memory,
+        d_read_weights,
+        num_warps=launch.warps(BM * BW),
+        N=N,
+        W=W,
+        R=R,
+        BM=BM,
+        BW=BW,
+        BR=launch.block(R),
+        DTYPE=launch.compute_dtype(memory.dtype),
+    )
+    return d_memory, d_read_weights
+
+
+@read_memory_backward.register_fake
+def _(d_reads: Tensor, memory: Tensor, read_weights: Tensor) -> tuple[Tensor, Tensor]:
+    return tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor in (memory, read_weights)
+    )
+
+
+def _setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _write_backward(ctx, d_new_memory):
+    return write_memory_backward(d_new_memory, *ctx.saved_tensors)
+
+
+def _read_backward(ctx, d_reads):
+    return read_memory_backward(d_reads, *ctx.saved_tensors)
+
+
+write_memory.register_autograd(_write_backward, setup_context=_setup)
+read_memory.register_autograd(_read_backward, setup_context=_setup)

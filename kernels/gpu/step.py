@@ -1,0 +1,574 @@
+"""The whole memory step on a GPU: one program per batch element, or kernels over tiles of cells."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..arrays import Adjoint, Step
+from . import launch, linkage, small_step, tiled_step
+from .allocation import Head, launch_products, launch_rank_backward
+from .interface import interface_size
+
+
+class Scratch(NamedTuple):
+    """What the kernels of a tiled step leave for each other; T tiles, R ranges of ranked cells.
+
+    | field         | shape                | what                                                |
+    |---------------|----------------------|-----------------------------------------------------|
+    | products      | (B, Hw, N)           | products of the usages before each cell             |
+    | allocation    | (B, Hw, N)           | allocation weightings                               |
+    | seen          | (B, Hw, N)           | the usage that each head saw; the first saw usage1  |
+    | write_scores  | (B, Hw, N)           | strength times similarity of the write keys         |
+    | write_parts   | (B, Hw, 3, T)        | their softmax by tiles                              |
+    | read_scores   | (B, R, N)            | the same of the read keys                           |
+    | read_parts    | (B, R, 3, T)         | the same of the read keys                           |
+    | rows, columns | flat                 | partial sums of the link pass                       |
+    | reads         | (B, T, R, W)         | read vectors by tiles                               |
+    | changes       | (B, R, N)            | gradients of the read weightings                    |
+    | modes         | (B, R, 1 + 2 Hw)     | read modes                                          |
+    | totals        | (B, Hw, 2, T)        | see `read_backward_kernel`                          |
+    | d_written     | (B, Hw, N)           | gradients of the write weightings                   |
+    | d_allocation  | (B, Hw, N)           | gradients of the allocation weightings              |
+    | d_seen        | (B, N)               | gradient of the usage that a head saw               |
+    | d_shares      | (B, Hw, R)           | see `usage_backward_kernel`                         |
+    | d_vector      | (B, T, interface)    | gradients of the vectors by tiles                   |
+    """
+
+    products: Tensor
+    allocation: Tensor
+    seen: Tensor
+    write_scores: Tensor
+    write_parts: Tensor
+    read_scores: Tensor
+    read_parts: Tensor
+    rows: Tensor
+    columns: Tensor
+    reads: Tensor
+    changes: Tensor
+    modes: Tensor
+    totals: Tensor
+    d_written: Tensor
+    d_allocation: Tensor
+    d_seen: Tensor
+    d_shares: Tensor
+    d_vector: Tensor
+
+
+def make_scratch(
+    B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
+) -> Scratch | None:
+    """Scratch for steps of these sizes and of smaller batches; None where one program does all."""
+    if launch.fits_one_program(N, W):
+        return None
+    like = torch.empty(0, dtype=dtype, device=device)
+    T = triton.cdiv(N, launch.cell_tile(N, W))
+    ranges = launch.rank_ranges(N)
+
+    def new(*shape: int) -> Tensor:
+        return launch.new_like(like, *shape)
+
+    rows, columns = linkage.partials(like, B, N, R, Hw)
+    return Scratch(
+        products=new(B, Hw, N),
+        allocation=new(B, Hw, N),
+        seen=new(B, Hw, N),
+        write_scores=new(B, Hw, N),
+        write_parts=new(B, Hw, 3, T),
+        read_scores=new(B, R, N),
+        read_parts=new(B, R, 3, T),
+        rows=rows,
+        columns=columns,
+        reads=new(B, T, R, W),
+        changes=new(B, R, N),
+        modes=new(B, R, 1 + 2 * Hw),
+        totals=new(B, Hw, 2, T),
+        d_written=new(B, Hw, N),
+        d_allocation=new(B, Hw, N),
+        d_seen=new(B, N),
+        d_shares=new(B, Hw, ranges),
+        d_vector=new(B, T, interface_size(W, R, Hw)),
+    )
+
+
+def _sizes(step: Step) -> dict[str, Any]:
+    """What all kernels of a step are made for."""
+    _, N, W = step.memory0.shape
+    R, Hw = step.read0.shape[1], step.write0.shape[1]
+    return {
+        "N": N,
+        "W": W,
+        "R": R,
+        "HW": Hw,
+        "SIZE": interface_size(W, R, Hw),
+        "BW": launch.block(W),
+        "DTYPE": launch.compute_dtype(step.memory0.dtype),
+    }
+
+
+def _small_sizes(step: Step, robust: bool) -> dict[str, Any]:
+    """And those of a step in one program."""
+    sizes = _sizes(step)
+    N, W, R, Hw = (sizes[name] for name in ("N", "W", "R", "HW"))
+    return sizes | {
+        "BN": launch.block(N),
+        "BR": launch.block(R),
+        "BHW": launch.block(Hw),
+        "BMODES": launch.block(1 + 2 * Hw),
+        "ROBUST": robust,
+        "num_warps": launch.warps(launch.block(N) * max(launch.block(N), launch.block(W))),
+    }
+
+
+def _tiles(step: Step) -> dict[str, int]:
+    """And how cells are divided into tiles."""
+    _, N, W = step.memory0.shape
+    BM = launch.cell_tile(N, W)
+    return {"TILES": triton.cdiv(N, BM), "BM": BM}
+
+
+def forward(step: Step, scratch: Scratch | None, robust: bool) -> None:
+    """Fill step.*1 and step.reads."""
+    B, N, _ = step.memory0.shape
+    if scratch is None:
+        launch.run(
+            small_step.forward_kernel,
+            (B,),
+            step.vector,
+            step.memory0,
+            step.usage0,
+            step.precedence0,
+            step.link0,
+            step.write0,
+            step.read0,
+            step.memory1,
+            step.usage1,
+            step.precedence1,
+            step.link1,
+            step.write1,
+            step.read1,
+            step.reads,
+            **_small_sizes(step, robust),
+        )
+        return
+    sizes, tiles = _sizes(step), _tiles(step)
+    grid, BT = (B, tiles["TILES"]), launch.block(tiles["TILES"])
+    R, Hw = sizes["R"], sizes["HW"]
+    BR, BHW = launch.block(R), launch.block(Hw)
+    num_warps = launch.warps(tiles["BM"] * sizes["BW"])
+    launch.run(
+        tiled_step.usage_kernel,
+        grid,
+        step.vector,
+        step.memory0,
+        step.usage0,
+        step.write0,
+        step.read0,
+        step.usage1,
+        scratch.write_scores,
+        scratch.write_parts,
+        **sizes,
+        **tiles,
+        BHW=BHW,
+        num_warps=num_warps,
+    )
+    _allocate(step, scratch, robust)
+    launch.run(
+        tiled_step.write_kernel,
+        grid,
+        step.vector,
+        step.memory0,
+        scratch.allocation,
+        scratch.write_scores,
+        scratch.write_parts,
+        step.memory1,
+        step.write1,
+        scratch.read_scores,
+        scratch.read_parts,
+        **sizes,
+        **tiles,
+        BT=BT,
+        BR=BR,
+        BHW=BHW,
+        num_warps=num_warps,
+    )
+    _link_pass(step, scratch)
+    strips = linkage.tiling(N)
+    launch.run(
+        tiled_step.read_kernel,
+        grid,
+        step.vector,
+        step.memory1,
+        scratch.read_scores,
+        scratch.read_parts,
+        scratch.rows,
+        scratch.columns,
+        step.read1,
+        scratch.reads,
+        **sizes,
+        **tiles,
+        BT=BT,
+        STRIPS=strips["STRIPS"],
+        CHUNKS=strips["CHUNKS"],
+        BR=BR,
+        BMODES=launch.block(1 + 2 * Hw),
+        num_warps=num_warps,
+    )
+    launch.total(scratch.reads[:B], step.reads)
+
+
+def _link_pass(step: Step, scratch: Scratch) -> None:
+    """Fill link1 and precedence1, and the partial sums of both weightings."""
+    linkage.launch_pass(
+        step.write1,
+        step.precedence0,
+        step.read0,
+        step.link0,
+        step.link1,
+        step.precedence1,
+        scratch.rows,
+        scratch.columns,
+    )
+
+
+def _allocate(step: Step, scratch: Scratch, robust: bool) -> None:
+    """Allocation weightings, one head after another."""
+    B, Hw, _ = step.write0.shape
+    heads = [_head(step, scratch, head) for head in range(Hw)]
+    for head, current in enumerate(heads):
+        launch_products(
+            current.usage,
+            current.products,
+            scratch.allocation[:B, head],
+            robust,
+            next_usage=heads[head + 1].usage if head + 1 < Hw else None,
+            allocation_gate=current.allocation_gate,
+            write_gate=current.write_gate,
+            raw=True,
+        )
+
+
+def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> Tensor:
+    """Through the allocation weightings, the last head first.
+
+    Returns:
+        (B, N), gradient of the usage that the first head saw.
+    """
+    B, Hw, _ = step.write0.shape
+    heads = [_head(step, scratch, head) for head in range(Hw)]
+    d_usage = scratch.d_seen[:B]
+    for head in reversed(range(Hw)):
+        launch_rank_backward(
+            heads[head],
+            d_usage,
+            robust,
+            d_next_usage=d_usage if head + 1 < Hw else None,
+            before=heads[head - 1] if head else None,
+            d_share=scratch.d_shares[:B, head - 1] if head else None,
+            raw=True,
+        )
+    return d_usage
+
+
+def _head(step: Step, scratch: Scratch, head: int) -> Head:
+    """A write head with what it saw, and where its gates are in the interface vectors."""
+    B, Hw, _ = step.write0.shape
+    R, W = step.reads.shape[1:]
+    write_gate = interface_size(W, R, Hw) - R * (1 + 2 * Hw) - Hw + head
+    return Head(
+        usage=scratch.seen[:B, head] if head else step.usage1,
+        products=scratch.products[:B, head],
+        d_allocation=scratch.d_allocation[:B, head],
+        allocation_gate=step.vector[:, write_gate - Hw],
+        write_gate=step.vector[:, write_gate],
+    )
+
+
+def rebuild(step: Step, scratch: Scratch | None, with_link: bool) -> None:
+    """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
+    sizes, tiles = _sizes(step), _tiles(step)
+    launch.run(
+        tiled_step.rebuild_kernel,
+        (len(step.memory0), tiles["TILES"]),
+        step.vector,
+        step.memory0,
+        step.write1,
+        step.memory1,
+        **sizes,
+        **tiles,
+        BHW=launch.block(sizes["HW"]),
+        num_warps=launch.warps(tiles["BM"] * sizes["BW"]),
+    )
+    if with_link:
+        unused = step.write1
+        linkage.launch_pass(
+            step.write1,
+            step.precedence0,
+            step.read0,
+            step.link0,
+            step.link1,
+            unused,
+            unused,
+            unused,
+            read=False,
+        )
+
+
+def backward(step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool) -> None:
+    """Take the adjoint from step t to step t - 1 and fill adjoint.vector.
+
+    step.reads is the gradient of the read vectors; adjoint.* are changed in place.
+    """
+    B, N, _ = step.memory0.shape
+    if scratch is None:
+        launch.run(
+            small_step.backward_kernel,
+            (B,),
+            step.vector,
+            step.memory0,
+            step.memory1,
+            step.usage0,
+            step.usage1,
+            step.precedence0,
+            step.link0,
+            step.write0,
+            step.write1,
+            step.read0,
+            step.read1,
+            step.reads,
+            adjoint.vector,
+            adjoint.memory,
+            adjoint.usage,
+            adjoint.precedence,
+            adjoint.link,
+            adjoint.write,
+            adjoint.read,
+            **_small_sizes(step, robust),
+        )
+        return
+    sizes, tiles = _sizes(step), _tiles(step)
+    grid, BT = (B, tiles["TILES"]), launch.block(tiles["TILES"])
+    R, Hw = sizes["R"], sizes["HW"]
+    BR, BHW, BMODES = launch.block(R), launch.block(Hw), launch.block(1 + 2 * Hw)
+    num_warps = launch.warps(tiles["BM"] * sizes["BW"])
+    _allocate(step, scratch, robust)
+    launch.run(
+        tiled_step.read_backward_kernel,
+        grid,
+        step.vector,
+        step.memory1,
+        step.write1,
+        step.precedence0,
+        step.reads,
+        adjoint.precedence,
+        adjoint.read,
+        scratch.changes,
+        scratch.modes,
+        scratch.read_scores,
+        scratch.read_parts,
+        scratch.totals,
+        **sizes,
+        **tiles,
+        BR=BR,
+        BMODES=BMODES,
+        num_warps=num_warps,
+    )
+    changes = scratch.changes[:B]
+    linkage.launch_pass_backward(
+        step.write1,
+        step.precedence0,
+        step.read0,
+        step.link0,
+        adjoint.link,
+        changes,
+        changes,
+        scratch.modes,
+        scratch.rows,
+        scratch.columns,
+    )
+    strips = linkage.tiling(N)
+    launch.run(
+        tiled_step.write_backward_kernel,
+        grid,
+        step.vector,
+        step.memory0,
+        step.memory1,
+        step.write1,
+        step.read0,
+        step.read1,
+        step.reads,
+        changes,
+        scratch.read_scores,
+        scratch.read_parts,
+        scratch.totals,
+        scratch.rows,
+        scratch.columns,
+        scratch.write_scores,
+        scratch.write_parts,
+        scratch.d_written,
+        scratch.d_allocation,
+        scratch.d_vector,
+        adjoint.memory,
+        adjoint.precedence,
+        adjoint.write,
+        adjoint.read,
+        **sizes,
+        **tiles,
+        BT=BT,
+        STRIPS=strips["STRIPS"],
+        CHUNKS=strips["CHUNKS"],
+        BR=BR,
+        BHW=BHW,
+        BMODES=BMODES,
+        num_warps=num_warps,
+    )
+    d_seen = _allocate_backward(step, scratch, robust)
+    launch.run(
+        tiled_step.usage_backward_kernel,
+        grid,
+        step.vector,
+        step.memory0,
+        step.usage0,
+        step.write0,
+        step.read0,
+        scratch.d_written,
+        scratch.allocation,
+        scratch.write_scores,
+        scratch.write_parts,
+        d_seen,
+        scratch.d_shares,
+        scratch.d_vector,
+        adjoint.memory,
+        adjoint.usage,
+        adjoint.write,
+        adjoint.read,
+        **sizes,
+        **tiles,
+        BT=BT,
+        SHARES=scratch.d_shares.shape[2],
+        BR=BR,
+        BHW=BHW,
+        num_warps=num_warps,
+    )
+    launch.total(scratch.d_vector[:B], adjoint.vector)
+
+
+def _contiguous(tensors: Any) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
+
+
+@torch.library.custom_op("dnc_fast::memory_step", mutates_args=())
+def memory_step(
+    vector: Tensor,
+    memory: Tensor,
+    usage: Tensor,
+    precedence: Tensor,
+    link: Tensor,
+    write_weights: Tensor,
+    read_weights: Tensor,
+    robust: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Read vectors (B, R, W), and the state after the step, field by field.
+
+    Args:
+        vector: (B, interface size), raw; in any float dtype.
+        memory, usage, precedence, link, write_weights, read_weights: the state before, in float32
+            or float64.
+        robust: whether usages that round to the same multiple of 2^-8 count as equal.
+    """
+    vector, *state = _contiguous(
+        (vector, memory, usage, precedence, link, write_weights, read_weights)
+    )
+    new_state = [torch.empty_like(tensor) for tensor in state]
+    B, N, W = memory.shape
+    R, Hw = read_weights.shape[1], write_weights.shape[1]
+    reads = memory.new_empty(B, R, W)
+    scratch = make_scratch(B, N, W, R, Hw, memory.dtype, memory.device)
+    forward(_step(vector, state, new_state, reads), scratch, robust)
+    return (reads, *new_state)
+
+
+def _step(vector: Tensor, state: Any, new_state: Any, reads: Tensor) -> Step:
+    """The arrays of a step."""
+    pairs = [tensor for pair in zip(state, new_state, strict=True) for tensor in pair]
+    return Step(vector, *pairs, reads)
+
+
+@memory_step.register_fake
+def _(
+    vector: Tensor,
+    memory: Tensor,
+    usage: Tensor,
+    precedence: Tensor,
+    link: Tensor,
+    write_weights: Tensor,
+    read_weights: Tensor,
+    robust: bool,
+) -> tuple[Tensor, ...]:
+    state = (memory, usage, precedence, link, write_weights, read_weights)
+    reads = memory.new_empty(memory.shape[0], read_weights.shape[1], memory.shape[2])
+    return (reads, *(tensor.new_empty(tensor.shape) for tensor in state))
+
+
+@torch.library.custom_op("dnc_fast::memory_step_backward", mutates_args=())
+def memory_step_backward(
+    d_reads: Tensor,
+    d_memory: Tensor,
+    d_usage: Tensor,
+    d_precedence: Tensor,
+    d_link: Tensor,
+    d_write_weights: Tensor,
+    d_read_weights: Tensor,
+    vector: Tensor,
+    memory: Tensor,
+    usage: Tensor,
+    precedence: Tensor,
+    link: Tensor,
+    write_weights: Tensor,
+    read_weights: Tensor,
+    new_memory: Tensor,
+    new_usage: Tensor,
+    new_write_weights: Tensor,
+    new_read_weights: Tensor,
+    robust: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of what `memory_step` was given, from those of what it returned."""
+    vector, d_reads, *state = _contiguous(
+        (vector, d_reads, memory, usage, precedence, link, write_weights, read_weights)
+    )
+    whole = torch.contiguous_format
+    adjoint = Adjoint(
+        torch.empty_like(vector),
+        *(
+            tensor.clone(memory_format=whole)
+            for tensor in (d_memory, d_usage, d_precedence, d_link, d_write_weights, d_read_weights)
+        ),
+    )
+    # The backward pass looks at neither precedence nor link matrix of step t.
+    new_state = (new_memory, new_usage, precedence, link, new_write_weights, new_read_weights)
+    B, N, W = memory.shape
+    R, Hw = read_weights.shape[1], write_weights.shape[1]
+    scratch = make_scratch(B, N, W, R, Hw, memory.dtype, memory.device)
+    backward(_step(vector, state, _contiguous(new_state), d_reads), adjoint, scratch, robust)
+    return tuple(adjoint)
+
+
+@memory_step_backward.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[7:14])
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, new_memory, new_usage, _, _, new_write_weights, new_read_weights = output
+    *tensors, ctx.robust = inputs
+    ctx.save_for_backward(*tensors, new_memory, new_usage, new_write_weights, new_read_weights)
+
+
+def _backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor | None, ...]:
+    return (*memory_step_backward(*d_output, *ctx.saved_tensors, ctx.robust), None)
+
+
+memory_step.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,84 @@
+"""Tests of GPU kernels: where they run, and how close to the truth they must come.
+
+Without a GPU they run in Triton's interpreter, which tests/conftest.py switches on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from states import named_parts
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+# The relative RMS error that is allowed whatever plain torch's is.
+FLOORS = {
+    # Sums in another order than torch's: some tens of roundings of 6e-8.
+    torch.float32: 2e-6,
+    # The rounding of the result itself: half a unit in its last place.
+    torch.float16: 2.0**-11,
+    # The same. The interpreter cuts off where a GPU rounds, up to a whole unit: of the result, and
+    # of weightings that the backward pass reads again.
+    torch.bfloat16: 2.0**-8 if DEVICE == "cuda" else 2.0**-6,
+}
+
+# A gradient with an RMS up to this is zero: sums that cancel. What is left of them, with cotangents
+# of size one, are roundings: of float32, or of weightings kept in half precision.
+ZERO = 2e-7
+
+
+def rms(tensor: Tensor) -> float:
+    return tensor.detach().double().square().mean().sqrt().item()
+
+
+def error_ratios(actual: Any, plain: Any, exact: Any, name: str = "result") -> dict[str, float]:
+    """The error of each part of a nest of tensors over what it may be.
+
+    Args:
+        actual: from kernels.
+        plain: from plain torch in the same dtype, on the same numbers.
+        exact: the same in float64.
+    """
+    parts, rivals, truths = (dict(named_parts(tree, name)) for tree in (actual, plain, exact))
+    assert parts.keys() == rivals.keys() == truths.keys()
+    found = {}
+    for part, value in parts.items():
+        assert value.dtype == rivals[part].dtype and value.shape == truths[part].shape, part
+        assert value.isfinite().all(), part
+        truth = truths[part].double()
+        size, rival = rms(truth), rms(rivals[part].double() - truth)
+        floor = FLOORS[value.dtype] * size if size > ZERO else torch.finfo(value.dtype).eps
+        # The fewer numbers, the more of both errors is chance.
+        allowed = max(floor, 2 * rival) * (1 + 4 / math.sqrt(value.numel()))
+        found[part] = rms(value.double() - truth) / allowed
+    return found
+
+
+def assert_as_good_as_torch(actual: Any, plain: Any, exact: Any, name: str = "result") -> None:
+    """The error is at most twice that of plain torch in the same dtype, or near enough to none."""
+    for part, ratio in error_ratios(actual, plain, exact, name).items():
+        assert ratio <= 1, f"{part}: {ratio:.3g} times the error that is allowed"
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within, new tensors hold NaN until they are filled."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same numbers with the axes the other way round in memory, and NaN between them."""
+    axes = list(reversed(range(tensor.dim())))
+    reversed_axes = tensor.detach().permute(axes)
+    wide = torch.stack([reversed_axes, torch.full_like(reversed_axes, torch.nan)], dim=-1)
+    return wide[..., 0].permute(axes).requires_grad_(tensor.requires_grad)

@@ -1,0 +1,131 @@
+"""The parts of a step as functions: which path runs, what comes out, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from gpu import DEVICE
+from states import assert_close, normal, random_weighting, separated_usage, uniform
+from torch import Tensor
+
+from dnc_fast import functional, reference
+from dnc_fast.backends import VARIABLE
+
+B, N, W, R, Hw = 2, 5, 3, 2, 2
+
+
+def arguments() -> dict[str, dict[str, Tensor]]:
+    """What each function takes, by name."""
+    memory, write_weights = normal(B, N, W), random_weighting(B, Hw, N)
+    found = {
+        "content_weighting": {
+            "keys": normal(B, R, W),
+            "strengths": 1 + uniform(B, R),
+            "memory": memory,
+        },
+        "allocation_weighting": {"usage": separated_usage(B, N)},
+        "linkage": {
+            "link": random_weighting(B, Hw, N, N),
+            "precedence": random_weighting(B, Hw, N),
+            "write_weights": write_weights,
+            "read_weights": random_weighting(B, R, N),
+        },
+        "write_memory": {
+            "memory": memory,
+            "write_weights": write_weights,
+            "erase_vectors": uniform(B, Hw, W),
+            "write_vectors": normal(B, Hw, W),
+        },
+        "read_memory": {"memory": memory, "read_weights": random_weighting(B, R, N)},
+    }
+    return {
+        name: {argument: tensor.to(DEVICE) for argument, tensor in given.items()}
+        for name, given in found.items()
+    }
+
+
+FUNCTIONS = [name for name in functional.__all__ if name != "memory_step"]
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def test_every_function_is_tested_here() -> None:
+    assert set(arguments()) == set(FUNCTIONS)
+
+
+@every_function
+def test_paths_agree(name: str) -> None:
+    pytest.importorskip("triton")
+    function: Callable[..., Any] = getattr(functional, name)
+    given = arguments()[name]
+    expected = function(**given, backend="reference")
+    assert_close(function(**given, backend="triton"), expected, "float64")
+
+
+def test_orders_differ_as_in_the_reference() -> None:
+    pytest.importorskip("triton")
+    usage = torch.tensor([[0.5001, 0.5, 0.2]], dtype=torch.float64, device=DEVICE)
+    exact, robust = (
+        functional.allocation_weighting(usage, usage_order=order, backend="triton")
+        for order in reference.USAGE_ORDERS
+    )
+    assert exact[0, 1] > exact[0, 0] and robust[0, 0] > robust[0, 1]
+
+
+@every_function
+@pytest.mark.parametrize("value", ["reference", "eager", "cpu"])
+def test_the_environment_says_what_auto_is(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Kernels refuse to be differentiated again, plain torch does not."""
+    monkeypatch.setenv(VARIABLE, value)
+    given = {key: tensor.requires_grad_() for key, tensor in arguments()[name].items()}
+    results = getattr(functional, name)(**given)
+    total = sum(part.square().sum() for part in ([results] if name != "linkage" else results))
+    first = torch.autograd.grad(total, list(given.values()), create_graph=True)
+    sum(part.square().sum() for part in first).backward()
+
+
+@every_function
+@pytest.mark.parametrize("backend", ["eager", "cpu", "cuda"])
+def test_other_names_are_refused(name: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=r"^backend must be one of.*'triton'"):
+        getattr(functional, name)(**arguments()[name], backend=backend)
+
+
+def test_order_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"^usage_order must be one of"):
+        functional.allocation_weighting(torch.rand(1, 2), usage_order="random")
+
+
+@every_function
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_each_argument_is_checked(name: str, backend: str) -> None:
+    pytest.importorskip("triton")
+    function, given = getattr(functional, name), arguments()[name]
+    for argument, tensor in given.items():
+        with pytest.raises(TypeError, match=rf"^{argument} must be a tensor, got list"):
+            function(**given | {argument: tensor.tolist()}, backend=backend)
+        with pytest.raises(ValueError, match=rf"^{argument} must have shape \(B, "):
+            function(**given | {argument: tensor[0]}, backend=backend)
+        with pytest.raises(ValueError, match=rf"^{argument} must have shape \(B, "):
+            function(**given | {argument: tensor[..., :0]}, backend=backend)
+        if len(given) > 1:
+            bad = tensor.float()
+            with pytest.raises(TypeError, match=r"must be torch.float(32|64), got"):
+                function(**given | {argument: bad}, backend=backend)
+        if DEVICE == "cpu":
+            bad = torch.full_like(tensor, torch.nan)
+            with pytest.raises(ValueError, match=rf"^{argument} must be finite, got nan"):
+                function(**given | {argument: bad}, backend=backend)
+
+
+@every_function
+def test_sizes_must_agree(name: str) -> None:
+    function, given = getattr(functional, name), arguments()[name]
+    for argument, tensor in list(given.items())[1:]:
+        longer = torch.cat([tensor, tensor], dim=-1)
+        with pytest.raises(ValueError, match=rf"^{argument} must have shape .*=.*got \({B}, "):
+            function(**given | {argument: longer})
