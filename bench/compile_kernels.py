@@ -43,8 +43,13 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
+ORDERS = ("exact", "robust")
+
 SORTED_FROM = 1024
 """Cells from which sorting is compiled; below, `launch.sorts` asks for a batch of thousands."""
+
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+    sys.exit("bench.compile_kernels needs Triton 3.3 or newer")
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -118,13 +123,11 @@ def op_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
     B, N, W, R, Hw = size
 
     def function(file: str, name: str, *arguments: Any) -> Call:
-        tensors = (
-            meta(dtype, *value) if isinstance(value, tuple) else value for value in arguments
-        )
         called = getattr(module(file), name)
         # An op of meta tensors makes empty ones; what launches is the function that it was made of.
         called = getattr(called, "_init_fn", called)
-        return Call(name, name.endswith("_backward"), called, tuple(tensors))
+        given = [meta(dtype, *one) if isinstance(one, tuple) else one for one in arguments]
+        return Call(name, name.endswith("_backward"), called, tuple(given))
 
     read, written, reads = (B, R, N), (B, Hw, N), (B, R, W)
     look_up = (reads, (B, R), (B, N, W))
@@ -144,8 +147,8 @@ def op_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
         yield function("allocation", "allocate_backward", (B, N), (B, N), (B, N), False, sort)
 
 
-def step_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
-    """The whole step, with both orders of usages."""
+def step_calls(size: Size, dtype: torch.dtype, orders: Iterable[str]) -> Iterator[Call]:
+    """The whole step, with some orders of usages."""
     B, N, W, R, Hw = size
     kernels = module("step")
     state = ((B, N, W), (B, N), (B, Hw, N), (B, Hw, N, N), (B, Hw, N), (B, R, N))
@@ -153,9 +156,10 @@ def step_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
     step = Step(vector, *(meta(dtype, *shape) for shape in state for _ in range(2)), reads)
     adjoint = Adjoint(vector, *(meta(dtype, *shape) for shape in state))
     scratch = kernels.make_scratch(*size, dtype, torch.device("meta"))
-    for robust, name in ((False, "step"), (True, "robust step")):
-        yield Call(name, False, kernels.forward, (step, scratch, robust))
-        yield Call(name, True, kernels.backward, (step, adjoint, scratch, robust))
+    for order in orders:
+        robust = order == "robust"
+        yield Call(f"{order} step", False, kernels.forward, (step, scratch, robust))
+        yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust))
     yield Call("rebuild", False, kernels.rebuild, (step, scratch, True))
 
 
@@ -287,18 +291,12 @@ class Collection(NamedTuple):
     launches: list[dict[str, Any]]
 
 
-def calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
-    """Everything that is called at a size."""
-    yield from op_calls(size, dtype)
-    yield from step_calls(size, dtype)
-
-
-def collect(sizes: Iterable[Size], dtype: torch.dtype) -> Collection:
-    """Record everything that is called at some sizes."""
+def collect(sizes: Iterable[Size], dtype: torch.dtype, orders: Iterable[str]) -> Collection:
+    """Record everything that is called at some sizes, what compiles longest first."""
     uses: dict[Job, dict[str, Any]] = {}
     counts = []
     for size in sizes:
-        for call in calls(size, dtype):
+        for call in (*step_calls(size, dtype, orders), *op_calls(size, dtype)):
             launches, torch_kernels = recorded(call)
             for job in map(job_of, launches):
                 use = uses.setdefault(job, {"backward": call.backward, "calls": [], "sizes": []})
@@ -339,15 +337,23 @@ def value_of(constant: Any) -> Any:
     return constant if isinstance(constant, (bool, int, float, type(None))) else str(constant)
 
 
+FIGURES = {
+    "registers": "registers of a thread",
+    "spilled": "bytes of a thread in local memory (spills)",
+    "shared": "bytes of shared memory",
+    "instructions": "machine instructions",
+}
+
+
 def worst(records: list[dict[str, Any]]) -> str:
     """The cell of a table: the most of everything over all sizes."""
     if any("error" in record for record in records):
         return "does not compile"
-    registers, spilled, shared, instructions = (
-        max(record.get(field, 0) for record in records)
-        for field in ("registers", "spilled", "shared", "instructions")
+    return ", ".join(
+        str(max(record[field] for record in records))
+        for field in FIGURES
+        if all(field in record for record in records)
     )
-    return f"{registers}, {spilled}, {shared / 1024:.3g}, {instructions}"
 
 
 def kernel_table(records: list[dict[str, Any]], targets: list[str]) -> Iterator[str]:
@@ -357,16 +363,15 @@ def kernel_table(records: list[dict[str, Any]], targets: list[str]) -> Iterator[
     for name in sorted({record["kernel"] for record in records}):
         rows = [record for record in records if record["kernel"] == name]
         cells = [[record for record in rows if record["target"] == target] for target in targets]
-        warps = sorted({record.get("warps", 0) for record in rows})
-        counts = f"{len(cells[0])} | {', '.join(map(str, warps))}"
-        yield f"| {name} | {counts} | {' | '.join(map(worst, cells))} |"
+        warps = ", ".join(str(count) for count in sorted({row.get("warps", 0) for row in rows}))
+        yield f"| {name} | {len(cells[0])} | {warps} | {' | '.join(map(worst, cells))} |"
 
 
 def launch_table(launches: list[dict[str, Any]]) -> Iterator[str]:
     """A row for each size: how many kernels a memory step launches, torch's among them."""
     yield "| B, N, W, R, Hw | forward | backward |"
     yield "|---|---|---|"
-    steps = [count for count in launches if count["call"] == "step"]
+    steps = [count for count in launches if count["call"] == "exact step"]
     for size in dict.fromkeys(count["size"] for count in steps):
         total = {
             count["backward"]: count["launches"] + count["torch_kernels"]
@@ -381,9 +386,8 @@ def markdown(
 ) -> Iterator[str]:
     """The tables of docs/kernels.md."""
     yield (
-        f"Triton {triton.__version__}, torch {torch.__version__}. For each target, the most over "
-        "all sizes of: registers of a thread, bytes of a thread in local memory (spills), KiB of "
-        "shared memory, machine instructions.\n"
+        f"Triton {triton.__version__}, torch {torch.__version__}. For each target the most over "
+        f"all sizes of: {', '.join(FIGURES.values())}.\n"
     )
     yield from kernel_table(records, targets)
     yield "\nKernels that a memory step launches, those of torch included:\n"
@@ -395,7 +399,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--kernel", nargs="+", metavar="FILE.NAME")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"])
+    parser.add_argument("--order", nargs="+", choices=ORDERS, default=ORDERS, help="of usages")
+    parser.add_argument("--dtype", default="float32", help="torch's name of it")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--no-code", action="store_true", help="count no instructions; faster")
     parser.add_argument("--markdown", action="store_true", help="print tables instead of JSON")
@@ -405,7 +410,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     sizes = [SIZES[name] for name in options.size]
-    uses, launches = collect(sizes, getattr(torch, options.dtype or "float32"))
+    uses, launches = collect(sizes, getattr(torch, options.dtype), options.order)
     if options.kernel:
         known = {str(job) for job in uses}
         if not known.issuperset(options.kernel):

@@ -40,8 +40,9 @@ def provenance() -> str:
     """Command, device, versions and commit, in one line."""
     module = sys.modules["__main__"].__spec__
     command = " ".join(["python -m", module.name, *sys.argv[1:]]) if module else "in a session"
+    gpu = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
     return (
-        f"`{command}`; {processor()}, {torch.get_num_threads()} threads; "
+        f"`{command}`; {gpu}{processor()}, {torch.get_num_threads()} threads; "
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"numpy {numpy.__version__}, dnc_fast {dnc_fast.__version__} at {commit()}"
     )

@@ -28,8 +28,8 @@ SIZES = {
 }
 
 
-def peer_model(size: Size) -> torch.nn.Module:
-    """The PyPI package `dnc`.
+def peer_model(size: Size, gpu: int = -1) -> torch.nn.Module:
+    """The PyPI package `dnc`, on the CPU or on a GPU of that index.
 
     It feeds every step the read vectors of the initial state instead of r_{t-1}, so it does less
     work than it should, and its outputs cannot be compared with ours, only its time and memory.
@@ -51,5 +51,5 @@ def peer_model(size: Size) -> torch.nn.Module:
         cell_size=size.W,
         read_heads=size.R,
         batch_first=False,
-        gpu_id=-1,
+        gpu_id=gpu,
     )

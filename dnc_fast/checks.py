@@ -65,6 +65,8 @@ def check_tensor(
         raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}; cast it with .to({dtype})")
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return
+    if torch._C._are_functorch_transforms_active():  # under vmap there is no value to look at
+        return
     finite = torch.isfinite(tensor)
     if not finite.all():
         where = tuple((~finite).nonzero()[0].tolist())

@@ -94,7 +94,9 @@ def unchecked_step(
         read_vectors, new_state, _, _ = inspected_step(vector, state, usage_order)
         return read_vectors, new_state
     if backend == "triton":
-        return primitives(backend).memory_step(vector, state, usage_order)
+        from . import triton
+
+        return triton.memory_step(vector, state, usage_order)
     return hand_derived_step(primitives(backend), vector.to(state.memory.dtype), state, usage_order)
 
 

@@ -9,6 +9,7 @@ import warnings
 from functools import cache
 
 import torch
+from torch.autograd import forward_ad
 
 from ..checks import check_choice
 
@@ -89,6 +90,12 @@ def _auto_on_gpu(device: torch.device) -> str:
     return "eager"
 
 
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which needs plain torch."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+@torch.compiler.assume_constant_result
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that runs for a name.
 
@@ -99,7 +106,8 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
 
     Raises:
         ValueError: the name is not one of `BACKENDS`, or that backend cannot take the state.
-        RuntimeError: Triton or the GPU is too old for that backend.
+        RuntimeError: Triton or the GPU is too old for that backend, or torch.func or forward-mode
+            differentiation asks for what no backend but the reference can do.
         ModuleNotFoundError: it needs a package that is not installed.
     """
     check_choice("backend", backend, BACKENDS)
@@ -107,7 +115,12 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
         backend = os.environ[VARIABLE]
         check_choice(VARIABLE, backend, BACKENDS)
     if backend == "auto":
-        return _auto(device, dtype)
+        return "reference" if transformed() else _auto(device, dtype)
+    if backend != "reference" and transformed():
+        raise RuntimeError(
+            f"backend {backend!r} has gradients derived by hand, which torch.func and forward-mode "
+            'differentiation cannot go through; backend="reference" can do that'
+        )
     if backend in ("eager", "cpu") and dtype not in FULL_DTYPES:
         raise ValueError(
             f'backend {backend!r} takes a state in float32 or float64, got {dtype}; "reference" '

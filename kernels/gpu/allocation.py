@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch
+from . import launch, refuse
 from .arithmetic import gate, product
 
 EPSILON = tl.constexpr(1e-6)
@@ -68,7 +68,7 @@ def tile_rank_backward(d_allocation, lifted, products, in_n, n, ROBUST: tl.const
     """Gradient of usage (n) of all cells of a row, which are n; d_allocation is 0 outside."""
     key = cell_key(lifted, in_n, ROBUST)
     after = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
-    terms = d_allocation * (1.0 - lifted) * products
+    terms = d_allocation * (1.0 - lifted) * products  # 0 outside, where products are finite
     d_later = tl.sum(tl.where(after, terms[None, :], 0.0), 1)
     return (1.0 - EPSILON) * (d_later / lifted - products * d_allocation)
 
@@ -120,16 +120,20 @@ def products_kernel(
     # Cells to the left come before at equal keys, those to the right do not; only around the own
     # cells it takes the indices to tell.
     left, right = tile * BN // BO * BO, tl.cdiv((tile + 1) * BN, BO) * BO
-    for start in range(0, left, BO):
+    start = 0
+    while start < left:
         other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
         found = tl.where(other_key[None, :] <= key, found * other[None, :], found)
-    for start in range(left, right, BO):
+        start += BO
+    while start < right:
         other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
         before = comes_before(other_key[None, :], (start + o)[None, :], key, n[:, None])
         found = tl.where(before, found * other[None, :], found)
-    for start in range(right, N, BO):
+        start += BO
+    while start < N:
         other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
         found = tl.where(other_key[None, :] < key, found * other[None, :], found)
+        start += BO
     own = product(found, 1)
     weights = (1.0 - lifted) * own
     tl.store(products + b * PRODUCTS_STRIDE + n, own, mask=n < N)
@@ -194,19 +198,23 @@ def rank_backward_kernel(
     key = own_key[:, None]
     found = tl.zeros([BN, BO], DTYPE)
     left, right = tile * BN // BO * BO, tl.cdiv((tile + 1) * BN, BO) * BO
-    for start in range(0, left, BO):
+    start = 0
+    while start < left:
         other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
         change = load_changes(d_allocation, products, other, start + o, N, DTYPE)
         found = tl.where(key < other_key[None, :], found + change[None, :], found)
-    for start in range(left, right, BO):
+        start += BO
+    while start < right:
         other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
         change = load_changes(d_allocation, products, other, start + o, N, DTYPE)
         after = comes_before(key, n[:, None], other_key[None, :], (start + o)[None, :])
         found = tl.where(after, found + change[None, :], found)
-    for start in range(right, N, BO):
+        start += BO
+    while start < N:
         other, other_key = load_lifted(usage, start + o, N, ROBUST, DTYPE)
         change = load_changes(d_allocation, products, other, start + o, N, DTYPE)
         found = tl.where(key <= other_key[None, :], found + change[None, :], found)
+        start += BO
     own = tl.load(products + n, mask=in_n, other=0.0)
     d_own = tl.load(d_allocation + n, mask=in_n, other=0.0).to(DTYPE)
     d_seen = (1.0 - EPSILON) * (tl.sum(found, 1) / lifted - own * d_own)
@@ -470,7 +478,8 @@ def allocate_backward(
 @torch.library.custom_op("dnc_fast::allocation_weighting", mutates_args=())
 def allocation_and_products(usage: Tensor, robust: bool) -> tuple[Tensor, Tensor]:
     """a (B, N), and P (B, N), which has no gradient and is at least in float32."""
-    return allocate(usage, robust, launch.sorts(*usage.shape, usage.dtype))
+    B, N = usage.shape
+    return allocate(usage, robust, launch.sorts(B, N, usage.dtype))
 
 
 @allocation_and_products.register_fake
@@ -483,7 +492,8 @@ def allocation_weighting_backward(
     d_allocation: Tensor, usage: Tensor, products: Tensor, robust: bool
 ) -> Tensor:
     """Gradient of usage; `products` is what `allocation_and_products` returned."""
-    sort = launch.sorts(*usage.shape, usage.dtype)
+    B, N = usage.shape
+    sort = launch.sorts(B, N, usage.dtype)
     return allocate_backward(d_allocation, usage, products, robust, sort)
 
 
@@ -504,6 +514,7 @@ def _backward(ctx, d_allocation, _):
 
 
 allocation_and_products.register_autograd(_backward, setup_context=_setup)
+refuse.second_gradient(allocation_weighting_backward)
 
 
 def allocation_weighting(usage: Tensor, robust: bool = False) -> Tensor:

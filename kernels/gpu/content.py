@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch
+from . import launch, refuse
 from .arithmetic import (
     get_row,
     put_row,
@@ -202,21 +202,24 @@ def backward_kernel(
     n, w, h = tile * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BH)
     d_weights += b * H * N
     weights += b * H * N
-    # w.dw needs all cells of each row; every program adds them up for itself, in the same order.
-    total = tl.zeros([BH], DTYPE)
+    # The mean of dw, weighed by w, needs all cells of each row; every program adds them up for
+    # itself, in the same order. In half precision the sum of w is not quite 1.
+    total, whole = tl.zeros([BH], DTYPE), tl.zeros([BH], DTYPE)
     for start in range(0, N, BN):
         j = start + tl.arange(0, BN)
         mask = (h < H)[:, None] & (j < N)[None, :]
         offset = h[:, None] * N + j[None, :]
         found = tl.load(weights + offset, mask=mask, other=0.0).to(DTYPE)
         total += tl.sum(found * tl.load(d_weights + offset, mask=mask, other=0.0).to(DTYPE), 1)
+        whole += tl.sum(found, 1)
+    mean = total / tl.where(h < H, whole, 1.0)
     mask = (h < H)[:, None] & (n < N)[None, :]
     offset = h[:, None] * N + n[None, :]
     found = tl.load(weights + offset, mask=mask, other=0.0).to(DTYPE)
     d_found = tl.load(d_weights + offset, mask=mask, other=0.0).to(DTYPE)
     cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
     d_cells = lookup_backward(
-        found * (d_found - total[:, None]),
+        found * (d_found - mean[:, None]),
         similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE),
         cells,
         tl.zeros([BM, BW], DTYPE),
@@ -342,3 +345,4 @@ def _backward(ctx, d_weights):
 
 
 content_weighting.register_autograd(_backward, setup_context=_setup)
+refuse.second_gradient(content_weighting_backward)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch
+from . import launch, refuse
 
 
 @triton.jit
@@ -234,6 +234,8 @@ def pass_backward_kernel(
         row_sums += row_parts(gradient * pj[None, :] - product, BM, BN)
         tl.store(columns + R * N + j, tl.sum(product, 0), mask=j < N)
         tl.store(columns + (R + 1) * N + j, tl.sum(gradient * wi[:, None], 0), mask=j < N)
+        if BM * BN < 1024:  # several threads may hold a number: all have read what is replaced
+            tl.debug_barrier()
         store_tile(d_link + start + offset, kept * gradient, mask, EVEN)
     for r in tl.static_range(R):
         tl.store(rows + r * N + i, tl.sum(x[r], 1), mask=i < N)
@@ -550,3 +552,4 @@ def _backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor, ...]:
 
 
 linkage.register_autograd(_backward, setup_context=_setup)
+refuse.second_gradient(linkage_backward)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch
+from . import launch, refuse
 from .arithmetic import gate_slope, gates, get_row, put_row
 from .content import load_cells, store_cells
 
@@ -508,3 +508,5 @@ def _read_backward(ctx, d_reads):
 
 write_memory.register_autograd(_write_backward, setup_context=_setup)
 read_memory.register_autograd(_read_backward, setup_context=_setup)
+refuse.second_gradient(write_memory_backward)
+refuse.second_gradient(read_memory_backward)

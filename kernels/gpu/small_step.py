@@ -218,6 +218,7 @@ def backward_kernel(
         d_reads + b * R * W, cells, weights, d_cells, w, W, R, BR, DTYPE
     )
     d_weights += load_weights(d_read, n, N, R, BR, DTYPE)
+    tl.debug_barrier()  # all threads have read what this store replaces
     store_weights(d_read, d_weights, n, N, R, BR)
     tl.debug_barrier()  # from here on all threads find it there
     alike, content = read_lookup(vector, cells, in_n, w, W, R, BR, DTYPE)

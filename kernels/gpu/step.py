@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from ..arrays import Adjoint, Step
-from . import launch, linkage, small_step, tiled_step
+from . import launch, linkage, refuse, small_step, tiled_step
 from .allocation import Head, launch_products, launch_rank_backward
 from .interface import interface_size
 
@@ -572,3 +572,4 @@ def _backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor | None, ...]:
 
 
 memory_step.register_autograd(_backward, setup_context=_setup)
+refuse.second_gradient(memory_step_backward)

@@ -1,0 +1,120 @@
+"""The GPU kernels compile for every target, and stay within registers, memory and launches."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+ROOT = Path(__file__).parent.parent
+
+# Bytes of shared memory that a program may have.
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+
+# By default a small and a large step, once each; with -m full everything that the script knows.
+SELECTION = (
+    *("--target", "sm_90", "gfx942"),
+    *("--size", "16,64,32,4,1", "8,1024,64,4,1"),
+    *("--order", "exact"),
+)
+
+
+def run(*command, **variables):
+    """Python in a process of its own; Triton only compiles where nothing asks to interpret."""
+    environment = {**os.environ, **variables}
+    if "TRITON_INTERPRET" not in variables:
+        environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, *command]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(SELECTION, id="selection"), pytest.param((), marks=pytest.mark.full)],
+)
+def records(request):
+    """All that the script tells, kernels and launches."""
+    done = run("-m", "bench.compile_kernels", "--no-code", *request.param)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found, done.stderr
+    return found
+
+
+@pytest.fixture
+def compiled(records):
+    found = [record for record in records if "kernel" in record]
+    assert found
+    return [record for record in found if "error" not in record]
+
+
+def described(record):
+    return {name: record.get(name) for name in ("kernel", "target", "sizes", "spilled", "shared")}
+
+
+def kernels_of_the_folder():
+    """What is launched ends in _kernel."""
+    for path in (ROOT / "kernels/gpu").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel"):
+                yield f"{path.stem}.{node.name}"
+
+
+def test_every_kernel_compiles(records):
+    errors = [record for record in records if "error" in record]
+    assert not errors
+    targets = {record["target"] for record in records if "target" in record}
+    found = {(record["kernel"], record["target"]) for record in records if "kernel" in record}
+    assert found == {(name, target) for name in kernels_of_the_folder() for target in targets}
+
+
+def test_shared_memory_is_there(compiled):
+    too_much = [record for record in compiled if record["shared"] > SHARED[record["target"]]]
+    assert not too_much
+
+
+def test_no_spills_forward_and_few_backward(compiled):
+    allowed = {False: 0, True: 64}
+    spills = [record for record in compiled if record["spilled"] > allowed[record["backward"]]]
+    assert not [described(record) for record in spills]
+
+
+def test_launches_of_a_step(records):
+    """One program does a small step; a large one is a few launches, sums by torch included."""
+    seen = set()
+    for record in records:
+        if not record.get("call", "").endswith(" step"):
+            continue
+        _, N, _, _, Hw = map(int, record["size"].split(","))
+        small = N <= 64
+        most = 1 if small else 8 if record["backward"] else 6
+        if Hw == 1:
+            assert record["launches"] + record["torch_kernels"] <= most, record
+            seen.add((small, record["backward"]))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("target, limit", [("sm_90", "maxnreg"), ("gfx942", "waves_per_eu")])
+def test_spills_are_seen(target, limit):
+    """Left with too few registers, a kernel is reported to spill: 24 each, or 16 waves."""
+    script = f"""
+from bench.compile_kernels import SIZES, collect, figures
+import torch
+uses, _ = collect([SIZES["8,1024,64,4,1"]], torch.float32, ())
+(job,) = (job for job in uses if str(job) == "content.backward_kernel")
+few = job._replace(options=(*job.options, ("{limit}", {24 if limit == "maxnreg" else 8})))
+print(figures(job, "{target}", True)["spilled"], figures(few, "{target}", True)["spilled"])
+"""
+    done = run("-c", script)
+    assert done.returncode == 0, done.stderr
+    enough, too_few = map(int, done.stdout.split())
+    assert enough == 0 < too_few
+
+
+def test_refuses_where_triton_interprets():
+    done = run("-m", "bench.compile_kernels", TRITON_INTERPRET="1")
+    assert done.returncode and "unset TRITON_INTERPRET" in done.stderr
