@@ -59,10 +59,14 @@ def error_ratios(actual: Any, plain: Any, exact: Any, name: str = "result") -> d
     return found
 
 
+def assert_none_above_one(ratios: dict[str, float]) -> None:
+    for part, ratio in ratios.items():
+        assert ratio <= 1, f"{part}: {ratio:.3g} times the error that is allowed"
+
+
 def assert_as_good_as_torch(actual: Any, plain: Any, exact: Any, name: str = "result") -> None:
     """The error is at most twice that of plain torch in the same dtype, or near enough to none."""
-    for part, ratio in error_ratios(actual, plain, exact, name).items():
-        assert ratio <= 1, f"{part}: {ratio:.3g} times the error that is allowed"
+    assert_none_above_one(error_ratios(actual, plain, exact, name))
 
 
 @contextmanager

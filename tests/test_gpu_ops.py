@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from gpu import DEVICE, assert_as_good_as_torch, guarded, poisoned, strided
+from gpu import (
+    DEVICE,
+    assert_none_above_one,
+    error_ratios,
+    guarded,
+    poisoned,
+    rms,
+    strided,
+)
 from states import assert_close, normal, random_weighting, separated_usage, uniform
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -155,6 +163,7 @@ OPS = {
     "read": Op(read_memory, reference.read_memory, read_inputs, "NWR"),
 }
 every_op = pytest.mark.parametrize("op", OPS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def make(case: Case, dtype: torch.dtype = torch.float32) -> tuple[tuple[Tensor, ...], ...]:
@@ -184,16 +193,16 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 # Values and gradients
 
 
-def compare(case: Case, dtype: torch.dtype) -> None:
-    """float64: equal to the reference. Other dtypes: as good as plain torch."""
+def error_of(case: Case, dtype: torch.dtype) -> dict[str, float]:
+    """By result and gradient, the error over what is allowed; float64 must equal the reference."""
     op, given = OPS[case.op], make(case, dtype)
     with poisoned():
         actual = results(op.kernels, *map_tensors(guarded, given))
     exact = results(op.reference, *map_tensors(Tensor.double, given))
     if dtype == torch.float64:
         assert_close(actual, exact, "float64", str(case))
-    else:
-        assert_as_good_as_torch(actual, results(op.reference, *given), exact, str(case))
+        return {}
+    return error_ratios(actual, results(op.reference, *given), exact)
 
 
 def every_case(op: str, N: int) -> list[Case]:
@@ -208,33 +217,47 @@ def every_case(op: str, N: int) -> list[Case]:
     ]
 
 
-def some_cases() -> list[tuple[Case, torch.dtype]]:
-    """Of each op one for every number of cells, the kinds of numbers in turn.
+def some_cases(op: str, dtype: torch.dtype) -> list[Case]:
+    """One for every number of cells, the kinds of numbers in turn.
 
-    Few cells in all dtypes; of many cells, which take the interpreter seconds, in one.
+    Few cells in float64, float32 and a half precision; of many, which take long, in one of two.
     """
-    chance, turn, found = random.Random(0), itertools.count(), []
-    for op, N in itertools.product(OPS, CELLS):
-        cases, few = every_case(op, N), N < 100
-        kind = KINDS[next(turn) % (4 if few else 3)]
-        case = chance.choice([case for case in cases if case.kind == kind])
-        dtypes = DTYPES if few else [chance.choice(DTYPES[:2])]
-        found += [(case, dtype) for dtype in dtypes]
+    chance, kinds, found = random.Random(op), itertools.cycle(KINDS), []
+    for N in CELLS:
+        kind, cases = next(kinds), every_case(op, N)
+        case = chance.choice([case for case in cases if case.kind == kind] or cases)
+        dtypes = [chance.choice(DTYPES[:2])]
+        if N < 100:
+            dtypes = [*DTYPES[:2], chance.choice(DTYPES[2:])]
+        found += [case] if dtype in dtypes else []
     return found
 
 
-@pytest.mark.parametrize(("case", "dtype"), some_cases(), ids=str)
-def test_op_equals_the_reference(case: Case, dtype: torch.dtype) -> None:
-    compare(case, dtype)
+def assert_equal_the_reference(cases: Sequence[Case], dtype: torch.dtype) -> None:
+    """Of many errors some are larger by chance: their RMS over all cases is not.
+
+    A mistake in one case only would be far larger than what one may exceed the limit by.
+    """
+    found = [error_of(case, dtype) for case in cases]
+    for name in found[0]:
+        ratios = [case[name] for case in found]
+        worst = max(ratios)
+        assert worst <= 6, f"{name}: {worst:.3g} in {cases[ratios.index(worst)]}"
+        assert rms(torch.tensor(ratios)) <= 1, name
+
+
+@every_dtype
+@every_op
+def test_op_equals_the_reference(op: str, dtype: torch.dtype) -> None:
+    assert_equal_the_reference(some_cases(op, dtype), dtype)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@every_dtype
 @pytest.mark.parametrize("N", CELLS)
 @every_op
 def test_op_equals_the_reference_at_all_sizes(op: str, N: int, dtype: torch.dtype) -> None:
-    for case in every_case(op, N):
-        compare(case, dtype)
+    assert_equal_the_reference(every_case(op, N), dtype)
 
 
 @every_op
@@ -248,7 +271,7 @@ def test_tiles_may_be_of_any_size(monkeypatch: pytest.MonkeyPatch, op: str) -> N
         "RANK_OTHERS": 8,
     }.items():
         monkeypatch.setattr(launch, size, tile)
-    compare(Case(op, "random", 1, N=47, W=20), torch.float64)
+    error_of(Case(op, "random", 1, N=47, W=20), torch.float64)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -261,7 +284,7 @@ def test_allocation_may_sort(
     """As it does with rows that are many or long; never in float64."""
     monkeypatch.setattr(launch, "SORT_PAIRS", 0)
     with launch.recorded() as launches:
-        compare(Case(f"{order} allocation", kind, 2, N), dtype)
+        assert_none_above_one(error_of(Case(f"{order} allocation", kind, 2, N), dtype))
     assert [launched.kernel.fn.__name__ for launched in launches] == [
         "sort_kernel",
         "sort_backward_kernel",

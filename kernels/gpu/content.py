@@ -330,10 +330,7 @@ def content_weighting_backward(
 def _(
     d_weights: Tensor, weights: Tensor, keys: Tensor, strengths: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor in (keys, strengths, memory)
-    )
+    return launch.contiguous_like(keys, strengths, memory)
 
 
 def _setup(ctx, inputs, output):

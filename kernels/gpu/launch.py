@@ -101,6 +101,11 @@ def new_like(tensor: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=tensor.device)
 
 
+def contiguous_like(*tensors: Tensor) -> Any:
+    """A tuple of empty tensors of the same shapes and dtypes, contiguous."""
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+
+
 def block(size: int) -> int:
     """The least power of two that holds a size."""
     return triton.next_power_of_2(size)

@@ -410,10 +410,7 @@ def _(
     erase_vectors: Tensor,
     write_vectors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor in (memory, write_weights, erase_vectors, write_vectors)
-    )
+    return launch.contiguous_like(memory, write_weights, erase_vectors, write_vectors)
 
 
 @torch.library.custom_op("dnc_fast::read_memory", mutates_args=())
@@ -488,10 +485,7 @@ def read_memory_backward(
 
 @read_memory_backward.register_fake
 def _(d_reads: Tensor, memory: Tensor, read_weights: Tensor) -> tuple[Tensor, Tensor]:
-    return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor in (memory, read_weights)
-    )
+    return launch.contiguous_like(memory, read_weights)
 
 
 def _setup(ctx, inputs, output):

@@ -488,13 +488,14 @@ def memory_step(
     reads = memory.new_empty(B, R, W)
     scratch = make_scratch(B, N, W, R, Hw, memory.dtype, memory.device)
     forward(_step(vector, state, new_state, reads), scratch, robust)
-    return (reads, *new_state)
+    results: Any = (reads, *new_state)
+    return results
 
 
 def _step(vector: Tensor, state: Any, new_state: Any, reads: Tensor) -> Step:
     """The arrays of a step."""
-    pairs = [tensor for pair in zip(state, new_state, strict=True) for tensor in pair]
-    return Step(vector, *pairs, reads)
+    pairs = (tensor for pair in zip(state, new_state, strict=True) for tensor in pair)
+    return Step(*(vector, *pairs, reads))
 
 
 @memory_step.register_fake
@@ -508,9 +509,9 @@ def _(
     read_weights: Tensor,
     robust: bool,
 ) -> tuple[Tensor, ...]:
-    state = (memory, usage, precedence, link, write_weights, read_weights)
     reads = memory.new_empty(memory.shape[0], read_weights.shape[1], memory.shape[2])
-    return (reads, *(tensor.new_empty(tensor.shape) for tensor in state))
+    state = (memory, usage, precedence, link, write_weights, read_weights)
+    return (reads, *launch.contiguous_like(*state))
 
 
 @torch.library.custom_op("dnc_fast::memory_step_backward", mutates_args=())
@@ -553,12 +554,13 @@ def memory_step_backward(
     R, Hw = read_weights.shape[1], write_weights.shape[1]
     scratch = make_scratch(B, N, W, R, Hw, memory.dtype, memory.device)
     backward(_step(vector, state, _contiguous(new_state), d_reads), adjoint, scratch, robust)
-    return tuple(adjoint)
+    gradients: Any = tuple(adjoint)
+    return gradients
 
 
 @memory_step_backward.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[7:14])
+def _(*inputs: Any) -> Any:
+    return launch.contiguous_like(*inputs[7:14])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

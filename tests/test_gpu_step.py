@@ -1,0 +1,601 @@
+"""The whole memory step by the GPU kernels: values, gradients, torch's machinery, sequences."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from gpu import DEVICE, assert_as_good_as_torch, poisoned, strided
+from states import (
+    assert_close,
+    lively_dnc,
+    lively_state,
+    named_parts,
+    normal,
+    random_interfaces,
+    require_grad,
+    separated_state,
+    weighed_sum,
+)
+from test_backends import STATES, make_cotangents, make_inputs, order_is_safe, results
+from test_engine import assert_results_close, run
+from test_gpu_ops import OPS, case_of, make
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import pack_sequence
+
+from dnc_fast import DNC, MemoryState, memory_step
+from dnc_fast.interface import interface_size
+from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes
+from dnc_fast.tasks import CopyTask
+from dnc_fast.tasks.base import bit_loss
+
+pytest.importorskip("triton")
+
+from dnc_fast.kernels.arrays import Adjoint, Step
+from dnc_fast.kernels.gpu import launch, linkage
+from dnc_fast.kernels.gpu import step as kernels
+
+CELLS = (1, 3, 16, 33, 64, 100, 128, 257, 512)
+CELL_SIZES, READ_HEADS, WRITE_HEADS = (1, 5, 32, 64), (1, 2, 4, 5), (1, 2, 3)
+SIZES = MemorySizes(2, 4, 3, 2, 1)
+
+Inputs = tuple[Tensor, MemoryState, list[Tensor]]
+
+
+@pytest.fixture(params=["one program", "tiles"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of a small memory; a large one always goes in tiles."""
+    if request.param == "tiles":
+        monkeypatch.setattr(launch, "SMALL_CELLS", 0)
+    return request.param
+
+
+both_ways = pytest.mark.usefixtures("way")
+
+
+# Values and gradients
+
+
+class Case(NamedTuple):
+    kind: str
+    sizes: MemorySizes
+    order: str
+    tiled: bool
+
+    def __str__(self) -> str:
+        sizes = (f"{letter}{size}" for letter, size in zip("BNWRH", self.sizes, strict=True))
+        return "-".join((self.kind, *sizes, self.order, "tiled" if self.tiled else "one"))
+
+
+def covering(N: int, tiled: bool) -> list[Case]:
+    """Every cell size with every number of read heads, each of them with every kind of state.
+
+    From ties, the exact order of a second write head is rounding's choice.
+    """
+    chance, found = random.Random(N), []
+    for (w, W), (r, R) in itertools.product(enumerate(CELL_SIZES), enumerate(READ_HEADS)):
+        kind, order = STATES[(w + r) % len(STATES)], chance.choice(USAGE_ORDERS)
+        Hw = chance.choice(WRITE_HEADS)
+        if Hw > 1 and kind in ("tied", "zero"):
+            order = "robust"
+        found.append(Case(kind, MemorySizes(2 if N < 33 else 1, N, W, R, Hw), order, tiled))
+    return found
+
+
+def some_cases() -> list[tuple[Case, torch.dtype]]:
+    """Two for each small number of cells, each of both ways; of the large ones what is quick."""
+    chance, found = random.Random(0), []
+    for N in CELLS[:5]:
+        for i, place in enumerate(chance.sample(range(16), 2)):
+            for tiled in (False, True):
+                dtype = (torch.float64, torch.float32)[(i + tiled) % 2]
+                found.append((covering(N, tiled)[place], dtype))
+    for kind, *sizes in (
+        ("random", 100, 5, 1, 2),
+        ("zero", 128, 64, 2, 1),
+        ("tied", 257, 32, 1, 1),
+        ("saturated", 512, 1, 1, 1),
+    ):
+        found.append((Case(kind, MemorySizes(1, *sizes), "exact", tiled=True), torch.float32))
+    return found
+
+
+def round_to(dtype: torch.dtype, tree: Any) -> Any:
+    return map_tensors(lambda tensor: tensor.to(DEVICE, dtype), tree)
+
+
+def assert_equals_the_reference(order: str, given: Inputs, name: str) -> None:
+    """float64: equal. Other dtypes: as good as plain torch on the same numbers."""
+    with poisoned():
+        actual = results("triton", order, *given)
+    exact = results("reference", order, *round_to(torch.float64, given))
+    if given[1].memory.dtype == torch.float64:
+        assert_close(actual, exact, "float64", name)
+    else:
+        plain = results("reference", order, *given)
+        assert_as_good_as_torch(actual, plain, exact, name)
+
+
+def compare(case: Case, dtype: torch.dtype) -> None:
+    vector, state = make_inputs(case[:3])
+    given = round_to(dtype, (vector, state, make_cotangents(vector, state)))
+    with pytest.MonkeyPatch.context() as patch:
+        if case.tiled:
+            patch.setattr(launch, "SMALL_CELLS", 0)
+        assert_equals_the_reference(case.order, given, str(case))
+
+
+@pytest.mark.parametrize(("case", "dtype"), some_cases(), ids=str)
+def test_equals_the_reference(case: Case, dtype: torch.dtype) -> None:
+    compare(case, dtype)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("N", "tiled"), [(N, tiled) for N in CELLS for tiled in (False, True) if tiled or N <= 64]
+)
+def test_equals_the_reference_at_all_sizes(N: int, tiled: bool, dtype: torch.dtype) -> None:
+    for place, case in enumerate(covering(N, tiled)):
+        if N < 257 or (place % 2 == 0) == (dtype == torch.float64):
+            compare(case, dtype)
+
+
+def test_strips_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program takes several tiles of the link matrix where there are thousands."""
+    tiling = {"STRIPS": 3, "CHUNKS": 2, "STEPS": 2, "BM": 8, "BN": 8}
+    monkeypatch.setattr(linkage, "tiling", lambda N: tiling)
+    monkeypatch.setattr(launch, "TILE_NUMBERS", 64)
+    monkeypatch.setattr(launch, "RANK_CELLS", 8)
+    monkeypatch.setattr(launch, "RANK_OTHERS", 8)
+    compare(Case("random", MemorySizes(1, 19, 5, 1, 2), "exact", tiled=True), torch.float64)
+
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("whole", [False, True], ids=["vector", "vector and state"])
+def test_half_precision(whole: bool, dtype: torch.dtype) -> None:
+    """Of the vector alone, as under autocast, or of the state too; calculated in float32."""
+    sizes = MemorySizes(2, 12, 5, 2, 2)
+    for seed in itertools.count():
+        vector, state = random_interfaces(1, sizes, seed)[0], separated_state(sizes, seed)
+        given = vector, state, make_cotangents(vector, state)
+        given = round_to(torch.float32, round_to(dtype, given))
+        if order_is_safe(*round_to(torch.float64, given[:2]), "exact"):
+            break
+    given = round_to(dtype, given) if whole else (given[0].to(dtype), *given[1:])
+    assert_equals_the_reference("exact", given, str(dtype))
+
+
+@both_ways
+@pytest.mark.parametrize("order", ["exact", pytest.param("robust", marks=pytest.mark.full)])
+def test_steps_in_a_row(order: str) -> None:
+    sizes = MemorySizes(1, 5, 3, 2, 2)
+    vectors, state = round_to(torch.float64, (random_interfaces(3, sizes), separated_state(sizes)))
+    found = []
+    for backend in ("triton", "reference"):
+        inputs = require_grad((vectors, state))
+        current, reads = inputs[1], []
+        for vector in inputs[0]:
+            step_reads, current = memory_step(vector, current, backend=backend, usage_order=order)
+            reads.append(step_reads)
+        total = torch.stack(reads).square().sum() + sum(part.square().sum() for part in current)
+        found.append((reads, current, torch.autograd.grad(total, [inputs[0], *inputs[1]])))
+    assert_close(*found, "float64")
+
+
+# Which numbers, where, and how often
+
+
+def inputs_of(sizes: MemorySizes = SIZES, dtype: torch.dtype = torch.float32) -> Inputs:
+    vector, state = random_interfaces(1, sizes)[0], separated_state(sizes)
+    return round_to(dtype, (vector, state, make_cotangents(vector, state)))
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    assert_close(actual, expected, "equal")
+
+
+@both_ways
+def test_strides_do_not_matter() -> None:
+    given = inputs_of()
+    views = map_tensors(strided, given)
+    assert not any(part.is_contiguous() for part in (views[0], *views[1], *views[2]))
+    expected = results("triton", "exact", *given)
+    assert_same_bits(results("triton", "exact", *views), expected)
+
+
+@both_ways
+def test_leaves_its_inputs_alone_and_repeats_its_bits() -> None:
+    given = inputs_of()
+    copies = map_tensors(Tensor.clone, given)
+    expected = results("triton", "robust", *given)
+    assert_same_bits(given, copies)
+    assert_same_bits(results("triton", "robust", *given), expected)
+
+
+@both_ways
+def test_results_have_memory_of_their_own() -> None:
+    vector, state, _ = inputs_of()
+    given = [part.untyped_storage().data_ptr() for part in (vector, *state)]
+    reads, new = memory_step(vector, state, backend="triton")
+    found = [part.untyped_storage().data_ptr() for part in (reads, *new)]
+    assert len({*given, *found}) == len(given) + len(found)
+
+
+@both_ways
+def test_each_element_of_a_batch_is_as_if_alone() -> None:
+    given = inputs_of(SIZES._replace(batch_size=3, num_write_heads=2))
+    batch = results("triton", "exact", *given)
+    last, expected = map_tensors(lambda tensor: tensor[2:], (given, batch))
+    assert_same_bits(results("triton", "exact", *last), expected)
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_gradients_of_one_result_alone_to_one_input(index: int) -> None:
+    """The gradients of the others are then not given, nor asked for."""
+    vector, state, cotangents = inputs_of(MemorySizes(1, 3, 2, 1, 2), torch.float64)
+    found = []
+    for backend in ("triton", "reference"):
+        leaves = [tensor.clone() for tensor in (vector, *state)]
+        leaves[-index].requires_grad_()
+        reads, new = memory_step(leaves[0], MemoryState(*leaves[1:]), backend=backend)
+        result = (reads, *new)[index]
+        if not result.requires_grad:
+            assert backend == "reference"
+            return
+        found += torch.autograd.grad(result, leaves[-index], cotangents[index])
+    assert_close(*found, "float64")
+
+
+@both_ways
+def test_vector_of_another_dtype_gets_its_gradient_in_that() -> None:
+    vector, state, cotangents = inputs_of(dtype=torch.float64)
+    single = results("triton", "exact", vector.float(), state, cotangents)
+    double = results("triton", "exact", vector.float().double(), state, cotangents)
+    name = "gradient of interface"
+    assert single[name].dtype == torch.float32
+    assert_close(single.pop(name), double.pop(name), "float32")
+    assert_same_bits(single, double)
+
+
+# Torch's machinery
+
+
+@both_ways
+def test_passes_opcheck() -> None:
+    vector, state, cotangents = inputs_of(MemorySizes(1, 2, 1, 1, 1))
+    inputs = [tensor.requires_grad_() for tensor in (vector, *state)]
+    torch.library.opcheck(kernels.memory_step, (*inputs, False))
+    saved = [tensor.detach() for tensor in (*inputs, *kernels.memory_step(*inputs, False)[1:])]
+    del saved[9:11]  # neither the new precedence nor the new link matrix
+    torch.library.opcheck(kernels.memory_step_backward, (*cotangents, *saved, False))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_in_one_graph(dynamic: bool) -> None:
+    """With what is around it, and at another batch size too."""
+
+    def function(vector: Tensor, *fields: Tensor) -> tuple[Tensor, ...]:
+        reads, new = memory_step(2 * vector, MemoryState(*fields), backend="triton")
+        return 2 * reads, *new
+
+    def outcome(function: Callable[..., Any], given: Inputs) -> Any:
+        leaves = [part.detach().requires_grad_() for part in (given[0], *given[1])]
+        outputs = function(*leaves)
+        return outputs, torch.autograd.grad(outputs, leaves, given[2])
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for batch_size in (2, 3) if dynamic else (2,):
+        given = inputs_of(MemorySizes(batch_size, 2, 1, 1, 1))
+        assert_same_bits(outcome(compiled, given), outcome(function, given))
+
+
+@both_ways
+def test_autocast_changes_nothing() -> None:
+    given = inputs_of()
+    expected = results("triton", "exact", *given)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        actual = results("triton", "exact", *given)
+    assert_same_bits(actual, expected)
+    assert {part.dtype for part in actual.values()} == {torch.float32}
+
+
+def reads_and_link(vector: Tensor, state: MemoryState, backend: str) -> Tensor:
+    """Of which each transform finds something."""
+    reads, new = memory_step(vector, state, backend=backend)
+    return reads.square().sum() + new.link.square().sum()
+
+
+def dual(function: Callable[[Tensor], Tensor], vector: Tensor) -> Any:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(vector, vector)))
+
+
+TRANSFORMS: dict[str, Callable[..., Any]] = {
+    "grad": lambda function, vector: torch.func.grad(function)(vector),
+    "vjp": lambda function, vector: torch.func.vjp(function, vector)[0],
+    "vmap": lambda function, vector: torch.func.vmap(function)(torch.stack([vector, -vector])),
+    "jvp": lambda function, vector: torch.func.jvp(function, (vector,), (vector,)),
+    "forward mode": dual,
+    "second gradient": lambda function, vector: torch.func.grad(
+        lambda inner: torch.func.grad(function)(inner).sum()
+    )(vector),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By name they say so; "auto" takes it."""
+    monkeypatch.delenv("DNC_FAST_BACKEND", raising=False)
+    vector, state, _ = inputs_of(dtype=torch.float64)
+
+    def transformed(backend: str) -> Any:
+        return TRANSFORMS[name](lambda vector: reads_and_link(vector, state, backend), vector)
+
+    for backend in ("triton", "eager"):
+        with pytest.raises(RuntimeError, match=rf"'{backend}'.*backend=\"reference\" can do that"):
+            transformed(backend)
+    expected = transformed("reference")
+    assert all(part.any() for _, part in named_parts(expected, name))
+    assert_same_bits(transformed("auto"), expected)
+
+
+@both_ways
+def test_second_gradients_are_refused() -> None:
+    vector, state, _ = inputs_of()
+    total = reads_and_link(vector.requires_grad_(), state, "triton")
+    with pytest.raises(RuntimeError, match=r'create_graph=True.*backend="reference" can do that'):
+        torch.autograd.grad(total, vector, create_graph=True)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_second_gradients_of_the_parts_are_refused(op: str) -> None:
+    inputs, cotangents = make(case_of(op))
+    inputs = map_tensors(lambda tensor: tensor.requires_grad_(), inputs)
+    outputs = OPS[op].kernels(*inputs)
+    with pytest.raises(RuntimeError, match=r'create_graph=True.*backend="reference" can do that'):
+        torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
+
+
+def test_gradients_of_many_at_once() -> None:
+    """The old way of vmap, of torch.autograd.functional, goes through the backward pass alone."""
+    vector, state, _ = inputs_of(dtype=torch.float64)
+    cotangents, found = normal(2, 2, 2, 3).to(DEVICE), []
+    for backend in ("triton", "reference"):
+        leaf = vector.clone().requires_grad_()
+        reads, _ = memory_step(leaf, state, backend=backend)
+        found += torch.autograd.grad(reads, leaf, cotangents, is_grads_batched=True)
+    assert_close(*found, "float64")
+
+
+# Launches
+
+
+def new_step(
+    sizes: MemorySizes, new: Callable[..., Tensor]
+) -> tuple[Step, Adjoint, kernels.Scratch | None]:
+    """The arrays of a step, each made by a function of its shape."""
+    B, _, W, R, Hw = sizes
+    shapes = memory_state_shapes(sizes).values()
+    vector, reads = (B, interface_size(W, R, Hw)), (B, R, W)
+    step = Step(new(vector), *(new(shape) for shape in shapes for _ in range(2)), new(reads))
+    adjoint = Adjoint(new(vector), *map(new, shapes))
+    device = step.vector.device
+    return step, adjoint, kernels.make_scratch(*sizes, torch.float32, device)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "forward", "backward"),
+    [
+        (MemorySizes(3, 1, 1, 1, 1), 1, 1),
+        (MemorySizes(16, 64, 64, 4, 3), 1, 1),
+        (MemorySizes(3, 65, 32, 1, 1), 6, 7),
+        (MemorySizes(8, 1024, 64, 4, 1), 6, 7),
+        (MemorySizes(8, 1024, 64, 4, 2), 7, 9),
+    ],
+    ids=str,
+)
+def test_few_launches(
+    monkeypatch: pytest.MonkeyPatch, sizes: MemorySizes, forward: int, backward: int
+) -> None:
+    """A second write head takes an allocation more, and backward its gradient too."""
+    sums: list[Tensor] = []
+    monkeypatch.setattr(launch, "total", lambda partials, out: sums.append(out))
+    step, adjoint, scratch = new_step(sizes, lambda shape: torch.empty(shape, device="meta"))
+    with launch.recorded() as launches:
+        kernels.forward(step, scratch, robust=False)
+        assert len(launches) + len(sums) == forward
+        launches.clear(), sums.clear()
+        kernels.backward(step, adjoint, scratch, robust=False)
+        assert len(launches) + len(sums) == backward
+
+
+# Beyond 2^31 numbers
+
+
+def zeros(shape: Any) -> Tensor:
+    """Of any size: NumPy takes pages of the machine only when they are written to."""
+    if DEVICE == "cuda":
+        return torch.zeros(shape, device=DEVICE)
+    try:
+        return torch.from_numpy(np.zeros(tuple(shape), np.float32))
+    except MemoryError:
+        pytest.skip("this machine does not promise so much memory")
+
+
+@pytest.fixture
+def last_programs_only(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """In the interpreter, of each launch only programs that are last along some axes run."""
+    axes: list[int] = []
+    if DEVICE == "cuda":
+        return axes
+    from triton.runtime.interpreter import interpreter_builder
+
+    run, set_dim, set_index = (
+        launch.run,
+        interpreter_builder.set_grid_dim,
+        interpreter_builder.set_grid_idx,
+    )
+
+    def run_last(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        skipped = [size - 1 if axis in axes else 0 for axis, size in enumerate((*grid, 1, 1)[:3])]
+        monkeypatch.setattr(
+            interpreter_builder, "set_grid_dim", lambda *_: set_dim(*(*grid, 1, 1)[:3])
+        )
+        monkeypatch.setattr(
+            interpreter_builder,
+            "set_grid_idx",
+            lambda *index: set_index(*map(sum, zip(index, skipped, strict=True))),
+        )
+        shorter = tuple(size - skip for size, skip in zip(grid, skipped, strict=False))
+        run(kernel, shorter, *arguments, **constants)
+
+    monkeypatch.setattr(launch, "run", run_last)
+    return axes
+
+
+def in_last_row(tensor: Tensor, rows: int) -> Tensor:
+    """(rows, ...) zeros, but the last row."""
+    whole = zeros((rows, *tensor.shape[1:]))
+    whole[-1] = tensor[0]
+    return whole
+
+
+takes_40_gib = pytest.mark.skipif(
+    DEVICE == "cuda" and torch.cuda.mem_get_info()[0] < 40 * 2**30, reason="takes 40 GiB"
+)
+
+
+@takes_40_gib
+@pytest.mark.parametrize("N", [64, 128])
+def test_batches_of_more_than_2_31_links(last_programs_only: list[int], N: int) -> None:
+    sizes = MemorySizes(1, N, 1, 1, 1)
+    vector, state, (d_reads, *d_state) = inputs_of(sizes)
+
+    def outcome(rows: int) -> list[Tensor]:
+        """Of the last row of a batch."""
+        given = [in_last_row(part, rows) for part in (vector, *state)]
+        step, adjoint, scratch = new_step(sizes._replace(batch_size=rows), zeros)
+        old = dict(zip((f for f in Step._fields if f[-1] == "0"), given[1:], strict=True))
+        step = step._replace(vector=given[0], **old)
+        kernels.forward(step, scratch, robust=False)
+        found = [getattr(step, f)[-1].clone() for f in Step._fields if f[-1] != "0"]
+        step.reads[-1] = d_reads[0]
+        for part, gradient in zip(adjoint[1:], d_state, strict=True):
+            part[-1] = gradient[0]
+        kernels.backward(step, adjoint, scratch, robust=False)
+        return found + [part[-1].clone() for part in adjoint]
+
+    expected = outcome(1)
+    last_programs_only.append(0)
+    assert_same_bits(outcome(2**31 // N**2 + 2), expected)
+
+
+@takes_40_gib
+def test_link_matrix_of_more_than_2_31_numbers(last_programs_only: list[int]) -> None:
+    """Of which a program is asked for the last tiles, in both passes."""
+    N, last = 46400, slice(46400 - 64, 46400)
+    last_programs_only += [1, 2]
+    weights, precedence, read, change = (zeros((1, 1, N)) for _ in range(4))
+    for part in (weights, precedence, read, change):
+        part[..., last] = normal(64).to(part) / 64
+    link, new_link, d_link = (zeros((1, 1, N, N)) for _ in range(3))
+    link[..., last, last] = normal(64, 64).to(link)
+    d_link[..., last, last] = normal(64, 64).to(link)
+    rows, columns = linkage.partials(link, 1, N, 1, 1)
+    linkage.launch_pass(
+        weights, precedence, read, link, new_link, torch.empty_like(weights), rows, columns
+    )
+    w, p, r, c = (part[0, 0, last] for part in (weights, precedence, read, change))
+    off_diagonal = 1 - torch.eye(64, device=DEVICE)
+    old = link[0, 0, last, last]
+    kept = 1 - w[:, None] - w[None, :]
+    expected = (kept * old + w[:, None] * p[None, :]) * off_diagonal
+    assert_close(new_link[0, 0, last, last], expected, "float32")
+    gradient = d_link[0, 0, last, last] + c[:, None] * r[None, :] + r[:, None] * c[None, :]
+    expected = kept * gradient * off_diagonal
+    linkage.launch_pass_backward(
+        weights, precedence, read, link, d_link, change[0], change[0], None, rows, columns
+    )
+    assert_close(d_link[0, 0, last, last], expected, "float32")
+
+
+# Sequences
+
+
+def on_device(model: DNC, x: Any, state: Any) -> dict[str, Tensor]:
+    """`run` where the kernels are."""
+
+    def loss(output: Tensor, final: Any) -> Tensor:
+        return weighed_sum(map_tensors(Tensor.cpu, (output, final)))
+
+    return run(model.to(DEVICE), *round_to(torch.float64, (x, state)), loss)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("lengths", "interval", "options"),
+    [
+        ((4,), 1, {}),
+        ((4,), 3, {"num_write_heads": 2}),
+        ((4, 2), 3, {"controller": "feedforward"}),
+        ((4,), 4, {"usage_order": "robust"}),
+    ],
+    ids=str,
+)
+def test_sequences_equal_the_reference(
+    lengths: tuple[int, ...], interval: int, options: dict[str, Any]
+) -> None:
+    """Through the engine: a memory that is made anew backward, and a batch that shrinks."""
+    sizes = {"num_cells": 4, "num_read_heads": 1, **options}
+    state, found = lively_state(lively_dnc(**sizes), len(lengths)), []
+    x = pack_sequence([normal(length, 3) for length in lengths])
+    for backend in ("triton", "reference"):
+        model = lively_dnc(backend=backend, checkpoint_interval=interval, **sizes)
+        found.append(on_device(model, x, state))
+    assert_results_close(*found)
+
+
+@pytest.mark.parametrize("updates", [25, pytest.param(300, marks=pytest.mark.full)])
+def test_training_follows_the_reference(updates: int) -> None:
+    """Copy, in float32. Usages of an untouched memory are tied; where they part by roundings, the
+    exact order would be rounding's choice, so cells are ordered robustly.
+    """
+    task, curves = CopyTask(1, 2, num_bits=3), []
+    for backend in ("triton", "reference"):
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        model = DNC(
+            task.input_size,
+            8,
+            output_size=task.output_size,
+            num_cells=4,
+            cell_size=4,
+            num_read_heads=1,
+            usage_order="robust",
+            backend=backend,
+        ).to(DEVICE)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        curve = []
+        for _ in range(updates):
+            batch = task.batch(2, generator).to(DEVICE)
+            loss = bit_loss(model(batch.inputs)[0], batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            curve.append(loss.detach())
+        curves.append(torch.stack(curve))
+    assert curves[1][-10:].mean() < 0.9 * curves[1][:10].mean()
+    torch.testing.assert_close(*curves, rtol=0, atol=1e-4)
