@@ -45,21 +45,27 @@ def gate_slope(value, RAW: tl.constexpr):
 
 
 @triton.jit
-def strength(pointer, RAW: tl.constexpr, DTYPE: tl.constexpr):
-    """A strength, at least 1; RAW: before oneplus(x) = 1 + log(1 + e^x)."""
-    value = tl.load(pointer).to(DTYPE)
+def load_strengths(
+    strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
+):
+    """The strengths of all heads (BH), at least 1; RAW: before oneplus(x) = 1 + log(1 + e^x)."""
+    head = tl.arange(0, BH)
+    value = tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE)
     if RAW:
         value = 1.0 + tl.maximum(value, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(value)))
     return value
 
 
 @triton.jit
-def strength_slope(pointer, RAW: tl.constexpr, DTYPE: tl.constexpr):
-    """What a strength's gradient is multiplied by."""
-    slope = 1.0 + 0.0 * tl.load(pointer).to(DTYPE)
+def load_strength_slopes(
+    strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
+):
+    """What the strengths' gradients are multiplied by."""
+    head = tl.arange(0, BH)
+    slopes = tl.full([BH], 1.0, DTYPE)
     if RAW:
-        slope = gate(pointer, True, DTYPE)
-    return slope
+        slopes = gates(strengths + head, head < H, True, DTYPE)
+    return slopes
 
 
 @triton.jit
@@ -99,33 +105,68 @@ def softmax(scores, mask):
 
 
 @triton.jit
-def store_softmax_part(parts, tile, scores, mask, TILES: tl.constexpr):
-    """A tile's share in a softmax over all tiles: its maximum, and its sum of e^(score - maximum).
+def store_softmax_parts(
+    parts, tile, scores, mask, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr
+):
+    """A tile's share in softmaxes over all tiles: maximum, and sum of e^(score - maximum).
 
     Args:
-        parts: (2, TILES), this row's.
-        scores: (n), this tile's; not all masked.
+        parts: (H, 3, TILES); the third is for `store_dot_parts`.
+        scores: (BH, n), of this tile.
+        mask: (n), not all false.
 
     Returns:
         e^(score - maximum), 0 where masked.
     """
-    top = tl.max(tl.where(mask, scores, -float("inf")), 0)
-    weights = tl.where(mask, tl.exp(scores - top), 0.0)
-    tl.store(parts + tile, top)
-    tl.store(parts + TILES + tile, tl.sum(weights, 0))
+    head = tl.arange(0, BH)
+    top = tl.max(tl.where(mask[None, :], scores, -float("inf")), 1)
+    weights = tl.where(mask[None, :], tl.exp(scores - top[:, None]), 0.0)
+    place = parts + head * 3 * TILES + tile
+    tl.store(place, top, mask=head < H)
+    tl.store(place + TILES, tl.sum(weights, 1), mask=head < H)
     return weights
 
 
 @triton.jit
-def softmax_parts(parts, TILES: tl.constexpr, BT: tl.constexpr):
-    """What `store_softmax_part` left in all tiles.
+def store_dot_parts(
+    parts, tile, weights, d_weights, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr
+):
+    """A tile's share in the dot products of softmaxes and their gradients (BH, n)."""
+    head = tl.arange(0, BH)
+    dots = tl.sum(weights * d_weights, 1)
+    tl.store(parts + (head * 3 + 2) * TILES + tile, dots, mask=head < H)
+
+
+@triton.jit
+def load_softmax_parts(
+    parts, which: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr,
+    BT: tl.constexpr, other: tl.constexpr,
+):  # fmt: skip
+    """One of the three parts of all tiles, (BH, BT)."""
+    head, t = tl.arange(0, BH)[:, None], tl.arange(0, BT)[None, :]
+    mask = (head < H) & (t < TILES)
+    return tl.load(parts + (head * 3 + which) * TILES + t, mask=mask, other=other)
+
+
+@triton.jit
+def softmax_totals(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
+    """What `store_softmax_parts` left in all tiles.
 
     Returns:
-        the maximum over all, the sum of e^(score - maximum), and the factor of each tile's sums.
+        maximum (BH) and sum (BH) over all tiles, and the factor of each tile's sums (BH, BT).
     """
-    t = tl.arange(0, BT)
-    tops = tl.load(parts + t, mask=t < TILES, other=-float("inf"))
-    top = tl.max(tops, 0)
-    factors = tl.exp(tops - top)
-    sums = tl.load(parts + TILES + t, mask=t < TILES, other=0.0)
-    return top, tl.sum(sums * factors, 0), factors
+    t = tl.arange(0, BT)[None, :]
+    tops = load_softmax_parts(parts, 0, H, BH, TILES, BT, 0.0)
+    tops = tl.where(t < TILES, tops, -float("inf"))
+    top = tl.max(tops, 1)
+    factors = tl.exp(tops - top[:, None])
+    sums = load_softmax_parts(parts, 1, H, BH, TILES, BT, 1.0)
+    return top, tl.sum(sums * factors, 1), factors
+
+
+@triton.jit
+def softmax_dots(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
+    """The dot products of softmaxes and their gradients (BH), from what all tiles stored."""
+    _, total, factors = softmax_totals(parts, H, BH, TILES, BT)
+    dots = load_softmax_parts(parts, 2, H, BH, TILES, BT, 0.0)
+    return tl.sum(dots * factors, 1) / total

@@ -10,11 +10,11 @@ from torch import Tensor
 from . import launch, refuse
 from .arithmetic import (
     get_row,
+    load_strength_slopes,
+    load_strengths,
     put_row,
-    softmax_parts,
-    store_softmax_part,
-    strength,
-    strength_slope,
+    softmax_totals,
+    store_softmax_parts,
 )
 
 EPSILON = tl.constexpr(1e-6)
@@ -41,40 +41,29 @@ def norms(vectors):
 
 
 @triton.jit
-def norm(vector):
-    """Length of (W), off zero."""
-    return tl.sqrt(tl.sum(vector * vector, 0) + EPSILON)
+def load_keys(keys, w, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr):
+    """All keys (BH, W), 0 outside."""
+    head = tl.arange(0, BH)
+    mask = (head < H)[:, None] & (w < W)[None, :]
+    return tl.load(keys + head[:, None] * W + w[None, :], mask=mask, other=0.0).to(DTYPE)
 
 
 @triton.jit
-def similarity(key, key_norm, cells, cell_norms):
-    """D(k, m) = k.m / (|k| |m| + e) of a key (W) and cells (n, W)."""
-    return tl.sum(cells * key[None, :], 1) / (key_norm * cell_norms + EPSILON)
+def scales(key_norms, cell_norms):
+    """|k| |m| + e of all keys and cells: (BH, n)."""
+    return key_norms[:, None] * cell_norms[None, :] + EPSILON
 
 
 @triton.jit
 def similarities(
     keys, cells, w, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """Of all keys (H, W) and cells (n, W): (BH, n)."""
-    cell_norms = norms(cells)
-    alike = tl.zeros([BH, cells.shape[0]], DTYPE)
+    """D(k, m) = k.m / (|k| |m| + e) of all keys (H, W) and cells (n, W): (BH, n)."""
+    products = tl.zeros([BH, cells.shape[0]], DTYPE)
     for head in tl.static_range(H):
         key = tl.load(keys + head * W + w, mask=w < W, other=0.0).to(DTYPE)
-        alike = put_row(alike, head, similarity(key, norm(key), cells, cell_norms), BH)
-    return alike
-
-
-@triton.jit
-def load_strengths(
-    strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
-):
-    """The strengths of all heads (BH), 0 outside."""
-    rows = tl.arange(0, BH)
-    found = tl.zeros([BH], DTYPE)
-    for head in tl.static_range(H):
-        found = tl.where(rows == head, strength(strengths + head, RAW, DTYPE), found)
-    return found
+        products = put_row(products, head, tl.sum(cells * key[None, :], 1), BH)
+    return products / scales(norms(load_keys(keys, w, W, H, BH, DTYPE)), norms(cells))
 
 
 @triton.jit
@@ -111,24 +100,76 @@ def lookup_backward(
     Returns:
         d_cells, these gradients added.
     """
-    cell_norms = norms(cells)
-    d_norms = tl.zeros([cells.shape[0]], DTYPE)
+    heads = tl.arange(0, BH)
+    all_keys = load_keys(keys, w, W, H, BH, DTYPE)
+    key_norms, cell_norms = norms(all_keys), norms(cells)
+    slopes = load_strength_slopes(strengths, H, BH, RAW, DTYPE)
+    tl.store(d_strengths + heads, slopes * tl.sum(d_logits * alike, 1), mask=heads < H)
+    d_products = load_strengths(strengths, H, BH, RAW, DTYPE)[:, None] * d_logits
+    d_products /= scales(key_norms, cell_norms)
+    d_scales = -d_products * alike
+    d_norms = tl.sum(d_scales * key_norms[:, None], 0)
+    d_key_norms = tl.sum(d_scales * cell_norms[None, :], 1)
+    d_all_keys = (d_key_norms / key_norms)[:, None] * all_keys
     for head in tl.static_range(H):
         key = tl.load(keys + head * W + w, mask=w < W, other=0.0).to(DTYPE)
-        key_norm = norm(key)
-        d_logit = get_row(d_logits, head, BH)
-        similar = get_row(alike, head, BH)
-        slope = strength_slope(strengths + head, RAW, DTYPE)
-        tl.store(d_strengths + head, slope * tl.sum(d_logit * similar, 0))
-        beta = strength(strengths + head, RAW, DTYPE)
-        d_product = beta * d_logit / (key_norm * cell_norms + EPSILON)
-        d_scale = -d_product * similar
-        d_norms += d_scale * key_norm
-        d_key_norm = tl.sum(d_scale * cell_norms, 0)
-        d_key = tl.sum(d_product[:, None] * cells, 0) + d_key_norm / key_norm * key
-        tl.store(d_keys + head * W + w, d_key, mask=w < W)
+        d_product = get_row(d_products, head, BH)
+        row = tl.sum(d_product[:, None] * cells, 0)
+        d_all_keys += tl.where((heads == head)[:, None], row[None, :], 0.0)
         d_cells += d_product[:, None] * key[None, :]
+    mask = (heads < H)[:, None] & (w < W)[None, :]
+    tl.store(d_keys + heads[:, None] * W + w[None, :], d_all_keys, mask=mask)
     return d_cells + (d_norms / cell_norms)[:, None] * cells
+
+
+@triton.jit
+def store_scores(
+    scores,
+    parts,
+    keys,
+    strengths,
+    cells,
+    tile,
+    n,
+    w,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    H: tl.constexpr,
+    BH: tl.constexpr,
+    TILES: tl.constexpr,
+    RAW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Scores (H, N) of some cells, strength times similarity, and the tile's share (H, 3, TILES).
+
+    Returns:
+        e^(score - the tile's maximum), (BH, n).
+    """
+    head = tl.arange(0, BH)
+    alike = similarities(keys, cells, w, W, H, BH, DTYPE)
+    found = load_strengths(strengths, H, BH, RAW, DTYPE)[:, None] * alike
+    mask = (head < H)[:, None] & (n < N)[None, :]
+    tl.store(scores + head[:, None] * N + n[None, :], found, mask=mask)
+    return store_softmax_parts(parts, tile, found, n < N, H, BH, TILES)
+
+
+@triton.jit
+def load_content(
+    scores,
+    parts,
+    n,
+    N: tl.constexpr,
+    H: tl.constexpr,
+    BH: tl.constexpr,
+    TILES: tl.constexpr,
+    BT: tl.constexpr,
+):
+    """Content weightings of cells n, (BH, n), 0 outside, from what all tiles stored."""
+    head = tl.arange(0, BH)
+    top, total, _ = softmax_totals(parts, H, BH, TILES, BT)
+    mask = (head < H)[:, None] & (n < N)[None, :]
+    score = tl.load(scores + head[:, None] * N + n[None, :], mask=mask, other=0.0)
+    return tl.where(mask, tl.exp(score - top[:, None]) / total[:, None], 0.0)
 
 
 @triton.jit
@@ -150,13 +191,23 @@ def scores_kernel(
     """Scores of a tile of cells for all keys, and the tile's share in their softmax."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
-    alike = similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE)
-    for head in tl.static_range(H):
-        row = b * H + head
-        score = strength(strengths + row, False, DTYPE) * get_row(alike, head, BH)
-        store_softmax_part(parts + row * 2 * TILES, tile, score, n < N, TILES)
-        tl.store(scores + row * N + n, score, mask=n < N)
+    store_scores(
+        scores + b * H * N,
+        parts + b * H * 3 * TILES,
+        keys + b * H * W,
+        strengths + b * H,
+        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
+        tile,
+        n,
+        w,
+        N,
+        W,
+        H,
+        BH,
+        TILES,
+        False,
+        DTYPE,
+    )
 
 
 @triton.jit
@@ -165,16 +216,18 @@ def weights_kernel(
     parts,
     weights,
     N: tl.constexpr,
+    H: tl.constexpr,
     TILES: tl.constexpr,
+    BH: tl.constexpr,
     BT: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """Content weightings from scores: some cells of a row."""
-    row = tl.program_id(0).to(tl.int64)
+    """Content weightings from scores, of some cells."""
+    b, head = tl.program_id(0).to(tl.int64), tl.arange(0, BH)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
-    top, total, _ = softmax_parts(parts + row * 2 * TILES, TILES, BT)
-    score = tl.load(scores + row * N + n, mask=n < N, other=0.0)
-    tl.store(weights + row * N + n, tl.exp(score - top) / total, mask=n < N)
+    found = load_content(scores + b * H * N, parts + b * H * 3 * TILES, n, N, H, BH, TILES, BT)
+    mask = (head < H)[:, None] & (n < N)[None, :]
+    tl.store(weights + b * H * N + head[:, None] * N + n[None, :], found, mask=mask)
 
 
 @triton.jit
@@ -204,15 +257,15 @@ def backward_kernel(
     weights += b * H * N
     # The mean of dw, weighed by w, needs all cells of each row; every program adds them up for
     # itself, in the same order. In half precision the sum of w is not quite 1.
-    total, whole = tl.zeros([BH], DTYPE), tl.zeros([BH], DTYPE)
+    products, wholes = tl.zeros([BH, BN], DTYPE), tl.zeros([BH, BN], DTYPE)
     for start in range(0, N, BN):
         j = start + tl.arange(0, BN)
         mask = (h < H)[:, None] & (j < N)[None, :]
         offset = h[:, None] * N + j[None, :]
         found = tl.load(weights + offset, mask=mask, other=0.0).to(DTYPE)
-        total += tl.sum(found * tl.load(d_weights + offset, mask=mask, other=0.0).to(DTYPE), 1)
-        whole += tl.sum(found, 1)
-    mean = total / tl.where(h < H, whole, 1.0)
+        products += found * tl.load(d_weights + offset, mask=mask, other=0.0).to(DTYPE)
+        wholes += found
+    mean = tl.sum(products, 1) / tl.where(h < H, tl.sum(wholes, 1), 1.0)
     mask = (h < H)[:, None] & (n < N)[None, :]
     offset = h[:, None] * N + n[None, :]
     found = tl.load(weights + offset, mask=mask, other=0.0).to(DTYPE)
@@ -251,7 +304,7 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
     BM, DTYPE = launch.cell_tile(N, W), launch.compute_dtype(keys.dtype)
     TILES = triton.cdiv(N, BM)
     weights = keys.new_empty(B, H, N)
-    scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 2, TILES)
+    scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 3, TILES)
     sizes = {"N": N, "W": W, "H": H, "TILES": TILES, "BM": BM, "BW": launch.block(W)}
     launch.run(
         scores_kernel,
@@ -264,18 +317,22 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
         **sizes,
         BH=launch.block(H),
         DTYPE=DTYPE,
+        num_warps=launch.warps(BM * launch.block(W)),
     )
-    BN = min(1024, launch.block(N))
+    BN = min(256, launch.block(N))
     launch.run(
         weights_kernel,
-        (B * H, triton.cdiv(N, BN)),
+        (B, triton.cdiv(N, BN)),
         scores,
         parts,
         weights,
         N=N,
+        H=H,
         TILES=TILES,
+        BH=launch.block(H),
         BT=launch.block(TILES),
         BN=BN,
+        num_warps=launch.warps(launch.block(H) * BN),
     )
     return weights
 
@@ -317,8 +374,9 @@ def content_weighting_backward(
         BM=BM,
         BW=launch.block(W),
         BH=launch.block(H),
-        BN=min(256, launch.block(N)),
+        BN=min(1024, launch.block(N)),
         DTYPE=launch.compute_dtype(keys.dtype),
+        num_warps=launch.warps(BM * launch.block(W)),
     )
     d_keys, d_strengths = torch.empty_like(keys), torch.empty_like(strengths)
     launch.total(d_key_parts, d_keys)

@@ -79,6 +79,27 @@ def partial_sum(
 
 
 @triton.jit
+def partial_rows(
+    partials,
+    n,
+    COUNT: tl.constexpr,
+    STRIDE: tl.constexpr,
+    N: tl.constexpr,
+    R: tl.constexpr,
+    BR: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """The sums of COUNT partial sums (R, N), STRIDE apart, of cells n: (BR, n), 0 outside."""
+    r = tl.arange(0, BR)
+    mask = (r < R)[:, None] & (n < N)[None, :]
+    offset = r[:, None] * N + n[None, :]
+    found = tl.zeros([BR, n.shape[0]], DTYPE)
+    for index in range(COUNT):
+        found += tl.load(partials + index * STRIDE + offset, mask=mask, other=0.0)
+    return found
+
+
+@triton.jit
 def pass_kernel(
     write1,
     precedence0,

@@ -12,11 +12,12 @@ from .arithmetic import (
     gate_slope,
     get_column,
     get_row,
+    load_strengths,
     put_column,
     put_row,
     softmax,
 )
-from .content import load_cells, load_strengths, lookup_backward, similarities, store_cells
+from .content import load_cells, lookup_backward, similarities, store_cells
 from .linkage import decay, without_diagonal
 from .memory import (
     load_weights,

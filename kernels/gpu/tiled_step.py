@@ -14,7 +14,7 @@
               usage_backward   through the write keys, the gates and usage
 
 Each program leaves its part of what is summed over all cells: of the read vectors forward, of the
-gradient of the interface vector backward. Softmax is made in parts too, see `store_softmax_part`.
+gradient of the interface vector backward. Softmax is made in parts too, see `store_softmax_parts`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,24 @@ import triton.language as tl
 
 from . import interface
 from .arithmetic import (
-    gate,
     gate_slope,
+    gates,
     get_column,
     get_row,
     put_column,
     put_row,
-    softmax_parts,
-    store_softmax_part,
-    strength,
+    softmax_dots,
+    store_dot_parts,
 )
-from .content import load_cells, lookup_backward, similarities, store_cells
-from .linkage import partial_sum, vectors_backward
+from .content import (
+    load_cells,
+    load_content,
+    lookup_backward,
+    similarities,
+    store_cells,
+    store_scores,
+)
+from .linkage import partial_rows, vectors_backward
 from .memory import (
     load_weights,
     read_backward,
@@ -45,70 +51,6 @@ from .memory import (
     written_cells,
 )
 from .usage import mixed, updated_usage, usage_backward
-
-
-@triton.jit
-def store_scores(
-    scores,
-    parts,
-    keys,
-    strengths,
-    cells,
-    tile,
-    n,
-    w,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    PARTS: tl.constexpr,
-    TILES: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Scores (H, N) of some cells for raw keys, and the tile's share (H, PARTS, TILES).
-
-    Returns:
-        e^(score - the tile's maximum), (BH, n).
-    """
-    alike = similarities(keys, cells, w, W, H, BH, DTYPE)
-    weights = alike * 0.0
-    for head in tl.static_range(H):
-        score = strength(strengths + head, True, DTYPE) * get_row(alike, head, BH)
-        part = store_softmax_part(parts + head * PARTS * TILES, tile, score, n < N, TILES)
-        weights = put_row(weights, head, part, BH)
-        tl.store(scores + head * N + n, score, mask=n < N)
-    return weights
-
-
-@triton.jit
-def load_content(
-    scores,
-    parts,
-    n,
-    N: tl.constexpr,
-    PARTS: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-):
-    """One head's content weighting of cells n, 0 outside."""
-    top, total, _ = softmax_parts(parts, TILES, BT)
-    score = tl.load(scores + n, mask=n < N, other=0.0)
-    return tl.where(n < N, tl.exp(score - top) / total, 0.0)
-
-
-@triton.jit
-def store_dot_part(parts, tile, weights, d_weights, TILES: tl.constexpr):
-    """A tile's share in the dot product of a softmax and its gradient, the third of its parts."""
-    tl.store(parts + 2 * TILES + tile, tl.sum(weights * d_weights, 0))
-
-
-@triton.jit
-def load_dot(parts, TILES: tl.constexpr, BT: tl.constexpr):
-    """The dot product of a softmax and its gradient, from what all tiles stored."""
-    _, total, factors = softmax_parts(parts, TILES, BT)
-    t = tl.arange(0, BT)
-    dots = tl.load(parts + 2 * TILES + t, mask=t < TILES, other=0.0)
-    return tl.sum(dots * factors, 0) / total
 
 
 @triton.jit
@@ -168,8 +110,8 @@ def usage_kernel(
         W,
         HW,
         BHW,
-        3,
         TILES,
+        True,
         DTYPE,
     )
 
@@ -202,20 +144,18 @@ def write_kernel(
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
-    weights = tl.zeros([BHW, BM], DTYPE)
-    for head in tl.static_range(HW):
-        row = b * HW + head
-        content = load_content(
-            write_scores + row * N, write_parts + row * 3 * TILES, n, N, 3, TILES, BT
-        )
-        weighting = mixed(
-            gate(vector + interface.allocation_gates(W, R, HW) + head, True, DTYPE),
-            gate(vector + interface.write_gates(W, R, HW) + head, True, DTYPE),
-            tl.load(allocation + row * N + n, mask=n < N, other=0.0),
-            content,
-        )
-        tl.store(write1 + row * N + n, weighting, mask=n < N)
-        weights = put_row(weights, head, weighting, BHW)
+    head = tl.arange(0, BHW)
+    weights = mixed(
+        gates(vector + interface.allocation_gates(W, R, HW) + head, head < HW, True, DTYPE)[
+            :, None
+        ],
+        gates(vector + interface.write_gates(W, R, HW) + head, head < HW, True, DTYPE)[:, None],
+        load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE),
+        load_content(
+            write_scores + b * HW * N, write_parts + b * HW * 3 * TILES, n, N, HW, BHW, TILES, BT
+        ),
+    )
+    store_weights(write1 + b * HW * N, weights, n, N, HW, BHW)
     cells = written_cells(
         load_cells(memory0 + b * N * W, n, w, N, W, DTYPE),
         weights,
@@ -242,8 +182,8 @@ def write_kernel(
         W,
         R,
         BR,
-        3,
         TILES,
+        True,
         DTYPE,
     )
 
@@ -313,21 +253,12 @@ def read_kernel(
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     modes = interface.load_modes(vector + b * SIZE, W, R, HW, BR, BMODES, DTYPE)
-    content = tl.zeros([BR, BM], DTYPE)
-    for r in tl.static_range(R):
-        row = b * R + r
-        found = load_content(scores + row * N, parts + row * 3 * TILES, n, N, 3, TILES, BT)
-        content = put_row(content, r, found, BR)
+    content = load_content(scores + b * R * N, parts + b * R * 3 * TILES, n, N, R, BR, TILES, BT)
     weights = get_column(modes, HW, BMODES)[:, None] * content
     for head in tl.static_range(HW):
         row = b * HW + head
-        ahead = tl.zeros([BR, BM], DTYPE)
-        behind = tl.zeros([BR, BM], DTYPE)
-        for r in tl.static_range(R):
-            found = partial_sum(rows + (row * CHUNKS * R + r) * N, n, CHUNKS, R * N, N, DTYPE)
-            ahead = put_row(ahead, r, found, BR)
-            found = partial_sum(columns + (row * STRIPS * R + r) * N, n, STRIPS, R * N, N, DTYPE)
-            behind = put_row(behind, r, found, BR)
+        ahead = partial_rows(rows + row * CHUNKS * R * N, n, CHUNKS, R * N, N, R, BR, DTYPE)
+        behind = partial_rows(columns + row * STRIPS * R * N, n, STRIPS, R * N, N, R, BR, DTYPE)
         weights += get_column(modes, head, BMODES)[:, None] * behind
         weights += get_column(modes, 1 + HW + head, BMODES)[:, None] * ahead
     store_weights(read1 + b * R * N, weights, n, N, R, BR)
@@ -395,13 +326,11 @@ def read_backward_kernel(
         W,
         R,
         BR,
-        3,
         TILES,
+        True,
         DTYPE,
     )
-    for r in tl.static_range(R):
-        part = parts + (b * R + r) * 3 * TILES
-        store_dot_part(part, tile, get_row(weights, r, BR), get_row(change, r, BR), TILES)
+    store_dot_parts(parts + b * R * 3 * TILES, tile, weights, change, R, BR, TILES)
     for head in tl.static_range(HW):
         row = b * HW + head
         written = tl.load(write1 + row * N + n, mask=n < N, other=0.0)
@@ -479,14 +408,9 @@ def write_backward_kernel(
     mode_content = get_column(modes, HW, BMODES)
     change = load_weights(changes + b * R * N, n, N, R, BR, DTYPE)
     alike = similarities(vector, cells, w, W, R, BR, DTYPE)
-    content = tl.zeros([BR, BM], DTYPE)
-    dots = tl.zeros([BR], DTYPE)
-    for r in tl.static_range(R):
-        row = b * R + r
-        part = read_parts + row * 3 * TILES
-        found = load_content(read_scores + row * N, part, n, N, 3, TILES, BT)
-        content = put_row(content, r, found, BR)
-        dots = tl.where(tl.arange(0, BR) == r, load_dot(part, TILES, BT), dots)
+    read_parts += b * R * 3 * TILES
+    content = load_content(read_scores + b * R * N, read_parts, n, N, R, BR, TILES, BT)
+    dots = softmax_dots(read_parts, R, BR, TILES, BT)
     d_modes = tl.zeros([BR, BMODES], DTYPE)
     d_modes = put_column(d_modes, HW, tl.sum(content * change, 1), BMODES)
     d_cells = lookup_backward(
@@ -534,13 +458,8 @@ def write_backward_kernel(
         row = b * HW + head
         head_rows = rows + row * CHUNKS * (R + 1) * N
         head_columns = columns + row * STRIPS * (R + 2) * N
-        x = tl.zeros([BR, BM], DTYPE)
-        y = tl.zeros([BR, BM], DTYPE)
-        for r in tl.static_range(R):
-            found = partial_sum(head_rows + r * N, n, CHUNKS, (R + 1) * N, N, DTYPE)
-            x = put_row(x, r, found, BR)
-            found = partial_sum(head_columns + r * N, n, STRIPS, (R + 2) * N, N, DTYPE)
-            y = put_row(y, r, found, BR)
+        x = partial_rows(head_rows, n, CHUNKS, (R + 1) * N, N, R, BR, DTYPE)
+        y = partial_rows(head_columns, n, STRIPS, (R + 2) * N, N, R, BR, DTYPE)
         d_modes = put_column(d_modes, head, tl.sum(last * x, 1), BMODES)
         d_modes = put_column(d_modes, 1 + HW + head, tl.sum(last * y, 1), BMODES)
         d_last += get_column(modes, head, BMODES)[:, None] * x
@@ -581,18 +500,16 @@ def write_backward_kernel(
         W,
         HW,
         BHW,
-        3,
         TILES,
+        True,
         DTYPE,
     )
-    for head in tl.static_range(HW):
-        row = b * HW + head
-        change = tl.where(n < N, get_row(d_weights, head, BHW), 0.0)
-        part = write_parts + row * 3 * TILES
-        store_dot_part(part, tile, get_row(weights, head, BHW), change, TILES)
-        share = gate(vector + interface.allocation_gates(W, R, HW) + head, True, DTYPE)
-        share *= gate(vector + interface.write_gates(W, R, HW) + head, True, DTYPE)
-        tl.store(d_allocation + row * N + n, share * change, mask=n < N)
+    d_weights = tl.where((n < N)[None, :], d_weights, 0.0)
+    store_dot_parts(write_parts + b * HW * 3 * TILES, tile, weights, d_weights, HW, BHW, TILES)
+    head = tl.arange(0, BHW)
+    shares = gates(vector + interface.allocation_gates(W, R, HW) + head, head < HW, True, DTYPE)
+    shares *= gates(vector + interface.write_gates(W, R, HW) + head, head < HW, True, DTYPE)
+    store_weights(d_allocation + b * HW * N, shares[:, None] * d_weights, n, N, HW, BHW)
 
 
 @triton.jit
@@ -639,30 +556,32 @@ def usage_backward_kernel(
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     keys = vector + interface.write_keys(W, R)
     alike = similarities(keys, cells, w, W, HW, BHW, DTYPE)
-    d_logits = tl.zeros([BHW, BM], DTYPE)
-    for head in tl.static_range(HW):
-        row = b * HW + head
-        part = parts + row * 3 * TILES
-        content = load_content(scores + row * N, part, n, N, 3, TILES, BT)
-        change = tl.load(d_written + row * N + n, mask=n < N, other=0.0)
-        found = tl.load(allocation + row * N + n, mask=n < N, other=0.0)
-        allocation_place = interface.allocation_gates(W, R, HW) + head
-        write_place = interface.write_gates(W, R, HW) + head
-        allocation_gate = gate(vector + allocation_place, True, DTYPE)
-        write_gate = gate(vector + write_place, True, DTYPE)
-        d_write_gate = tl.sum(change * mixed(allocation_gate, 1.0, found, content), 0)
-        d_allocation_gate = write_gate * tl.sum(change * (found - content), 0)
-        if head + 1 < HW:
-            d_share = allocation_gate * 0.0
-            if tile == 0:
-                for index in range(SHARES):
-                    d_share += tl.load(d_shares + row * SHARES + index)
-            d_write_gate += d_share * allocation_gate
-            d_allocation_gate += d_share * write_gate
-        tl.store(d_vector + allocation_place, gate_slope(allocation_gate, True) * d_allocation_gate)
-        tl.store(d_vector + write_place, gate_slope(write_gate, True) * d_write_gate)
-        d_content = content * (change - load_dot(part, TILES, BT))
-        d_logits = put_row(d_logits, head, write_gate * (1.0 - allocation_gate) * d_content, BHW)
+    parts += b * HW * 3 * TILES
+    content = load_content(scores + b * HW * N, parts, n, N, HW, BHW, TILES, BT)
+    dots = softmax_dots(parts, HW, BHW, TILES, BT)
+    change = load_weights(d_written + b * HW * N, n, N, HW, BHW, DTYPE)
+    found = load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE)
+    head = tl.arange(0, BHW)
+    allocation_places = interface.allocation_gates(W, R, HW) + head
+    write_places = interface.write_gates(W, R, HW) + head
+    allocation_gates = gates(vector + allocation_places, head < HW, True, DTYPE)
+    write_gates = gates(vector + write_places, head < HW, True, DTYPE)
+    mixture = mixed(allocation_gates[:, None], 1.0, found, content)
+    d_write_gates = tl.sum(change * mixture, 1)
+    d_allocation_gates = write_gates * tl.sum(change * (found - content), 1)
+    if HW > 1:
+        if tile == 0:  # once for the whole row
+            d_share = tl.zeros([BHW], DTYPE)
+            for index in range(SHARES):
+                place = d_shares + (b * HW + head) * SHARES + index
+                d_share += tl.load(place, mask=head + 1 < HW, other=0.0)
+            d_write_gates += d_share * allocation_gates
+            d_allocation_gates += d_share * write_gates
+    d_allocation_gates *= gate_slope(allocation_gates, True)
+    tl.store(d_vector + allocation_places, d_allocation_gates, mask=head < HW)
+    tl.store(d_vector + write_places, gate_slope(write_gates, True) * d_write_gates, mask=head < HW)
+    d_logits = content * (change - dots[:, None])
+    d_logits *= (write_gates * (1.0 - allocation_gates))[:, None]
     d_cells = lookup_backward(
         d_logits,
         alike,
