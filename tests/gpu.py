@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,9 +29,9 @@ FLOORS = {
     torch.bfloat16: 2.0**-8 if DEVICE == "cuda" else 2.0**-6,
 }
 
-# A gradient with an RMS up to this is zero: sums that cancel. What is left of them, with cotangents
-# of size one, are roundings: of float32, or of weightings kept in half precision.
-ZERO = 2e-7
+# The RMS error that is allowed besides: with inputs and cotangents of size one, sums that cancel
+# leave half a unit in the last place of one. Half precision is calculated in float32.
+ABSOLUTE = 2.0**-24
 
 
 def rms(tensor: Tensor) -> float:
@@ -53,9 +54,9 @@ def error_ratios(actual: Any, plain: Any, exact: Any, name: str = "result") -> d
         assert value.isfinite().all(), part
         truth = truths[part].double()
         size, rival = rms(truth), rms(rivals[part].double() - truth)
-        floor = FLOORS[value.dtype] * size if size > ZERO else torch.finfo(value.dtype).eps
+        allowed = max(FLOORS[value.dtype] * size, ABSOLUTE, 2 * rival)
         # The fewer numbers, the more of both errors is chance.
-        allowed = max(floor, 2 * rival) * (1 + 4 / math.sqrt(value.numel()))
+        allowed *= 1 + 8 / math.sqrt(value.numel())
         found[part] = rms(value.double() - truth) / allowed
     return found
 
@@ -104,8 +105,13 @@ def patch_once() -> None:
     patch = interpreter._patch_lang
 
     def patch_unless_done(function: Any) -> Any:
-        done = not language.core.is_builtin(language.load)
-        return interpreter._LangPatchScope() if done else patch(function)
+        modules = [part for part in (language, language.core) if part in used_by(function)]
+        if any(language.core.is_builtin(module.load) for module in modules):
+            return patch(function)
+        return interpreter._LangPatchScope()
+
+    def used_by(function: Any) -> list[Any]:
+        return [part for part in function.__globals__.values() if isinstance(part, ModuleType)]
 
     interpreter._patch_lang = patch_unless_done
 

@@ -265,6 +265,9 @@ def backward_kernel(
     )
     d_written += load_weights(d_write, n, N, HW, BHW, DTYPE)
 
+    tl.debug_barrier()  # all threads have read what this store replaces
+    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)  # the link matrix needs the registers
+
     # Link matrices, precedences.
     last = load_weights(read0, n, N, R, BR, DTYPE)
     d_last = tl.zeros([BR, BN], DTYPE)
@@ -277,14 +280,16 @@ def backward_kernel(
         new_link = without_diagonal(kept * link + written[:, None] * precedence[None, :], n, n)
         mode_behind = get_column(modes, head, BMODES)
         mode_ahead = get_column(modes, 1 + HW + head, BMODES)
-        gradient = tl.load(d_link + row * N * N + offset, mask=in_link, other=0.0)
         x = tl.zeros([BR, BN], DTYPE)
         y = tl.zeros([BR, BN], DTYPE)
         for i in tl.static_range(R):
             change = tl.load(d_read + i * N + n, mask=in_n, other=0.0)
-            before = tl.load(read0 + i * N + n, mask=in_n, other=0.0)
             x = put_row(x, i, tl.sum(new_link * change[None, :], 1), BR)
             y = put_row(y, i, tl.sum(new_link * change[:, None], 0), BR)
+        gradient = tl.load(d_link + row * N * N + offset, mask=in_link, other=0.0)
+        for i in tl.static_range(R):
+            change = tl.load(d_read + i * N + n, mask=in_n, other=0.0)
+            before = tl.load(read0 + i * N + n, mask=in_n, other=0.0)
             ahead = interface.load_mode(vector, i, 1 + HW + head, W, R, HW, DTYPE)
             behind = interface.load_mode(vector, i, head, W, R, HW, DTYPE)
             gradient += change[:, None] * (ahead * before)[None, :]
@@ -305,6 +310,8 @@ def backward_kernel(
     interface.store_modes_gradient(d_vector, modes, d_modes, W, R, HW, BR, BMODES)
 
     # Write weightings, the last head first: what it saw depends on those before it.
+    tl.debug_barrier()  # from here on all threads find d_memory there
+    cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     alike, content = write_lookup(vector, cells, in_n, w, W, R, HW, BHW, DTYPE)
     d_written = tl.where(in_writes, d_written, 0.0)
     d_content = tl.zeros([BHW, BN], DTYPE)
@@ -354,7 +361,7 @@ def backward_kernel(
         content * (d_content - total[:, None]),
         alike,
         cells,
-        d_cells,
+        load_cells(d_memory + b * N * W, n, w, N, W, DTYPE),
         vector + interface.write_keys(W, R),
         vector + interface.write_strengths(W, R, HW),
         d_vector + interface.write_keys(W, R),
