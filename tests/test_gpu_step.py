@@ -32,7 +32,7 @@ from torch.nn.utils.rnn import pack_sequence
 from dnc_fast import DNC, MemoryState, memory_step
 from dnc_fast.interface import interface_size
 from dnc_fast.reference import USAGE_ORDERS
-from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes
+from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes, tensors
 from dnc_fast.tasks import CopyTask
 from dnc_fast.tasks.base import bit_loss
 
@@ -148,14 +148,17 @@ def test_equals_the_reference_at_all_sizes(N: int, tiled: bool, dtype: torch.dty
             compare(case, dtype)
 
 
+def several_tiles(monkeypatch: pytest.MonkeyPatch, tiling: dict[str, int]) -> None:
+    """Of everything, as only memories of hundreds of cells have."""
+    monkeypatch.setattr(linkage, "tiling", lambda N: tiling)
+    for name, size in {"TILE_NUMBERS": 16, "RANK_CELLS": 4, "RANK_OTHERS": 4}.items():
+        monkeypatch.setattr(launch, name, size)
+
+
 def test_strips_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program takes several tiles of the link matrix where there are thousands."""
-    tiling = {"STRIPS": 3, "CHUNKS": 2, "STEPS": 2, "BM": 8, "BN": 8}
-    monkeypatch.setattr(linkage, "tiling", lambda N: tiling)
-    monkeypatch.setattr(launch, "TILE_NUMBERS", 64)
-    monkeypatch.setattr(launch, "RANK_CELLS", 8)
-    monkeypatch.setattr(launch, "RANK_OTHERS", 8)
-    compare(Case("random", MemorySizes(1, 19, 5, 1, 2), "exact", tiled=True), torch.float64)
+    several_tiles(monkeypatch, {"STRIPS": 3, "CHUNKS": 2, "STEPS": 2, "BM": 4, "BN": 4})
+    compare(Case("random", MemorySizes(2, 10, 3, 1, 2), "exact", tiled=True), torch.float64)
 
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -234,8 +237,9 @@ def test_results_have_memory_of_their_own() -> None:
 
 
 @both_ways
-def test_each_element_of_a_batch_is_as_if_alone() -> None:
-    given = inputs_of(SIZES._replace(batch_size=3, num_write_heads=2))
+def test_each_element_of_a_batch_is_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    several_tiles(monkeypatch, {"STRIPS": 2, "CHUNKS": 2, "STEPS": 1, "BM": 4, "BN": 4})
+    given = inputs_of(MemorySizes(3, 5, 3, 2, 2))
     batch = results("triton", "exact", *given)
     last, expected = map_tensors(lambda tensor: tensor[2:], (given, batch))
     assert_same_bits(results("triton", "exact", *last), expected)
@@ -378,6 +382,31 @@ def test_gradients_of_many_at_once() -> None:
         reads, _ = memory_step(leaf, state, backend=backend)
         found += torch.autograd.grad(reads, leaf, cotangents, is_grads_batched=True)
     assert_close(*found, "float64")
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@both_ways
+def test_in_a_cuda_graph() -> None:
+    """Forward and backward, replayed with other numbers."""
+    given = inputs_of()
+    place = map_tensors(torch.zeros_like, given)
+    results("triton", "exact", *place)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = results("triton", "exact", *place)
+    for old, new in zip(tensors(place), tensors(given), strict=True):
+        old.copy_(new)
+    graph.replay()
+    assert_same_bits(found, results("triton", "exact", *given))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@both_ways
+def test_on_another_device_than_the_current_one() -> None:
+    given = inputs_of()
+    expected = results("triton", "exact", *given)
+    found = results("triton", "exact", *map_tensors(lambda part: part.to("cuda:1"), given))
+    assert_same_bits(map_tensors(Tensor.cpu, found), map_tensors(Tensor.cpu, expected))
 
 
 # Launches
