@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,13 @@ def kernels_of_the_folder():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel"):
                 yield f"{path.stem}.{node.name}"
+
+
+def test_docs_have_a_row_for_each_kernel():
+    rows = set(
+        re.findall(r"^\| (\w+\.\w+_kernel) \|", (ROOT / "docs/kernels.md").read_text(), re.M)
+    )
+    assert rows == set(kernels_of_the_folder())
 
 
 def test_every_kernel_compiles(records):
