@@ -45,6 +45,7 @@ from dnc_fast.kernels.gpu import step as kernels
 CELLS = (1, 3, 16, 33, 64, 100, 128, 257, 512)
 CELL_SIZES, READ_HEADS, WRITE_HEADS = (1, 5, 32, 64), (1, 2, 4, 5), (1, 2, 3)
 SIZES = MemorySizes(2, 4, 3, 2, 1)
+TIED = ("tied", "zero")
 
 Inputs = tuple[Tensor, MemoryState, list[Tensor]]
 
@@ -83,7 +84,7 @@ def covering(N: int, tiled: bool) -> list[Case]:
     for (w, W), (r, R) in itertools.product(enumerate(CELL_SIZES), enumerate(READ_HEADS)):
         kind, order = STATES[(w + r) % len(STATES)], chance.choice(USAGE_ORDERS)
         Hw = chance.choice(WRITE_HEADS)
-        if Hw > 1 and kind in ("tied", "zero"):
+        if Hw > 1 and kind in TIED:
             order = "robust"
         found.append(Case(kind, MemorySizes(2 if N < 33 else 1, N, W, R, Hw), order, tiled))
     return found
@@ -143,8 +144,13 @@ def test_equals_the_reference(case: Case, dtype: torch.dtype) -> None:
     ("N", "tiled"), [(N, tiled) for N in CELLS for tiled in (False, True) if tiled or N <= 64]
 )
 def test_equals_the_reference_at_all_sizes(N: int, tiled: bool, dtype: torch.dtype) -> None:
+    """On a GPU every kind of state and both orders; interpreted, half of what takes longest."""
     for place, case in enumerate(covering(N, tiled)):
-        if N < 257 or (place % 2 == 0) == (dtype == torch.float64):
+        if DEVICE == "cuda":
+            for kind, order in itertools.product(STATES, USAGE_ORDERS):
+                if order == "robust" or case.sizes.num_write_heads == 1 or kind not in TIED:
+                    compare(case._replace(kind=kind, order=order), dtype)
+        elif N < 257 or (place % 2 == 0) == (dtype == torch.float64):
             compare(case, dtype)
 
 
@@ -159,6 +165,18 @@ def test_strips_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program takes several tiles of the link matrix where there are thousands."""
     several_tiles(monkeypatch, {"STRIPS": 3, "CHUNKS": 2, "STEPS": 2, "BM": 4, "BN": 4})
     compare(Case("random", MemorySizes(2, 10, 3, 1, 2), "exact", tiled=True), torch.float64)
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_strong_keys_opposite_to_all_cells(dtype: torch.dtype) -> None:
+    """Scores so low that e^-score is infinite, which is what cells that are none would have."""
+    sizes = MemorySizes(1, 3, 2, 1, 1)
+    vector, state, cotangents = inputs_of(sizes, dtype)
+    keys = torch.tensor([1.0, 2.0, 800.0])  # of the read head, and of the write head
+    vector[0, :6] = torch.cat([keys, keys])
+    state = state._replace(memory=-keys[:2].expand(1, 3, 2).to(vector))
+    assert_equals_the_reference("exact", (vector, state, cotangents), "opposite")
 
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -581,7 +599,7 @@ def on_device(model: DNC, x: Any, state: Any) -> dict[str, Tensor]:
         ((4,), 1, {}),
         ((4,), 3, {"num_write_heads": 2}),
         ((4, 2), 3, {"controller": "feedforward"}),
-        ((4,), 4, {"usage_order": "robust"}),
+        ((4,), 4, {"usage_order": "robust", "num_cells": 9}),
     ],
     ids=str,
 )
@@ -591,6 +609,9 @@ def test_sequences_equal_the_reference(
     """Through the engine: a memory that is made anew backward, and a batch that shrinks."""
     sizes = {"num_cells": 4, "num_read_heads": 1, **options}
     state, found = lively_state(lively_dnc(**sizes), len(lengths)), []
+    if "usage_order" in options:  # usages that the other order would order otherwise
+        close = state.memory.usage / 1000 + 0.5 / 256
+        state = state._replace(memory=state.memory._replace(usage=close))
     x = pack_sequence([normal(length, 3) for length in lengths])
     for backend in ("triton", "reference"):
         model = lively_dnc(backend=backend, checkpoint_interval=interval, **sizes)
@@ -598,7 +619,7 @@ def test_sequences_equal_the_reference(
     assert_results_close(*found)
 
 
-@pytest.mark.parametrize("updates", [20, pytest.param(300, marks=pytest.mark.full)])
+@pytest.mark.parametrize("updates", [20, pytest.param(200, marks=pytest.mark.full)])
 def test_training_follows_the_reference(updates: int) -> None:
     """Copy, in float32. Usages of an untouched memory part by roundings first, which would choose
     the exact order; so cells are ordered robustly.
@@ -628,4 +649,4 @@ def test_training_follows_the_reference(updates: int) -> None:
             curve.append(loss.detach())
         curves.append(torch.stack(curve))
     torch.testing.assert_close(*curves, rtol=0, atol=1e-4)
-    assert updates < 300 or curves[1][-50:].mean() < 0.8 * curves[1][:50].mean()
+    assert updates < 200 or curves[1][-50:].mean() < 0.9 * curves[1][:50].mean()
