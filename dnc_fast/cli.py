@@ -280,7 +280,7 @@ def _announce_compilation(backend: str, options: argparse.Namespace) -> None:
     if options.progress == "off" or resolve_backend(backend, device, torch.float32) != "cpu":
         return
     if not primitives("cpu").is_compiled(torch.float32):
-        print("compiling the CPU kernels, this once (about 20 s)", file=sys.stderr)
+        print("compiling the CPU kernels, this once (about 40 s)", file=sys.stderr)
 
 
 def _resume(

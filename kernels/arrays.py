@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+LSTM, GRU, PLAIN = range(3)
+"""Kinds of controller layers; a plain one puts out tanh of what it sees, its own state or not."""
+
 
 class Step(NamedTuple):
     """The arrays of a time step, contiguous, of one dtype; 0 is of step t - 1, 1 of step t.
@@ -46,3 +49,97 @@ class Adjoint(NamedTuple):
     link: Any
     write: Any
     read: Any
+
+
+class Steps(NamedTuple):
+    """The arrays of all T steps of a batch of sequences, with a controller of layers, contiguous.
+
+    Sequences leave the batch when they end, the longest is the first; what belongs to a step lies
+    in rows, from a first row on. L layers, G gates; a layer sees S numbers, [r_{t-1}; h_t^{l-1};
+    h_{t-1}^l], of which the lowest layer has no h_t^{l-1}.
+
+    | field             | shape                                                                  |
+    |-------------------|------------------------------------------------------------------------|
+    | kind, own         | of the layers: LSTM, GRU or PLAIN; H, or 0 where h_{t-1} is not seen   |
+    | interval          | K: segments begin at its multiples                                     |
+    | batch_sizes       | (T), sequences at each step                                            |
+    | before, after     | (T), first rows in buffers of states, before and after each step       |
+    | place, output     | (T), first rows of what belongs to the step, and of its outputs        |
+    | x_part            | (L, outputs, G H), what the layers make of the input                   |
+    | weights           | (L, S, G H)                                                            |
+    | hidden0           | (L, B, H), before the first step                                       |
+    | inputs, active    | (L, rows, S) and (L, rows, G H)                                        |
+    | cells, squashed   | (L, rows, H), of an LSTM: c of all states, and tanh c                  |
+    | features          | (outputs, L H + R W)                                                   |
+    | interface, bias   | (L H, interface size) and (interface size)                             |
+    | vectors, reads    | (rows, interface size) and (rows, R, W)                                |
+    | reads0            | (B, R, W), before the first step                                       |
+    | usage, precedence | (rows, N) and (rows, Hw, N), of all states                             |
+    | write, read       | (rows, Hw, N) and (rows, R, N), weightings of all states               |
+    | memory0, memory1  | (T), addresses of the memory before and after each step, (b, N, W)     |
+    | link0, link1      | (T), likewise of the link matrix, (b, Hw, N, N)                        |
+    | anew              | (T), in the backward pass: whether to make the memory (1), and the     |
+    |                   | link matrix (2), after the step anew                                   |
+    """
+
+    kind: Any
+    own: Any
+    interval: Any
+    batch_sizes: Any
+    before: Any
+    after: Any
+    place: Any
+    output: Any
+    x_part: Any
+    weights: Any
+    hidden0: Any
+    inputs: Any
+    active: Any
+    cells: Any
+    squashed: Any
+    features: Any
+    interface: Any
+    bias: Any
+    vectors: Any
+    reads: Any
+    reads0: Any
+    usage: Any
+    precedence: Any
+    write: Any
+    read: Any
+    memory0: Any
+    memory1: Any
+    link0: Any
+    link1: Any
+    anew: Any
+
+
+class AdjointSteps(NamedTuple):
+    """Gradients of what `Steps` has under the same names, and what else the way back needs.
+
+    | field         | shape                                                                      |
+    |---------------|----------------------------------------------------------------------------|
+    | clip          | bound of the gradients of a layer's state, or infinity                     |
+    | weights       | (L, G H, S), the layers' weights themselves                                |
+    | interface     | (interface size, L H), likewise                                            |
+    | hidden        | (outputs, L H), of the hidden activations                                  |
+    | active        | (L, rows, G H), of the pre-activations; filled                             |
+    | last, cells   | (L, B, H), of h and c, in place from step to step                          |
+    | seen          | (B, S), of what a layer sees: room to work in                              |
+    | vectors       | (rows, interface size), filled                                             |
+    | reads, reads0 | (rows, R, W), added to; (B, R, W), filled                                  |
+    | state         | an `Adjoint`, in place from step to step; its vector is not looked at      |
+    """
+
+    clip: Any
+    weights: Any
+    interface: Any
+    hidden: Any
+    active: Any
+    last: Any
+    cells: Any
+    seen: Any
+    vectors: Any
+    reads: Any
+    reads0: Any
+    state: Any

@@ -5,13 +5,11 @@ Sums are made in an order that does not depend on the threads, so neither do the
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.arrays import Adjoint, Step
-from ..kernels.cpu import lstm
+from ..kernels.arrays import Adjoint, AdjointSteps, Step, Steps
 from ..kernels.cpu import step as kernels
+from ..kernels.cpu import steps as all_kernels
 from ..kernels.cpu.compile import CACHE, CACHE_FOLDER
+from ..kernels.cpu.step import AFTER, ALL, BEFORE, LINKS
 from ..state import MemorySizes
+from .eager import lstm_backward
+from .team import Range, ranges_of, run_ranges
+
+__all__ = [
+    "array",
+    "backward",
+    "backward_steps",
+    "forward",
+    "forward_steps",
+    "lstm_backward",
+    "make_scratch",
+    "rebuild",
+]
 
 PARALLEL_FROM = 1 << 16
 """Numbers in the link matrices of a step from which threads are worth their hand-over."""
+
+PARALLEL_STEPS_FROM = 1 << 20
+"""Numbers in link matrices and weights, over all steps, from which they are for whole sequences."""
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -68,50 +83,18 @@ def make_scratch(sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -
     return kernels.make_scratch(*sizes, array(torch.empty(0, dtype=dtype, device="cpu")).dtype)
 
 
-@contextmanager
-def loop(sizes: MemorySizes) -> Iterator[None]:
-    """While steps follow each other, torch's threads rest where ours work.
-
-    OpenMP's threads spin for a while after each operation of torch, on the cores that ours need.
-    """
-    threads = torch.get_num_threads()
-    if sizes.batch_size * sizes.num_write_heads * sizes.num_cells**2 < PARALLEL_FROM:
-        threads = 1
-    if threads == 1:
-        yield
-        return
-    _local.threads = threads
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        del _local.threads
-
-
-_local = threading.local()
-
-
 def forward(step: Step, scratch: Any, usage_order: str) -> None:
     """Fill step.*1 and step.reads."""
-    robust = usage_order == "robust"
-    B, strips, threads = _shares(step)
-    if threads <= B:
-        _share_out(threads, B, kernels.forward, step, scratch, robust)
-        return
-    for b in range(B):
-        kernels.forward_before(b, step, scratch, robust)
-    _share_out(threads, B * strips, kernels.forward_links, step, scratch)
-    for b in range(B):
-        kernels.forward_after(b, step, scratch)
+    B, Hw, N, _ = step.link0.shape
+    _run_stages(B, Hw, N, kernels.forward, step, scratch, usage_order == "robust")
 
 
 def rebuild(step: Step, scratch: Any, with_link: bool) -> None:
     """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
-    B, strips, threads = _shares(step)
-    kernels.rebuild_memory(0, B, step, scratch)
+    B, Hw, N, _ = step.link0.shape
+    kernels.rebuild(BEFORE, 0, B, step, scratch)
     if with_link:
-        _share_out(threads, B * strips, kernels.rebuild_links, step, strips)
+        _run_strips(B, Hw, N, kernels.rebuild, step, scratch)
 
 
 def backward(step: Step, adjoint: Adjoint, scratch: Any, usage_order: str) -> None:
@@ -119,56 +102,98 @@ def backward(step: Step, adjoint: Adjoint, scratch: Any, usage_order: str) -> No
 
     step.reads is the gradient of the read vectors; adjoint.* are changed in place.
     """
-    robust = usage_order == "robust"
-    B, strips, threads = _shares(step)
-    if threads <= B:
-        _share_out(threads, B, kernels.backward, step, adjoint, scratch, robust)
+    B, Hw, N, _ = step.link0.shape
+    _run_stages(B, Hw, N, kernels.backward, step, adjoint, scratch, usage_order == "robust")
+
+
+def forward_steps(steps: Steps, scratch: Any, usage_order: str) -> None:
+    """Take a batch of sequences, with a controller of layers, through all steps."""
+    robust, T = usage_order == "robust", len(steps.batch_sizes)
+    ranges = _ranges_of_sequences(steps)
+    if ranges:
+        run_ranges(ranges, partial(all_kernels.forward, ALL), 0, T, steps, scratch, robust)
         return
-    for b in range(B):
-        kernels.backward_before(b, step, adjoint, scratch)
-    _share_out(threads, B * strips, kernels.backward_links, step, adjoint, scratch)
-    for b in range(B):
-        kernels.backward_after(b, step, adjoint, scratch, robust)
+    _, Hw, N = steps.write.shape
+    for t, B in enumerate(map(int, steps.batch_sizes)):
+        _run_by_strips(B, Hw, N, all_kernels.forward, t, t + 1, steps, scratch, robust)
 
 
-def _shares(step: Step) -> tuple[int, int, int]:
-    """Batch elements, strips of each, and how many threads should work on the step."""
-    B, _, N, _ = step.link0.shape
-    if step.link0.size < PARALLEL_FROM:
-        return B, kernels.num_strips(N), 1
-    return B, kernels.num_strips(N), getattr(_local, "threads", torch.get_num_threads())
+def backward_steps(steps: Steps, adjoint: AdjointSteps, scratch: Any, usage_order: str) -> None:
+    """Take the adjoint back through all steps; segments are made anew on the way."""
+    robust, T = usage_order == "robust", len(steps.batch_sizes)
+    ranges = _ranges_of_sequences(steps)
+    if ranges:
+        whole = partial(all_kernels.backward, ALL)
+        run_ranges(ranges, whole, 0, T, steps, adjoint, scratch, robust)
+        return
+    _, Hw, N = steps.write.shape
+    sizes = [int(size) for size in steps.batch_sizes]
+    for t in reversed(range(T)):
+        if t + 1 == T or (t + 1) % steps.interval == 0:
+            for s in range(t - t % steps.interval, t + 1):
+                if steps.anew[s] > 0:
+                    all_kernels.rebuild(BEFORE, 0, sizes[s], s, steps, scratch)
+                if steps.anew[s] > 1:
+                    _run_strips(sizes[s], Hw, N, all_kernels.rebuild, s, steps, scratch)
+        backward = all_kernels.backward
+        _run_by_strips(sizes[t], Hw, N, backward, t, t + 1, steps, adjoint, scratch, robust)
 
 
-def lstm_backward(
-    active: Tensor,
-    seen: Tensor,
-    cells: Tensor,
-    d_hidden: Tensor,
-    d_cells: Tensor,
-    d_active: Tensor,
-) -> None:
-    """As `eager.lstm_backward`, in one pass."""
-    lstm.lstm_backward(*map(array, (active, seen, cells, d_hidden, d_cells, d_active)))
+def _run_stages(B: int, Hw: int, N: int, function: Callable[..., None], *arguments: Any) -> None:
+    """All stages of a step, shared out by batch elements where there are enough, or by strips."""
+    threads = _threads(B * Hw * N * N)
+    if threads <= B:
+        run_ranges(ranges_of(B, threads), partial(function, ALL), *arguments)
+    else:
+        _run_by_strips(B, Hw, N, function, *arguments)
 
 
-def _share_out(threads: int, count: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call function(first, last, ...) on ranges that cover [0, count), at most one a thread."""
-    ends = [count * (thread + 1) // threads for thread in range(threads)]
-    ranges = [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
-    others = [_pool(threads).submit(function, a, b, *arguments) for a, b in ranges[1:]]
-    function(*ranges[0], *arguments)
-    for other in others:
-        other.result()
+def _run_by_strips(B: int, Hw: int, N: int, function: Callable[..., None], *arguments: Any) -> None:
+    """One stage of a step after the other; that of the link matrices shared out."""
+    function(BEFORE, 0, B, *arguments)
+    _run_strips(B, Hw, N, function, *arguments)
+    function(AFTER, 0, B, *arguments)
 
 
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
+def _run_strips(B: int, Hw: int, N: int, function: Callable[..., None], *arguments: Any) -> None:
+    """The strips of all link matrices of a step, shared out."""
+    ranges = ranges_of(B * kernels.num_strips(N), _threads(B * Hw * N * N))
+    run_ranges(ranges, partial(function, LINKS), *arguments)
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """The helpers of this thread; a forked process makes its own."""
-    key = (os.getpid(), threads)
-    with _pools_lock:
-        if key not in _pools:
-            _pools[key] = ThreadPoolExecutor(threads - 1, thread_name_prefix="dnc_fast")
-        return _pools[key]
+def _threads(numbers: int) -> int:
+    """How many threads should work on a step with so many numbers in its link matrices."""
+    return torch.get_num_threads() if numbers >= PARALLEL_FROM else 1
+
+
+def _ranges_of_sequences(steps: Steps) -> list[Range]:
+    """Ranges of sequences that threads take through all steps.
+
+    Empty where more threads than there are sequences are worth their hand-over at every step.
+    """
+    threads, B = torch.get_num_threads(), int(steps.batch_sizes[0])
+    _, Hw, N = steps.write.shape
+    total = int(steps.batch_sizes.sum())
+    if total * (Hw * N * N + steps.weights.size) < PARALLEL_STEPS_FROM:
+        threads = 1
+    elif threads > B:
+        if B * Hw * N * N >= PARALLEL_FROM:
+            return []
+        threads = B
+    return fair_ranges(steps.batch_sizes, threads)
+
+
+def fair_ranges(batch_sizes: np.ndarray, threads: int) -> list[Range]:
+    """Ranges of sequences, longest first, with about as many steps in each, at most one a thread.
+
+    Args:
+        batch_sizes: (T), sequences at each step.
+        threads: how many.
+    """
+    B = int(batch_sizes[0])
+    if threads == 1:
+        return [(0, B)]
+    steps_until = np.cumsum((batch_sizes[:, None] > np.arange(B)).sum(0))
+    shares = steps_until[-1] * np.arange(1, threads) / threads
+    ends = [*map(int, np.searchsorted(steps_until, shares) + 1), B]
+    return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]

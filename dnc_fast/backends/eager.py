@@ -6,8 +6,6 @@ kernels. The link matrix, which is most of the work, is changed in place.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
@@ -27,11 +25,6 @@ def array(tensor: Tensor) -> Tensor:
 
 def make_scratch(sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -> None:
     """Plain torch leaves nothing between the parts of a step."""
-
-
-def loop(sizes: MemorySizes) -> AbstractContextManager[None]:
-    """Nothing to prepare for a run of steps."""
-    return nullcontext()
 
 
 def lstm_backward(

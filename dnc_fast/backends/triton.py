@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from ..kernels.gpu import step as kernels
 from ..state import MemorySizes, MemoryState
 from .eager import lstm_backward
 
-__all__ = ["array", "backward", "forward", "loop", "lstm_backward", "make_scratch", "rebuild"]
+__all__ = ["array", "backward", "forward", "lstm_backward", "make_scratch", "rebuild"]
 
 
 def array(tensor: Tensor) -> Tensor:
@@ -25,11 +23,6 @@ def make_scratch(
 ) -> kernels.Scratch | None:
     """Arrays that the kernels of a step leave for each other."""
     return kernels.make_scratch(*sizes, dtype, device)
-
-
-def loop(sizes: MemorySizes) -> AbstractContextManager[None]:
-    """Nothing to prepare for a run of steps."""
-    return nullcontext()
 
 
 def forward(step: Step, scratch: kernels.Scratch | None, usage_order: str) -> None:

@@ -6,21 +6,23 @@ disk. So it is compiled in a process of its own, and all others load it: the sam
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..interface import interface_size
-from ..kernels.arrays import Adjoint, Step
-from ..kernels.cpu import lstm
+from ..kernels.arrays import LSTM, Adjoint, AdjointSteps, Step, Steps
 from ..kernels.cpu import step as kernels
+from ..kernels.cpu import steps as all_kernels
 from . import cpu
 
 
 def call_all_kernels(dtype: torch.dtype) -> None:
     """Call each kernel that the backend calls, on a tiny step."""
-    B, N, W, R, Hw, H = 1, 5, 2, 2, 1, 2
+    B, N, W, R, Hw = 1, 5, 2, 2, 1
     kind = cpu.array(torch.empty(0, dtype=dtype, device="cpu")).dtype
 
     def zeros(*shape: int) -> np.ndarray:
@@ -36,18 +38,41 @@ def call_all_kernels(dtype: torch.dtype) -> None:
     adjoint = Adjoint(+vector, +memory, +usage, +heads, +link, +heads, +read)
     scratch = kernels.make_scratch(B, N, W, R, Hw, kind)
     for robust in (False, True):
-        kernels.forward(0, B, step, scratch, robust)
-        kernels.forward_before(0, step, scratch, robust)
-        kernels.backward(0, B, step, adjoint, scratch, robust)
-    kernels.forward_links(0, 1, step, scratch)
-    kernels.forward_after(0, step, scratch)
-    kernels.rebuild_memory(0, B, step, scratch)
-    kernels.rebuild_links(0, 1, step, 1)
-    kernels.backward_before(0, step, adjoint, scratch)
-    kernels.backward_links(0, 1, step, adjoint, scratch)
-    kernels.backward_after(0, step, adjoint, scratch, False)
-    gates, cells = zeros(B, 4 * H), zeros(B, H)
-    lstm.lstm_backward(gates, cells, cells, +cells, +cells, +gates)
+        kernels.forward(kernels.ALL, 0, B, step, scratch, robust)
+        kernels.backward(kernels.ALL, 0, B, step, adjoint, scratch, robust)
+    kernels.rebuild(kernels.ALL, 0, B, step, scratch)
+    _call_kernels_of_all_steps(step, adjoint, scratch)
+
+
+def _call_kernels_of_all_steps(step: Step, adjoint: Adjoint, scratch: Any) -> None:
+    """One step of one batch element with a layer of two units."""
+    H, S, size = 2, 6, step.vector.shape[1]
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros(shape, step.vector.dtype)
+
+    nothing = np.zeros(1, np.int64)
+    places = [nothing] * 5
+    places[0] = nothing + 1  # one sequence
+    states = (step.usage0, step.precedence0, step.write0, step.read0)
+    matrices = (step.memory0, step.memory1, step.link0, step.link1)
+    steps = Steps(
+        LSTM, H, 1, *places,
+        zeros(1, 1, 4 * H), zeros(1, S, 4 * H), zeros(1, 1, H), zeros(1, 1, S), zeros(1, 1, 4 * H),
+        zeros(1, 2, H), zeros(1, 1, H), zeros(1, H + 4), zeros(H, size), zeros(size),
+        step.vector, step.reads, +step.reads,
+        *(np.concatenate([state, state]) for state in states),
+        *(nothing + matrix.ctypes.data for matrix in matrices), nothing,
+    )  # fmt: skip
+    adjoints = AdjointSteps(
+        math.inf, zeros(1, 4 * H, S), zeros(size, H), zeros(1, H), zeros(1, 1, 4 * H),
+        zeros(1, 1, H), zeros(1, 1, H), zeros(1, S), adjoint.vector, +step.reads, +step.reads,
+        adjoint,
+    )  # fmt: skip
+    for robust in (False, True):
+        all_kernels.forward(kernels.ALL, 0, 1, 0, 1, steps, scratch, robust)
+        all_kernels.backward(kernels.ALL, 0, 1, 0, 1, steps, adjoints, scratch, robust)
+    all_kernels.rebuild(kernels.ALL, 0, 1, 0, steps, scratch)
 
 
 def main() -> None:

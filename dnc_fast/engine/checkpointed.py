@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backends.step import refuse_second_gradient
 from ..state import DNCState, MemoryState, map_tensors, tensors
+from .at_once import all_adjoints, all_steps, with_segments
 from .controller_tapes import controller_tape
 from .memory_tape import MemoryPlayback, MemoryTape, checkpoint_interval
 from .rows import Rows
@@ -89,6 +90,8 @@ class _Run:
         self.device = next(tensors(state)).device
         self.random = _random_state(self.device) if rows.keep else []
         self.recorded = False
+        self.at_once = hasattr(primitives, "forward_steps") and controller.can_run_at_once
+        self.steps: Any = None
 
     def _split(self, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """Interface weight, its bias, and the controller's tensors."""
@@ -99,30 +102,54 @@ class _Run:
         weight, bias, controller_tensors = self._split(given)
         rows, controller = self.rows, self.controller
         self.recorded = rows.keep
-        memory, reads = self.state.memory, self.state.read_vectors.flatten(1)
+        memory, reads0 = self.state.memory, self.state.read_vectors
         size = weight.shape[1]
-        self.features = weight.new_empty(rows.total, size + reads.shape[1])
+        self.features = weight.new_empty(rows.total, size + reads0[0].numel())
         hidden = self.features[:, :size]
         controller.start(self.primitives, rows, controller_tensors, hidden, self.state.controller)
         self.tape = MemoryTape(self.primitives, rows, memory, self.interval, self.usage_order)
-        final_reads = torch.empty_like(self.state.read_vectors)
-        weight_t = weight.t()
-        with self.primitives.loop(memory.sizes):
-            for t, active in enumerate(rows.batch_sizes):
-                controller.forward(t, reads[:active])
-                output, place = rows.output(t), rows.step(t)
-                if bias is None:
-                    torch.mm(hidden[output], weight_t, out=self.tape.vectors[place])
-                else:
-                    torch.addmm(bias, hidden[output], weight_t, out=self.tape.vectors[place])
-                read_vectors = self.tape.forward(t)
-                reads = read_vectors.flatten(1)
-                self.features[output, size:] = reads
-                ending = rows.ending(t)
-                final_reads[ending] = read_vectors[ending]
+        self.final_reads = torch.empty_like(reads0)
+        if self.at_once:
+            self._forward_at_once(weight, bias)
+        else:
+            self._forward_step_by_step(weight, bias)
         self.tape.release_ring()
-        final = DNCState(None, self.tape.final, final_reads)
+        final = DNCState(None, self.tape.final, self.final_reads)
         return [self.features, *controller.final_state(), *tensors(final)]
+
+    def _forward_at_once(self, weight: Tensor, bias: Tensor | None) -> None:
+        if bias is None:
+            bias = weight.new_zeros(len(weight))
+        self.steps = all_steps(
+            self.controller, self.tape, weight, bias, self.features, self.state.read_vectors
+        )
+        self.primitives.forward_steps(self.steps, self.tape.scratch, self.usage_order)
+        for t in self.rows.last_steps:
+            self._finish(t)
+
+    def _forward_step_by_step(self, weight: Tensor, bias: Tensor | None) -> None:
+        size = weight.shape[1]
+        weight_t = weight.t()
+        reads = self.state.read_vectors.flatten(1)
+        for t, active in enumerate(self.rows.batch_sizes):
+            self.controller.forward(t, reads[:active])
+            output = self.rows.output(t)
+            hidden, vectors = self.features[output, :size], self.tape.vectors[self.rows.step(t)]
+            if bias is None:
+                torch.mm(hidden, weight_t, out=vectors)
+            else:
+                torch.addmm(bias, hidden, weight_t, out=vectors)
+            reads = self.tape.forward(t).flatten(1)
+            self.features[output, size:] = reads
+            if t in self.rows.last_steps:
+                self._finish(t)
+
+    def _finish(self, t: int) -> None:
+        """Put away the state of the sequences whose last step was t."""
+        self.controller.finish(t)
+        self.tape.finish(t)
+        ending = self.rows.ending(t)
+        self.final_reads[ending] = self.tape.reads[self.rows.step(t)][ending]
 
     def backward(
         self, given: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]
@@ -143,30 +170,43 @@ class _Run:
             d_hidden.copy_(d_features[:, :size])
             d_reads.copy_(d_features[:, size:].view(shape))
         if d_final_reads is not None:
-            for t in range(rows.steps):
+            for t in rows.last_steps:
                 ending = rows.ending(t)
                 d_reads[rows.step(t)][ending] += d_final_reads[ending]
-        playback = MemoryPlayback(self.tape, d_final_memory, d_reads)
         d_first_reads = torch.zeros_like(self.state.read_vectors)
-        with self.primitives.loop(self.state.memory.sizes):
-            for t in reversed(range(rows.steps)):
-                d_vector = playback.backward(t)
-                d_output = d_hidden[rows.output(t)].addmm_(d_vector, weight)
-                d_last_reads = controller.backward(t, d_output).reshape(-1, *shape[1:])
-                if t:
-                    start = rows.step(t - 1).start
-                    d_reads[start : start + len(d_last_reads)] += d_last_reads
-                else:
-                    d_first_reads.copy_(d_last_reads)
+        playback = MemoryPlayback(self.tape, d_final_memory, d_reads)
+        if self.at_once:
+            adjoint = all_adjoints(controller, playback, weight, d_hidden, d_first_reads)
+            steps = with_segments(self.steps, playback)
+            self.primitives.backward_steps(steps, adjoint, self.tape.scratch, self.usage_order)
+        else:
+            self._backward_step_by_step(playback, weight, d_hidden, d_first_reads)
         d_weights: list[Tensor | None] = [playback.d_vectors.t() @ self.features[:, :size]]
         if bias is not None:
             d_weights.append(playback.d_vectors.sum(0))
         d_controller, d_controller_state = controller.gradients()
         d_state = [*d_controller_state, *playback.gradient, d_first_reads]
         self.recorded = False
-        del self.tape, self.features
+        self.steps = None
+        del self.tape, self.features, self.final_reads
         controller.release()
         return [*d_weights, *d_state, *d_controller]
+
+    def _backward_step_by_step(
+        self, playback: MemoryPlayback, weight: Tensor, d_hidden: Tensor, d_first_reads: Tensor
+    ) -> None:
+        rows = self.rows
+        for t in reversed(range(rows.steps)):
+            d_vector = playback.backward(t)
+            d_output = d_hidden[rows.output(t)].addmm_(d_vector, weight)
+            d_last_reads = self.controller.backward(t, d_output).reshape(
+                -1, *d_first_reads[0].shape
+            )
+            if t:
+                start = rows.step(t - 1).start
+                playback.d_reads[start : start + len(d_last_reads)] += d_last_reads
+            else:
+                d_first_reads.copy_(d_last_reads)
 
     def _record_again(self, given: tuple[Tensor, ...]) -> None:
         """Pass over the steps once more, with the random numbers of the first time."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..controllers import CONTROLLERS, LayeredController
 from ..state import map_tensors, tensors
-from .layer_tapes import LAYER_TAPES, LayerTape
+from .layer_tapes import LAYER_TAPES, LayerBuffers, LayerTape
 from .rows import Rows
 
 
@@ -20,17 +20,20 @@ class LayeredTape:
     Args:
         controller: the module.
         x: (rows, X), all steps' inputs.
+
+    Attributes:
+        tensors: what is computed from, by way of autograd.
+        can_run_at_once: whether a backend may take it through all steps in one call.
     """
 
     def __init__(self, controller: LayeredController, x: Tensor) -> None:
         self.controller = controller
-        self.kinds: list[type[LayerTape]] = [LAYER_TAPES[type(m)] for m in controller.layers]
-        prepared = [
-            kind.prepare(layer, x, x.shape[1])
-            for kind, layer in zip(self.kinds, controller.layers, strict=True)
-        ]
+        self.kind: type[LayerTape] = LAYER_TAPES[type(controller.layers[0])]
+        prepared = [self.kind.prepare(layer, x, x.shape[1]) for layer in controller.layers]
         self.tensors = [tensor for layer in prepared for tensor in layer]
         self.dropout = controller.dropout if controller.training else 0.0
+        # Dropout draws its masks step by step, like the module itself.
+        self.can_run_at_once = not self.dropout or len(controller.layers) == 1
 
     def start(
         self, primitives: Any, rows: Rows, given: list[Tensor], output: Tensor, state: Any
@@ -45,14 +48,26 @@ class LayeredTape:
             state: before the first step, outside any graph.
         """
         self.rows = rows
-        self.masks: list[dict[int, Tensor]] = [{} for _ in self.kinds]
-        H = self.controller.hidden_size
+        kind, H, L = self.kind, self.controller.hidden_size, len(self.controller.layers)
+        self.masks: list[dict[int, Tensor]] = [{} for _ in range(L)]
+        x_parts, weights = given[::2], given[1::2]
+        cells = int(kind.has_cells)
+        seen = max(weight.shape[1] for weight in weights)
+        # The lowest layer of many sees less than the others: zeros where it sees nothing.
+        new = output.new_empty if L == 1 else output.new_zeros
+        self.buffers = LayerBuffers(
+            inputs=new(L, rows.num_step_rows, seen),
+            active=output.new_empty(L, rows.num_step_rows, kind.gates * H),
+            cells=output.new_empty(L, cells * rows.num_state_rows, H),
+            squashed=output.new_empty(L, cells * rows.num_step_rows, H),
+        )
         self.layers: list[LayerTape] = []
-        for index, kind in enumerate(self.kinds):
-            x_part, weight = given[2 * index : 2 * index + 2]
+        for index, (x_part, weight) in enumerate(zip(x_parts, weights, strict=True)):
             hidden = output[:, index * H : (index + 1) * H]
             initial = list(tensors(state[index]))
-            self.layers.append(kind(primitives, rows, x_part, weight, hidden, initial))
+            inputs, *others = (buffer[index] for buffer in self.buffers)
+            buffers = LayerBuffers(inputs[:, : weight.shape[1]], *others)
+            self.layers.append(kind(primitives, rows, x_part, weight, hidden, initial, buffers))
 
     def forward(self, t: int, read_vectors: Tensor) -> None:
         """Take step t, from the read vectors (b, R W) of the step before."""
@@ -66,15 +81,29 @@ class LayeredTape:
             layer.forward(t, [read_vectors] if below is None else [read_vectors, below])
             below = layer.hidden[self.rows.output(t)]
 
+    def finish(self, t: int) -> None:
+        """Put away the state of the sequences whose last step was t."""
+        for layer in self.layers:
+            layer.finish(t)
+
     def final_state(self) -> list[Tensor]:
         """Each sequence's state after its own last step, as a list of (B, H)."""
         return [tensor for layer in self.layers for tensor in layer.final]
 
     def start_backward(self, d_final: list[Tensor | None]) -> None:
         """Begin at the end, with gradients of the final state."""
-        for layer in self.layers:
+        active = self.buffers.active
+        self.d_active = torch.empty_like(active)
+        # Of h and c, whether the state has them or not.
+        shape = (2, len(self.layers), self.rows.batch_size, self.controller.hidden_size)
+        self.d_last, self.d_cells = active.new_zeros(shape)
+        for index, layer in enumerate(self.layers):
             own, d_final = d_final[: len(layer.final)], d_final[len(layer.final) :]
-            layer.start_backward(own)
+            d_state = [self.d_last[index], self.d_cells[index]][: len(own)]
+            for part, gradient in zip(d_state, own, strict=True):
+                if gradient is not None:
+                    part.copy_(gradient)
+            layer.start_backward(d_state, self.d_active[index])
 
     def backward(self, t: int, d_output: Tensor) -> Tensor:
         """Play step t from the gradient of its output (b, L H).
@@ -110,6 +139,7 @@ class LayeredTape:
     def release(self) -> None:
         """Free what the run kept."""
         self.layers, self.masks = [], []
+        del self.buffers, self.d_active, self.d_last, self.d_cells
 
 
 class ModuleTape:
@@ -119,6 +149,8 @@ class ModuleTape:
         controller: the module.
         x: (rows, X), all steps' inputs.
     """
+
+    can_run_at_once = False
 
     def __init__(self, controller: Any, x: Tensor) -> None:
         self.controller = controller
@@ -161,8 +193,11 @@ class ModuleTape:
             self.graphs[t] = leaves, results
         self.output[place] = hidden.detach()
         self.state = new_state
+
+    def finish(self, t: int) -> None:
+        """Put away the state of the sequences whose last step was t, the one just taken."""
         ending = self.rows.ending(t)
-        for final, tensor in zip(tensors(self.final), tensors(new_state), strict=True):
+        for final, tensor in zip(tensors(self.final), tensors(self.state), strict=True):
             final[ending] = tensor[ending].detach()
 
     def _check_leaves(self, results: list[Tensor], leaves: list[Tensor]) -> None:
@@ -239,7 +274,8 @@ def controller_tape(controller: nn.Module, x: Tensor) -> LayeredTape | ModuleTap
         isinstance(controller, LayeredController)
         and type(controller) in CONTROLLERS.values()
         and is_plain(controller)
-        and all(type(layer) in LAYER_TAPES and is_plain(layer) for layer in controller.layers)
+        and all(type(layer) is controller.make_layer for layer in controller.layers)
+        and all(map(is_plain, controller.layers))
     ):
         return LayeredTape(controller, x)
     return ModuleTape(controller, x)

@@ -7,16 +7,34 @@ in the loop. A layer's `inputs` at a step are what it sees of [r_{t-1}; h_t^{l-1
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.arrays import GRU, LSTM, PLAIN
 from .rows import Rows
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
+
+
+class LayerBuffers(NamedTuple):
+    """What is kept of every step: of one layer, or of all with a leading L. S: what a layer sees.
+
+    | field    | shape                                           |
+    |----------|-------------------------------------------------|
+    | inputs   | (step rows, S)                                  |
+    | active   | (step rows, gates H), activations               |
+    | cells    | (state rows, H), of an LSTM, else without rows  |
+    | squashed | (step rows, H), tanh of the cells, likewise     |
+    """
+
+    inputs: Tensor
+    active: Tensor
+    cells: Tensor
+    squashed: Tensor
 
 
 class LayerTape:
@@ -28,10 +46,20 @@ class LayerTape:
         x_part, weight: as `prepare` returned them.
         hidden: (output rows, H), the layer's own columns of the output.
         initial: the layer's state before the first step, a list of (B, H).
+        buffers: to be filled.
     """
 
     gates = 1
     """Pre-activations for each hidden unit."""
+
+    kind = PLAIN
+    """How the kernels know it."""
+
+    has_cells = False
+    """Whether the state has c besides h."""
+
+    recurrent = True
+    """Whether h_{t-1} is seen."""
 
     def __init__(
         self,
@@ -41,15 +69,14 @@ class LayerTape:
         weight: Tensor,
         hidden: Tensor,
         initial: list[Tensor],
+        buffers: LayerBuffers,
     ) -> None:
         self.primitives = primitives
         self.rows = rows
         self.x_part, self.weight = x_part, weight
         self.hidden = hidden
         self.initial = initial
-        new = hidden.new_empty
-        self.inputs = new(rows.num_step_rows, self.weight.shape[1])
-        self.active = new(rows.num_step_rows, self.gates * hidden.shape[1])
+        self.inputs, self.active, self.cells, self.squashed = buffers
         self.final = [torch.empty_like(tensor) for tensor in initial]
         self.d_state: list[Tensor] = []
 
@@ -79,6 +106,9 @@ class LayerTape:
         active = self.active[self.rows.step(t)]
         torch.addmm(self.x_part[self.rows.output(t)], inputs, self.weight.t(), out=active)
         self.activate(t, active, self.hidden[self.rows.output(t)])
+
+    def finish(self, t: int) -> None:
+        """Put away the state of the sequences whose last step was t."""
         ending = self.rows.ending(t)
         if ending.start < ending.stop:
             for final, state in zip(self.final, self.states_after(t), strict=True):
@@ -92,13 +122,15 @@ class LayerTape:
         """The layer's state after step t, each (b, H)."""
         return [self.hidden[self.rows.output(t)]]
 
-    def start_backward(self, d_final: list[Tensor | None]) -> None:
-        """Begin at the end, with gradients of the final state."""
-        self.d_state = [
-            torch.zeros_like(tensor) if part is None else part.clone()
-            for part, tensor in zip(d_final, self.final, strict=True)
-        ]
-        self.d_active = torch.empty_like(self.active)
+    def start_backward(self, d_state: list[Tensor], d_active: Tensor) -> None:
+        """Begin at the end.
+
+        Args:
+            d_state: gradients of the final state, each (B, H); go from step to step in place.
+            d_active: to be filled.
+        """
+        self.d_state = d_state
+        self.d_active = d_active
 
     def backward(self, t: int, d_hidden: Tensor, clip: float | None) -> Tensor:
         """Play step t.
@@ -145,20 +177,12 @@ class LSTMTape(LayerTape):
     """State: h and c. Gates: input, forget, cell, output, as in nn.LSTMCell."""
 
     gates = 4
+    kind = LSTM
+    has_cells = True
 
-    def __init__(
-        self,
-        primitives: Any,
-        rows: Rows,
-        x_part: Tensor,
-        weight: Tensor,
-        hidden: Tensor,
-        initial: list[Tensor],
-    ) -> None:
-        super().__init__(primitives, rows, x_part, weight, hidden, initial)
-        self.cells = hidden.new_empty(rows.num_state_rows, hidden.shape[1])
-        self.cells[: rows.batch_size] = initial[1]
-        self.seen = hidden.new_empty(rows.num_step_rows, hidden.shape[1])
+    def __init__(self, primitives: Any, rows: Rows, *arguments: Any) -> None:
+        super().__init__(primitives, rows, *arguments)
+        self.cells[: rows.batch_size] = self.initial[1]
 
     def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
         H = hidden.shape[1]
@@ -168,8 +192,8 @@ class LSTMTape(LayerTape):
         entry, forget, change, output = active.chunk(4, dim=1)
         cells = self.cells[self.rows.after(t)]
         torch.mul(forget, self.cells[self.rows.before(t)], out=cells).addcmul_(entry, change)
-        seen = torch.tanh(cells, out=self.seen[self.rows.step(t)])
-        torch.mul(output, seen, out=hidden)
+        squashed = torch.tanh(cells, out=self.squashed[self.rows.step(t)])
+        torch.mul(output, squashed, out=hidden)
 
     def states_after(self, t: int) -> list[Tensor]:
         return [*super().states_after(t), self.cells[self.rows.after(t)]]
@@ -179,7 +203,7 @@ class LSTMTape(LayerTape):
     ) -> None:
         self.primitives.lstm_backward(
             active,
-            self.seen[self.rows.step(t)],
+            self.squashed[self.rows.step(t)],
             self.cells[self.rows.before(t)],
             *d_state,
             d_active,
@@ -201,6 +225,8 @@ class RNNTape(LayerTape):
 class FeedForwardTape(RNNTape):
     """No state: h_{t-1} is not seen."""
 
+    recurrent = False
+
     @staticmethod
     def prepare(layer: Any, x: Tensor, x_size: int) -> list[Tensor]:
         x_part = F.linear(x, layer.weight[:, :x_size], layer.bias)
@@ -211,9 +237,6 @@ class FeedForwardTape(RNNTape):
 
     def states_after(self, t: int) -> list[Tensor]:
         return []
-
-    def start_backward(self, d_final: list[Tensor | None]) -> None:
-        super().start_backward([])
 
     def backward(self, t: int, d_hidden: Tensor, clip: float | None) -> Tensor:
         if clip is not None:
@@ -231,6 +254,7 @@ class GRUTape(LayerTape):
     """
 
     gates = 4
+    kind = GRU
 
     @staticmethod
     def prepare(layer: Any, x: Tensor, x_size: int) -> list[Tensor]:

@@ -65,9 +65,7 @@ class MemoryTape:
             buffer[: rows.batch_size] = getattr(self.initial, name)
         self.checkpoints: dict[int, tuple[Tensor, Tensor]] = {}
         self._ring: list[tuple[Tensor, Tensor]] = []
-        self._scratch = primitives.make_scratch(
-            state.sizes, state.memory.dtype, state.memory.device
-        )
+        self.scratch = primitives.make_scratch(state.sizes, state.memory.dtype, state.memory.device)
         self._arrays = {
             name: primitives.array(buffer) for name, buffer in self.vector_states.items()
         }
@@ -80,23 +78,28 @@ class MemoryTape:
             read vectors (b, R, W).
         """
         rows, size = self.rows, self.rows.batch_sizes[t]
-        memory0, link0 = self._matrices(t)
-        memory1, link1 = self._matrices(t + 1)
+        memory0, link0 = self.matrices(t)
+        memory1, link1 = self.matrices(t + 1)
         step = self._step(
             t, memory0[:size], memory1[:size], link0[:size], link1[:size], self._reads[rows.step(t)]
         )
-        self.primitives.forward(step, self._scratch, self.usage_order)
-        ending = rows.ending(t)
-        if ending.start < ending.stop:
-            after = rows.after(t)
-            for name, buffer in self.vector_states.items():
-                getattr(self.final, name)[ending] = buffer[after][ending]
-            if memory1 is not self.final.memory:
-                self.final.memory[ending] = memory1[ending]
-                self.final.link[ending] = link1[ending]
+        self.primitives.forward(step, self.scratch, self.usage_order)
         return self.reads[rows.step(t)]
 
-    def _matrices(self, t: int) -> tuple[Tensor, Tensor]:
+    def finish(self, t: int) -> None:
+        """Put away the state of the sequences whose last step was t."""
+        ending = self.rows.ending(t)
+        if ending.start == ending.stop:
+            return
+        after = self.rows.after(t)
+        for name, buffer in self.vector_states.items():
+            getattr(self.final, name)[ending] = buffer[after][ending]
+        memory, link = self.matrices(t + 1)
+        if memory is not self.final.memory:
+            self.final.memory[ending] = memory[ending]
+            self.final.link[ending] = link[ending]
+
+    def matrices(self, t: int) -> tuple[Tensor, Tensor]:
         """Where memory and link matrix before step t are, or are to be written."""
         if t == 0:
             return self.initial.memory, self.initial.link
@@ -184,6 +187,7 @@ class MemoryPlayback:
         """
         tape, rows = self.tape, self.tape.rows
         if t < self._first:
+            self._first, self._segment = t - t % tape.interval, self.segment(t)
             self._rebuild(t)
         size, place = rows.batch_sizes[t], rows.step(t)
         (memory0, link0), (memory1, _) = self._segment[t - self._first : t - self._first + 2]
@@ -192,27 +196,43 @@ class MemoryPlayback:
         )
         memory, usage, precedence, link, write, read = (part[:size] for part in self._gradient)
         adjoint = Adjoint(self._d_vectors[place], memory, usage, precedence, link, write, read)
-        tape.primitives.backward(step, adjoint, tape._scratch, tape.usage_order)
+        tape.primitives.backward(step, adjoint, tape.scratch, tape.usage_order)
         return self.d_vectors[place]
+
+    def segment(self, last: int) -> list[tuple[Tensor, Tensor]]:
+        """Where the matrices of the segment that ends with step `last` are, or are to be made.
+
+        Those before its first step, and after each step. The link matrix after the last step is
+        never looked at.
+        """
+        tape, steps = self.tape, self.tape.rows.steps
+        first = last - last % tape.interval
+        matrices = [tape.matrices(first)]
+        for place, t in enumerate(range(first, last + 1)):
+            if self.kept(t):
+                matrices.append(tape.checkpoints[t + 1])
+                continue
+            if place == len(self._spare):
+                memory, link = tape.initial.memory, tape.initial.link
+                needs_link = place + 1 < min(tape.interval, steps)
+                self._spare.append(
+                    (torch.empty_like(memory), torch.empty_like(link) if needs_link else link)
+                )
+            matrices.append(self._spare[place])
+        return matrices
+
+    def kept(self, t: int) -> bool:
+        """Whether a checkpoint holds the matrices after step t."""
+        return t + 1 in self.tape.checkpoints
 
     def _rebuild(self, last: int) -> None:
         """Make the matrices of the segment that ends with step `last`."""
         tape, rows = self.tape, self.tape.rows
-        self._first = last - last % tape.interval
-        self._segment = [tape._matrices(self._first)]
         for place, t in enumerate(range(self._first, last + 1)):
-            if t + 1 in tape.checkpoints:
-                self._segment.append(tape.checkpoints[t + 1])
+            if self.kept(t):
                 return
             size = rows.batch_sizes[t]
-            if place == len(self._spare):
-                memory, link = tape.initial.memory, tape.initial.link
-                # The link matrix after the segment's last step is never looked at.
-                needs_link = place + 1 < min(tape.interval, rows.steps)
-                self._spare.append(
-                    (torch.empty_like(memory), torch.empty_like(link) if needs_link else link)
-                )
-            (memory0, link0), (memory1, link1) = self._segment[-1], self._spare[place]
+            (memory0, link0), (memory1, link1) = self._segment[place : place + 2]
             step = tape._step(
                 t,
                 memory0[:size],
@@ -221,5 +241,4 @@ class MemoryPlayback:
                 link1[:size],
                 self._d_reads[rows.step(t)],
             )
-            tape.primitives.rebuild(step, tape._scratch, with_link=t < last)
-            self._segment.append((memory1, link1))
+            tape.primitives.rebuild(step, tape.scratch, with_link=t < last)

@@ -12,6 +12,9 @@ class Rows:
     Args:
         batch_sizes: sequences that each step still has; never grows.
         keep: whether every step has rows of its own.
+
+    Attributes:
+        last_steps: those that are some sequence's last, in rising order.
     """
 
     def __init__(self, batch_sizes: list[int], keep: bool) -> None:
@@ -24,6 +27,11 @@ class Rows:
         for size in [self.batch_size, *batch_sizes]:
             starts.append(starts[-1] + size)
         self._starts = starts
+        self.last_steps = [
+            t
+            for t in range(self.steps)
+            if t + 1 == self.steps or batch_sizes[t + 1] < batch_sizes[t]
+        ]
 
     @property
     def num_state_rows(self) -> int:

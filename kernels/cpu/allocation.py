@@ -3,7 +3,7 @@
     u' = e + (1 - e) u;  a[i] = (1 - u'_i) prod over j before i of u'_j;  e = 1e-6
 
 Cells are ordered by u', or by u' rounded to 1/256 (`robust`), ties by index. The sort is a stable
-radix sort of the keys' bits; short rows are sorted by insertion.
+radix sort of the keys' bits; of short rows each cell's place is counted.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from .compile import kernel
 
 EPSILON = 1e-6
 GRID = 2.0**-8
-SHORT = 64
+SHORT = 256
 LONG = 2048
+COUNTS = 2048
 SIGN = np.int64(-(2**63))
 
 
@@ -29,40 +30,41 @@ def lifted_usage(usage, out):
 
 
 @kernel
-def free_list(lifted, robust, order):
-    """Fill order with the cells from the least used to the most used, ties by index."""
+def free_list(lifted, robust, order, keys, other, counts):
+    """Fill order with the cells from the least used to the most used, ties by index.
+
+    keys (N) of float64, other (N) and counts (COUNTS) of int64 are room to work in.
+    """
     N = lifted.shape[0]
-    keys = np.empty_like(lifted)
     scale = lifted.dtype.type(1 / GRID)
     for n in range(N):
         keys[n] = np.rint(lifted[n] * scale) if robust else lifted[n]
         order[n] = n
-    if N <= SHORT:
-        for place in range(1, N):
-            cell = order[place]
-            key = keys[cell]
-            before = place - 1
-            while before >= 0 and keys[order[before]] > key:
-                order[before + 1] = order[before]
-                before -= 1
-            order[before + 1] = cell
-        return
     # The bit patterns of doubles are in the same order as they, once the sign bit is flipped (of
     # negative ones, all bits); of a widened single the last 29 bits are all alike.
-    bits = keys.astype(np.float64).view(np.int64)
+    bits = keys.view(np.int64)
     for n in range(N):
         if bits[n] == SIGN:  # -0.0 is 0.0
             bits[n] = 0
         bits[n] = ~bits[n] if bits[n] < 0 else bits[n] ^ SIGN
-    first = 29 if keys.itemsize == 4 else 0
-    other = np.empty_like(order)
+    if N <= SHORT:
+        for n in range(N):
+            key = bits[n] ^ SIGN
+            place = 0
+            for other_cell in range(n):
+                place += (bits[other_cell] ^ SIGN) <= key
+            for other_cell in range(n, N):
+                place += (bits[other_cell] ^ SIGN) < key
+            order[place] = n
+        return
+    first = 29 if lifted.itemsize == 4 else 0
     digit_bits = 8 if N < LONG else 11
-    counts = np.empty(1 << digit_bits, np.int64)
     mask = (1 << digit_bits) - 1
     source, target = order, other
     swapped = False
     for shift in range(first, 64, digit_bits):
-        counts[:] = 0
+        for digit in range(1 << digit_bits):
+            counts[digit] = 0
         for n in range(N):
             counts[(bits[n] >> shift) & mask] += 1
         if counts[(bits[0] >> shift) & mask] == N:
@@ -80,7 +82,8 @@ def free_list(lifted, robust, order):
         source, target = target, source
         swapped = not swapped
     if swapped:
-        order[:] = other
+        for n in range(N):
+            order[n] = other[n]
 
 
 @kernel
@@ -95,14 +98,13 @@ def allocation_weighting(lifted, order, out):
 
 
 @kernel
-def allocation_weighting_backward(d_allocation, lifted, order, d_usage):
+def allocation_weighting_backward(d_allocation, lifted, order, products, d_usage):
     """Add to d_usage: du'_i = (sum over k after i of da_k a_k) / u'_i - P_i da_i.
 
-    P_i is the product of u' before i.
+    P_i is the product of u' before i; products (N) is room for them, in the order of the list.
     """
     one = lifted.dtype.type(1)
     rest = lifted.dtype.type(1 - EPSILON)
-    products = np.empty_like(lifted)
     product = one
     for place in range(order.shape[0]):
         products[place] = product

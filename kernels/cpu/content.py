@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from .compile import kernel
+from .elementary import exp
 
 EPSILON = 1e-6
 
@@ -47,23 +46,19 @@ def content_weighting(keys, strengths, memory, key_norms, cell_norms, similarity
         total = memory.dtype.type(0)
         for n in range(row.shape[0]):
             # Strengths are at least 1, so the highest similarity is the highest logit.
-            weight[n] = math.exp(strengths[head] * (row[n] - highest))
+            weight[n] = exp(strengths[head] * (row[n] - highest))
+        for n in range(row.shape[0]):
             total += weight[n]
         for n in range(row.shape[0]):
             weight[n] /= total
 
 
 @kernel
-def look_up(keys, strengths, memory):
-    """Weights and similarity, each (heads, N), and the norms of keys and cells."""
-    shape = (keys.shape[0], memory.shape[0])
-    similarity, weights = np.empty(shape, memory.dtype), np.empty(shape, memory.dtype)
-    key_norms = np.empty(shape[0], memory.dtype)
-    cell_norms = np.empty(shape[1], memory.dtype)
+def look_up(keys, strengths, memory, key_norms, cell_norms, similarity, weights):
+    """Fill the norms, similarity and weights."""
     norms(keys, key_norms)
     norms(memory, cell_norms)
     content_weighting(keys, strengths, memory, key_norms, cell_norms, similarity, weights)
-    return weights, similarity, key_norms, cell_norms
 
 
 @kernel
@@ -109,6 +104,7 @@ def content_weighting_backward(
             pull = d_scale * key_norms[head] / cell_norms[n]
             for w in range(key.shape[0]):
                 d_key[w] += g * cell[w]
+            for w in range(key.shape[0]):
                 d_cell[w] += g * key[w] + pull * cell[w]
         pull = d_key_norm / key_norms[head]
         for w in range(key.shape[0]):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from .compile import kernel
+from .elementary import exp, sigmoid
 
 
 @kernel
@@ -42,9 +41,8 @@ def split(vector, W, R, Hw):
 
 @kernel
 def _sigmoid(values):
-    one = values.dtype.type(1)
     for index in range(values.shape[0]):
-        values[index] = one / (one + math.exp(-values[index]))
+        values[index] = sigmoid(values[index])
 
 
 @kernel
@@ -59,7 +57,8 @@ def _oneplus(values):
 @kernel
 def activate(vector, W, R, Hw, active):
     """Fill active with a raw vector after the activation of each part."""
-    active[:] = vector
+    for index in range(vector.shape[0]):
+        active[index] = vector[index]
     parts = split(active, W, R, Hw)
     _oneplus(parts[1])
     _oneplus(parts[3])
@@ -76,11 +75,10 @@ def activate(vector, W, R, Hw, active):
             highest = max(highest, row[mode])
         total = vector.dtype.type(0)
         for mode in range(row.shape[0]):
-            row[mode] = math.exp(row[mode] - highest)
+            row[mode] = exp(row[mode] - highest)
             total += row[mode]
         for mode in range(row.shape[0]):
             row[mode] /= total
-    return active
 
 
 @kernel
@@ -116,12 +114,3 @@ def activate_backward(gradient, active, W, R, Hw):
             mean += modes[mode] * row[mode]
         for mode in range(modes.shape[0]):
             row[mode] = modes[mode] * (row[mode] - mean)
-
-
-@kernel
-def column(matrix, index):
-    """A contiguous copy of a column."""
-    out = np.empty(matrix.shape[0], matrix.dtype)
-    for row in range(matrix.shape[0]):
-        out[row] = matrix[row, index]
-    return out

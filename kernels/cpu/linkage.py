@@ -12,8 +12,6 @@ Shapes: link (N, N), precedence and write_weights (N), read_weights (R, N).
 
 from __future__ import annotations
 
-import numpy as np
-
 from .compile import kernel
 
 STRIP = 256
@@ -81,7 +79,9 @@ def linkage(
     first, last, link, precedence, write_weights, read_weights, new_link, forward, backward
 ):
     """Rows [first, last) of L_t; fill forward (R, N) there, backward (R, N) with column sums."""
-    backward[:] = link.dtype.type(0)
+    for r in range(backward.shape[0]):
+        for j in range(backward.shape[1]):
+            backward[r, j] = link.dtype.type(0)
     fours = last - (last - first) % 4
     for i in range(first, fours, 4):
         for k in range(i, i + 4):
@@ -149,6 +149,7 @@ def linkage_backward(
     row_sums,
     column_sums,
     d_precedence,
+    new,
 ):
     """Rows [first, last) of the adjoint, in one pass; L_t is made anew row by row.
 
@@ -158,13 +159,18 @@ def linkage_backward(
         toward_r = L_t x_r (rows of the strip);  away_r = L_t^T x_r (column sums)
         row_sums = sum_j G (p - L) (rows);  column_sums = sum_i G L;  d_precedence = sum_i ww_i G
         d_link becomes (1 - ww_i - ww_j) G
+
+    new (4, N) is room for rows of L_t.
     """
     zero = link.dtype.type(0)
     N = precedence.shape[0]
-    away[:] = zero
-    column_sums[:] = zero
-    d_precedence[:] = zero
-    new = np.empty((4, N), link.dtype)
+    for r in range(away.shape[0]):
+        for j in range(N):
+            away[r, j] = zero
+    for j in range(N):
+        column_sums[j] = zero
+    for j in range(N):
+        d_precedence[j] = zero
     fours = last - (last - first) % 4
     for i in range(first, fours, 4):
         for k in range(4):

@@ -8,8 +8,6 @@ read_weights (R, N), read_vectors (R, W).
 
 from __future__ import annotations
 
-import numpy as np
-
 from .compile import kernel
 
 
@@ -42,18 +40,22 @@ def write_memory_backward(
     d_write_weights,
     d_erase_vectors,
     d_write_vectors,
+    others,
 ):
     """d_memory goes from M_t to M_{t-1}; d_write_weights is added to; the other two are filled.
 
     With F_h = 1 - ww_h e_h and Q_h = dM M prod over the other heads of F:
     dv_h = dM^T ww_h;  de_h = -Q_h^T ww_h;  dww_h = dM v_h - Q_h e_h;  dM becomes dM prod_h F_h.
+    others (W) is room for a row of Q.
     """
     zero = memory.dtype.type(0)
     one = memory.dtype.type(1)
     Hw, W = erase_vectors.shape
-    d_erase_vectors[:] = zero
-    d_write_vectors[:] = zero
-    others = np.empty(W, memory.dtype)
+    for head in range(Hw):
+        for w in range(W):
+            d_erase_vectors[head, w] = zero
+        for w in range(W):
+            d_write_vectors[head, w] = zero
     for n in range(memory.shape[0]):
         row, gradient = memory[n], d_memory[n]
         for head in range(Hw):
@@ -69,7 +71,9 @@ def write_memory_backward(
             total = zero
             for w in range(W):
                 total += gradient[w] * vector[w] - others[w] * erase[w]
+            for w in range(W):
                 d_vector[w] += weight * gradient[w]
+            for w in range(W):
                 d_erase[w] -= weight * others[w]
             d_write_weights[head, n] += total
         for head in range(Hw):
@@ -81,7 +85,9 @@ def write_memory_backward(
 @kernel
 def read_memory(memory, read_weights, read_vectors):
     """Fill read_vectors."""
-    read_vectors[:] = memory.dtype.type(0)
+    for r in range(read_vectors.shape[0]):
+        for w in range(read_vectors.shape[1]):
+            read_vectors[r, w] = memory.dtype.type(0)
     for n in range(memory.shape[0]):
         row = memory[n]
         for r in range(read_weights.shape[0]):
@@ -101,5 +107,6 @@ def read_memory_backward(d_read_vectors, memory, read_weights, d_memory, d_read_
             total = zero
             for w in range(row.shape[0]):
                 total += d_vector[w] * row[w]
+            for w in range(row.shape[0]):
                 gradient[w] += weight * d_vector[w]
             d_read_weights[r, n] += total

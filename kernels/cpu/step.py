@@ -1,9 +1,9 @@
 """The whole memory step, forward and backward, for a range of batch elements in one call.
 
-A step has three parts: before the link matrix (usage, allocation, writing), the link matrix by
-strips of rows, and after it (reading). `forward` and `backward` run all three for some batch
-elements; where there are fewer of these than threads, the caller runs the parts by themselves and
-shares out the strips.
+A step has three stages: before the link matrix (usage, allocation, writing), the link matrix by
+strips of rows, and after it (reading). Threads take all three for batch elements of their own; if
+there are fewer elements than threads, the caller runs the stages by themselves and shares out the
+strips.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import numpy as np
 
 from . import allocation, content, linkage, memory
 from .compile import kernel
-from .interface import activate, activate_backward, column, split
+from .interface import activate, activate_backward, split
 
 STRIP = linkage.STRIP
 
+ALL, BEFORE, LINKS, AFTER = range(4)
+"""Stages of a step: all of it, or what comes before the link matrices, these, what comes after."""
+
 
 class Scratch(NamedTuple):
-    """What the parts of a step leave for each other; S strips.
+    """What the parts of a step leave for each other, and room to work in; S strips.
 
     | field        | shape            | forward             | backward                         |
     |--------------|------------------|---------------------|----------------------------------|
@@ -30,6 +33,21 @@ class Scratch(NamedTuple):
     | row_sums     | (B, Hw, N)       |                     | see `linkage_backward`           |
     | column_sums  | (B, S, Hw, N)    |                     | see `linkage_backward`           |
     | d_precedence | (B, S, Hw, N)    |                     | see `linkage_backward`           |
+    | new          | (B, S, 4, N)     |                     | see `linkage_backward`           |
+    | modes        | (B, Hw, 2, R)    |                     | read modes, forward and backward |
+    | found        | (B, heads, N)    | content weightings of the heads of a kind              |
+    | similarity   | (B, heads, N)    | see `content`                                          |
+    | key_norms    | (B, heads)       | see `content`                                          |
+    | cell_norms   | (B, N)           | see `content`                                          |
+    | d_found      | (B, heads, N)    |                     | gradient of the content weightings |
+    | seen         | (B, Hw, N)       | usage that each write head sees                        |
+    | lifted       | (B, Hw, N)       | likewise, see `allocation`                             |
+    | allocations  | (B, Hw, N)       | allocation weightings                                  |
+    | orders       | (B, Hw, N)       | free lists                                             |
+    | keys, other, counts | (B, N), (B, N), (B, COUNTS) | see `free_list`                      |
+    | written      | (B, Hw, N)       |                     | write weightings, made anew      |
+    | products, d_seen, d_allocation | (B, N) |             | see `_allocate_backward`         |
+    | word         | (B, W)           |                     | see `write_memory_backward`      |
     """
 
     active: Any
@@ -38,6 +56,25 @@ class Scratch(NamedTuple):
     row_sums: Any
     column_sums: Any
     d_precedence: Any
+    new: Any
+    modes: Any
+    found: Any
+    similarity: Any
+    key_norms: Any
+    cell_norms: Any
+    d_found: Any
+    seen: Any
+    lifted: Any
+    allocations: Any
+    orders: Any
+    keys: Any
+    other: Any
+    counts: Any
+    written: Any
+    products: Any
+    d_seen: Any
+    d_allocation: Any
+    word: Any
 
 
 def num_strips(N: int) -> int:
@@ -48,6 +85,7 @@ def num_strips(N: int) -> int:
 def make_scratch(B: int, N: int, W: int, R: int, Hw: int, dtype: Any) -> Scratch:
     """Scratch arrays for steps of these sizes."""
     S = num_strips(N)
+    heads = max(R, Hw)
     return Scratch(
         active=np.empty((B, R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)), dtype),
         rows=np.empty((B, Hw, R, N), dtype),
@@ -55,6 +93,25 @@ def make_scratch(B: int, N: int, W: int, R: int, Hw: int, dtype: Any) -> Scratch
         row_sums=np.empty((B, Hw, N), dtype),
         column_sums=np.empty((B, S, Hw, N), dtype),
         d_precedence=np.empty((B, S, Hw, N), dtype),
+        new=np.empty((B, S, 4, N), dtype),
+        modes=np.empty((B, Hw, 2, R), dtype),
+        found=np.empty((B, heads, N), dtype),
+        similarity=np.empty((B, heads, N), dtype),
+        key_norms=np.empty((B, heads), dtype),
+        cell_norms=np.empty((B, N), dtype),
+        d_found=np.empty((B, heads, N), dtype),
+        seen=np.empty((B, Hw, N), dtype),
+        lifted=np.empty((B, Hw, N), dtype),
+        allocations=np.empty((B, Hw, N), dtype),
+        orders=np.empty((B, Hw, N), np.int64),
+        keys=np.empty((B, N), np.float64),
+        other=np.empty((B, N), np.int64),
+        counts=np.empty((B, allocation.COUNTS), np.int64),
+        written=np.empty((B, Hw, N), dtype),
+        products=np.empty((B, N), dtype),
+        d_seen=np.empty((B, N), dtype),
+        d_allocation=np.empty((B, N), dtype),
+        word=np.empty((B, W), dtype),
     )
 
 
@@ -73,22 +130,54 @@ def _usage_before_writing(free_gates, usage, write_weights, read_weights, out):
 
 
 @kernel
-def _allocate(usage, content_weights, allocation_gates, write_gates, robust, write_weights):
-    """The write weightings of all heads; returns what each head saw, for the backward pass.
+def _look_up(b, keys, strengths, cells, scratch):
+    """The content weightings of all heads of a kind, left in the scratch arrays."""
+    content.look_up(
+        keys,
+        strengths,
+        cells,
+        scratch.key_norms[b],
+        scratch.cell_norms[b],
+        scratch.similarity[b],
+        scratch.found[b],
+    )
+
+
+@kernel
+def _look_up_backward(b, keys, strengths, cells, scratch, d_keys, d_strengths, d_cells):
+    """Through `_look_up`, from scratch.d_found."""
+    content.content_weighting_backward(
+        scratch.d_found[b],
+        scratch.found[b],
+        scratch.similarity[b],
+        keys,
+        strengths,
+        cells,
+        scratch.key_norms[b],
+        scratch.cell_norms[b],
+        d_keys,
+        d_strengths,
+        d_cells,
+    )
+
+
+@kernel
+def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, write_weights):
+    """The write weightings of all heads, from scratch.found.
 
     Heads allocate one after another, each on a usage that counts what those before it allocate.
     """
-    Hw, N = content_weights.shape
+    Hw, N = write_weights.shape
     one = usage.dtype.type(1)
-    seen = np.empty((Hw, N), usage.dtype)
-    lifted = np.empty((Hw, N), usage.dtype)
-    orders = np.empty((Hw, N), np.int64)
-    allocations = np.empty((Hw, N), usage.dtype)
+    content_weights, seen, lifted = scratch.found[b], scratch.seen[b], scratch.lifted[b]
+    orders, allocations = scratch.orders[b], scratch.allocations[b]
     for n in range(N):
         seen[0, n] = usage[n]
     for head in range(Hw):
         allocation.lifted_usage(seen[head], lifted[head])
-        allocation.free_list(lifted[head], robust, orders[head])
+        allocation.free_list(
+            lifted[head], robust, orders[head], scratch.keys[b], scratch.other[b], scratch.counts[b]
+        )
         allocation.allocation_weighting(lifted[head], orders[head], allocations[head])
         gate, share = write_gates[head], allocation_gates[head]
         for n in range(N):
@@ -98,11 +187,10 @@ def _allocate(usage, content_weights, allocation_gates, write_gates, robust, wri
             )
             if head + 1 < Hw:
                 seen[head + 1, n] = seen[head, n] + (one - seen[head, n]) * gate * share * found
-    return seen, lifted, orders, allocations
 
 
 @kernel
-def forward_before(b, step, scratch, robust):
+def _forward_before(b, step, scratch, robust):
     """Usage, write weightings, memory and precedence of step t."""
     memory0, write1, precedence0 = step.memory0[b], step.write1[b], step.precedence0[b]
     N, W = memory0.shape
@@ -111,8 +199,8 @@ def forward_before(b, step, scratch, robust):
     parts = split(scratch.active[b], W, R, Hw)
     _, _, keys, strengths, erase, vectors, free_gates, allocation_gates, write_gates, _ = parts
     _usage_before_writing(free_gates, step.usage0[b], step.write0[b], step.read0[b], step.usage1[b])
-    weights, _, _, _ = content.look_up(keys, strengths, memory0)
-    _allocate(step.usage1[b], weights, allocation_gates, write_gates, robust, write1)
+    _look_up(b, keys, strengths, memory0, scratch)
+    _allocate(b, step.usage1[b], allocation_gates, write_gates, robust, scratch, write1)
     memory.write_memory(memory0, write1, erase, vectors, step.memory1[b])
     for head in range(Hw):
         rest = memory0.dtype.type(1)
@@ -123,7 +211,7 @@ def forward_before(b, step, scratch, robust):
 
 
 @kernel
-def forward_link(b, strip, step, scratch):
+def _forward_link(b, strip, step, scratch):
     """A strip of rows of the link matrices of step t, and their parts of both weightings."""
     first = strip * STRIP
     last = min(first + STRIP, step.usage0.shape[1])
@@ -142,26 +230,18 @@ def forward_link(b, strip, step, scratch):
 
 
 @kernel
-def forward_links(first, last, step, scratch):
-    """The strips [first, last) of all batch elements, one element's after another's."""
-    strips = scratch.columns.shape[1]
-    for index in range(first, last):
-        forward_link(index // strips, index % strips, step, scratch)
-
-
-@kernel
-def forward_after(b, step, scratch):
+def _forward_after(b, step, scratch):
     """Read weightings and read vectors of step t."""
     memory1, read1 = step.memory1[b], step.read1[b]
     N, W = memory1.shape
     Hw, R = step.write1.shape[1], read1.shape[0]
     parts = split(scratch.active[b], W, R, Hw)
-    keys, strengths, modes = parts[0], parts[1], parts[9]
-    weights, _, _, _ = content.look_up(keys, strengths, memory1)
+    modes, found = parts[9], scratch.found[b]
+    _look_up(b, parts[0], parts[1], memory1, scratch)
     for r in range(R):
         mode = modes[r, Hw]
         for n in range(N):
-            read1[r, n] = mode * weights[r, n]
+            read1[r, n] = mode * found[r, n]
         for head in range(Hw):
             mode = modes[r, 1 + Hw + head]
             ahead = scratch.rows[b, head, r]
@@ -176,45 +256,52 @@ def forward_after(b, step, scratch):
 
 
 @kernel
-def forward(first, last, step, scratch, robust):
-    """A whole step for the batch elements [first, last)."""
+def forward(stage, first, last, step, scratch, robust):
+    """A stage of a step: of the batch elements [first, last), or of the strips (LINKS)."""
+    strips = scratch.columns.shape[1]
+    if stage == LINKS:
+        for index in range(first, last):
+            _forward_link(index // strips, index % strips, step, scratch)
+        return
     for b in range(first, last):
-        forward_before(b, step, scratch, robust)
-        for strip in range(scratch.columns.shape[1]):
-            forward_link(b, strip, step, scratch)
-        forward_after(b, step, scratch)
+        if stage != AFTER:
+            _forward_before(b, step, scratch, robust)
+        if stage == ALL:
+            for strip in range(strips):
+                _forward_link(b, strip, step, scratch)
+        if stage != BEFORE:
+            _forward_after(b, step, scratch)
 
 
 @kernel
-def rebuild_memory(first, last, step, scratch):
-    """memory1 from memory0, the interface and the write weightings, for [first, last)."""
-    W = step.memory0.shape[2]
+def rebuild(stage, first, last, step, scratch):
+    """memory1 of the batch elements [first, last) anew (BEFORE), or link1 of the strips (LINKS)."""
+    N, W = step.memory0.shape[1:]
     Hw, R = step.write1.shape[1], step.read0.shape[1]
-    for b in range(first, last):
-        activate(step.vector[b], W, R, Hw, scratch.active[b])
-        parts = split(scratch.active[b], W, R, Hw)
-        memory.write_memory(step.memory0[b], step.write1[b], parts[4], parts[5], step.memory1[b])
-
-
-@kernel
-def rebuild_links(first, last, step, strips):
-    """link1 from link0 and the vectors, for the strips [first, last) of all batch elements."""
-    N = step.usage0.shape[1]
+    strips = scratch.columns.shape[1]
     for index in range(first, last):
-        b, strip = index // strips, index % strips
-        for head in range(step.write1.shape[1]):
-            linkage.update_link(
-                strip * STRIP,
-                min(strip * STRIP + STRIP, N),
-                step.link0[b, head],
-                step.precedence0[b, head],
-                step.write1[b, head],
-                step.link1[b, head],
+        if stage == LINKS:
+            b, strip = index // strips, index % strips
+            for head in range(Hw):
+                linkage.update_link(
+                    strip * STRIP,
+                    min(strip * STRIP + STRIP, N),
+                    step.link0[b, head],
+                    step.precedence0[b, head],
+                    step.write1[b, head],
+                    step.link1[b, head],
+                )
+        else:
+            active = scratch.active[index]
+            activate(step.vector[index], W, R, Hw, active)
+            parts = split(active, W, R, Hw)
+            memory.write_memory(
+                step.memory0[index], step.write1[index], parts[4], parts[5], step.memory1[index]
             )
 
 
 @kernel
-def backward_before(b, step, adjoint, scratch):
+def _backward_before(b, step, adjoint, scratch):
     """Through the read vectors and the read content weighting."""
     memory1 = step.memory1[b]
     N, W = memory1.shape
@@ -224,40 +311,28 @@ def backward_before(b, step, adjoint, scratch):
     activate(step.vector[b], W, R, Hw, scratch.active[b])
     parts = split(scratch.active[b], W, R, Hw)
     d_parts = split(adjoint.vector[b], W, R, Hw)
-    keys, strengths, modes = parts[0], parts[1], parts[9]
-    weights, similarity, key_norms, cell_norms = content.look_up(keys, strengths, memory1)
-    d_weights = np.empty((R, N), memory1.dtype)
+    modes, found, d_found = parts[9], scratch.found[b], scratch.d_found[b]
+    _look_up(b, parts[0], parts[1], memory1, scratch)
     for r in range(R):
         mode = modes[r, Hw]
         total = memory1.dtype.type(0)
         for n in range(N):
-            total += d_read[r, n] * weights[r, n]
-            d_weights[r, n] = mode * d_read[r, n]
+            total += d_read[r, n] * found[r, n]
+        for n in range(N):
+            d_found[r, n] = mode * d_read[r, n]
         d_parts[9][r, Hw] = total
-    content.content_weighting_backward(
-        d_weights,
-        weights,
-        similarity,
-        keys,
-        strengths,
-        memory1,
-        key_norms,
-        cell_norms,
-        d_parts[0],
-        d_parts[1],
-        d_memory,
-    )
+        for head in range(Hw):
+            scratch.modes[b, head, 0, r] = modes[r, 1 + Hw + head]
+            scratch.modes[b, head, 1, r] = modes[r, head]
+    _look_up_backward(b, parts[0], parts[1], memory1, scratch, d_parts[0], d_parts[1], d_memory)
 
 
 @kernel
-def backward_link(b, strip, step, adjoint, scratch):
+def _backward_link(b, strip, step, adjoint, scratch):
     """Through a strip of rows of the link matrices."""
     first = strip * STRIP
-    N, W = step.memory0.shape[1:]
-    last = min(first + STRIP, N)
-    Hw, R = step.write1.shape[1], step.read0.shape[1]
-    modes = split(scratch.active[b], W, R, Hw)[9]
-    for head in range(Hw):
+    last = min(first + STRIP, step.usage0.shape[1])
+    for head in range(step.write1.shape[1]):
         linkage.linkage_backward(
             first,
             last,
@@ -266,23 +341,16 @@ def backward_link(b, strip, step, adjoint, scratch):
             step.write1[b, head],
             step.read0[b],
             adjoint.read[b],
-            column(modes, 1 + Hw + head),
-            column(modes, head),
+            scratch.modes[b, head, 0],
+            scratch.modes[b, head, 1],
             adjoint.link[b, head],
             scratch.rows[b, head],
             scratch.columns[b, strip, head],
             scratch.row_sums[b, head],
             scratch.column_sums[b, strip, head],
             scratch.d_precedence[b, strip, head],
+            scratch.new[b, strip],
         )
-
-
-@kernel
-def backward_links(first, last, step, adjoint, scratch):
-    """The strips [first, last) of all batch elements, one element's after another's."""
-    strips = scratch.columns.shape[1]
-    for index in range(first, last):
-        backward_link(index // strips, index % strips, step, adjoint, scratch)
 
 
 @kernel
@@ -337,25 +405,24 @@ def _write_weights_backward(b, step, adjoint, scratch):
 
 @kernel
 def _allocate_backward(
+    b,
     d_write,
-    content_weights,
     allocation_gates,
     write_gates,
-    seen,
-    lifted,
-    orders,
-    allocations,
-    d_content,
+    scratch,
     d_allocation_gates,
     d_write_gates,
     d_usage,
 ):
-    """Through `_allocate`: fill d_content and the gates' gradients, add to d_usage."""
-    Hw, N = content_weights.shape
-    one = content_weights.dtype.type(1)
-    zero = content_weights.dtype.type(0)
-    d_seen = np.zeros(N, content_weights.dtype)
-    d_allocation = np.empty(N, content_weights.dtype)
+    """Through `_allocate`: fill scratch.d_found and the gates' gradients, add to d_usage."""
+    Hw, N = d_write.shape
+    one = d_write.dtype.type(1)
+    zero = d_write.dtype.type(0)
+    content_weights, d_content = scratch.found[b], scratch.d_found[b]
+    seen, allocations = scratch.seen[b], scratch.allocations[b]
+    d_seen, d_allocation = scratch.d_seen[b], scratch.d_allocation[b]
+    for n in range(N):
+        d_seen[n] = zero
     for head in range(Hw - 1, -1, -1):
         gate, share = write_gates[head], allocation_gates[head]
         d_gate = d_share = d_both = zero
@@ -373,7 +440,13 @@ def _allocate_backward(
                 d_seen[n] *= one - gate * share * found
         d_write_gates[head] = d_gate + d_both * share
         d_allocation_gates[head] = d_share + d_both * gate
-        allocation.allocation_weighting_backward(d_allocation, lifted[head], orders[head], d_seen)
+        allocation.allocation_weighting_backward(
+            d_allocation,
+            scratch.lifted[b, head],
+            scratch.orders[b, head],
+            scratch.products[b],
+            d_seen,
+        )
     for n in range(N):
         d_usage[n] += d_seen[n]
 
@@ -384,7 +457,8 @@ def _usage_backward(b, step, adjoint, free_gates, d_free_gates):
     R, N = step.read0.shape[1:]
     Hw = step.write0.shape[1]
     one = step.usage0.dtype.type(1)
-    d_free_gates[:] = step.usage0.dtype.type(0)
+    for r in range(R):
+        d_free_gates[r] = step.usage0.dtype.type(0)
     for n in range(N):
         usage, d_usage = step.usage0[b, n], adjoint.usage[b, n]
         unwritten = one
@@ -412,10 +486,10 @@ def _usage_backward(b, step, adjoint, free_gates, d_free_gates):
 
 
 @kernel
-def backward_after(b, step, adjoint, scratch, robust):
+def _backward_after(b, step, adjoint, scratch, robust):
     """Through the weightings, the writing, the allocation and the usage, to step t - 1."""
     memory0, d_write = step.memory0[b], adjoint.write[b]
-    N, W = memory0.shape
+    W = memory0.shape[1]
     Hw, R = step.write1.shape[1], step.read1.shape[1]
     active = scratch.active[b]
     parts = split(active, W, R, Hw)
@@ -424,50 +498,49 @@ def backward_after(b, step, adjoint, scratch, robust):
     _read_weights_backward(b, step, adjoint, scratch, modes, d_parts[9])
     _write_weights_backward(b, step, adjoint, scratch)
     memory.write_memory_backward(
-        memory0, step.write1[b], erase, vectors, adjoint.memory[b], d_write, d_parts[4], d_parts[5]
-    )
-    weights, similarity, key_norms, cell_norms = content.look_up(keys, strengths, memory0)
-    write_weights = np.empty((Hw, N), memory0.dtype)
-    seen, lifted, orders, allocations = _allocate(
-        step.usage1[b], weights, allocation_gates, write_gates, robust, write_weights
-    )
-    d_content = np.empty((Hw, N), memory0.dtype)
-    _allocate_backward(
+        memory0,
+        step.write1[b],
+        erase,
+        vectors,
+        adjoint.memory[b],
         d_write,
-        weights,
+        d_parts[4],
+        d_parts[5],
+        scratch.word[b],
+    )
+    _look_up(b, keys, strengths, memory0, scratch)
+    written = scratch.written[b]
+    _allocate(b, step.usage1[b], allocation_gates, write_gates, robust, scratch, written)
+    _allocate_backward(
+        b,
+        d_write,
         allocation_gates,
         write_gates,
-        seen,
-        lifted,
-        orders,
-        allocations,
-        d_content,
+        scratch,
         d_parts[7],
         d_parts[8],
         adjoint.usage[b],
     )
-    content.content_weighting_backward(
-        d_content,
-        weights,
-        similarity,
-        keys,
-        strengths,
-        memory0,
-        key_norms,
-        cell_norms,
-        d_parts[2],
-        d_parts[3],
-        adjoint.memory[b],
+    _look_up_backward(
+        b, keys, strengths, memory0, scratch, d_parts[2], d_parts[3], adjoint.memory[b]
     )
     _usage_backward(b, step, adjoint, free_gates, d_parts[6])
     activate_backward(adjoint.vector[b], active, W, R, Hw)
 
 
 @kernel
-def backward(first, last, step, adjoint, scratch, robust):
-    """Through a whole step for the batch elements [first, last)."""
+def backward(stage, first, last, step, adjoint, scratch, robust):
+    """A stage of a step on the way back: of batch elements [first, last), or strips (LINKS)."""
+    strips = scratch.columns.shape[1]
+    if stage == LINKS:
+        for index in range(first, last):
+            _backward_link(index // strips, index % strips, step, adjoint, scratch)
+        return
     for b in range(first, last):
-        backward_before(b, step, adjoint, scratch)
-        for strip in range(scratch.columns.shape[1]):
-            backward_link(b, strip, step, adjoint, scratch)
-        backward_after(b, step, adjoint, scratch, robust)
+        if stage != AFTER:
+            _backward_before(b, step, adjoint, scratch)
+        if stage == ALL:
+            for strip in range(strips):
+                _backward_link(b, strip, step, adjoint, scratch)
+        if stage != BEFORE:
+            _backward_after(b, step, adjoint, scratch, robust)

@@ -1,0 +1,100 @@
+"""Threads for the compiled kernels: torch's own, where they can be had.
+
+torch's operations run in a team of OpenMP threads, which spin for some milliseconds after each of
+them. Threads of our own would have to share the cores with them; so the kernels run in that very
+team. Elsewhere (no GNU OpenMP, a forked process, in which its threads are lost) they run in a pool.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Range = tuple[int, int]
+
+
+def run_ranges(ranges: list[Range], function: Callable[..., None], *arguments: Any) -> None:
+    """Call function(first, last, ...) on each range, all at once; an error reaches the caller."""
+    if len(ranges) == 1:
+        function(*ranges[0], *arguments)
+    elif _team is None or os.getpid() != _process:
+        _run_in_pool(ranges, function, arguments)
+    else:
+        _run_in_team(_team, ranges, function, arguments)
+
+
+def ranges_of(count: int, threads: int) -> list[Range]:
+    """Ranges that cover [0, count), at most one a thread."""
+    ends = [count * (thread + 1) // threads for thread in range(threads)]
+    return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
+
+
+def _find_team() -> Any:
+    """torch's OpenMP library, or None where it is another than GNU's."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            library = ctypes.CDLL(str(path))
+            arguments = [_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            library.GOMP_parallel.argtypes = arguments
+            library.omp_get_thread_num.restype = ctypes.c_int
+        except (OSError, AttributeError):
+            continue
+        return library
+    return None
+
+
+_Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_team = _find_team()
+_process = os.getpid()
+
+
+def _run_in_team(
+    team: Any, ranges: list[Range], function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    errors: list[BaseException] = []
+    taken = [False] * len(ranges)
+
+    def body(_: Any) -> None:
+        place = team.omp_get_thread_num()
+        taken[place] = True
+        try:
+            function(*ranges[place], *arguments)
+        except BaseException as error:  # an exception must not pass through OpenMP
+            errors.append(error)
+
+    team.GOMP_parallel(_Body(body), None, len(ranges), 0)
+    if errors:
+        raise errors[0]
+    # OpenMP may give fewer threads than asked for, by OMP_THREAD_LIMIT or inside of another team.
+    for one, done in zip(ranges, taken, strict=True):
+        if not done:
+            function(*one, *arguments)
+
+
+def _run_in_pool(
+    ranges: list[Range], function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    others = [_pool(len(ranges)).submit(function, *one, *arguments) for one in ranges[1:]]
+    function(*ranges[0], *arguments)
+    for other in others:
+        other.result()
+
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The helpers of this thread; a forked process makes its own."""
+    key = (os.getpid(), threads)
+    with _pools_lock:
+        if key not in _pools:
+            _pools[key] = ThreadPoolExecutor(threads - 1, thread_name_prefix="dnc_fast")
+        return _pools[key]

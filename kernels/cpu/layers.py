@@ -1,0 +1,136 @@
+"""One step of one controller layer and batch element, forward and backward.
+
+Every loop writes to one array only, or the compiler would not vectorise it. Shapes: active, the
+activations of all gates, (G H); all else (H).
+"""
+
+from __future__ import annotations
+
+from ..arrays import GRU, LSTM
+from .compile import kernel
+from .elementary import sigmoid, tanh
+
+
+@kernel
+def _sigmoid(values):
+    for j in range(values.shape[0]):
+        values[j] = sigmoid(values[j])
+
+
+@kernel
+def _tanh(values, out):
+    for j in range(values.shape[0]):
+        out[j] = tanh(values[j])
+
+
+@kernel
+def _lstm(active, cells, new_cells, squashed, hidden):
+    """h = o s, s = tanh(c'), c' = f c + i g; active holds i, f, g, o."""
+    H = hidden.shape[0]
+    entry, forget, change = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
+    output = active[3 * H :]
+    _sigmoid(active[: 2 * H])
+    _tanh(change, change)
+    _sigmoid(output)
+    for j in range(H):
+        new_cells[j] = forget[j] * cells[j] + entry[j] * change[j]
+    _tanh(new_cells, squashed)
+    for j in range(H):
+        hidden[j] = output[j] * squashed[j]
+
+
+@kernel
+def _lstm_backward(active, cells, squashed, d_hidden, d_cells, d_active):
+    """Fill d_active; d_cells goes from step t to step t - 1."""
+    one = active.dtype.type(1)
+    H = d_hidden.shape[0]
+    entry, forget, change = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
+    output = active[3 * H :]
+    d_entry, d_forget, d_change = d_active[:H], d_active[H : 2 * H], d_active[2 * H : 3 * H]
+    d_output = d_active[3 * H :]
+    for j in range(H):
+        d_cells[j] += d_hidden[j] * output[j] * (one - squashed[j] * squashed[j])
+    for j in range(H):
+        d_entry[j] = d_cells[j] * change[j] * entry[j] * (one - entry[j])
+    for j in range(H):
+        d_forget[j] = d_cells[j] * cells[j] * forget[j] * (one - forget[j])
+    for j in range(H):
+        d_change[j] = d_cells[j] * entry[j] * (one - change[j] * change[j])
+    for j in range(H):
+        d_output[j] = d_hidden[j] * squashed[j] * output[j] * (one - output[j])
+    for j in range(H):
+        d_cells[j] *= forget[j]
+
+
+@kernel
+def _gru(active, last, hidden):
+    """h' = n + z (h - n), n = tanh(a + r b); active holds r, z, n, b."""
+    H = hidden.shape[0]
+    reset, update, new = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
+    hidden_new = active[3 * H :]
+    _sigmoid(active[: 2 * H])
+    for j in range(H):
+        new[j] += reset[j] * hidden_new[j]
+    _tanh(new, new)
+    for j in range(H):
+        hidden[j] = new[j] + update[j] * (last[j] - new[j])
+
+
+@kernel
+def _gru_backward(active, last, d_hidden, d_active):
+    """Fill d_active; d_hidden becomes what goes to h_{t-1} besides the pre-activations."""
+    one = active.dtype.type(1)
+    H = d_hidden.shape[0]
+    reset, update, new = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
+    hidden_new = active[3 * H :]
+    d_reset, d_update, d_new = d_active[:H], d_active[H : 2 * H], d_active[2 * H : 3 * H]
+    d_hidden_new = d_active[3 * H :]
+    for j in range(H):
+        d_new[j] = d_hidden[j] * (one - update[j]) * (one - new[j] * new[j])
+    for j in range(H):
+        d_update[j] = d_hidden[j] * (last[j] - new[j]) * update[j] * (one - update[j])
+    for j in range(H):
+        d_reset[j] = d_new[j] * hidden_new[j] * reset[j] * (one - reset[j])
+    for j in range(H):
+        d_hidden_new[j] = d_new[j] * reset[j]
+    for j in range(H):
+        d_hidden[j] *= update[j]
+
+
+@kernel
+def layer(kind, active, last, cells, new_cells, squashed, hidden):
+    """From pre-activations, in place, to new cells and hidden activations.
+
+    Args:
+        kind: LSTM, GRU or PLAIN.
+        active: pre-activations; activations afterwards.
+        last: h_{t-1}; of an LSTM not looked at.
+        cells, new_cells: c_{t-1} and c_t of an LSTM, else not looked at.
+        squashed: tanh(c_t), likewise.
+        hidden: h_t.
+    """
+    if kind == LSTM:
+        _lstm(active, cells, new_cells, squashed, hidden)
+    elif kind == GRU:
+        _gru(active, last, hidden)
+    else:
+        _tanh(active, hidden)
+
+
+@kernel
+def layer_backward(kind, active, last, cells, squashed, hidden, d_hidden, d_cells, d_active):
+    """Fill d_active, the gradient of the pre-activations.
+
+    d_hidden becomes what goes to h_{t-1} besides them, d_cells the gradient of c_{t-1}.
+    """
+    one = active.dtype.type(1)
+    if kind == LSTM:
+        _lstm_backward(active, cells, squashed, d_hidden, d_cells, d_active)
+    elif kind == GRU:
+        _gru_backward(active, last, d_hidden, d_active)
+    else:
+        for j in range(d_hidden.shape[0]):
+            d_active[j] = d_hidden[j] * (one - hidden[j] * hidden[j])
+    if kind != GRU:
+        for j in range(d_hidden.shape[0]):
+            d_hidden[j] = active.dtype.type(0)

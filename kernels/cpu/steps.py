@@ -1,0 +1,246 @@
+"""All steps of a batch of sequences in one call: controller, interface layer and memory.
+
+A call takes a range of batch elements through all steps, so that threads that share out the batch
+meet only at the end. Where there are fewer elements than threads, the caller takes the stages of a
+step one by one and shares out the strips of the link matrices. Both make the same sums.
+"""
+
+from __future__ import annotations
+
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+
+from ..arrays import Adjoint, Step
+from . import step as kernels
+from .compile import kernel
+from .layers import layer, layer_backward
+from .product import add_product
+
+
+@intrinsic
+def _array_at(typingctx, address, shape, like):
+    """The contiguous array of a shape at an address, of the dtype of another one."""
+    kind = types.Array(like.dtype, shape.count, "C")
+
+    def generate(context, builder, signature, arguments):
+        result = context.make_array(kind)(context, builder)
+        sizes = cgutils.unpack_tuple(builder, arguments[1])
+        itemsize = context.get_constant(types.intp, like.dtype.bitwidth // 8)
+        strides = [itemsize]
+        for size in reversed(sizes[1:]):
+            strides.insert(0, builder.mul(strides[0], size))
+        data = builder.inttoptr(arguments[0], result.data.type)
+        populate_array(result, data, sizes, strides, itemsize, meminfo=None)
+        return result._getvalue()
+
+    return kind(address, shape, like), generate
+
+
+@kernel
+def _step(t, steps, reads):
+    """The arrays of step t, with all its sequences."""
+    before, after, place = steps.before[t], steps.after[t], steps.place[t]
+    (_, Hw, N), W = steps.write.shape, reads.shape[2]
+    cells = (steps.batch_sizes[t], N, W)
+    links = (steps.batch_sizes[t], Hw, N, N)
+    return Step(
+        steps.vectors[place:],
+        _array_at(steps.memory0[t], cells, reads),
+        _array_at(steps.memory1[t], cells, reads),
+        steps.usage[before:],
+        steps.usage[after:],
+        steps.precedence[before:],
+        steps.precedence[after:],
+        _array_at(steps.link0[t], links, reads),
+        _array_at(steps.link1[t], links, reads),
+        steps.write[before:],
+        steps.write[after:],
+        steps.read[before:],
+        steps.read[after:],
+        reads[place:],
+    )
+
+
+@kernel
+def _copy(values, out):
+    for j in range(out.shape[0]):
+        out[j] = values[j]
+
+
+@kernel
+def _add(values, out):
+    for j in range(out.shape[0]):
+        out[j] += values[j]
+
+
+@kernel
+def _control(first, last, t, steps):
+    """From r_{t-1} to the hidden activations and the interface vectors of step t."""
+    before, after, place, output = steps.before[t], steps.after[t], steps.place[t], steps.output[t]
+    layers, _, H = steps.hidden0.shape
+    own, size = steps.own, steps.reads.shape[1] * steps.reads.shape[2]
+    count = last - first
+    for index in range(layers):
+        inputs, active = steps.inputs[index], steps.active[index]
+        lower = size + (H if index else 0)
+        for b in range(first, last):
+            seen = inputs[place + b]
+            reads = steps.reads0[b] if t == 0 else steps.reads[steps.place[t - 1] + b]
+            _copy(reads.reshape(size), seen[:size])
+            if index:
+                below = steps.features[output + b, (index - 1) * H : index * H]
+                _copy(below, seen[size:lower])
+            if t == 0:
+                _copy(steps.hidden0[index, b], seen[lower : lower + own])
+            else:
+                hidden = steps.features[steps.output[t - 1] + b, index * H : index * H + own]
+                _copy(hidden, seen[lower : lower + own])
+            _copy(steps.x_part[index, output + b], active[place + b])
+        add_product(inputs, place + first, steps.weights[index], active, place + first, count)
+        cells = steps.cells[index]
+        for b in range(first, last):
+            layer(
+                steps.kind,
+                active[place + b],
+                inputs[place + b, lower : lower + own],
+                cells[before + b],
+                cells[after + b],
+                steps.squashed[index, place + b],
+                steps.features[output + b, index * H : index * H + H],
+            )
+    for b in range(first, last):
+        _copy(steps.bias, steps.vectors[place + b])
+    add_product(
+        steps.features, output + first, steps.interface, steps.vectors, place + first, count
+    )
+
+
+@kernel
+def _put_out(b, t, steps):
+    """The read vectors of step t go to the features."""
+    reads = steps.reads[steps.place[t] + b]
+    size = reads.size
+    row = steps.features[steps.output[t] + b]
+    _copy(reads.reshape(size), row[row.shape[0] - size :])
+
+
+@kernel
+def forward(stage, first, last, start, stop, steps, scratch, robust):
+    """The steps [start, stop): all of them, for the batch elements [first, last).
+
+    Or a stage of a single step, see `step.forward`; the controller comes first, the features last.
+    """
+    for t in range(start, stop):
+        end = last if stage == kernels.LINKS else min(last, steps.batch_sizes[t])
+        if first >= end:
+            return
+        if stage in (kernels.ALL, kernels.BEFORE):
+            _control(first, end, t, steps)
+        kernels.forward(stage, first, end, _step(t, steps, steps.reads), scratch, robust)
+        if stage in (kernels.ALL, kernels.AFTER):
+            for b in range(first, end):
+                _put_out(b, t, steps)
+
+
+@kernel
+def rebuild(stage, first, last, t, steps, scratch):
+    """What the forward pass did not keep of the state after step t, see `step.rebuild`."""
+    kernels.rebuild(stage, first, last, _step(t, steps, steps.reads), scratch)
+
+
+@kernel
+def _rebuild_segment(first, last, t, steps, scratch):
+    """Likewise of the segment whose last step is t."""
+    strips = scratch.columns.shape[1]
+    for s in range(t - t % steps.interval, t + 1):
+        end = min(last, steps.batch_sizes[s])
+        if steps.anew[s] > 0:
+            rebuild(kernels.BEFORE, first, end, s, steps, scratch)
+        if steps.anew[s] > 1:
+            rebuild(kernels.LINKS, first * strips, end * strips, s, steps, scratch)
+
+
+@kernel
+def _adjoint(t, steps, adjoint):
+    """The gradients that a step of the memory works on."""
+    state = adjoint.state
+    return Adjoint(
+        adjoint.vectors[steps.place[t] :],
+        state.memory,
+        state.usage,
+        state.precedence,
+        state.link,
+        state.write,
+        state.read,
+    )
+
+
+@kernel
+def _clip(values, bound):
+    for j in range(values.shape[0]):
+        if values[j] > bound:
+            values[j] = bound
+        if values[j] < -bound:
+            values[j] = -bound
+
+
+@kernel
+def _control_backward(first, last, t, steps, adjoint):
+    """From the gradient of the interface vectors of step t to that of r_{t-1}."""
+    place, output = steps.place[t], steps.output[t]
+    layers, _, H = steps.hidden0.shape
+    count = last - first
+    add_product(
+        adjoint.vectors, place + first, adjoint.interface, adjoint.hidden, output + first, count
+    )
+    seen = adjoint.seen
+    size = adjoint.reads.shape[1] * adjoint.reads.shape[2]
+    for index in range(layers - 1, -1, -1):
+        lower = size + (H if index else 0)
+        d_active = adjoint.active[index]
+        for b in range(first, last):
+            d_hidden = adjoint.last[index, b]
+            _add(adjoint.hidden[output + b, index * H : index * H + H], d_hidden)
+            if index + 1 < layers:  # seen is still that of the layer above
+                _add(seen[b, size : size + H], d_hidden)
+            _clip(d_hidden, adjoint.clip)
+            _clip(adjoint.cells[index, b], adjoint.clip)
+            layer_backward(
+                steps.kind,
+                steps.active[index, place + b],
+                steps.inputs[index, place + b, lower : lower + steps.own],
+                steps.cells[index, steps.before[t] + b],
+                steps.squashed[index, place + b],
+                steps.features[output + b, index * H : index * H + H],
+                d_hidden,
+                adjoint.cells[index, b],
+                d_active[place + b],
+            )
+        for b in range(first, last):
+            for j in range(seen.shape[1]):
+                seen[b, j] = seen.dtype.type(0)
+        add_product(d_active, place + first, adjoint.weights[index], seen, first, count)
+        for b in range(first, last):
+            row = seen[b]
+            _add(row[lower : lower + steps.own], adjoint.last[index, b, : steps.own])
+            d_reads = adjoint.reads0[b] if t == 0 else adjoint.reads[steps.place[t - 1] + b]
+            _add(row[:size], d_reads.reshape(size))
+
+
+@kernel
+def backward(stage, first, last, start, stop, steps, adjoint, scratch, robust):
+    """Back through the steps [start, stop): all of them, for the batch elements [first, last).
+
+    Segments are made anew on the way. Or a stage of a single step, whose matrices are there, see
+    `step.backward`; the controller comes last.
+    """
+    for t in range(stop - 1, start - 1, -1):
+        end = last if stage == kernels.LINKS else min(last, steps.batch_sizes[t])
+        if stage == kernels.ALL and (t + 1 == stop or (t + 1) % steps.interval == 0):
+            _rebuild_segment(first, last, t, steps, scratch)
+        if first < end:
+            step = _step(t, steps, adjoint.reads)
+            kernels.backward(stage, first, end, step, _adjoint(t, steps, adjoint), scratch, robust)
+            if stage in (kernels.ALL, kernels.AFTER):
+                _control_backward(first, end, t, steps, adjoint)
