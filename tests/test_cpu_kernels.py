@@ -176,7 +176,8 @@ def assert_sorted(lifted: np.ndarray, robust: bool) -> None:
     N = len(lifted)
     order = np.full(N, -1, np.int64)
     before = lifted.copy()
-    room = np.full(N, np.nan), np.full(N, -1), np.full(allocation.COUNTS, -1)
+    keys, wide_keys = np.full(N, np.nan, lifted.dtype), np.full(N, np.nan)
+    room = keys, wide_keys, np.full(N, -1), np.full(allocation.COUNTS, -1)
     allocation.free_list(lifted, robust, order, *room)
     keys = np.rint(lifted * lifted.dtype.type(256)) if robust else lifted
     np.testing.assert_array_equal(order, np.argsort(keys, kind="stable"))

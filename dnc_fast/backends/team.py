@@ -41,8 +41,7 @@ def _find_team() -> Any:
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         try:
             library = ctypes.CDLL(str(path))
-            arguments = [_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-            library.GOMP_parallel.argtypes = arguments
+            library.GOMP_parallel.argtypes = (_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
             library.omp_get_thread_num.restype = ctypes.c_int
         except (OSError, AttributeError):
             continue

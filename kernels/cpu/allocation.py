@@ -30,33 +30,44 @@ def lifted_usage(usage, out):
 
 
 @kernel
-def free_list(lifted, robust, order, keys, other, counts):
+def _count_places(keys, order):
+    """Each cell's place is the number of those before it."""
+    for n in range(keys.shape[0]):
+        earlier, later = keys[:n], keys[n:]
+        key, place = keys[n], np.int32(0)
+        for cell in range(earlier.shape[0]):
+            place += np.int32(earlier[cell] <= key)
+        for cell in range(later.shape[0]):
+            place += np.int32(later[cell] < key)
+        order[place] = n
+
+
+@kernel
+def free_list(lifted, robust, order, keys, wide_keys, other, counts):
     """Fill order with the cells from the least used to the most used, ties by index.
 
-    keys (N) of float64, other (N) and counts (COUNTS) of int64 are room to work in.
+    keys (N) of the dtype, wide_keys (N) of float64, other (N) and counts (COUNTS) of int64 are room
+    to work in. NaN counts as the most used.
     """
     N = lifted.shape[0]
     scale = lifted.dtype.type(1 / GRID)
+    most = lifted.dtype.type(np.inf)
     for n in range(N):
-        keys[n] = np.rint(lifted[n] * scale) if robust else lifted[n]
+        key = np.rint(lifted[n] * scale) if robust else lifted[n]
+        keys[n] = key if key == key else most
+    if N <= SHORT:
+        _count_places(keys, order)
+        return
+    for n in range(N):
+        wide_keys[n] = keys[n]
         order[n] = n
     # The bit patterns of doubles are in the same order as they, once the sign bit is flipped (of
     # negative ones, all bits); of a widened single the last 29 bits are all alike.
-    bits = keys.view(np.int64)
+    bits = wide_keys.view(np.int64)
     for n in range(N):
         if bits[n] == SIGN:  # -0.0 is 0.0
             bits[n] = 0
         bits[n] = ~bits[n] if bits[n] < 0 else bits[n] ^ SIGN
-    if N <= SHORT:
-        for n in range(N):
-            key = bits[n] ^ SIGN
-            place = 0
-            for other_cell in range(n):
-                place += (bits[other_cell] ^ SIGN) <= key
-            for other_cell in range(n, N):
-                place += (bits[other_cell] ^ SIGN) < key
-            order[place] = n
-        return
     first = 29 if lifted.itemsize == 4 else 0
     digit_bits = 8 if N < LONG else 11
     mask = (1 << digit_bits) - 1

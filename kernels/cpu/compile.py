@@ -15,6 +15,7 @@ from typing import Any
 
 import numba
 import numba.core.config
+from numba.core.compiler import Compiler
 
 config: Any = numba.core.config
 
@@ -47,7 +48,19 @@ def _cache_is_writable() -> bool:
 CACHE = _cache_is_writable()
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+class _Apart(Compiler):
+    """Tells the compiler that no array given to a function shares memory with another."""
+
+    def define_pipelines(self) -> Any:
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
+def kernel(
+    function: Callable[..., Any],
+    pipeline: type[Compiler] = Compiler,
+    fastmath: set[str] = FASTMATH,
+) -> Callable[..., Any]:
     """Compile a function for each dtype at its first call, or take it from the disk.
 
     Where the folder cannot be written to, it is compiled anew in each process. Kernels allocate
@@ -58,7 +71,25 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     config.CACHE_DIR = str(CACHE_FOLDER)
     try:
         return numba.njit(
-            nogil=True, cache=CACHE, fastmath=FASTMATH, error_model="numpy", _nrt=False
+            nogil=True,
+            cache=CACHE,
+            fastmath=fastmath,
+            error_model="numpy",
+            pipeline_class=pipeline,
+            _nrt=False,
         )(function)
     finally:
         config.CACHE_DIR = before
+
+
+def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel whose arguments must not share memory.
+
+    Only so can a loop that writes to several arrays be vectorised; elsewhere loops write to one.
+    """
+    return kernel(function, _Apart)
+
+
+def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Likewise, and sums are made in the order in which they are written."""
+    return kernel(function, _Apart, FASTMATH - {"reassoc"})

@@ -12,7 +12,7 @@ Shapes: link (N, N), precedence and write_weights (N), read_weights (R, N).
 
 from __future__ import annotations
 
-from .compile import kernel
+from .compile import apart, kernel
 
 STRIP = 256
 """Rows in a strip. Fixed, so that sums are the same however the strips are shared out."""
@@ -35,43 +35,131 @@ def update_link(first, last, link, precedence, write_weights, new_link):
         _update_row(i, link, precedence, write_weights, new_link, i)
 
 
-# In the loops below rows are named by their numbers, not by views of them, which Numba would count
-# references to; four rows go at a time, so that weights and sums are loaded once for all; and each
-# loop over j writes to one array only: of more, the compiler cannot see that they are apart, and
-# would not vectorise.
+# Four rows go at a time through each loop over j, so that weights and sums are loaded once for all
+# of them; the rows are arrays of their own, so that the compiler may take them to be apart.
 
 
-@kernel
-def _sums_of_rows(k, rows, i, weights, dots, sums):
-    """For m < 4: dots[r, i + m] = rows[k + m].weights[r]; sums[r] += weights[r, i + m] rows[k + m].
+@apart
+def _update_rows(x0, x1, x2, x3, precedence, write_weights, w0, w1, w2, w3, out0, out1, out2, out3):
+    """out = rows of L_t but for the diagonal, from rows x of L and their write weights w."""
+    one = precedence.dtype.type(1)
+    rest0, rest1, rest2, rest3 = one - w0, one - w1, one - w2, one - w3
+    for j in range(precedence.shape[0]):
+        out0[j] = (rest0 - write_weights[j]) * x0[j] + w0 * precedence[j]
+        out1[j] = (rest1 - write_weights[j]) * x1[j] + w1 * precedence[j]
+        out2[j] = (rest2 - write_weights[j]) * x2[j] + w2 * precedence[j]
+        out3[j] = (rest3 - write_weights[j]) * x3[j] + w3 * precedence[j]
 
-    rows may hold rows of the link matrix from its first on (k = i) or a few of them (k = 0).
-    """
-    zero = rows.dtype.type(0)
-    for r in range(weights.shape[0]):
-        w0, w1, w2, w3 = weights[r, i], weights[r, i + 1], weights[r, i + 2], weights[r, i + 3]
-        t0 = t1 = t2 = t3 = zero
-        for j in range(weights.shape[1]):
-            weight = weights[r, j]
-            x0, x1, x2, x3 = rows[k, j], rows[k + 1, j], rows[k + 2, j], rows[k + 3, j]
-            t0 += x0 * weight
-            t1 += x1 * weight
-            t2 += x2 * weight
-            t3 += x3 * weight
-            sums[r, j] += x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3
-        dots[r, i], dots[r, i + 1], dots[r, i + 2], dots[r, i + 3] = t0, t1, t2, t3
+
+@apart
+def _sums_of_rows(x0, x1, x2, x3, weights, w0, w1, w2, w3, dots, sums):
+    """dots[m] = x_m . weights;  sums += sum_m w_m x_m."""
+    t0 = t1 = t2 = t3 = weights.dtype.type(0)
+    for j in range(weights.shape[0]):
+        t0 += x0[j] * weights[j]
+        t1 += x1[j] * weights[j]
+        t2 += x2[j] * weights[j]
+        t3 += x3[j] * weights[j]
+        sums[j] += x0[j] * w0 + x1[j] * w1 + x2[j] * w2 + x3[j] * w3
+    dots[0], dots[1], dots[2], dots[3] = t0, t1, t2, t3
+
+
+@apart
+def _add_gradients(g0, g1, g2, g3, i, read, d_read, other, d_other, modes, other_modes):
+    """Rows of G, for two heads: add pi_f x_i wr + pi_b wr_i x of each; modes are pi_f, pi_b."""
+    a0, a1 = modes[0] * d_read[i], modes[0] * d_read[i + 1]
+    a2, a3 = modes[0] * d_read[i + 2], modes[0] * d_read[i + 3]
+    b0, b1 = modes[1] * read[i], modes[1] * read[i + 1]
+    b2, b3 = modes[1] * read[i + 2], modes[1] * read[i + 3]
+    c0, c1 = other_modes[0] * d_other[i], other_modes[0] * d_other[i + 1]
+    c2, c3 = other_modes[0] * d_other[i + 2], other_modes[0] * d_other[i + 3]
+    d0, d1 = other_modes[1] * other[i], other_modes[1] * other[i + 1]
+    d2, d3 = other_modes[1] * other[i + 2], other_modes[1] * other[i + 3]
+    for j in range(read.shape[0]):
+        g0[j] += a0 * read[j] + b0 * d_read[j] + c0 * other[j] + d0 * d_other[j]
+        g1[j] += a1 * read[j] + b1 * d_read[j] + c1 * other[j] + d1 * d_other[j]
+        g2[j] += a2 * read[j] + b2 * d_read[j] + c2 * other[j] + d2 * d_other[j]
+        g3[j] += a3 * read[j] + b3 * d_read[j] + c3 * other[j] + d3 * d_other[j]
+
+
+@apart
+def _add_gradient(g0, g1, g2, g3, i, read, d_read, modes):
+    """The same for one head."""
+    a0, a1 = modes[0] * d_read[i], modes[0] * d_read[i + 1]
+    a2, a3 = modes[0] * d_read[i + 2], modes[0] * d_read[i + 3]
+    b0, b1 = modes[1] * read[i], modes[1] * read[i + 1]
+    b2, b3 = modes[1] * read[i + 2], modes[1] * read[i + 3]
+    for j in range(read.shape[0]):
+        g0[j] += a0 * read[j] + b0 * d_read[j]
+        g1[j] += a1 * read[j] + b1 * d_read[j]
+        g2[j] += a2 * read[j] + b2 * d_read[j]
+        g3[j] += a3 * read[j] + b3 * d_read[j]
+
+
+@apart
+def _take_gradients(
+    g0, g1, g2, g3, x0, x1, x2, x3, precedence, write_weights, w0, w1, w2, w3, row_sums,
+    column_sums, d_precedence,
+):  # fmt: skip
+    """What rows of G, and x of L, add to the sums; then G becomes (1 - ww_i - ww_j) G."""
+    one = precedence.dtype.type(1)
+    rest0, rest1, rest2, rest3 = one - w0, one - w1, one - w2, one - w3
+    t0 = t1 = t2 = t3 = precedence.dtype.type(0)
+    for j in range(precedence.shape[0]):
+        y0, y1, y2, y3 = g0[j], g1[j], g2[j], g3[j]
+        column_sums[j] += y0 * x0[j] + y1 * x1[j] + y2 * x2[j] + y3 * x3[j]
+        d_precedence[j] += y0 * w0 + y1 * w1 + y2 * w2 + y3 * w3
+        t0 += y0 * (precedence[j] - x0[j])
+        t1 += y1 * (precedence[j] - x1[j])
+        t2 += y2 * (precedence[j] - x2[j])
+        t3 += y3 * (precedence[j] - x3[j])
+        g0[j] = y0 * (rest0 - write_weights[j])
+        g1[j] = y1 * (rest1 - write_weights[j])
+        g2[j] = y2 * (rest2 - write_weights[j])
+        g3[j] = y3 * (rest3 - write_weights[j])
+    row_sums[0], row_sums[1], row_sums[2], row_sums[3] = t0, t1, t2, t3
+
+
+# And the rows that are left, one at a time.
 
 
 @kernel
 def _sums_of_row(k, rows, i, weights, dots, sums):
-    """The same for one row."""
+    """For all heads r: dots[r, i] = rows[k] . weights[r];  sums[r] += weights[r, i] rows[k]."""
     for r in range(weights.shape[0]):
         w0 = weights[r, i]
         total = rows.dtype.type(0)
         for j in range(weights.shape[1]):
             total += rows[k, j] * weights[r, j]
+        for j in range(weights.shape[1]):
             sums[r, j] += rows[k, j] * w0
         dots[r, i] = total
+
+
+@kernel
+def _take_gradient_of_row(
+    i, link, precedence, write_weights, read_weights, d_read_weights, modes, d_link, row_sums,
+    column_sums, d_precedence,
+):  # fmt: skip
+    """Row i of G, and what it adds to the sums; then it becomes (1 - ww_i - ww_j) G."""
+    N = precedence.shape[0]
+    for r in range(read_weights.shape[0]):
+        ahead, behind = modes[r, 0] * d_read_weights[r, i], modes[r, 1] * read_weights[r, i]
+        for j in range(N):
+            d_link[i, j] += ahead * read_weights[r, j] + behind * d_read_weights[r, j]
+    d_link[i, i] = 0
+    weight = write_weights[i]
+    rest = d_link.dtype.type(1) - weight
+    total = link.dtype.type(0)
+    for j in range(N):
+        total += d_link[i, j] * (precedence[j] - link[i, j])
+    row_sums[i] = total
+    for j in range(N):
+        column_sums[j] += d_link[i, j] * link[i, j]
+    for j in range(N):
+        d_precedence[j] += d_link[i, j] * weight
+    for j in range(N):
+        d_link[i, j] *= rest - write_weights[j]
 
 
 @kernel
@@ -79,57 +167,28 @@ def linkage(
     first, last, link, precedence, write_weights, read_weights, new_link, forward, backward
 ):
     """Rows [first, last) of L_t; fill forward (R, N) there, backward (R, N) with column sums."""
-    for r in range(backward.shape[0]):
-        for j in range(backward.shape[1]):
+    R, N = read_weights.shape
+    for r in range(R):
+        for j in range(N):
             backward[r, j] = link.dtype.type(0)
     fours = last - (last - first) % 4
     for i in range(first, fours, 4):
-        for k in range(i, i + 4):
-            _update_row(k, link, precedence, write_weights, new_link, k)
-        _sums_of_rows(i, new_link, i, read_weights, forward, backward)
+        y0, y1, y2, y3 = new_link[i], new_link[i + 1], new_link[i + 2], new_link[i + 3]
+        _update_rows(
+            link[i], link[i + 1], link[i + 2], link[i + 3], precedence, write_weights,
+            write_weights[i], write_weights[i + 1], write_weights[i + 2], write_weights[i + 3],
+            y0, y1, y2, y3,
+        )  # fmt: skip
+        y0[i] = y1[i + 1] = y2[i + 2] = y3[i + 3] = 0
+        for r in range(R):
+            weights = read_weights[r]
+            _sums_of_rows(
+                y0, y1, y2, y3, weights, weights[i], weights[i + 1], weights[i + 2], weights[i + 3],
+                forward[r, i : i + 4], backward[r],
+            )  # fmt: skip
     for i in range(fours, last):
         _update_row(i, link, precedence, write_weights, new_link, i)
         _sums_of_row(i, new_link, i, read_weights, forward, backward)
-
-
-@kernel
-def _add_gradient(i, read_weights, d_read_weights, forward_modes, backward_modes, d_link):
-    """Row i of G: add sum_r pi_f,r x_r wr_r^T + pi_b,r wr_r x_r^T, without the diagonal."""
-    R, N = read_weights.shape
-    for r in range(0, R - 1, 2):  # two heads at a time, for fewer passes over the row
-        q = r + 1
-        a0, a1 = forward_modes[r] * d_read_weights[r, i], forward_modes[q] * d_read_weights[q, i]
-        b0, b1 = backward_modes[r] * read_weights[r, i], backward_modes[q] * read_weights[q, i]
-        for j in range(N):
-            d_link[i, j] += (
-                a0 * read_weights[r, j]
-                + b0 * d_read_weights[r, j]
-                + a1 * read_weights[q, j]
-                + b1 * d_read_weights[q, j]
-            )
-    if R % 2:
-        r = R - 1
-        a0, b0 = forward_modes[r] * d_read_weights[r, i], backward_modes[r] * read_weights[r, i]
-        for j in range(N):
-            d_link[i, j] += a0 * read_weights[r, j] + b0 * d_read_weights[r, j]
-    d_link[i, i] = 0
-
-
-@kernel
-def _row_sum(i, d_link, precedence, link):
-    """sum_j G_ij (p_j - L_ij)."""
-    total = link.dtype.type(0)
-    for j in range(precedence.shape[0]):
-        total += d_link[i, j] * (precedence[j] - link[i, j])
-    return total
-
-
-@kernel
-def _scale_row(i, d_link, write_weights):
-    """Row i of (1 - ww_i - ww_j) G."""
-    rest = d_link.dtype.type(1) - write_weights[i]
-    for j in range(write_weights.shape[0]):
-        d_link[i, j] *= rest - write_weights[j]
 
 
 @kernel
@@ -141,8 +200,7 @@ def linkage_backward(
     write_weights,
     read_weights,
     d_read_weights,
-    forward_modes,
-    backward_modes,
+    modes,
     d_link,
     toward,
     away,
@@ -160,51 +218,51 @@ def linkage_backward(
         row_sums = sum_j G (p - L) (rows);  column_sums = sum_i G L;  d_precedence = sum_i ww_i G
         d_link becomes (1 - ww_i - ww_j) G
 
-    new (4, N) is room for rows of L_t.
+    modes (R, 2) are pi_f and pi_b; new (4, N) is room for rows of L_t.
     """
     zero = link.dtype.type(0)
-    N = precedence.shape[0]
-    for r in range(away.shape[0]):
+    R, N = read_weights.shape
+    for r in range(R):
         for j in range(N):
             away[r, j] = zero
     for j in range(N):
         column_sums[j] = zero
     for j in range(N):
         d_precedence[j] = zero
+    y0, y1, y2, y3 = new[0], new[1], new[2], new[3]
     fours = last - (last - first) % 4
     for i in range(first, fours, 4):
-        for k in range(4):
-            _update_row(i + k, link, precedence, write_weights, new, k)
-        _sums_of_rows(0, new, i, d_read_weights, toward, away)
-        for k in range(i, i + 4):
-            _add_gradient(k, read_weights, d_read_weights, forward_modes, backward_modes, d_link)
-            row_sums[k] = _row_sum(k, d_link, precedence, link)
-        for j in range(N):
-            column_sums[j] += (
-                d_link[i, j] * link[i, j]
-                + d_link[i + 1, j] * link[i + 1, j]
-                + d_link[i + 2, j] * link[i + 2, j]
-                + d_link[i + 3, j] * link[i + 3, j]
-            )
         w0, w1 = write_weights[i], write_weights[i + 1]
         w2, w3 = write_weights[i + 2], write_weights[i + 3]
-        for j in range(N):
-            d_precedence[j] += (
-                d_link[i, j] * w0
-                + d_link[i + 1, j] * w1
-                + d_link[i + 2, j] * w2
-                + d_link[i + 3, j] * w3
-            )
-        for k in range(i, i + 4):
-            _scale_row(k, d_link, write_weights)
+        x0, x1, x2, x3 = link[i], link[i + 1], link[i + 2], link[i + 3]
+        g0, g1, g2, g3 = d_link[i], d_link[i + 1], d_link[i + 2], d_link[i + 3]
+        _update_rows(
+            x0, x1, x2, x3, precedence, write_weights, w0, w1, w2, w3, y0, y1, y2, y3
+        )  # fmt: skip
+        y0[i] = y1[i + 1] = y2[i + 2] = y3[i + 3] = 0
+        for r in range(R):
+            changes = d_read_weights[r]
+            _sums_of_rows(
+                y0, y1, y2, y3, changes, changes[i], changes[i + 1], changes[i + 2], changes[i + 3],
+                toward[r, i : i + 4], away[r],
+            )  # fmt: skip
+        for r in range(0, R - 1, 2):
+            _add_gradients(
+                g0, g1, g2, g3, i, read_weights[r], d_read_weights[r], read_weights[r + 1],
+                d_read_weights[r + 1], modes[r], modes[r + 1],
+            )  # fmt: skip
+        if R % 2:
+            r = R - 1
+            _add_gradient(g0, g1, g2, g3, i, read_weights[r], d_read_weights[r], modes[r])
+        g0[i] = g1[i + 1] = g2[i + 2] = g3[i + 3] = 0
+        _take_gradients(
+            g0, g1, g2, g3, x0, x1, x2, x3, precedence, write_weights, w0, w1, w2, w3,
+            row_sums[i : i + 4], column_sums, d_precedence,
+        )  # fmt: skip
     for i in range(fours, last):
         _update_row(i, link, precedence, write_weights, new, 0)
         _sums_of_row(0, new, i, d_read_weights, toward, away)
-        _add_gradient(i, read_weights, d_read_weights, forward_modes, backward_modes, d_link)
-        row_sums[i] = _row_sum(i, d_link, precedence, link)
-        weight = write_weights[i]
-        for j in range(N):
-            column_sums[j] += d_link[i, j] * link[i, j]
-        for j in range(N):
-            d_precedence[j] += d_link[i, j] * weight
-        _scale_row(i, d_link, write_weights)
+        _take_gradient_of_row(
+            i, link, precedence, write_weights, read_weights, d_read_weights, modes, d_link,
+            row_sums, column_sums, d_precedence,
+        )  # fmt: skip

@@ -8,7 +8,51 @@ read_weights (R, N), read_vectors (R, W).
 
 from __future__ import annotations
 
-from .compile import kernel
+from .compile import apart, kernel
+
+
+@apart
+def _write(row, weight, erase, vector, new_row):
+    """new_row = row (1 - weight erase) + weight vector."""
+    one = row.dtype.type(1)
+    for w in range(row.shape[0]):
+        new_row[w] = row[w] * (one - weight * erase[w]) + weight * vector[w]
+
+
+@apart
+def _write_alone_backward(row, gradient, weight, erase, vector, d_erase, d_vector):
+    """`_write_backward` of the only head; the gradient also goes to the cell before."""
+    one = row.dtype.type(1)
+    total = row.dtype.type(0)
+    for w in range(row.shape[0]):
+        d_new = gradient[w]
+        erased = d_new * row[w]
+        total += d_new * vector[w] - erased * erase[w]
+        d_vector[w] += weight * d_new
+        d_erase[w] -= weight * erased
+        gradient[w] = d_new * (one - weight * erase[w])
+    return total
+
+
+@apart
+def _write_backward(gradient, erased, weight, erase, vector, d_erase, d_vector):
+    """Add to d_erase and d_vector; returns the gradient of the weight. erased is Q."""
+    total = gradient.dtype.type(0)
+    for w in range(gradient.shape[0]):
+        total += gradient[w] * vector[w] - erased[w] * erase[w]
+        d_vector[w] += weight * gradient[w]
+        d_erase[w] -= weight * erased[w]
+    return total
+
+
+@apart
+def _read_backward(row, gradient, weight, d_vector):
+    """Add to the gradient of a cell; returns that of the weight."""
+    total = gradient.dtype.type(0)
+    for w in range(row.shape[0]):
+        total += d_vector[w] * row[w]
+        gradient[w] += weight * d_vector[w]
+    return total
 
 
 @kernel
@@ -18,6 +62,9 @@ def write_memory(memory, write_weights, erase_vectors, write_vectors, new_memory
     Hw, W = erase_vectors.shape
     for n in range(memory.shape[0]):
         row, new_row = memory[n], new_memory[n]
+        if Hw == 1:
+            _write(row, write_weights[0, n], erase_vectors[0], write_vectors[0], new_row)
+            continue
         for w in range(W):
             new_row[w] = row[w]
         for head in range(Hw):
@@ -58,6 +105,12 @@ def write_memory_backward(
             d_write_vectors[head, w] = zero
     for n in range(memory.shape[0]):
         row, gradient = memory[n], d_memory[n]
+        if Hw == 1:
+            d_write_weights[0, n] += _write_alone_backward(
+                row, gradient, write_weights[0, n], erase_vectors[0], write_vectors[0],
+                d_erase_vectors[0], d_write_vectors[0],
+            )  # fmt: skip
+            continue
         for head in range(Hw):
             weight = write_weights[head, n]
             erase, vector = erase_vectors[head], write_vectors[head]
@@ -68,14 +121,9 @@ def write_memory_backward(
                 if other != head:
                     for w in range(W):
                         others[w] *= one - write_weights[other, n] * erase_vectors[other, w]
-            total = zero
-            for w in range(W):
-                total += gradient[w] * vector[w] - others[w] * erase[w]
-            for w in range(W):
-                d_vector[w] += weight * gradient[w]
-            for w in range(W):
-                d_erase[w] -= weight * others[w]
-            d_write_weights[head, n] += total
+            d_write_weights[head, n] += _write_backward(
+                gradient, others, weight, erase, vector, d_erase, d_vector
+            )
         for head in range(Hw):
             weight, erase = write_weights[head, n], erase_vectors[head]
             for w in range(W):
@@ -88,7 +136,17 @@ def read_memory(memory, read_weights, read_vectors):
     for r in range(read_vectors.shape[0]):
         for w in range(read_vectors.shape[1]):
             read_vectors[r, w] = memory.dtype.type(0)
-    for n in range(memory.shape[0]):
+    N = memory.shape[0]
+    fours = N - N % 4
+    for n in range(0, fours, 4):
+        m0, m1, m2, m3 = memory[n], memory[n + 1], memory[n + 2], memory[n + 3]
+        for r in range(read_weights.shape[0]):
+            vector = read_vectors[r]
+            w0, w1 = read_weights[r, n], read_weights[r, n + 1]
+            w2, w3 = read_weights[r, n + 2], read_weights[r, n + 3]
+            for w in range(vector.shape[0]):
+                vector[w] += w0 * m0[w] + w1 * m1[w] + w2 * m2[w] + w3 * m3[w]
+    for n in range(fours, N):
         row = memory[n]
         for r in range(read_weights.shape[0]):
             weight, vector = read_weights[r, n], read_vectors[r]
@@ -99,14 +157,9 @@ def read_memory(memory, read_weights, read_vectors):
 @kernel
 def read_memory_backward(d_read_vectors, memory, read_weights, d_memory, d_read_weights):
     """Add to d_memory and d_read_weights."""
-    zero = memory.dtype.type(0)
     for n in range(memory.shape[0]):
         row, gradient = memory[n], d_memory[n]
         for r in range(read_weights.shape[0]):
-            weight, d_vector = read_weights[r, n], d_read_vectors[r]
-            total = zero
-            for w in range(row.shape[0]):
-                total += d_vector[w] * row[w]
-            for w in range(row.shape[0]):
-                gradient[w] += weight * d_vector[w]
-            d_read_weights[r, n] += total
+            d_read_weights[r, n] += _read_backward(
+                row, gradient, read_weights[r, n], d_read_vectors[r]
+            )

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-from .compile import kernel
+from .compile import in_order, kernel
 
 TILE = 256
 """Columns that are worked on at a time: a few rows of them stay in the nearest cache."""
+
+
+@in_order
+def _add_to_two(x, y, w0, w1, w2, w3, w4, w5, w6, w7, x_sums, y_sums):
+    """To both rows of sums, what eight numbers of both rows make of eight rows of the matrix."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
+    y0, y1, y2, y3, y4, y5, y6, y7 = y[0], y[1], y[2], y[3], y[4], y[5], y[6], y[7]
+    for j in range(x_sums.shape[0]):
+        s, t = x_sums[j], y_sums[j]
+        s, t = s + x0 * w0[j], t + y0 * w0[j]
+        s, t = s + x1 * w1[j], t + y1 * w1[j]
+        s, t = s + x2 * w2[j], t + y2 * w2[j]
+        s, t = s + x3 * w3[j], t + y3 * w3[j]
+        s, t = s + x4 * w4[j], t + y4 * w4[j]
+        s, t = s + x5 * w5[j], t + y5 * w5[j]
+        s, t = s + x6 * w6[j], t + y6 * w6[j]
+        s, t = s + x7 * w7[j], t + y7 * w7[j]
+        x_sums[j], y_sums[j] = s, t
+
+
+@in_order
+def _add(x, weights, sums):
+    """To a row of sums, what a number makes of a row of the matrix."""
+    for j in range(sums.shape[0]):
+        sums[j] += x * weights[j]
 
 
 @kernel
 def add_product(rows, first, matrix, out, out_first, count):
     """For m < count: out[out_first + m] += rows[first + m, :K] @ matrix, with matrix (K, columns).
 
-    Eight rows of the matrix at a time are held against one row of the result after another. A row's
-    sum does not depend on what other rows there are.
+    Eight rows of the matrix at a time are held against two rows of the result after the other. A
+    row's sum does not depend on what other rows there are.
     """
     K, columns = matrix.shape
-    whole = K - K % 8
     for start in range(0, columns, TILE):
         stop = min(start + TILE, columns)
+        twos = count - count % 2
+        whole = K - K % 8
         for k in range(0, whole, 8):
             w0, w1 = matrix[k, start:stop], matrix[k + 1, start:stop]
             w2, w3 = matrix[k + 2, start:stop], matrix[k + 3, start:stop]
             w4, w5 = matrix[k + 4, start:stop], matrix[k + 5, start:stop]
             w6, w7 = matrix[k + 6, start:stop], matrix[k + 7, start:stop]
-            for m in range(count):
-                row, sums = rows[first + m, k : k + 8], out[out_first + m, start:stop]
-                x0, x1, x2, x3 = row[0], row[1], row[2], row[3]
-                x4, x5, x6, x7 = row[4], row[5], row[6], row[7]
-                for j in range(sums.shape[0]):
-                    sums[j] += (
-                        x0 * w0[j]
-                        + x1 * w1[j]
-                        + x2 * w2[j]
-                        + x3 * w3[j]
-                        + x4 * w4[j]
-                        + x5 * w5[j]
-                        + x6 * w6[j]
-                        + x7 * w7[j]
-                    )
-        for k in range(whole, K):
-            weights = matrix[k, start:stop]
-            for m in range(count):
-                x, sums = rows[first + m, k], out[out_first + m, start:stop]
-                for j in range(sums.shape[0]):
-                    sums[j] += x * weights[j]
+            for m in range(0, twos, 2):
+                x, y = rows[first + m, k : k + 8], rows[first + m + 1, k : k + 8]
+                x_sums, y_sums = out[out_first + m, start:stop], out[out_first + m + 1, start:stop]
+                _add_to_two(x, y, w0, w1, w2, w3, w4, w5, w6, w7, x_sums, y_sums)
+        for m in range(count):
+            for k in range(whole if m < twos else 0, K):
+                _add(rows[first + m, k], matrix[k, start:stop], out[out_first + m, start:stop])

@@ -34,7 +34,7 @@ class Scratch(NamedTuple):
     | column_sums  | (B, S, Hw, N)    |                     | see `linkage_backward`           |
     | d_precedence | (B, S, Hw, N)    |                     | see `linkage_backward`           |
     | new          | (B, S, 4, N)     |                     | see `linkage_backward`           |
-    | modes        | (B, Hw, 2, R)    |                     | read modes, forward and backward |
+    | modes        | (B, Hw, R, 2)    |                     | read modes, forward and backward |
     | found        | (B, heads, N)    | content weightings of the heads of a kind              |
     | similarity   | (B, heads, N)    | see `content`                                          |
     | key_norms    | (B, heads)       | see `content`                                          |
@@ -44,7 +44,8 @@ class Scratch(NamedTuple):
     | lifted       | (B, Hw, N)       | likewise, see `allocation`                             |
     | allocations  | (B, Hw, N)       | allocation weightings                                  |
     | orders       | (B, Hw, N)       | free lists                                             |
-    | keys, other, counts | (B, N), (B, N), (B, COUNTS) | see `free_list`                      |
+    | keys, wide_keys, other | (B, N)     | see `free_list`                                        |
+    | counts       | (B, COUNTS)      | likewise                                               |
     | written      | (B, Hw, N)       |                     | write weightings, made anew      |
     | products, d_seen, d_allocation | (B, N) |             | see `_allocate_backward`         |
     | word         | (B, W)           |                     | see `write_memory_backward`      |
@@ -68,6 +69,7 @@ class Scratch(NamedTuple):
     allocations: Any
     orders: Any
     keys: Any
+    wide_keys: Any
     other: Any
     counts: Any
     written: Any
@@ -94,7 +96,7 @@ def make_scratch(B: int, N: int, W: int, R: int, Hw: int, dtype: Any) -> Scratch
         column_sums=np.empty((B, S, Hw, N), dtype),
         d_precedence=np.empty((B, S, Hw, N), dtype),
         new=np.empty((B, S, 4, N), dtype),
-        modes=np.empty((B, Hw, 2, R), dtype),
+        modes=np.empty((B, Hw, R, 2), dtype),
         found=np.empty((B, heads, N), dtype),
         similarity=np.empty((B, heads, N), dtype),
         key_norms=np.empty((B, heads), dtype),
@@ -104,7 +106,8 @@ def make_scratch(B: int, N: int, W: int, R: int, Hw: int, dtype: Any) -> Scratch
         lifted=np.empty((B, Hw, N), dtype),
         allocations=np.empty((B, Hw, N), dtype),
         orders=np.empty((B, Hw, N), np.int64),
-        keys=np.empty((B, N), np.float64),
+        keys=np.empty((B, N), dtype),
+        wide_keys=np.empty((B, N), np.float64),
         other=np.empty((B, N), np.int64),
         counts=np.empty((B, allocation.COUNTS), np.int64),
         written=np.empty((B, Hw, N), dtype),
@@ -176,7 +179,13 @@ def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, write_we
     for head in range(Hw):
         allocation.lifted_usage(seen[head], lifted[head])
         allocation.free_list(
-            lifted[head], robust, orders[head], scratch.keys[b], scratch.other[b], scratch.counts[b]
+            lifted[head],
+            robust,
+            orders[head],
+            scratch.keys[b],
+            scratch.wide_keys[b],
+            scratch.other[b],
+            scratch.counts[b],
         )
         allocation.allocation_weighting(lifted[head], orders[head], allocations[head])
         gate, share = write_gates[head], allocation_gates[head]
@@ -322,8 +331,8 @@ def _backward_before(b, step, adjoint, scratch):
             d_found[r, n] = mode * d_read[r, n]
         d_parts[9][r, Hw] = total
         for head in range(Hw):
-            scratch.modes[b, head, 0, r] = modes[r, 1 + Hw + head]
-            scratch.modes[b, head, 1, r] = modes[r, head]
+            scratch.modes[b, head, r, 0] = modes[r, 1 + Hw + head]
+            scratch.modes[b, head, r, 1] = modes[r, head]
     _look_up_backward(b, parts[0], parts[1], memory1, scratch, d_parts[0], d_parts[1], d_memory)
 
 
@@ -341,8 +350,7 @@ def _backward_link(b, strip, step, adjoint, scratch):
             step.write1[b, head],
             step.read0[b],
             adjoint.read[b],
-            scratch.modes[b, head, 0],
-            scratch.modes[b, head, 1],
+            scratch.modes[b, head],
             adjoint.link[b, head],
             scratch.rows[b, head],
             scratch.columns[b, strip, head],
