@@ -122,13 +122,12 @@ def backward(step: Step, adjoint: Adjoint, scratch: None, usage_order: str) -> N
     interface = _interface(step)
     d_memory, d_read = reference.read_memory_backward(step.reads, step.memory1, step.read1)
     d_read = d_read + adjoint.read
-    content = reference.content_weighting(
-        interface.read_keys, interface.read_strengths, step.memory1
-    )
+    keys, strengths = interface.read_keys, interface.read_strengths
+    found = reference.look_up(keys, strengths, step.memory1)
     Hw = step.write1.shape[1]
     modes_behind, mode_content, modes_ahead = interface.read_modes.split([Hw, 1, Hw], dim=-1)
     d_read_keys, d_read_strengths, d_memory_content = reference.content_weighting_backward(
-        mode_content * d_read, content, interface.read_keys, interface.read_strengths, step.memory1
+        mode_content * d_read, found, keys, strengths, step.memory1
     )
     d_memory = adjoint.memory + d_memory + d_memory_content
 
@@ -140,7 +139,7 @@ def backward(step: Step, adjoint: Adjoint, scratch: None, usage_order: str) -> N
     d_modes = torch.cat(
         [
             (last * x).sum(-1).mT,
-            (d_read * content).sum(-1, keepdim=True),
+            (d_read * found.weights).sum(-1, keepdim=True),
             (last * y).sum(-1).mT,
         ],
         dim=-1,
@@ -153,20 +152,19 @@ def backward(step: Step, adjoint: Adjoint, scratch: None, usage_order: str) -> N
     d_memory, d_write_memory, d_erase, d_vectors = reference.write_memory_backward(
         d_memory, step.memory0, step.write1, interface.erase_vectors, interface.write_vectors
     )
-    content = reference.content_weighting(
-        interface.write_keys, interface.write_strengths, step.memory0
-    )
-    _, allocation = reference.write_weighting(interface, step.usage1, content, usage_order)
+    keys, strengths = interface.write_keys, interface.write_strengths
+    found = reference.look_up(keys, strengths, step.memory0)
+    _, allocation = reference.write_weighting(interface, step.usage1, found.weights, usage_order)
     d_allocation_gates, d_write_gates, d_usage, d_content = reference.write_weighting_backward(
         adjoint.write + d_write + d_write_link + d_write_memory,
         interface,
         step.usage1,
         allocation,
-        content,
+        found.weights,
         usage_order,
     )
     d_write_keys, d_write_strengths, d_memory_content = reference.content_weighting_backward(
-        d_content, content, interface.write_keys, interface.write_strengths, step.memory0
+        d_content, found, keys, strengths, step.memory0
     )
     psi = reference.retention(interface.free_gates, step.read0)
     d_usage, d_last_write, d_psi = reference.update_usage_backward(

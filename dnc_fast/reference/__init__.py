@@ -15,7 +15,7 @@ from .allocation import (
     update_usage_backward,
     usage_order,
 )
-from .content import content_weighting, content_weighting_backward, cosine_similarity
+from .content import content_weighting, content_weighting_backward, cosine_similarity, look_up
 from .linkage import (
     directional_weightings,
     directional_weightings_backward,
@@ -45,6 +45,7 @@ __all__ = [
     "cosine_similarity",
     "directional_weightings",
     "directional_weightings_backward",
+    "look_up",
     "memory_step",
     "memory_step_backward",
     "read_memory",

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+softmax_backward = torch.ops.aten._softmax_backward_data
+
 EPSILON = 1e-6
 """Added inside both norms and to their product, so that zero keys and zero cells stay finite."""
+
+
+class LookUp(NamedTuple):
+    """What a look-up by content found, and what its gradient is made of.
+
+    | field      | shape         |
+    |------------|---------------|
+    | weights    | (B, heads, N) |
+    | similarity | (B, heads, N) |
+    | key_norms  | (B, heads, 1) |
+    | cell_norms | (B, 1, N)     |
+    | scale      | (B, heads, N) |
+    """
+
+    weights: Tensor
+    similarity: Tensor
+    key_norms: Tensor
+    cell_norms: Tensor
+    scale: Tensor
+
+
+def look_up(keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
+    """`content_weighting`, with all that its gradient needs."""
+    key_norms = (keys.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    cell_norms = (memory.square().sum(-1) + EPSILON).sqrt().unsqueeze(-2)
+    scale = key_norms * cell_norms + EPSILON
+    similarity = keys @ memory.mT / scale
+    weights = torch.softmax(strengths.unsqueeze(-1) * similarity, dim=-1)
+    return LookUp(weights, similarity, key_norms, cell_norms, scale)
 
 
 def cosine_similarity(keys: Tensor, memory: Tensor) -> Tensor:
@@ -21,9 +54,7 @@ def cosine_similarity(keys: Tensor, memory: Tensor) -> Tensor:
     Returns:
         (B, heads, N), in [-1, 1].
     """
-    key_norms = (keys.square().sum(-1, keepdim=True) + EPSILON).sqrt()
-    cell_norms = (memory.square().sum(-1) + EPSILON).sqrt().unsqueeze(-2)
-    return keys @ memory.mT / (key_norms * cell_norms + EPSILON)
+    return look_up(keys, keys.new_ones(keys.shape[:-1]), memory).similarity
 
 
 def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
@@ -37,11 +68,11 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
     Returns:
         (B, heads, N), each row sums to 1.
     """
-    return torch.softmax(strengths.unsqueeze(-1) * cosine_similarity(keys, memory), dim=-1)
+    return look_up(keys, strengths, memory).weights
 
 
 def content_weighting_backward(
-    d_weights: Tensor, weights: Tensor, keys: Tensor, strengths: Tensor, memory: Tensor
+    d_weights: Tensor, found: LookUp, keys: Tensor, strengths: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `content_weighting`, derived by hand.
 
@@ -52,17 +83,14 @@ def content_weighting_backward(
 
     Args:
         d_weights: (B, heads, N), gradient of the weighting.
-        weights: (B, heads, N), what `content_weighting` returned.
+        found: what `look_up` returned.
         keys, strengths, memory: what it was given.
 
     Returns:
         gradients of keys, strengths and memory.
     """
-    key_norms = (keys.square().sum(-1, keepdim=True) + EPSILON).sqrt()
-    cell_norms = (memory.square().sum(-1) + EPSILON).sqrt().unsqueeze(-2)
-    scale = key_norms * cell_norms + EPSILON
-    similarity = keys @ memory.mT / scale
-    d_logits = weights * (d_weights - (weights * d_weights).sum(-1, keepdim=True))
+    weights, similarity, key_norms, cell_norms, scale = found
+    d_logits = softmax_backward(d_weights, weights, -1, weights.dtype)
     d_strengths = (d_logits * similarity).sum(-1)
     d_product = strengths.unsqueeze(-1) * d_logits / scale
     d_scale = -d_product * similarity

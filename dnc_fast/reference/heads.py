@@ -16,6 +16,8 @@ def product_over_heads(factors: Tensor) -> Tensor:
 
 def products_of_others(factors: Tensor) -> Tensor:
     """(B, heads, ...): for each head the product of all others'."""
+    if factors.shape[1] == 1:
+        return torch.ones_like(factors)
     ones = torch.ones_like(factors[:, :1])
     before = torch.cat([ones, factors[:, :-1]], dim=1).cumprod(1)
     after = torch.cat([ones, factors.flip(1)[:, :-1]], dim=1).cumprod(1).flip(1)

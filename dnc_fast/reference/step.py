@@ -17,7 +17,7 @@ from .allocation import (
     update_usage,
     update_usage_backward,
 )
-from .content import content_weighting, content_weighting_backward
+from .content import content_weighting, content_weighting_backward, look_up
 from .linkage import (
     directional_weightings,
     directional_weightings_backward,
@@ -159,8 +159,9 @@ def memory_step_backward(
     d_read_modes, d_backward, d_content, d_forward = read_weighting_backward(
         d_read_weights, interface.read_modes, backward, read_content, forward
     )
+    keys, strengths = interface.read_keys, interface.read_strengths
     d_read_keys, d_read_strengths, d_memory_read = content_weighting_backward(
-        d_content, read_content, interface.read_keys, interface.read_strengths, memory
+        d_content, look_up(keys, strengths, memory), keys, strengths, memory
     )
     d_link, d_last_read_weights = directional_weightings_backward(
         d_forward, d_backward, new_state.link, state.read_weights
@@ -185,12 +186,9 @@ def memory_step_backward(
     d_allocation_gates, d_write_gates, d_usage, d_write_content = write_weighting_backward(
         d_write_weights, interface, new_state.usage, allocation, write_content, usage_order
     )
+    keys, strengths = interface.write_keys, interface.write_strengths
     d_write_keys, d_write_strengths, d_memory_write = content_weighting_backward(
-        d_write_content,
-        write_content,
-        interface.write_keys,
-        interface.write_strengths,
-        state.memory,
+        d_write_content, look_up(keys, strengths, state.memory), keys, strengths, state.memory
     )
 
     psi = retention(interface.free_gates, state.read_weights)
