@@ -1,6 +1,6 @@
 """The memory step by the compiled CPU kernels, its work shared out over torch's number of threads.
 
-Sums are made in an order that does not depend on the threads, so neither do the results.
+Sums are made in an order that does not depend on the threads, so neither do the kernels' results.
 """
 
 from __future__ import annotations

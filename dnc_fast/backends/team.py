@@ -2,7 +2,9 @@
 
 torch's operations run in a team of OpenMP threads, which spin for some milliseconds after each of
 them. Threads of our own would have to share the cores with them; so the kernels run in that very
-team. Elsewhere (no GNU OpenMP, a forked process, in which its threads are lost) they run in a pool.
+team. Without GNU OpenMP, and in a process forked after this was imported, which has none of the
+team's threads, they run in a pool. (torch's own operations hang in such a process, unless it sets
+their number of threads to 1, as a DataLoader's workers do.)
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +63,10 @@ def _run_in_team(
     taken = [False] * len(ranges)
 
     def body(_: Any) -> None:
-        place = team.omp_get_thread_num()
-        taken[place] = True
         try:
+            place = team.omp_get_thread_num()
             function(*ranges[place], *arguments)
+            taken[place] = True
         except BaseException as error:  # an exception must not pass through OpenMP
             errors.append(error)
 
@@ -81,7 +83,10 @@ def _run_in_pool(
     ranges: list[Range], function: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
     others = [_pool(len(ranges)).submit(function, *one, *arguments) for one in ranges[1:]]
-    function(*ranges[0], *arguments)
+    try:
+        function(*ranges[0], *arguments)
+    finally:  # nobody may work on after the arrays are gone
+        wait(others)
     for other in others:
         other.result()
 
@@ -91,7 +96,7 @@ _pools_lock = threading.Lock()
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """The helpers of this thread; a forked process makes its own."""
+    """The helpers of a process, for so many threads; a forked one makes its own."""
     key = (os.getpid(), threads)
     with _pools_lock:
         if key not in _pools:

@@ -40,7 +40,7 @@ def all_steps(
     matrices = [memory.matrices(t) for t in range(rows.steps + 1)]
 
     def integers(values: Any) -> Any:
-        return array(torch.tensor(list(values)))
+        return array(torch.tensor(list(values), device="cpu"))
 
     return Steps(
         kind=kind.kind,
@@ -93,7 +93,8 @@ def with_segments(steps: Steps, playback: MemoryPlayback) -> Steps:
         link1 += [link.data_ptr() for _, link in matrices[1:]]
         anew += [0 if playback.kept(t) else 1 + (t < last) for t in range(first, last + 1)]
     array = playback.tape.primitives.array
-    found = (array(torch.tensor(values)) for values in (memory0, memory1, link0, link1, anew))
+    lists = (memory0, memory1, link0, link1, anew)
+    found = (array(torch.tensor(values, device="cpu")) for values in lists)
     return steps._replace(
         **dict(zip(("memory0", "memory1", "link0", "link1", "anew"), found, strict=True))
     )
