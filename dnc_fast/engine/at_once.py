@@ -6,7 +6,7 @@ The buffers are those that the steps fill when they are taken one by one.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -38,19 +38,15 @@ def all_steps(
     hidden0 = [layer.initial[0] for layer in layers] if kind.recurrent else None
     steps = range(rows.steps)
     matrices = [memory.matrices(t) for t in range(rows.steps + 1)]
-
-    def integers(values: Any) -> Any:
-        return array(torch.tensor(list(values), device="cpu"))
-
     return Steps(
         kind=kind.kind,
         own=H if kind.recurrent else 0,
         interval=memory.interval,
-        batch_sizes=integers(rows.batch_sizes),
-        before=integers(rows.before(t).start for t in steps),
-        after=integers(rows.after(t).start for t in steps),
-        place=integers(rows.step(t).start for t in steps),
-        output=integers(rows.output(t).start for t in steps),
+        batch_sizes=array(integers(rows.batch_sizes)),
+        before=array(integers(rows.before(t).start for t in steps)),
+        after=array(integers(rows.after(t).start for t in steps)),
+        place=array(integers(rows.step(t).start for t in steps)),
+        output=array(integers(rows.output(t).start for t in steps)),
         x_part=array(stack([layer.x_part for layer in layers])),
         weights=array(stack(padded_weights(controller)).mT.contiguous()),
         hidden0=array(
@@ -72,11 +68,11 @@ def all_steps(
         precedence=array(states["precedence"]),
         write=array(states["write_weights"]),
         read=array(states["read_weights"]),
-        memory0=integers(matrix.data_ptr() for matrix, _ in matrices[:-1]),
-        memory1=integers(matrix.data_ptr() for matrix, _ in matrices[1:]),
-        link0=integers(link.data_ptr() for _, link in matrices[:-1]),
-        link1=integers(link.data_ptr() for _, link in matrices[1:]),
-        anew=integers([0] * rows.steps),
+        memory0=array(integers(matrix.data_ptr() for matrix, _ in matrices[:-1])),
+        memory1=array(integers(matrix.data_ptr() for matrix, _ in matrices[1:])),
+        link0=array(integers(link.data_ptr() for _, link in matrices[:-1])),
+        link1=array(integers(link.data_ptr() for _, link in matrices[1:])),
+        anew=array(integers([0] * rows.steps)),
     )
 
 
@@ -93,10 +89,12 @@ def with_segments(steps: Steps, playback: MemoryPlayback) -> Steps:
         link1 += [link.data_ptr() for _, link in matrices[1:]]
         anew += [0 if playback.kept(t) else 1 + (t < last) for t in range(first, last + 1)]
     array = playback.tape.primitives.array
-    lists = (memory0, memory1, link0, link1, anew)
-    found = (array(torch.tensor(values, device="cpu")) for values in lists)
     return steps._replace(
-        **dict(zip(("memory0", "memory1", "link0", "link1", "anew"), found, strict=True))
+        memory0=array(integers(memory0)),
+        memory1=array(integers(memory1)),
+        link0=array(integers(link0)),
+        link1=array(integers(link1)),
+        anew=array(integers(anew)),
     )
 
 
@@ -132,6 +130,11 @@ def all_adjoints(
         reads0=array(d_first_reads),
         state=Adjoint(d_vectors, memory, usage, precedence, link, write, read),
     )
+
+
+def integers(values: Iterable[int]) -> Tensor:
+    """A tensor of them, whatever torch's default device is."""
+    return torch.tensor(list(values), device="cpu")
 
 
 def stack(parts: list[Tensor]) -> Tensor:
