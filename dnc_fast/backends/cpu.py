@@ -24,7 +24,7 @@ from ..kernels.cpu.compile import CACHE, CACHE_FOLDER
 from ..kernels.cpu.step import AFTER, ALL, BEFORE, LINKS
 from ..state import MemorySizes
 from .eager import lstm_backward
-from .team import Range, ranges_of, run_ranges
+from .team import Range, ranges_of, ranges_to, run_ranges
 
 __all__ = [
     "array",
@@ -127,16 +127,22 @@ def backward_steps(steps: Steps, adjoint: AdjointSteps, scratch: Any, usage_orde
         run_ranges(ranges, whole, 0, T, steps, adjoint, scratch, robust)
         return
     _, Hw, N = steps.write.shape
-    sizes = [int(size) for size in steps.batch_sizes]
     for t in reversed(range(T)):
         if t + 1 == T or (t + 1) % steps.interval == 0:
-            for s in range(t - t % steps.interval, t + 1):
-                if steps.anew[s] > 0:
-                    all_kernels.rebuild(BEFORE, 0, sizes[s], s, steps, scratch)
-                if steps.anew[s] > 1:
-                    _run_strips(sizes[s], Hw, N, all_kernels.rebuild, s, steps, scratch)
-        backward = all_kernels.backward
-        _run_by_strips(sizes[t], Hw, N, backward, t, t + 1, steps, adjoint, scratch, robust)
+            _rebuild_segment(t, steps, scratch)
+        B, kernel = int(steps.batch_sizes[t]), all_kernels.backward
+        _run_by_strips(B, Hw, N, kernel, t, t + 1, steps, adjoint, scratch, robust)
+
+
+def _rebuild_segment(last: int, steps: Steps, scratch: Any) -> None:
+    """Make the matrices anew of the segment whose last step is `last`, shared out by strips."""
+    _, Hw, N = steps.write.shape
+    for t in range(last - last % steps.interval, last + 1):
+        B = int(steps.batch_sizes[t])
+        if steps.anew[t] > 0:
+            all_kernels.rebuild(BEFORE, 0, B, t, steps, scratch)
+        if steps.anew[t] > 1:
+            _run_strips(B, Hw, N, all_kernels.rebuild, t, steps, scratch)
 
 
 def _run_stages(B: int, Hw: int, N: int, function: Callable[..., None], *arguments: Any) -> None:
@@ -195,5 +201,4 @@ def fair_ranges(batch_sizes: np.ndarray, threads: int) -> list[Range]:
         return [(0, B)]
     steps_until = np.cumsum((batch_sizes[:, None] > np.arange(B)).sum(0))
     shares = steps_until[-1] * np.arange(1, threads) / threads
-    ends = [*map(int, np.searchsorted(steps_until, shares) + 1), B]
-    return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
+    return ranges_to([*map(int, np.searchsorted(steps_until, shares) + 1), B])

@@ -29,7 +29,7 @@ def make_scratch(sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -
 
 def lstm_backward(
     active: Tensor,
-    seen: Tensor,
+    squashed: Tensor,
     cells: Tensor,
     d_hidden: Tensor,
     d_cells: Tensor,
@@ -39,7 +39,7 @@ def lstm_backward(
 
     Args:
         active: (b, 4 H), i, f, g, o.
-        seen: (b, H), tanh(c).
+        squashed: (b, H), tanh(c).
         cells: (b, H), c_{t-1}.
         d_hidden: (b, H), gradient of h.
         d_cells: (b, H), gradient of c; goes to step t - 1 in place.
@@ -47,11 +47,11 @@ def lstm_backward(
     """
     entry, forget, change, output = active.chunk(4, dim=1)
     d_entry, d_forget, d_change, d_output = d_active.chunk(4, dim=1)
-    d_cells.add_(tanh_backward(d_hidden * output, seen))
+    d_cells.add_(tanh_backward(d_hidden * output, squashed))
     sigmoid_backward(d_cells * change, entry, grad_input=d_entry)
     sigmoid_backward(d_cells * cells, forget, grad_input=d_forget)
     tanh_backward(d_cells * entry, change, grad_input=d_change)
-    sigmoid_backward(d_hidden * seen, output, grad_input=d_output)
+    sigmoid_backward(d_hidden * squashed, output, grad_input=d_output)
     d_cells.mul_(forget)
 
 

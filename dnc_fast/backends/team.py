@@ -34,7 +34,11 @@ def run_ranges(ranges: list[Range], function: Callable[..., None], *arguments: A
 
 def ranges_of(count: int, threads: int) -> list[Range]:
     """Ranges that cover [0, count), at most one a thread."""
-    ends = [count * (thread + 1) // threads for thread in range(threads)]
+    return ranges_to([count * (thread + 1) // threads for thread in range(threads)])
+
+
+def ranges_to(ends: list[int]) -> list[Range]:
+    """The ranges from 0 to the first end and from each end to the next, without the empty ones."""
     return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
 
 

@@ -6,7 +6,8 @@ The buffers are those that the steps fill when they are taken one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,34 +69,23 @@ def all_steps(
         precedence=array(states["precedence"]),
         write=array(states["write_weights"]),
         read=array(states["read_weights"]),
-        memory0=array(integers(matrix.data_ptr() for matrix, _ in matrices[:-1])),
-        memory1=array(integers(matrix.data_ptr() for matrix, _ in matrices[1:])),
-        link0=array(integers(link.data_ptr() for _, link in matrices[:-1])),
-        link1=array(integers(link.data_ptr() for _, link in matrices[1:])),
+        **addresses(matrices[:-1], matrices[1:], array),
         anew=array(integers([0] * rows.steps)),
     )
 
 
 def with_segments(steps: Steps, playback: MemoryPlayback) -> Steps:
     """The arrays of the backward pass: the matrices lie where the segments are made anew."""
-    memory0, memory1, link0, link1, anew = [], [], [], [], []
+    before, after, anew = [], [], []
     count, interval = playback.tape.rows.steps, playback.tape.interval
     for first in range(0, count, interval):
         last = min(first + interval, count) - 1
         matrices = playback.segment(last)
-        memory0 += [matrix.data_ptr() for matrix, _ in matrices[:-1]]
-        memory1 += [matrix.data_ptr() for matrix, _ in matrices[1:]]
-        link0 += [link.data_ptr() for _, link in matrices[:-1]]
-        link1 += [link.data_ptr() for _, link in matrices[1:]]
+        before += matrices[:-1]
+        after += matrices[1:]
         anew += [0 if playback.kept(t) else 1 + (t < last) for t in range(first, last + 1)]
     array = playback.tape.primitives.array
-    return steps._replace(
-        memory0=array(integers(memory0)),
-        memory1=array(integers(memory1)),
-        link0=array(integers(link0)),
-        link1=array(integers(link1)),
-        anew=array(integers(anew)),
-    )
+    return steps._replace(**addresses(before, after, array), anew=array(integers(anew)))
 
 
 def all_adjoints(
@@ -130,6 +120,20 @@ def all_adjoints(
         reads0=array(d_first_reads),
         state=Adjoint(d_vectors, memory, usage, precedence, link, write, read),
     )
+
+
+def addresses(
+    before: list[tuple[Tensor, Tensor]],
+    after: list[tuple[Tensor, Tensor]],
+    array: Callable[[Tensor], Any],
+) -> dict[str, Any]:
+    """The fields of `Steps` that tell where the matrices (memory, link) around each step are."""
+    return {
+        "memory0": array(integers(memory.data_ptr() for memory, _ in before)),
+        "memory1": array(integers(memory.data_ptr() for memory, _ in after)),
+        "link0": array(integers(link.data_ptr() for _, link in before)),
+        "link1": array(integers(link.data_ptr() for _, link in after)),
+    }
 
 
 def integers(values: Iterable[int]) -> Tensor:

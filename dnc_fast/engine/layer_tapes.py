@@ -110,9 +110,8 @@ class LayerTape:
     def finish(self, t: int) -> None:
         """Put away the state of the sequences whose last step was t."""
         ending = self.rows.ending(t)
-        if ending.start < ending.stop:
-            for final, state in zip(self.final, self.states_after(t), strict=True):
-                final[ending] = state[ending]
+        for final, state in zip(self.final, self.states_after(t), strict=True):
+            final[ending] = state[ending]
 
     def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
         """From pre-activations (b, gates H), changed in place, to hidden activations."""

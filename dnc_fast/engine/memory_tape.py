@@ -88,10 +88,7 @@ class MemoryTape:
 
     def finish(self, t: int) -> None:
         """Put away the state of the sequences whose last step was t."""
-        ending = self.rows.ending(t)
-        if ending.start == ending.stop:
-            return
-        after = self.rows.after(t)
+        ending, after = self.rows.ending(t), self.rows.after(t)
         for name, buffer in self.vector_states.items():
             getattr(self.final, name)[ending] = buffer[after][ending]
         memory, link = self.matrices(t + 1)
