@@ -7,6 +7,7 @@ external memory by itself.
 from .backends import memory_step
 from .config import DNCConfig
 from .dnc import DNC, DNCCell
+from .engine import release_cuda_graphs
 from .state import DNCState, MemoryState
 from .trace import Trace
 
@@ -21,4 +22,5 @@ __all__ = [
     "Trace",
     "__version__",
     "memory_step",
+    "release_cuda_graphs",
 ]

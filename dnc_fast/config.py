@@ -46,9 +46,11 @@ class DNCConfig:
     )
     state_dtype: torch.dtype | None = None
     checkpoint_interval: int | None = None
+    checkpoint_dtype: torch.dtype | None = None
     backend: str = field(
         default="auto", metadata={"choices": BACKENDS, "help": "what computes the memory step"}
     )
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -64,7 +66,7 @@ class DNCConfig:
         for name in ("output_size", "checkpoint_interval"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum=1)
-        for name in ("bias", "batch_first", "bidirectional"):
+        for name in ("bias", "batch_first", "bidirectional", "cuda_graphs"):
             check_flag(name, getattr(self, name))
         check_number("dropout", self.dropout, 0.0, 1.0)
         if self.dropout and self.num_layers == 1:
@@ -88,10 +90,10 @@ class DNCConfig:
                 "direction has a controller of its own; got one module"
             )
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
-        if self.state_dtype is not None and self.state_dtype not in STATE_DTYPES:
-            raise ValueError(
-                f"state_dtype must be None or one of {STATE_DTYPES}, got {self.state_dtype!r}"
-            )
+        for name in ("state_dtype", "checkpoint_dtype"):
+            dtype = getattr(self, name)
+            if dtype is not None and dtype not in STATE_DTYPES:
+                raise ValueError(f"{name} must be None or one of {STATE_DTYPES}, got {dtype!r}")
         check_choice("backend", self.backend, BACKENDS)
 
     @property

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .backends import (
-    FULL_DTYPES,
     inspected_step,
     primitives,
     resolve_backend,
@@ -23,10 +22,13 @@ from .config import DNCConfig
 from .controllers import CONTROLLERS, check_controller
 from .engine import (
     MemoryReport,
+    Plan,
     checkpoint_interval,
+    is_built_in,
     is_plain,
     memory_report,
     run_checkpointed,
+    run_precision,
     unroll,
 )
 from .sequences import Sequences
@@ -70,7 +72,9 @@ class DNCCell(nn.Module):
         usage_order: str = "exact",
         state_dtype: torch.dtype | None = None,
         checkpoint_interval: int | None = None,
+        checkpoint_dtype: torch.dtype | None = None,
         backend: str = "auto",
+        cuda_graphs: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -90,7 +94,9 @@ class DNCCell(nn.Module):
             usage_order=usage_order,
             state_dtype=state_dtype,
             checkpoint_interval=checkpoint_interval,
+            checkpoint_dtype=checkpoint_dtype,
             backend=backend,
+            cuda_graphs=cuda_graphs,
         )
         self._build(config, device, dtype)
 
@@ -321,23 +327,23 @@ class DNCCell(nn.Module):
         Returns:
             features (rows, L H + R W), and the state of each sequence after its own last step.
         """
-        dtype, device = self.state_dtype, rows.device
-        backend = resolve_backend(self.config.backend, device, dtype)
-        plain = rows.dtype == dtype and dtype in FULL_DTYPES
-        plain = plain and not autocasts(device) and is_plain(self)
-        plain = plain and type(self.interface) is nn.Linear and is_plain(self.interface)
-        if backend == "reference" or trace is not None or not plain:
+        backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
+        precision = run_precision(self.interface.weight, rows, self.state_dtype)
+        plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
+        if precision is not None and precision.half is not None:
+            # A controller of your own is called where torch's autocast reaches it.
+            plain = plain and is_built_in(self.controller)
+        if backend == "reference" or trace is not None or not plain or precision is None:
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
-        return run_checkpointed(
-            self.controller,
-            self.interface,
-            rows,
-            batch_sizes,
-            state,
+        plan = Plan(
             primitives=primitives(backend),
             usage_order=self.config.usage_order,
             interval=self.config.checkpoint_interval,
+            checkpoint_dtype=self.config.checkpoint_dtype,
+            precision=precision,
+            capture=self.config.cuda_graphs,
         )
+        return run_checkpointed(self.controller, self.interface, rows, batch_sizes, state, plan)
 
     def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
         """See `DNC.memory_report`."""
@@ -365,6 +371,7 @@ class DNCCell(nn.Module):
             eager=backend == "eager",
             itemsize=weight.element_size(),
             state_itemsize=itemsize,
+            checkpoint_itemsize=(config.checkpoint_dtype or self.state_dtype).itemsize,
             interface_size=config.interface_size,
             controller_numbers=0 if kept is None else kept(),
             features=self.output.in_features,
@@ -406,11 +413,17 @@ class DNC(nn.Module):
         checkpoint_interval: K; memory and link matrix are kept for backpropagation every K-th step
             only, and made anew in between. None for 1 where all steps' link matrices take at most
             32 MiB, else the root of T.
-        backend: "reference" is autograd through the equations, step by step; "cpu" the compiled
-            kernels (needs Numba), "eager" the same algorithm in plain torch, both exact and without
-            the history of the link matrix; "auto" the fastest that can run. Only the reference can
-            be differentiated twice, or by torch.func. Where the cell has hooks or parametrised
-            weights, and under autocast or in half precision, steps are taken one by one.
+        checkpoint_dtype: dtype in which link matrices are kept for backpropagation, such as
+            torch.float16, which halves them and rounds the gradients, not the outputs, see
+            docs/precision.md; None for the state's.
+        backend: "reference" is autograd through the equations, step by step; "triton" the GPU
+            kernels, "cpu" the compiled kernels (needs Numba), "eager" the same algorithm in plain
+            torch, all exact and without the history of the link matrix; "auto" the fastest that can
+            run. Only the reference can be differentiated twice, or by torch.func. Where the cell
+            has hooks or parametrised weights, or a controller of your own in half precision or
+            under autocast, steps are taken one by one.
+        cuda_graphs: on a CUDA device, record the steps as CUDA graphs and replay them where that
+            is safe, see docs/cuda_graphs.md.
         device, dtype: of the parameters, as in torch.
 
     Raises:
@@ -437,7 +450,9 @@ class DNC(nn.Module):
         usage_order: str = "exact",
         state_dtype: torch.dtype | None = None,
         checkpoint_interval: int | None = None,
+        checkpoint_dtype: torch.dtype | None = None,
         backend: str = "auto",
+        cuda_graphs: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -459,7 +474,9 @@ class DNC(nn.Module):
             usage_order=usage_order,
             state_dtype=state_dtype,
             checkpoint_interval=checkpoint_interval,
+            checkpoint_dtype=checkpoint_dtype,
             backend=backend,
+            cuda_graphs=cuda_graphs,
         )
         self._build(config, device, dtype)
 

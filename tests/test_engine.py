@@ -706,8 +706,8 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
     made: list[weakref.ref] = []
     new_matrices = MemoryTape._new_matrices
 
-    def record(tape: MemoryTape, size: int) -> tuple[Tensor, Tensor]:
-        pair = new_matrices(tape, size)
+    def record(tape: MemoryTape, *args: Any) -> tuple[Tensor, Tensor]:
+        pair = new_matrices(tape, *args)
         made.append(weakref.ref(pair[0]))
         return pair
 

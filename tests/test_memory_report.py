@@ -9,7 +9,7 @@ import pytest
 
 from dnc_fast import DNC
 from dnc_fast.engine.memory_tape import KEEP_ALL_BELOW, checkpoint_interval
-from dnc_fast.engine.report import matrices_held
+from dnc_fast.engine.report import checkpoints_held, matrices_held
 from dnc_fast.state import MemorySizes
 
 SMALL = {"num_cells": 16, "cell_size": 4, "num_read_heads": 2}
@@ -17,10 +17,10 @@ SMALL = {"num_cells": 16, "cell_size": 4, "num_read_heads": 2}
 
 def test_link_matrices_of_long_sequences_grow_with_the_root_of_the_steps():
     sizes = MemorySizes(1, 1024, 64, 4, 1)
-    held = [
-        matrices_held(T, checkpoint_interval(T, sizes, 4), eager=False) for T in (64, 256, 1024)
-    ]
-    assert held == [2 + 7 + 8, 2 + 15 + 16, 2 + 31 + 32]
+    intervals = {T: checkpoint_interval(T, sizes, 4) for T in (64, 256, 1024)}
+    assert [checkpoints_held(T, K) for T, K in intervals.items()] == [7, 15, 31]
+    held = [matrices_held(T, K, eager=False) for T, K in intervals.items()]
+    assert held == [2 + 8, 2 + 16, 2 + 32]
 
 
 def test_all_are_kept_while_they_are_small():

@@ -3,7 +3,8 @@
 `reference` is autograd through the paper's equations. `eager` (plain torch), `cpu` (compiled by
 Numba) and `triton` (kernels for GPUs) are the hand-derived step, forward and backward; each is a
 module with the same primitives: `array`, `make_scratch`, `forward`, `rebuild`, `backward`,
-`lstm_backward`. `cpu` also has `forward_steps` and `backward_steps`: all steps in one call.
+`lstm_forward`, `lstm_backward`. `cpu` also has `forward_steps` and `backward_steps`: all steps in
+one call.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from ..kernels.cpu import steps as all_kernels
 from ..kernels.cpu.compile import CACHE, CACHE_FOLDER
 from ..kernels.cpu.step import AFTER, ALL, BEFORE, LINKS
 from ..state import MemorySizes
-from .eager import lstm_backward
+from .eager import lstm_backward, lstm_forward
 from .team import Range, ranges_of, ranges_to, run_ranges
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "forward",
     "forward_steps",
     "lstm_backward",
+    "lstm_forward",
     "make_scratch",
     "rebuild",
 ]

@@ -27,31 +27,66 @@ def make_scratch(sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -
     """Plain torch leaves nothing between the parts of a step."""
 
 
+def lstm_forward(
+    product: Tensor,
+    x_part: Tensor,
+    cells0: Tensor,
+    active: Tensor,
+    cells1: Tensor,
+    squashed: Tensor,
+    hidden: Tensor,
+) -> None:
+    """The gates of an LSTM: h = o tanh(c), c = f c_{t-1} + i g.
+
+    Args:
+        product, x_part: (b, 4 H), of any dtype; the pre-activations are their sum.
+        cells0: (b, H), c_{t-1}.
+        active: (b, 4 H), filled with i, f, g, o.
+        cells1: (b, H), filled with c.
+        squashed: (b, H), filled with tanh(c).
+        hidden: (b, H), of any dtype, filled with h.
+    """
+    H = cells0.shape[1]
+    torch.add(product, x_part, out=active)
+    active[:, : 2 * H].sigmoid_()
+    active[:, 2 * H : 3 * H].tanh_()
+    active[:, 3 * H :].sigmoid_()
+    entry, forget, change, output = active.chunk(4, dim=1)
+    torch.mul(forget, cells0, out=cells1).addcmul_(entry, change)
+    torch.tanh(cells1, out=squashed)
+    torch.mul(output, squashed, out=hidden)
+
+
 def lstm_backward(
     active: Tensor,
     squashed: Tensor,
-    cells: Tensor,
-    d_hidden: Tensor,
+    cells0: Tensor,
+    d_output: Tensor,
+    d_last: Tensor,
+    clip: float | None,
     d_cells: Tensor,
     d_active: Tensor,
 ) -> None:
-    """Through the gates of an LSTM: h = o tanh(c), c = f c_{t-1} + i g.
+    """Through the gates of an LSTM, see `lstm_forward`.
 
     Args:
-        active: (b, 4 H), i, f, g, o.
-        squashed: (b, H), tanh(c).
-        cells: (b, H), c_{t-1}.
-        d_hidden: (b, H), gradient of h.
+        active, squashed, cells0: as they were filled or given.
+        d_output, d_last: (b, H), the gradient of h is their sum; the latter may be changed.
+        clip: bound of the gradients of h and c, each number by itself; None for no bound.
         d_cells: (b, H), gradient of c; goes to step t - 1 in place.
-        d_active: (b, 4 H), filled with the gradient of the pre-activations.
+        d_active: (b, 4 H), of any dtype, filled with the gradient of the pre-activations.
     """
     entry, forget, change, output = active.chunk(4, dim=1)
-    d_entry, d_forget, d_change, d_output = d_active.chunk(4, dim=1)
+    d_entry, d_forget, d_change, d_gate = d_active.chunk(4, dim=1)
+    d_hidden = d_last.add_(d_output)
+    if clip is not None:
+        d_hidden.clamp_(-clip, clip)
+        d_cells.clamp_(-clip, clip)
     d_cells.add_(tanh_backward(d_hidden * output, squashed))
     sigmoid_backward(d_cells * change, entry, grad_input=d_entry)
-    sigmoid_backward(d_cells * cells, forget, grad_input=d_forget)
+    sigmoid_backward(d_cells * cells0, forget, grad_input=d_forget)
     tanh_backward(d_cells * entry, change, grad_input=d_change)
-    sigmoid_backward(d_hidden * squashed, output, grad_input=d_output)
+    sigmoid_backward(d_hidden * squashed, output, grad_input=d_gate)
     d_cells.mul_(forget)
 
 

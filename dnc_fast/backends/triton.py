@@ -8,9 +8,17 @@ from torch import Tensor
 from ..kernels.arrays import Adjoint, Step
 from ..kernels.gpu import step as kernels
 from ..state import MemorySizes, MemoryState
-from .eager import lstm_backward
+from .eager import lstm_backward, lstm_forward
 
-__all__ = ["array", "backward", "forward", "lstm_backward", "make_scratch", "rebuild"]
+__all__ = [
+    "array",
+    "backward",
+    "forward",
+    "lstm_backward",
+    "lstm_forward",
+    "make_scratch",
+    "rebuild",
+]
 
 
 def array(tensor: Tensor) -> Tensor:

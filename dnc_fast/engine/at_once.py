@@ -35,7 +35,7 @@ def all_steps(
     """
     rows, array, states = memory.rows, memory.primitives.array, memory.vector_states
     layers, kind = controller.layers, controller.kind
-    H = controller.controller.hidden_size
+    H = controller.hidden_size
     hidden0 = [layer.initial[0] for layer in layers] if kind.recurrent else None
     steps = range(rows.steps)
     matrices = [memory.matrices(t) for t in range(rows.steps + 1)]
@@ -103,7 +103,7 @@ def all_adjoints(
         d_hidden: (outputs, L H), added to.
         d_first_reads: (B, R, W), of zeros; added to.
     """
-    array, clip = playback.tape.primitives.array, controller.controller.activation_clip
+    array, clip = playback.tape.primitives.array, controller.activation_clip
     memory, usage, precedence, link, write, read = map(array, playback.gradient)
     d_vectors = array(playback.d_vectors)
     return AdjointSteps(

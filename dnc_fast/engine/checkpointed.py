@@ -6,7 +6,8 @@ keeps the vectors of each step and a few checkpoints, see `memory_tape`.
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,33 @@ from torch import Tensor, nn
 from ..backends.step import refuse_second_gradient
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .at_once import all_adjoints, all_steps, with_segments
-from .controller_tapes import controller_tape
+from .captures import CAPTURES, can_capture, part_lengths
+from .controller_tapes import LayeredTape, ModuleTape, controller_tape
 from .memory_tape import MemoryPlayback, MemoryTape, checkpoint_interval
+from .precision import Precision
+from .report import checkpoints_held, matrices_held
 from .rows import Rows
+
+
+class Plan(NamedTuple):
+    """What a run does, whatever the numbers.
+
+    | field            | what                                                                 |
+    |------------------|----------------------------------------------------------------------|
+    | primitives       | a module of `dnc_fast.backends`                                      |
+    | usage_order      | one of `USAGE_ORDERS`                                                |
+    | interval         | K; None for the rule of `checkpoint_interval`                        |
+    | checkpoint_dtype | of the link matrices of checkpoints; None for the state's            |
+    | precision        | of the run                                                           |
+    | capture          | whether graphs may be captured and replayed, see `captures`          |
+    """
+
+    primitives: Any
+    usage_order: str
+    interval: int | None
+    checkpoint_dtype: torch.dtype | None
+    precision: Precision
+    capture: bool
 
 
 @torch.compiler.disable
@@ -26,10 +51,7 @@ def run_checkpointed(
     x: Tensor,
     batch_sizes: list[int],
     state: DNCState,
-    *,
-    primitives: Any,
-    usage_order: str,
-    interval: int | None,
+    plan: Plan,
 ) -> tuple[Tensor, DNCState]:
     """Take a batch of sequences through a DNC.
 
@@ -38,111 +60,196 @@ def run_checkpointed(
         x: (sum of batch_sizes, X), step after step.
         batch_sizes: how many sequences each step still has; never grows.
         state: complete, before the first step.
-        primitives: a module of `dnc_fast.backends`.
-        usage_order: one of `USAGE_ORDERS`.
-        interval: K; None for the rule of `checkpoint_interval`.
+        plan: how.
 
     Returns:
         features (rows, L H + R W), and the state of each sequence after its own last step.
     """
-    assert state.memory is not None and state.read_vectors is not None
     tape = controller_tape(controller, x)
     weights = [interface.weight] if interface.bias is None else [interface.weight, interface.bias]
+    if not (plan.capture and can_capture(x.device, tape, batch_sizes)):
+        return _run(tape, weights, batch_sizes, state, plan, capture=False)
+    assert isinstance(tape, LayeredTape)
+    features = []
+    lengths = part_lengths(len(batch_sizes))
+    parts = tape.split([length * batch_sizes[0] for length in lengths])
+    for part, length in zip(parts, lengths, strict=True):
+        found, state = _run(part, weights, batch_sizes[:length], state, plan, capture=True)
+        features.append(found)
+    return torch.cat(features) if len(features) > 1 else features[0], state
+
+
+def _run(
+    tape: LayeredTape | ModuleTape,
+    weights: list[Tensor],
+    batch_sizes: list[int],
+    state: DNCState,
+    plan: Plan,
+    capture: bool,
+) -> tuple[Tensor, DNCState]:
+    """Take the steps of one run; see `run_checkpointed`."""
     given = [*weights, *tensors(state), *tape.tensors]
-    rows = Rows(
-        batch_sizes, torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    )
-    sizes = state.memory.sizes
-    if interval is None:
-        interval = checkpoint_interval(rows.steps, sizes, state.memory.memory.element_size())
-    run = _Run(tape, rows, state, len(weights), primitives, usage_order, interval)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
     tape.tensors = []  # autograd holds them now, for as long as it needs them
+    run: Any = Run(tape, Rows(batch_sizes, keep), state, len(weights), plan)
+    if capture:
+        run = CAPTURES.run(run, given)
     features, *final = _Checkpointed.apply(run, *given)
     parts = iter(final)
     return features, map_tensors(lambda _: next(parts), state)
 
 
-class _Run:
+class Run:
     """One pass over the steps and the way back.
 
     What the pass kept is freed on the way back. Another way back (retain_graph) passes over the
     steps again first, with the same random numbers.
+
+    Args:
+        controller: its tape.
+        rows: where the states lie.
+        state: of the shapes that the run is for.
+        num_weights: tensors of the interface layer.
+        plan: what to do.
     """
 
     def __init__(
         self,
-        controller: Any,
+        controller: LayeredTape | ModuleTape,
         rows: Rows,
         state: DNCState,
         num_weights: int,
-        primitives: Any,
-        usage_order: str,
-        interval: int,
+        plan: Plan,
     ) -> None:
+        assert state.memory is not None
         self.controller = controller
         self.rows = rows
-        self.state = map_tensors(Tensor.detach, state)
+        self.plan = plan
+        self.primitives, self.precision = plan.primitives, plan.precision
+        self.sizes = state.memory.sizes
+        self.interval = plan.interval or checkpoint_interval(
+            rows.steps, self.sizes, state.memory.memory.element_size()
+        )
+        self.device = state.memory.memory.device
         self.num_weights = num_weights
         self.num_states = len(list(tensors(state)))
-        self.primitives = primitives
-        self.usage_order = usage_order
-        self.interval = interval
-        self.device = next(tensors(state)).device
-        self.random = _random_state(self.device) if rows.keep else []
-        self.recorded = False
-        self.at_once = hasattr(primitives, "forward_steps") and controller.can_run_at_once
-        self.steps: Any = None
+        self._nest = map_tensors(lambda tensor: tensor.new_empty(0), state)
+        self._random = _random_state(self.device) if rows.keep and controller.draws else []
+        self._recorded = False
+        self._steps: Any = None
 
-    def _split(self, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """Interface weight, its bias, and the controller's tensors."""
+    def another(self) -> Run:
+        """A run like this one, not begun."""
+        run = copy.copy(self)
+        run.controller = copy.copy(self.controller)
+        return run
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the backend takes all steps in one call."""
+        return (
+            hasattr(self.primitives, "forward_steps")
+            and not self.controller.draws
+            and self.precision.half is None
+            and self.plan.checkpoint_dtype is None
+        )
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What decides which work is done, but for the shapes of what is given."""
+        plan, controller = self.plan, self.controller
+        assert isinstance(controller, LayeredTape)
+        return (
+            *(plan.primitives.__name__, plan.usage_order, self.interval, plan.checkpoint_dtype),
+            *(plan.precision, self.sizes, self.rows.steps, self.rows.keep, self.num_weights),
+            *(controller.kind, controller.hidden_size, controller.activation_clip),
+        )
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it holds at its peak."""
+        B, N, W, R, Hw = self.sizes
+        steps = self.rows.steps
+        matrices = checkpoints_held(steps, self.interval) + matrices_held(
+            steps, self.interval, eager=False
+        )
+        matrices *= B * N * (Hw * N + W)
+        vectors = self.rows.num_state_rows * (1 + 2 * Hw + R) * N
+        return (matrices + vectors) * self.precision.full.itemsize
+
+    def _split(
+        self, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor | None, DNCState, list[Tensor]]:
+        """Interface weight, its bias, the state before the first step, the controller's tensors."""
         weight, *bias = given[: self.num_weights]
-        return weight, bias[0] if bias else None, list(given[self.num_weights + self.num_states :])
+        parts = iter(given[self.num_weights :])
+        state = map_tensors(lambda _: next(parts).detach(), self._nest)
+        return weight, bias[0] if bias else None, state, list(parts)
 
     def forward(self, given: tuple[Tensor, ...]) -> list[Tensor]:
-        weight, bias, controller_tensors = self._split(given)
-        rows, controller = self.rows, self.controller
-        self.recorded = rows.keep
-        memory, reads0 = self.state.memory, self.state.read_vectors
+        """Take all steps.
+
+        Args:
+            given: tensors of the interface layer, of the state, of the controller's tape.
+
+        Returns:
+            features, and the tensors of the final state.
+        """
+        weight, bias, state, controller_tensors = self._split(given)
+        rows, controller, precision = self.rows, self.controller, self.precision
+        memory, reads0 = state.memory, state.read_vectors
+        assert memory is not None and reads0 is not None
+        self._recorded = rows.keep
         size = weight.shape[1]
-        self.features = weight.new_empty(rows.total, size + reads0[0].numel())
+        self.features = weight.new_empty(
+            rows.total, size + reads0[0].numel(), dtype=precision.output
+        )
         hidden = self.features[:, :size]
-        controller.start(self.primitives, rows, controller_tensors, hidden, self.state.controller)
-        self.tape = MemoryTape(self.primitives, rows, memory, self.interval, self.usage_order)
+        controller.start(
+            self.primitives, precision, rows, controller_tensors, hidden, state.controller
+        )
+        self.tape = MemoryTape(
+            self.primitives,
+            rows,
+            memory,
+            self.interval,
+            self.plan.usage_order,
+            self.plan.checkpoint_dtype,
+        )
         self.final_reads = torch.empty_like(reads0)
         if self.at_once:
-            self._forward_at_once(weight, bias)
+            self._forward_at_once(weight, bias, reads0)
         else:
-            self._forward_step_by_step(weight, bias)
+            self._forward_step_by_step(weight, bias, reads0)
         self.tape.release_ring()
         final = DNCState(None, self.tape.final, self.final_reads)
         return [self.features, *controller.final_state(), *tensors(final)]
 
-    def _forward_at_once(self, weight: Tensor, bias: Tensor | None) -> None:
+    def _forward_at_once(self, weight: Tensor, bias: Tensor | None, reads0: Tensor) -> None:
+        assert isinstance(self.controller, LayeredTape)
         if bias is None:
             bias = weight.new_zeros(len(weight))
-        self.steps = all_steps(
-            self.controller, self.tape, weight, bias, self.features, self.state.read_vectors
-        )
-        self.primitives.forward_steps(self.steps, self.tape.scratch, self.usage_order)
+        self._steps = all_steps(self.controller, self.tape, weight, bias, self.features, reads0)
+        self.primitives.forward_steps(self._steps, self.tape.scratch, self.plan.usage_order)
         for t in self.rows.last_steps:
             self._finish(t)
 
-    def _forward_step_by_step(self, weight: Tensor, bias: Tensor | None) -> None:
+    def _forward_step_by_step(self, weight: Tensor, bias: Tensor | None, reads0: Tensor) -> None:
         size = weight.shape[1]
-        weight_t = weight.t()
-        reads = self.state.read_vectors.flatten(1)
+        weight_t = self.precision.operand(weight).t()
+        reads = reads0.flatten(1)
         for t, active in enumerate(self.rows.batch_sizes):
             self.controller.forward(t, reads[:active])
             output = self.rows.output(t)
             hidden, vectors = self.features[output, :size], self.tape.vectors[self.rows.step(t)]
-            if bias is None:
-                torch.mm(hidden, weight_t, out=vectors)
-            else:
-                torch.addmm(bias, hidden, weight_t, out=vectors)
+            self.precision.fill(vectors, hidden, weight_t, bias)
             reads = self.tape.forward(t).flatten(1)
-            self.features[output, size:] = reads
+            if not self.rows.keep:
+                self.features[output, size:] = reads
             if t in self.rows.last_steps:
                 self._finish(t)
+        if self.rows.keep:  # reads of all steps lie as the output does
+            self.features[:, size:] = self.tape.reads.flatten(1)
 
     def _finish(self, t: int) -> None:
         """Put away the state of the sequences whose last step was t."""
@@ -154,51 +261,71 @@ class _Run:
     def backward(
         self, given: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]
     ) -> list[Tensor | None]:
-        if not self.recorded:
+        """Go back over all steps, and free what they kept.
+
+        Args:
+            given: as for `forward`.
+            gradients: of its results; None stands for zeros.
+
+        Returns:
+            gradients of `given`.
+        """
+        if not self._recorded:
             self._record_again(given)
-        weight, bias, _ = self._split(given)
-        rows, controller = self.rows, self.controller
+        found = self.play_back(given, gradients)
+        self._recorded = False
+        self._steps = None
+        del self.tape, self.features, self.final_reads
+        self.controller.release()
+        return found
+
+    def play_back(
+        self, given: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]
+    ) -> list[Tensor | None]:
+        """`backward`, of steps that were just taken, and freeing nothing."""
+        weight, bias, state, _ = self._split(given)
+        rows, controller, precision = self.rows, self.controller, self.precision
+        assert state.read_vectors is not None
         size = weight.shape[1]
         d_features, *d_final = gradients
         num_controller = self.num_states - len(MemoryState._fields) - 1
         controller.start_backward(d_final[:num_controller])
         d_final_memory, d_final_reads = d_final[num_controller:-1], d_final[-1]
-        shape = self.tape.reads.shape
-        d_reads = weight.new_zeros(shape)
-        d_hidden = weight.new_zeros(rows.total, size)
+        d_reads = torch.zeros_like(self.tape.reads)
+        d_hidden = weight.new_zeros(rows.total, size, dtype=precision.full)
         if d_features is not None:
             d_hidden.copy_(d_features[:, :size])
-            d_reads.copy_(d_features[:, size:].view(shape))
+            d_reads.copy_(d_features[:, size:].view(d_reads.shape))
         if d_final_reads is not None:
             for t in rows.last_steps:
                 ending = rows.ending(t)
                 d_reads[rows.step(t)][ending] += d_final_reads[ending]
-        d_first_reads = torch.zeros_like(self.state.read_vectors)
+        d_first_reads = torch.zeros_like(state.read_vectors)
         playback = MemoryPlayback(self.tape, d_final_memory, d_reads)
         if self.at_once:
+            assert isinstance(controller, LayeredTape)
             adjoint = all_adjoints(controller, playback, weight, d_hidden, d_first_reads)
-            steps = with_segments(self.steps, playback)
-            self.primitives.backward_steps(steps, adjoint, self.tape.scratch, self.usage_order)
+            steps = with_segments(self._steps, playback)
+            order = self.plan.usage_order
+            self.primitives.backward_steps(steps, adjoint, self.tape.scratch, order)
         else:
             self._backward_step_by_step(playback, weight, d_hidden, d_first_reads)
-        d_weights: list[Tensor | None] = [playback.d_vectors.t() @ self.features[:, :size]]
+        d_weight = precision.product(playback.d_vectors.t(), self.features[:, :size])
+        d_weights: list[Tensor | None] = [d_weight.to(weight.dtype)]
         if bias is not None:
-            d_weights.append(playback.d_vectors.sum(0))
+            d_weights.append(playback.d_vectors.sum(0).to(bias.dtype))
         d_controller, d_controller_state = controller.gradients()
         d_state = [*d_controller_state, *playback.gradient, d_first_reads]
-        self.recorded = False
-        self.steps = None
-        del self.tape, self.features, self.final_reads
-        controller.release()
         return [*d_weights, *d_state, *d_controller]
 
     def _backward_step_by_step(
         self, playback: MemoryPlayback, weight: Tensor, d_hidden: Tensor, d_first_reads: Tensor
     ) -> None:
         rows = self.rows
+        weight = self.precision.operand(weight)
         for t in reversed(range(rows.steps)):
             d_vector = playback.backward(t)
-            d_output = d_hidden[rows.output(t)].addmm_(d_vector, weight)
+            d_output = self.precision.add(d_hidden[rows.output(t)], d_vector, weight)
             d_last_reads = self.controller.backward(t, d_output).reshape(
                 -1, *d_first_reads[0].shape
             )
@@ -210,8 +337,11 @@ class _Run:
 
     def _record_again(self, given: tuple[Tensor, ...]) -> None:
         """Pass over the steps once more, with the random numbers of the first time."""
+        if not self._random:
+            self.forward(given)
+            return
         now = _random_state(self.device)
-        _set_random_state(self.device, self.random)
+        _set_random_state(self.device, self._random)
         self.forward(given)
         _set_random_state(self.device, now)
 
@@ -229,12 +359,13 @@ def _set_random_state(device: torch.device, state: list[Tensor]) -> None:
 
 
 class _Checkpointed(torch.autograd.Function):
-    """`_Run` as a function of interface weights, state, and the controller's tensors."""
+    """A run as a function of interface weights, state, and the controller's tensors."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Run, *given: Tensor) -> tuple[Tensor, ...]:
-        # Aliases, so that what the run holds has no way back to this node.
-        results = tuple(result.detach() for result in run.forward(given))
+    def forward(ctx: Any, run: Any, *given: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(given[0].device.type, enabled=False):  # see `Precision`
+            # Aliases, so that what the run holds has no way back to this node.
+            results = tuple(result.detach() for result in run.forward(given))
         if run.rows.keep:
             ctx.run = run
             ctx.save_for_backward(*given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from ..controllers import CONTROLLERS, LayeredController
 from ..state import map_tensors, tensors
 from .layer_tapes import LAYER_TAPES, LayerBuffers, LayerTape
+from .precision import Precision
 from .rows import Rows
 
 
@@ -23,43 +26,66 @@ class LayeredTape:
 
     Attributes:
         tensors: what is computed from, by way of autograd.
-        can_run_at_once: whether a backend may take it through all steps in one call.
+        draws: whether a run draws random numbers, for dropout's masks, step by step.
     """
 
     def __init__(self, controller: LayeredController, x: Tensor) -> None:
-        self.controller = controller
+        self.hidden_size = controller.hidden_size
+        self.num_layers = len(controller.layers)
+        self.activation_clip = controller.activation_clip
         self.kind: type[LayerTape] = LAYER_TAPES[type(controller.layers[0])]
         prepared = [self.kind.prepare(layer, x, x.shape[1]) for layer in controller.layers]
         self.tensors = [tensor for layer in prepared for tensor in layer]
-        self.dropout = controller.dropout if controller.training else 0.0
-        # Dropout draws its masks step by step, like the module itself.
-        self.can_run_at_once = not self.dropout or len(controller.layers) == 1
+        dropout = controller.dropout if controller.training else 0.0
+        self.dropout = dropout if self.num_layers > 1 else 0.0
+        self.draws = bool(self.dropout)
+
+    def split(self, rows: list[int]) -> list[LayeredTape]:
+        """The tape in parts of so many rows each, to be run one after another."""
+        if len(rows) == 1:
+            return [self]
+        x_parts = zip(*(x_part.split(rows) for x_part in self.tensors[::2]), strict=True)
+        parts = []
+        for of_layers in x_parts:
+            part = copy.copy(self)
+            pairs = zip(of_layers, self.tensors[1::2], strict=True)
+            part.tensors = [tensor for pair in pairs for tensor in pair]
+            parts.append(part)
+        return parts
 
     def start(
-        self, primitives: Any, rows: Rows, given: list[Tensor], output: Tensor, state: Any
+        self,
+        primitives: Any,
+        precision: Precision,
+        rows: Rows,
+        given: list[Tensor],
+        output: Tensor,
+        state: Any,
     ) -> None:
         """Begin a run.
 
         Args:
             primitives: a module of `dnc_fast.backends`.
+            precision: of the run.
             rows: where the states lie.
             given: `tensors`, outside any graph.
             output: (output rows, L H), where hidden activations go.
             state: before the first step, outside any graph.
         """
         self.rows = rows
-        kind, H, L = self.kind, self.controller.hidden_size, len(self.controller.layers)
+        kind, H, L = self.kind, self.hidden_size, self.num_layers
         self.masks: list[dict[int, Tensor]] = [{} for _ in range(L)]
         x_parts, weights = given[::2], given[1::2]
         cells = int(kind.has_cells)
         seen = max(weight.shape[1] for weight in weights)
         # The lowest layer of many sees less than the others: zeros where it sees nothing.
         new = output.new_empty if L == 1 else output.new_zeros
+        full = partial(output.new_empty, dtype=precision.full)
         self.buffers = LayerBuffers(
             inputs=new(L, rows.num_step_rows, seen),
-            active=output.new_empty(L, rows.num_step_rows, kind.gates * H),
-            cells=output.new_empty(L, cells * rows.num_state_rows, H),
-            squashed=output.new_empty(L, cells * rows.num_step_rows, H),
+            active=full(L, rows.num_step_rows, kind.gates * H),
+            cells=full(L, cells * rows.num_state_rows, H),
+            squashed=full(L, cells * rows.num_step_rows, H),
         )
         self.layers: list[LayerTape] = []
         for index, (x_part, weight) in enumerate(zip(x_parts, weights, strict=True)):
@@ -67,7 +93,9 @@ class LayeredTape:
             initial = list(tensors(state[index]))
             inputs, *others = (buffer[index] for buffer in self.buffers)
             buffers = LayerBuffers(inputs[:, : weight.shape[1]], *others)
-            self.layers.append(kind(primitives, rows, x_part, weight, hidden, initial, buffers))
+            self.layers.append(
+                kind(primitives, precision, rows, x_part, weight, hidden, initial, buffers)
+            )
 
     def forward(self, t: int, read_vectors: Tensor) -> None:
         """Take step t, from the read vectors (b, R W) of the step before."""
@@ -92,10 +120,10 @@ class LayeredTape:
 
     def start_backward(self, d_final: list[Tensor | None]) -> None:
         """Begin at the end, with gradients of the final state."""
-        active = self.buffers.active
-        self.d_active = torch.empty_like(active)
+        inputs, active = self.buffers.inputs, self.buffers.active
+        self.d_active = torch.empty_like(active, dtype=inputs.dtype)
         # Of h and c, whether the state has them or not.
-        shape = (2, len(self.layers), self.rows.batch_size, self.controller.hidden_size)
+        shape = (2, self.num_layers, self.rows.batch_size, self.hidden_size)
         self.d_last, self.d_cells = active.new_zeros(shape)
         for index, layer in enumerate(self.layers):
             own, d_final = d_final[: len(layer.final)], d_final[len(layer.final) :]
@@ -111,8 +139,7 @@ class LayeredTape:
         Returns:
             (b, R W): gradient of the read vectors of the step before.
         """
-        H = self.controller.hidden_size
-        clip = self.controller.activation_clip
+        H, clip = self.hidden_size, self.activation_clip
         d_read: Tensor | None = None
         d_below: Tensor | None = None
         for index in reversed(range(len(self.layers))):
@@ -133,7 +160,7 @@ class LayeredTape:
         """Gradients of `tensors`, and of the state before the first step."""
         return (
             [gradient for layer in self.layers for gradient in layer.gradients()],
-            [part for layer in self.layers for part in layer.d_state],
+            [part for layer in self.layers for part in layer.state_gradients()],
         )
 
     def release(self) -> None:
@@ -150,7 +177,7 @@ class ModuleTape:
         x: (rows, X), all steps' inputs.
     """
 
-    can_run_at_once = False
+    draws = True  # for all we know
 
     def __init__(self, controller: Any, x: Tensor) -> None:
         self.controller = controller
@@ -158,7 +185,13 @@ class ModuleTape:
         self.tensors = [x, *self.parameters]
 
     def start(
-        self, primitives: Any, rows: Rows, given: list[Tensor], output: Tensor, state: Any
+        self,
+        primitives: Any,
+        precision: Precision,
+        rows: Rows,
+        given: list[Tensor],
+        output: Tensor,
+        state: Any,
     ) -> None:
         """Begin a run; see `LayeredTape.start`."""
         self.rows = rows
@@ -270,15 +303,20 @@ class ModuleTape:
 
 def controller_tape(controller: nn.Module, x: Tensor) -> LayeredTape | ModuleTape:
     """The tape of a controller."""
-    if (
+    if isinstance(controller, LayeredController) and is_built_in(controller):
+        return LayeredTape(controller, x)
+    return ModuleTape(controller, x)
+
+
+def is_built_in(controller: nn.Module) -> bool:
+    """Whether a controller is one of `CONTROLLERS`, with nothing added to it."""
+    return (
         isinstance(controller, LayeredController)
         and type(controller) in CONTROLLERS.values()
         and is_plain(controller)
         and all(type(layer) is controller.make_layer for layer in controller.layers)
         and all(map(is_plain, controller.layers))
-    ):
-        return LayeredTape(controller, x)
-    return ModuleTape(controller, x)
+    )
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.arrays import GRU, LSTM, PLAIN
+from .precision import Precision
 from .rows import Rows
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward
@@ -23,12 +24,12 @@ tanh_backward = torch.ops.aten.tanh_backward
 class LayerBuffers(NamedTuple):
     """What is kept of every step: of one layer, or of all with a leading L. S: what a layer sees.
 
-    | field    | shape                                           |
-    |----------|-------------------------------------------------|
-    | inputs   | (step rows, S)                                  |
-    | active   | (step rows, gates H), activations               |
-    | cells    | (state rows, H), of an LSTM, else without rows  |
-    | squashed | (step rows, H), tanh of the cells, likewise     |
+    | field    | shape                                           | precision |
+    |----------|-------------------------------------------------|-----------|
+    | inputs   | (step rows, S)                                  | half      |
+    | active   | (step rows, gates H), activations               | full      |
+    | cells    | (state rows, H), of an LSTM, else without rows  | full      |
+    | squashed | (step rows, H), tanh of the cells, likewise     | full      |
     """
 
     inputs: Tensor
@@ -42,6 +43,7 @@ class LayerTape:
 
     Args:
         primitives: a module of `dnc_fast.backends`.
+        precision: of the run.
         rows: where the states lie.
         x_part, weight: as `prepare` returned them.
         hidden: (output rows, H), the layer's own columns of the output.
@@ -64,6 +66,7 @@ class LayerTape:
     def __init__(
         self,
         primitives: Any,
+        precision: Precision,
         rows: Rows,
         x_part: Tensor,
         weight: Tensor,
@@ -72,8 +75,10 @@ class LayerTape:
         buffers: LayerBuffers,
     ) -> None:
         self.primitives = primitives
+        self.precision = precision
         self.rows = rows
         self.x_part, self.weight = x_part, weight
+        self.operand = precision.operand(weight)
         self.hidden = hidden
         self.initial = initial
         self.inputs, self.active, self.cells, self.squashed = buffers
@@ -103,9 +108,8 @@ class LayerTape:
         """Take step t: from [r_{t-1}; h_t^{l-1}] to the hidden activations."""
         inputs = self.inputs[self.rows.step(t)]
         torch.cat([*seen, self.hidden_before(t)], dim=1, out=inputs)
-        active = self.active[self.rows.step(t)]
-        torch.addmm(self.x_part[self.rows.output(t)], inputs, self.weight.t(), out=active)
-        self.activate(t, active, self.hidden[self.rows.output(t)])
+        product = torch.mm(inputs, self.operand.t())
+        self.activate(t, product, self.x_part[self.rows.output(t)])
 
     def finish(self, t: int) -> None:
         """Put away the state of the sequences whose last step was t."""
@@ -113,8 +117,13 @@ class LayerTape:
         for final, state in zip(self.final, self.states_after(t), strict=True):
             final[ending] = state[ending]
 
-    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
-        """From pre-activations (b, gates H), changed in place, to hidden activations."""
+    def activate(self, t: int, product: Tensor, x_part: Tensor) -> None:
+        """Fill what is kept of step t and the hidden activations.
+
+        Args:
+            t: the step.
+            product, x_part: (b, gates H), the pre-activations are their sum.
+        """
         raise NotImplementedError
 
     def states_after(self, t: int) -> list[Tensor]:
@@ -144,13 +153,9 @@ class LayerTape:
         """
         size = self.rows.batch_sizes[t]
         d_state = [part[:size] for part in self.d_state]
-        d_state[0].add_(d_hidden)
-        if clip is not None:
-            for part in d_state:
-                part.clamp_(-clip, clip)
         d_active = self.d_active[self.rows.step(t)]
-        direct = self.activate_backward(t, self.active[self.rows.step(t)], d_state, d_active)
-        d_inputs = d_active @ self.weight
+        direct = self.activate_backward(t, d_hidden, d_state, clip, d_active)
+        d_inputs = torch.mm(d_active, self.operand)
         seen = d_inputs.shape[1] - d_hidden.shape[1]
         d_state[0].copy_(d_inputs[:, seen:])
         if direct is not None:
@@ -158,7 +163,7 @@ class LayerTape:
         return d_inputs[:, :seen]
 
     def activate_backward(
-        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+        self, t: int, d_hidden: Tensor, d_state: list[Tensor], clip: float | None, d_active: Tensor
     ) -> Tensor | None:
         """Fill d_active; of d_state, all but the hidden activations goes to step t - 1.
 
@@ -169,7 +174,25 @@ class LayerTape:
 
     def gradients(self) -> list[Tensor]:
         """Gradients of x_part and weight, of all steps at once."""
-        return [self.d_active, self.d_active.t() @ self.inputs]
+        d_weight = torch.mm(self.d_active.t(), self.inputs)
+        return [self.d_active.to(self.x_part.dtype), d_weight.to(self.weight.dtype)]
+
+    def state_gradients(self) -> list[Tensor]:
+        """Gradients of the state before the first step."""
+        return [
+            part.to(before.dtype) for part, before in zip(self.d_state, self.initial, strict=True)
+        ]
+
+
+def pre_activations(product: Tensor, x_part: Tensor, active: Tensor) -> Tensor:
+    """Fill active with their sum; returns it."""
+    return torch.add(product, x_part, out=active)
+
+
+def clipped_gradient(d_hidden: Tensor, d_last: Tensor, clip: float | None) -> Tensor:
+    """The gradient of h_t with what step t + 1 adds, clipped, in the place of the latter."""
+    d_last.add_(d_hidden)
+    return d_last if clip is None else d_last.clamp_(-clip, clip)
 
 
 class LSTMTape(LayerTape):
@@ -179,32 +202,38 @@ class LSTMTape(LayerTape):
     kind = LSTM
     has_cells = True
 
-    def __init__(self, primitives: Any, rows: Rows, *arguments: Any) -> None:
-        super().__init__(primitives, rows, *arguments)
-        self.cells[: rows.batch_size] = self.initial[1]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.cells[: self.rows.batch_size] = self.initial[1]
 
-    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
-        H = hidden.shape[1]
-        active[:, : 2 * H].sigmoid_()
-        active[:, 2 * H : 3 * H].tanh_()
-        active[:, 3 * H :].sigmoid_()
-        entry, forget, change, output = active.chunk(4, dim=1)
-        cells = self.cells[self.rows.after(t)]
-        torch.mul(forget, self.cells[self.rows.before(t)], out=cells).addcmul_(entry, change)
-        squashed = torch.tanh(cells, out=self.squashed[self.rows.step(t)])
-        torch.mul(output, squashed, out=hidden)
+    def activate(self, t: int, product: Tensor, x_part: Tensor) -> None:
+        step = self.rows.step(t)
+        self.primitives.lstm_forward(
+            product,
+            x_part,
+            self.cells[self.rows.before(t)],
+            self.active[step],
+            self.cells[self.rows.after(t)],
+            self.squashed[step],
+            self.hidden[self.rows.output(t)],
+        )
 
     def states_after(self, t: int) -> list[Tensor]:
         return [*super().states_after(t), self.cells[self.rows.after(t)]]
 
     def activate_backward(
-        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+        self, t: int, d_hidden: Tensor, d_state: list[Tensor], clip: float | None, d_active: Tensor
     ) -> None:
+        step = self.rows.step(t)
+        d_last, d_cells = d_state
         self.primitives.lstm_backward(
-            active,
-            self.squashed[self.rows.step(t)],
+            self.active[step],
+            self.squashed[step],
             self.cells[self.rows.before(t)],
-            *d_state,
+            d_hidden,
+            d_last,
+            clip,
+            d_cells,
             d_active,
         )
 
@@ -212,13 +241,15 @@ class LSTMTape(LayerTape):
 class RNNTape(LayerTape):
     """State: h. One tanh, as in nn.RNNCell."""
 
-    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
-        torch.tanh(active, out=hidden)
+    def activate(self, t: int, product: Tensor, x_part: Tensor) -> None:
+        active = pre_activations(product, x_part, self.active[self.rows.step(t)])
+        torch.tanh(active, out=self.hidden[self.rows.output(t)])
 
     def activate_backward(
-        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+        self, t: int, d_hidden: Tensor, d_state: list[Tensor], clip: float | None, d_active: Tensor
     ) -> None:
-        tanh_backward(d_state[0], self.hidden[self.rows.output(t)], grad_input=d_active)
+        d_hidden = clipped_gradient(d_hidden, d_state[0], clip)
+        tanh_backward(d_hidden, self.hidden[self.rows.output(t)], grad_input=d_active)
 
 
 class FeedForwardTape(RNNTape):
@@ -241,8 +272,8 @@ class FeedForwardTape(RNNTape):
         if clip is not None:
             d_hidden = d_hidden.clamp(-clip, clip)
         d_active = self.d_active[self.rows.step(t)]
-        self.activate_backward(t, self.active[self.rows.step(t)], [d_hidden], d_active)
-        return d_active @ self.weight
+        tanh_backward(d_hidden, self.hidden[self.rows.output(t)], grad_input=d_active)
+        return torch.mm(d_active, self.operand)
 
 
 class GRUTape(LayerTape):
@@ -276,17 +307,20 @@ class GRUTape(LayerTape):
         )
         return [F.linear(x, x_weight, bias), weight]
 
-    def activate(self, t: int, active: Tensor, hidden: Tensor) -> None:
-        H = hidden.shape[1]
+    def activate(self, t: int, product: Tensor, x_part: Tensor) -> None:
+        active = pre_activations(product, x_part, self.active[self.rows.step(t)])
+        H = active.shape[1] // self.gates
         active[:, : 2 * H].sigmoid_()
         reset, update, new, hidden_new = active.chunk(4, dim=1)
         new.addcmul_(reset, hidden_new).tanh_()
-        torch.lerp(new, self.hidden_before(t), update, out=hidden)
+        before = self.hidden_before(t).to(active.dtype)
+        self.hidden[self.rows.output(t)] = torch.lerp(new, before, update)
 
     def activate_backward(
-        self, t: int, active: Tensor, d_state: list[Tensor], d_active: Tensor
+        self, t: int, d_hidden: Tensor, d_state: list[Tensor], clip: float | None, d_active: Tensor
     ) -> Tensor:
-        d_hidden = d_state[0]
+        d_hidden = clipped_gradient(d_hidden, d_state[0], clip)
+        active = self.active[self.rows.step(t)]
         reset, update, new, hidden_new = active.chunk(4, dim=1)
         d_reset, d_update, d_new, d_hidden_new = d_active.chunk(4, dim=1)
         tanh_backward(d_hidden * (1 - update), new, grad_input=d_new)

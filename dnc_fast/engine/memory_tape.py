@@ -40,16 +40,24 @@ class MemoryTape:
         state: the memory before the first step.
         interval: K.
         usage_order: one of `USAGE_ORDERS`.
+        checkpoint_dtype: of the link matrices of checkpoints; None for the state's.
     """
 
     def __init__(
-        self, primitives: Any, rows: Rows, state: MemoryState, interval: int, usage_order: str
+        self,
+        primitives: Any,
+        rows: Rows,
+        state: MemoryState,
+        interval: int,
+        usage_order: str,
+        checkpoint_dtype: torch.dtype | None = None,
     ) -> None:
         _, N, W, R, Hw = state.sizes
         self.primitives = primitives
         self.rows = rows
         self.interval = interval if rows.keep else rows.steps
         self.usage_order = usage_order
+        self.link_dtype = checkpoint_dtype or state.link.dtype
         self.initial = MemoryState(*(tensor.detach().contiguous() for tensor in state))
         self.final = MemoryState(*map(torch.empty_like, self.initial))
         new = state.memory.new_empty
@@ -84,6 +92,10 @@ class MemoryTape:
             t, memory0[:size], memory1[:size], link0[:size], link1[:size], self._reads[rows.step(t)]
         )
         self.primitives.forward(step, self.scratch, self.usage_order)
+        if t + 1 in self.checkpoints:
+            kept = self.checkpoints[t + 1][1]
+            if kept is not link1:
+                kept.copy_(link1[:size])
         return self.reads[rows.step(t)]
 
     def finish(self, t: int) -> None:
@@ -104,15 +116,24 @@ class MemoryTape:
             return self.final.memory, self.final.link
         if t % self.interval == 0:
             if t not in self.checkpoints:
-                self.checkpoints[t] = self._new_matrices(self.rows.batch_sizes[t - 1])
-            return self.checkpoints[t]
+                size = self.rows.batch_sizes[t - 1]
+                self.checkpoints[t] = self._new_matrices(size, self.link_dtype)
+            memory, link = self.checkpoints[t]
+            return memory, link if link.dtype == self.initial.link.dtype else self._turn(t)[1]
+        return self._turn(t)
+
+    def _turn(self, t: int) -> tuple[Tensor, Tensor]:
+        """One of the two that take turns."""
         while len(self._ring) < 2:
-            self._ring.append(self._new_matrices(self.rows.batch_size))
+            self._ring.append(self._new_matrices(self.rows.batch_size, self.initial.link.dtype))
         return self._ring[t % 2]
 
-    def _new_matrices(self, size: int) -> tuple[Tensor, Tensor]:
+    def _new_matrices(self, size: int, link_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         memory, link = self.initial.memory, self.initial.link
-        return memory.new_empty(size, *memory.shape[1:]), link.new_empty(size, *link.shape[1:])
+        return (
+            memory.new_empty(size, *memory.shape[1:]),
+            link.new_empty(size, *link.shape[1:], dtype=link_dtype),
+        )
 
     def _step(
         self,
@@ -175,6 +196,7 @@ class MemoryPlayback:
         self._first = tape.rows.steps
         self._segment: list[tuple[Tensor, Tensor]] = []
         self._spare: list[tuple[Tensor, Tensor]] = []
+        self._widened: Tensor | None = None
 
     def backward(self, t: int) -> Tensor:
         """Play step t; steps come in falling order.
@@ -204,7 +226,7 @@ class MemoryPlayback:
         """
         tape, steps = self.tape, self.tape.rows.steps
         first = last - last % tape.interval
-        matrices = [tape.matrices(first)]
+        matrices = [self._matrices_before(first)]
         for place, t in enumerate(range(first, last + 1)):
             if self.kept(t):
                 matrices.append(tape.checkpoints[t + 1])
@@ -217,6 +239,16 @@ class MemoryPlayback:
                 )
             matrices.append(self._spare[place])
         return matrices
+
+    def _matrices_before(self, first: int) -> tuple[Tensor, Tensor]:
+        """What the segment that begins with a step begins with."""
+        tape = self.tape
+        memory, link = tape.checkpoints.get(first, (tape.initial.memory, tape.initial.link))
+        if link.dtype == tape.initial.link.dtype:
+            return memory, link
+        if self._widened is None:
+            self._widened = torch.empty_like(tape.initial.link)
+        return memory, self._widened[: len(link)].copy_(link)
 
     def kept(self, t: int) -> bool:
         """Whether a checkpoint holds the matrices after step t."""

@@ -46,18 +46,23 @@ class MemoryReport(NamedTuple):
         return MemoryReport(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def matrices_held(steps: int, interval: int, eager: bool) -> int:
-    """Link matrices (or memories) that are held at the peak, checkpoints and all.
+def checkpoints_held(steps: int, interval: int) -> int:
+    """Checkpoints between the first step and the last."""
+    return (steps - 1) // interval
 
-    The state before the first step and after the last, the checkpoints between them, and the larger
-    of what forward and backward need besides: two that take turns, or the segment that is made
-    anew, the gradient, and (in plain torch) three in passing.
+
+def matrices_held(steps: int, interval: int, eager: bool, narrow: bool = False) -> int:
+    """Link matrices (or memories) that are held at the peak, besides checkpoints.
+
+    The state before the first step and after the last, and the larger of what forward and backward
+    need besides: two that take turns, or the segment that is made anew, the gradient, and (in plain
+    torch) three in passing. Where checkpoints are narrower than the state, steps write to the two
+    that take turns, and a segment begins with its checkpoint made wide.
     """
-    checkpoints = (steps - 1) // interval
-    forward = 0 if interval == 1 else 2
+    forward = 0 if interval == 1 and not narrow else 2
     segment, gradient = min(interval, steps) - 1, 1
-    backward = segment + gradient + (3 if eager else 0)
-    return 2 + checkpoints + max(forward, backward)
+    backward = segment + gradient + (3 if eager else 0) + (1 if narrow else 0)
+    return 2 + max(forward, backward)
 
 
 def memory_report(
@@ -68,6 +73,7 @@ def memory_report(
     eager: bool,
     itemsize: int,
     state_itemsize: int,
+    checkpoint_itemsize: int,
     interface_size: int,
     controller_numbers: int,
     features: int,
@@ -81,7 +87,8 @@ def memory_report(
         sizes: of the memory.
         interval: K.
         eager: whether the backend is "eager".
-        itemsize, state_itemsize: bytes of a number, of the parameters and of the state.
+        itemsize, state_itemsize, checkpoint_itemsize: bytes of a number of the parameters, of the
+            state, of the link matrices of checkpoints.
         interface_size: length of the interface vector.
         controller_numbers: numbers that the controller keeps at each step of a sequence.
         features: L H + R W.
@@ -90,11 +97,15 @@ def memory_report(
     """
     B, N, W, R, Hw = sizes
     rows = B * steps
-    held = matrices_held(steps, interval, eager)
+    narrow = checkpoint_itemsize != state_itemsize
+    checkpoints = checkpoints_held(steps, interval)
+    memories = checkpoints + matrices_held(steps, interval, eager)
+    links = matrices_held(steps, interval, eager, narrow) * state_itemsize
+    links += checkpoints * checkpoint_itemsize
     return MemoryReport(
         parameters=2 * parameters * itemsize,
-        link_matrices=held * B * Hw * N * N * state_itemsize,
-        memory_matrices=(held + 1) * B * N * W * state_itemsize,
+        link_matrices=links * B * Hw * N * N,
+        memory_matrices=(memories + 1) * B * N * W * state_itemsize,
         weightings=(rows + B) * (1 + 2 * Hw + R) * N * state_itemsize,
         interface=2 * rows * (interface_size + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
