@@ -125,10 +125,10 @@ class Capture:
         self.taken = False
         self.last_use = 0
         self._run = run
-        self._given = tuple(map(_own, given))
-        _copy(self._given, given)
         self._graph = GRAPHS[run.device.type](run.device)
-        with _plainly():
+        with _plainly(run.device):
+            self._given = tuple(_own(given))
+            _copy(self._given, given)
             self._results = self._graph.record(lambda: run.forward(self._given))
         self._gradients: list[Tensor] = []
         self._back: Any = None
@@ -140,20 +140,26 @@ class Capture:
         self._graph.replay()
         return _copies(self._results)
 
-    def backward(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    def backward(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """`Run.backward`, any number of times after `forward`."""
-        if not self._gradients:
-            self._gradients = list(map(_own, self._results))
-        for own, gradient in zip(self._gradients, gradients, strict=True):
-            own.zero_() if gradient is None else own.copy_(gradient)
-        if self._back is None:
-            self._back = GRAPHS[self._run.device.type](self._run.device, beside=self._graph)
-            with _plainly():
-                self._found = self._back.record(
-                    lambda: self._run.play_back(self._given, tuple(self._gradients))
-                )
+        with _plainly(self._run.device):
+            self._gradients = self._gradients or _own(self._results)
+            for own, gradient in zip(self._gradients, gradients, strict=True):
+                own.zero_() if gradient is None else own.copy_(gradient)
+            if self._back is None:
+                self._record_back()
+        if not self._found:
+            return self._run.play_back(self._given, tuple(self._gradients))
         self._back.replay()
         return _copies(self._found)
+
+    def _record_back(self) -> None:
+        self._back = GRAPHS[self._run.device.type](self._run.device, beside=self._graph)
+        gradients = tuple(self._gradients)
+        try:
+            self._found = self._back.record(lambda: self._run.play_back(self._given, gradients))
+        except RuntimeError as error:
+            _warn(error)
 
 
 class Replay:
@@ -251,11 +257,7 @@ class Captures:
             capture = Capture(key, run.another(), given)
         except RuntimeError as error:
             self._refused.add(key)
-            warnings.warn(
-                f"a DNC's steps could not be captured as a CUDA graph and are launched one by one: "
-                f"{error}; cuda_graphs=False says so from the start",
-                stacklevel=2,
-            )
+            _warn(error)
             return None
         self._captures.append(capture)
         return capture
@@ -286,6 +288,14 @@ def release_cuda_graphs() -> None:
     CAPTURES.release()
 
 
+def _warn(error: RuntimeError) -> None:
+    warnings.warn(
+        "the steps of a DNC could not be recorded as a CUDA graph and are launched one by one: "
+        f"{error}; cuda_graphs=False does so from the start",
+        stacklevel=2,
+    )
+
+
 def _settings() -> tuple[Any, ...]:
     """What else decides which kernels torch takes."""
     products: Any = torch.backends.cuda.matmul
@@ -298,16 +308,19 @@ def _settings() -> tuple[Any, ...]:
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
-    """Within, no graph is made of what is done with tensors, whatever the caller asked for."""
-    with torch.inference_mode(False), torch.no_grad():
+def _plainly(device: torch.device) -> Iterator[None]:
+    """Within, operations are what they say, in whatever mode the caller is."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
         yield
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """A contiguous tensor of the same shape, to be filled."""
-    with _plainly():
-        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+def _own(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Contiguous tensors of the same shapes, to be filled."""
+    return [torch.empty_like(one, memory_format=torch.contiguous_format) for one in tensors]
 
 
 def _copy(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:
@@ -316,6 +329,6 @@ def _copy(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:
 
 
 def _copies(results: Sequence[Tensor]) -> list[Tensor]:
-    found = [torch.empty_like(result) for result in results]
+    found = _own(results)
     _copy(found, results)
     return found

@@ -375,4 +375,6 @@ class _Checkpointed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
-        return (None, *ctx.run.backward(ctx.saved_tensors, gradients))
+        given = ctx.saved_tensors
+        with torch.autocast(given[0].device.type, enabled=False):
+            return (None, *ctx.run.backward(given, gradients))

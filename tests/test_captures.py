@@ -1,0 +1,624 @@
+"""Runs recorded as CUDA graphs: when, what for, how many, and that replays are right.
+
+On a CPU a stand-in records (tests/graphs.py); tests at the end need a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from graphs import RecordedGraph, recorded_launch
+from hypothesis import given
+from hypothesis import strategies as st
+from states import assert_close, lively_dnc, lively_state, named_parts, normal, require_grad
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+
+from dnc_fast import DNC, release_cuda_graphs
+from dnc_fast.backends.choice import triton_problem
+from dnc_fast.controllers import CONTROLLERS
+from dnc_fast.engine import captures
+from dnc_fast.engine.captures import MAX_STEPS, CudaGraph, part_lengths
+
+T, B = 4, 3
+
+FIRST: list[str] = []
+SECOND = ["record forward", "replay forward", "record backward", "replay backward"]
+THIRD = ["replay forward", "replay backward"]
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def _no_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins without captures; a CPU has the stand-in."""
+    monkeypatch.setattr(captures, "CAPTURES", fresh := captures.Captures())
+    monkeypatch.setattr("dnc_fast.engine.checkpointed.CAPTURES", fresh)
+    monkeypatch.setitem(captures.GRAPHS, "cpu", RecordedGraph)
+    monkeypatch.setattr(RecordedGraph, "calls", [])
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    return RecordedGraph.calls
+
+
+def two_models(**options: Any) -> tuple[DNC, DNC]:
+    """The same model with graphs and without."""
+    options = {"backend": "eager", **options}
+    return lively_dnc(cuda_graphs=True, **options), lively_dnc(cuda_graphs=False, **options)
+
+
+def inputs(model: DNC, seed: int, steps: int = T, batch_size: int = B) -> tuple[Tensor, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    states = [lively_state(model, batch_size, seed=seed + i) for i in range(len(model.cells))]
+    x = normal(steps, batch_size, 3, generator=generator)
+    return x, states[0] if len(states) == 1 else tuple(states)
+
+
+def train(model: DNC, x: Any, state: Any, scale: float = 1.0) -> dict[str, Tensor]:
+    """Outputs, final state and all gradients of a forward and a backward pass, by name."""
+    model.zero_grad()
+    x, state = require_grad(x), require_grad(state)
+    output, final = model(x, state)
+    parts = [part for _, part in named_parts((output, final), "")]
+    (scale * sum(part.square().sum() for part in parts)).backward()
+    grads = {
+        "parameters": {name: p.grad for name, p in model.named_parameters()},
+        "input": x.grad,
+        "state": [part.grad for _, part in named_parts(state, "")],
+    }
+    return dict(named_parts({"output": output, "final": final, "gradient of": grads}, "results"))
+
+
+def assert_same(
+    model: DNC, plain: DNC, seeds: Any = range(4), tolerance: str = "equal", **sizes: int
+) -> None:
+    """Pass after pass, each with numbers of its own."""
+    for seed in seeds:
+        x, state = inputs(model, seed, **sizes)
+        assert_close(train(model, x, state), train(plain, x, state), tolerance, f"pass {seed}")
+
+
+# Which parts a number of steps is taken in
+
+
+@given(st.integers(1, 5 * MAX_STEPS))
+def test_parts_are_powers_of_two_that_add_up(steps: int) -> None:
+    lengths = part_lengths(steps)
+    assert sum(lengths) == steps
+    assert all(length & (length - 1) == 0 and 1 <= length <= MAX_STEPS for length in lengths)
+    assert lengths == sorted(lengths, reverse=True)
+    short = [length for length in lengths if length < MAX_STEPS]
+    assert len(set(short)) == len(short)
+
+
+def test_few_parts_serve_every_length(calls: list[str]) -> None:
+    model, plain = two_models()
+    for round_ in range(2):
+        for steps in range(1, 16):
+            # Weight gradients are added up in other parts than those of an undivided run.
+            assert_same(model, plain, [steps], "float64", steps=steps)
+        if round_:
+            assert calls.count("record forward") == 4  # 8, 4, 2, 1
+
+
+# Replays are right
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("interval", [1, 3])
+def test_replays_equal_launches_bit_for_bit(
+    calls: list[str], controller: str, interval: int
+) -> None:
+    model, plain = two_models(controller=controller, checkpoint_interval=interval)
+    assert_same(model, plain)
+    assert calls == FIRST + SECOND + THIRD + THIRD
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_layers": 2},
+        {"bias": False},
+        {"num_write_heads": 2},
+        {"activation_clip": 1e-3},
+        {"usage_order": "robust"},
+        {"checkpoint_dtype": torch.float32, "checkpoint_interval": 2},
+    ],
+    ids=str,
+)
+def test_options(options: dict[str, Any], calls: list[str]) -> None:
+    assert_same(*two_models(**options))
+    assert calls == FIRST + SECOND + THIRD + THIRD
+
+
+@pytest.mark.skipif(
+    triton_problem(torch.device("cpu")) is not None, reason="needs Triton's interpreter"
+)
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {},
+        # Tiled kernels take 20 s in the interpreter.
+        pytest.param(
+            {"num_cells": 65, "cell_size": 4, "num_read_heads": 1}, marks=pytest.mark.full
+        ),
+    ],
+)
+def test_launches_of_kernels_are_recorded(
+    monkeypatch: pytest.MonkeyPatch, cells: dict[str, int], calls: list[str]
+) -> None:
+    from dnc_fast.kernels.gpu import launch
+
+    monkeypatch.setattr(launch, "run", recorded_launch(launch.run))
+    model, plain = two_models(backend="triton", **cells)
+    assert_same(model, plain, range(3), steps=2, batch_size=1)
+    assert calls == FIRST + SECOND + THIRD
+
+
+def test_the_stand_in_refuses_a_look_at_a_value() -> None:
+    graph, x = RecordedGraph(torch.device("cpu")), torch.ones(2)
+    with torch.no_grad(), pytest.raises(AssertionError, match="reads a tensor's value"):
+        graph.record(lambda: [x * float(x.sum())])
+
+
+def test_the_stand_in_finds_what_is_not_a_tensor() -> None:
+    graph, x, seen = RecordedGraph(torch.device("cpu")), torch.ones(2), [2.0, 3.0, 4.0]
+    with torch.no_grad():
+        (found,) = graph.record(lambda: [x * seen.pop()])
+    assert found.isnan().all()
+    graph.replay()
+    graph.replay()
+    assert found.tolist() == [3.0, 3.0]
+
+
+def test_weights_that_change_are_seen() -> None:
+    model, plain = two_models()
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, plain)]
+    for seed in range(5):
+        assert_same(model, plain, [seed])
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_close(dict(model.named_parameters()), dict(plain.named_parameters()), "equal")
+
+
+def test_weights_that_are_replaced_are_seen() -> None:
+    model, plain = two_models()
+    assert_same(model, plain)
+    weights = {name: torch.randn_like(p) / 4 for name, p in model.state_dict().items()}
+    for one in (model, plain):
+        one.load_state_dict(weights, assign=True)
+    assert_same(model, plain)
+
+
+def test_results_outlive_later_replays() -> None:
+    model, _ = two_models()
+    kept, copies = [], []
+    for seed in range(4):
+        found = train(model, *inputs(model, seed))
+        kept.append(found)
+        copies.append({name: part.clone() for name, part in found.items()})
+    assert_close(kept, copies, "equal")
+
+
+def test_gradients_accumulate() -> None:
+    found = []
+    for model in two_models():
+        for seed in range(5):
+            x, state = inputs(model, seed)
+            model(x, state)[0].square().mean().backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    assert_close(*found, "equal")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_scaled_losses(calls: list[str], dtype: torch.dtype) -> None:
+    model, plain = (one.float() for one in two_models())
+    for seed in range(4):
+        x, state = inputs(model, seed)
+        x, state = x.float(), state.to(torch.float32)
+        with torch.autocast("cpu", dtype):
+            found, expected = (train(m, x, state, 1024.0) for m in (model, plain))
+        assert_close(found, expected, "equal")
+    assert calls == FIRST + SECOND + THIRD + THIRD
+
+
+def test_bidirectional_takes_two_of_a_kind(calls: list[str]) -> None:
+    """The second direction comes while the first waits for its way back."""
+    assert_same(*two_models(bidirectional=True))
+    assert calls.count("record forward") == 2 and calls.count("record backward") == 2
+
+
+def test_truncated_and_whole_backpropagation_in_chunks(calls: list[str]) -> None:
+    for detach in (True, False):
+        found = []
+        for model in two_models():
+            for seed in range(3):
+                x, state = inputs(model, seed, steps=3 * T)
+                total: Any = 0.0
+                for chunk in x.split(T):
+                    output, state = model(chunk, state.detach() if detach else state)
+                    total = total + output.square().mean()
+                total.backward()
+            found.append({name: p.grad for name, p in model.named_parameters()})
+        assert_close(*found, "equal")
+    assert calls.count("record forward") == 3  # all three chunks wait for their way back
+
+
+def test_evaluation_between(calls: list[str]) -> None:
+    model, plain = two_models()
+    for seed in range(6):
+        x, state = inputs(model, seed)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                assert_close(model(x, state), plain(x, state), "equal")
+        assert_same(model, plain, [seed])
+    assert calls.count("record forward") == 2 and calls.count("record backward") == 1
+
+
+def test_first_seen_in_inference_mode(calls: list[str]) -> None:
+    model, plain = two_models()
+    x, state = inputs(model, 0)
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            assert_close(model(x, state), plain(x, state), "equal")
+    assert calls == ["record forward", "replay forward", "replay forward"]
+
+
+def test_backward_twice() -> None:
+    for model in two_models():
+        found = []
+        for seed in (0, 1, 1):
+            x, state = inputs(model, seed)
+            total = model(x, state)[0].square().sum()
+            weights = list(model.parameters())
+            found.append(torch.autograd.grad(total, weights, retain_graph=True))
+            again = torch.autograd.grad(total, weights)
+            assert_close(again, found[-1], "equal")
+        assert_close(found[1], found[2], "equal")
+
+
+def test_gradients_of_some_results_only() -> None:
+    model, plain = two_models()
+    for seed in range(4):
+        found = []
+        for one in (model, plain):
+            x, state = inputs(one, seed)
+            output, final = one(x, state)
+            loss = output.sum() if seed % 2 else final.memory.link.square().sum()
+            found.append(torch.autograd.grad(loss, one.cell.interface.weight)[0])
+        assert_close(*found, "equal")
+
+
+# When a capture is free again
+
+
+def test_dropped_results_give_their_capture_back(calls: list[str]) -> None:
+    model, _ = two_models()
+    gc.disable()
+    try:
+        for seed in range(6):
+            x, state = inputs(model, seed)
+            model(x, require_grad(state))  # no backward pass
+    finally:
+        gc.enable()
+    assert calls.count("record forward") == 1
+
+
+def test_a_failed_backward_pass_gives_it_back(calls: list[str]) -> None:
+    model, plain = two_models()
+    assert_same(model, plain, range(2))
+    x, state = inputs(model, 0)
+    output = model(x, state)[0]
+    output.register_hook(lambda gradient: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        output.sum().backward()
+    del output
+    assert_same(model, plain, [3])
+    assert calls.count("record forward") == 1
+
+
+def test_threads_have_captures_of_their_own() -> None:
+    model, plain = two_models()
+    expected = [train(plain, *inputs(plain, seed)) for seed in range(8)]
+    found: dict[int, Any] = {}
+
+    def work(first: int) -> None:
+        mine = copy.deepcopy(model)
+        for seed in range(first, 8, 2):
+            found[seed] = train(mine, *inputs(mine, seed))
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, results in enumerate(expected):
+        assert_close(found[seed], results, "equal", f"pass {seed}")
+
+
+# What is a kind of its own
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"usage_order": "robust"},
+        {"checkpoint_interval": 2},
+        {"checkpoint_dtype": torch.float32},
+        {"activation_clip": 1e-3},
+        {"controller": "rnn"},
+        {"controller": "gru"},
+        {"hidden_size": 7},
+        {"num_layers": 2},
+        {"num_cells": 8},
+        {"num_write_heads": 2},
+        {"bias": False},
+    ],
+    ids=str,
+)
+def test_another_model_is_recorded_anew(calls: list[str], change: dict[str, Any]) -> None:
+    assert_same(*two_models(), range(2))
+    calls.clear()
+    assert_same(*two_models(**change), range(3))
+    assert calls == FIRST + SECOND + THIRD
+
+
+def test_another_model_of_the_same_sizes_is_not(calls: list[str]) -> None:
+    model, plain = two_models()
+    assert_same(model, plain, range(2))
+    calls.clear()
+    for one in (model, plain):
+        torch.manual_seed(5)
+        one.reset_parameters()
+    assert_same(copy.deepcopy(model), plain, [2])
+    assert_same(pickle.loads(pickle.dumps(model)), plain, [3])
+    assert calls == THIRD + THIRD
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_settings_are_kinds(calls: list[str], request: pytest.FixtureRequest) -> None:
+    model, plain = two_models()
+    assert_same(model, plain, range(2))
+    calls.clear()
+    request.getfixturevalue("deterministic")
+    assert_same(model, plain, range(2))
+    assert calls == FIRST + SECOND
+
+
+def test_batches_states_and_streams_are_kinds(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, plain = two_models()
+    assert_same(model, plain, range(2))
+    for sizes in ({"batch_size": 2}, {"steps": 2}):
+        calls.clear()
+        assert_same(model, plain, range(2), **sizes)
+        assert calls == FIRST + SECOND
+    calls.clear()
+    x, _ = inputs(model, 0)
+    for _ in range(2):
+        wide = model.zero_state(B, num_cells=9)
+        assert_close(train(model, x, wide), train(plain, x, wide), "equal")
+    assert calls == FIRST + SECOND
+    calls.clear()
+    monkeypatch.setattr(RecordedGraph, "current_stream", 7)
+    assert_same(model, plain, range(2))
+    assert calls == FIRST + SECOND
+
+
+# What is never recorded
+
+
+def test_not_recorded(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plain = two_models()
+    ragged = pack_sequence([normal(steps, 3) for steps in (5, 4, 2)])
+    for _ in range(3):
+        assert_close(model(ragged)[0].data, plain(ragged)[0].data, "equal")
+
+    dropping, _ = two_models(num_layers=2, dropout=0.5)
+    for seed in range(3):
+        train(dropping, *inputs(dropping, seed))
+
+    class Own(nn.Module):
+        output_size = 4
+
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(size, 4, dtype=torch.float64)
+
+        def zero_state(self, batch_size: int) -> tuple[()]:
+            return ()
+
+        def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            return self.layer(x), ()
+
+    own = DNC(3, 4, num_cells=5, cell_size=4, controller=Own, backend="eager", dtype=torch.float64)
+    for _ in range(3):
+        own(normal(T, B, 3))[0].sum().backward()
+
+    monkeypatch.setattr(RecordedGraph, "current_stream", None)  # somebody else records
+    assert_same(model, plain)
+    assert calls == []
+
+
+def test_equal_lengths_in_a_packed_sequence_are_recorded(calls: list[str]) -> None:
+    model, plain = two_models()
+    for _ in range(3):
+        packed = pack_sequence([normal(T, 3) for _ in range(B)])
+        assert_close(model(packed)[0].data, plain(packed)[0].data, "equal")
+    assert calls == ["record forward", "replay forward", "replay forward"]
+
+
+# How many are held
+
+
+def test_captures_are_bounded(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "MAX_CAPTURES", 2)
+    monkeypatch.setattr(captures, "STALE_AFTER", 6)
+    model, plain = two_models()
+    for batch_size in (1, 2, 3):
+        assert_same(model, plain, range(3), batch_size=batch_size)
+    # The third finds no room; nothing is thrown out for it while it was used of late.
+    assert len(captures.CAPTURES) == 2
+    assert calls == FIRST + SECOND + THIRD + FIRST + SECOND + THIRD
+    calls.clear()
+    assert_same(model, plain, range(3), batch_size=3)
+    assert calls == SECOND + THIRD + THIRD  # the first is stale by now, and makes room
+    calls.clear()
+    assert_same(model, plain, range(2), batch_size=2)
+    assert calls == THIRD + THIRD
+
+
+def test_captures_are_bounded_in_bytes(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plain = two_models()
+    monkeypatch.setattr(captures, "MAX_BYTES", 100)
+    assert_same(model, plain)
+    assert calls == [] and len(captures.CAPTURES) == 0
+
+
+def test_a_capture_in_use_is_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "MAX_CAPTURES", 1)
+    monkeypatch.setattr(captures, "STALE_AFTER", 0)
+    model, plain = two_models()
+    assert_same(model, plain, range(2))
+    (x, state), (y, start) = inputs(model, 2), inputs(model, 3, batch_size=2)
+    found = []
+    for one in (model, plain):
+        output, _ = one(x, state)
+        release_cuda_graphs()
+        for _ in range(3):
+            one(y, start)[0].sum().backward()
+        one.zero_grad()
+        output.square().sum().backward()
+        found.append({name: p.grad for name, p in one.named_parameters()})
+    assert_close(*found, "equal")
+
+
+def test_release(calls: list[str]) -> None:
+    model, plain = two_models()
+    assert_same(model, plain, range(2))
+    assert len(captures.CAPTURES) == 1
+    captures.CAPTURES.release()
+    assert len(captures.CAPTURES) == 0
+    calls.clear()
+    assert_same(model, plain, range(2))
+    assert calls == SECOND + THIRD
+
+
+def test_what_cannot_be_recorded_is_launched(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(graph: RecordedGraph, work: Any) -> Any:
+        calls.append("refuse")
+        work()
+        raise RuntimeError("operation not permitted")
+
+    model, plain = two_models()
+    monkeypatch.setattr(RecordedGraph, "record", refuse)
+    with pytest.warns(UserWarning, match=r"not permitted; cuda_graphs=False"):
+        assert_same(model, plain)
+    assert calls == ["refuse"]  # and was not tried again
+
+
+def test_a_way_back_that_cannot_be_recorded_is_launched(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = RecordedGraph.record
+
+    def refuse(graph: RecordedGraph, work: Any) -> Any:
+        found = record(graph, work)
+        if graph.name == "backward":
+            raise RuntimeError("operation not permitted")
+        return found
+
+    model, plain = two_models()
+    monkeypatch.setattr(RecordedGraph, "record", refuse)
+    with pytest.warns(UserWarning, match="not permitted"):
+        assert_same(model, plain)
+    assert calls.count("record backward") == 1
+
+
+def test_no_warning_otherwise() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(*two_models())
+
+
+# On a GPU
+
+
+def gpu_models(**options: Any) -> tuple[DNC, DNC]:
+    sizes = {"num_cells": 64, "cell_size": 16, "num_read_heads": 2, **options}
+    model = DNC(8, 32, device="cuda", **sizes)
+    plain = DNC(8, 32, device="cuda", cuda_graphs=False, **sizes)
+    plain.load_state_dict(model.state_dict())
+    return model, plain
+
+
+@needs_gpu
+@pytest.mark.parametrize("cells", [32, 64, 200])
+def test_gpu_replays_equal_launches_bit_for_bit(cells: int) -> None:
+    model, plain = gpu_models(num_cells=cells)
+    for _ in range(4):
+        x = torch.randn(16, 4, 8, device="cuda")
+        results = [train(one, x, one.zero_state(4)) for one in (model, plain)]
+        assert_close(*results, "equal")
+    assert len(captures.CAPTURES) == 1
+
+
+@needs_gpu
+def test_gpu_training_with_graphs_equals_training_without() -> None:
+    found = []
+    for one in gpu_models():
+        torch.manual_seed(1)
+        optimizer = torch.optim.Adam(one.parameters(), lr=1e-3, capturable=True)
+        for step in range(50):
+            x = torch.randn(1 << step % 4, 4, 8, device="cuda")
+            optimizer.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16, enabled=step % 2 == 0):
+                one(x)[0].square().mean().backward()
+            optimizer.step()
+        found.append(one.state_dict())
+    assert_close(*found, "equal")
+
+
+@needs_gpu
+def test_gpu_no_step_waits_for_the_device() -> None:
+    for one in gpu_models():
+        for _ in range(3):
+            one(torch.randn(8, 4, 8, device="cuda"))[0].square().mean().backward()
+        x = torch.randn(8, 4, 8, device="cuda")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            one(x)[0].square().mean().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+def test_gpu_graphs_are_real() -> None:
+    model, _ = gpu_models()
+    assert captures.GRAPHS["cuda"] is CudaGraph
+    for _ in range(2):
+        model(torch.randn(8, 4, 8, device="cuda"))[0].sum().backward()
+    assert len(captures.CAPTURES) == 1
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        model(torch.randn(8, 4, 8, device="cuda"))[0].sum().backward()
+    names = [event.name for event in profile.events()]
+    assert sum("GraphLaunch" in name for name in names) == 2
