@@ -17,7 +17,13 @@ from pathlib import Path
 from .gpu_training import PROVIDERS, SIZES
 from .provenance import ROOT
 
-TESTS = ["tests/test_gpu_ops.py", "tests/test_gpu_step.py", "tests/test_functional.py"]
+TESTS = [
+    "tests/test_gpu_ops.py",
+    "tests/test_gpu_step.py",
+    "tests/test_gpu_lstm.py",
+    "tests/test_functional.py",
+    "tests/test_captures.py",
+]
 SANITIZED = "opcheck or bit_for_bit"
 
 

@@ -17,12 +17,10 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-
-from .controller_tapes import LayeredTape, ModuleTape
 
 if TYPE_CHECKING:
     from .checkpointed import Run
@@ -58,6 +56,9 @@ class CudaGraph:
         beside: another graph to share memory with; the two must take turns.
     """
 
+    _sides: ClassVar[dict[torch.device, torch.cuda.Stream]] = {}
+    """Where work is recorded, one stream for each device."""
+
     def __init__(self, device: torch.device, beside: CudaGraph | None = None) -> None:
         self._device = device
         self._graph = torch.cuda.CUDAGraph()
@@ -66,28 +67,38 @@ class CudaGraph:
     @staticmethod
     def stream(device: torch.device) -> int | None:
         """The stream that work goes to; None where it is being recorded by somebody else."""
-        if torch.cuda.is_current_stream_capturing():
-            return None
-        return torch.cuda.current_stream(device).cuda_stream
+        with torch.cuda.device(device):
+            if torch.cuda.is_current_stream_capturing():
+                return None
+            return torch.cuda.current_stream().cuda_stream
 
     def record(self, work: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Record the work; nothing is calculated but for a first time that is thrown away.
 
-        Kernels are compiled and loaded that first time, which cannot be done while recording.
+        Kernels are compiled and loaded that first time, which cannot be done while recording. The
+        workspaces of cuBLAS are dropped before and after, so that a graph has one of its own, in
+        memory that nobody else is given.
 
         Returns:
             the work's results, whose memory each replay fills.
         """
         with torch.cuda.device(self._device):
-            main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            if self._device not in self._sides:
+                self._sides[self._device] = torch.cuda.Stream()
+            main, side = torch.cuda.current_stream(), self._sides[self._device]
             side.wait_stream(main)
             with torch.cuda.stream(side):
                 work()
             main.wait_stream(side)
-            with torch.cuda.graph(
-                self._graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
-            ):
-                return work()
+            torch.cuda.synchronize()
+            torch._C._cuda_clearCublasWorkspaces()
+            try:
+                with torch.cuda.graph(
+                    self._graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+                ):
+                    return work()
+            finally:
+                torch._C._cuda_clearCublasWorkspaces()
 
     def replay(self) -> None:
         """Do the work once more, on the current stream."""
@@ -98,15 +109,14 @@ GRAPHS: dict[str, type[Any]] = {"cuda": CudaGraph}
 """What records, by type of device."""
 
 
-def can_capture(
-    device: torch.device, controller: LayeredTape | ModuleTape, batch_sizes: list[int]
-) -> bool:
-    """Whether a batch can be taken by captures: all sequences of one length, no random numbers."""
+def can_capture(run: Run) -> bool:
+    """Whether captures can take a run: one length, no random numbers, not too large."""
     return (
-        device.type in GRAPHS
-        and not controller.draws
-        and batch_sizes[0] == batch_sizes[-1]
-        and GRAPHS[device.type].stream(device) is not None
+        run.device.type in GRAPHS
+        and not run.controller.draws
+        and run.rows.batch_sizes[0] == run.rows.batch_sizes[-1]
+        and run.held_bytes <= MAX_BYTES
+        and GRAPHS[run.device.type].stream(run.device) is not None
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backends.step import refuse_second_gradient
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .at_once import all_adjoints, all_steps, with_segments
-from .captures import CAPTURES, can_capture, part_lengths
+from .captures import CAPTURES, Replay, can_capture, part_lengths
 from .controller_tapes import LayeredTape, ModuleTape, controller_tape
 from .memory_tape import MemoryPlayback, MemoryTape, checkpoint_interval
 from .precision import Precision
@@ -65,35 +65,35 @@ def run_checkpointed(
     Returns:
         features (rows, L H + R W), and the state of each sequence after its own last step.
     """
-    tape = controller_tape(controller, x)
     weights = [interface.weight] if interface.bias is None else [interface.weight, interface.bias]
-    if not (plan.capture and can_capture(x.device, tape, batch_sizes)):
-        return _run(tape, weights, batch_sizes, state, plan, capture=False)
+    tape = controller_tape(controller, x)
+    keep = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (*weights, *tensors(state), *tape.tensors)
+    )
+    whole = Run(tape, Rows(batch_sizes, keep), state, len(weights), plan)
+    if not (plan.capture and can_capture(whole)):
+        return _apply(whole, _given(weights, state, tape), state)
     assert isinstance(tape, LayeredTape)
     features = []
     lengths = part_lengths(len(batch_sizes))
     parts = tape.split([length * batch_sizes[0] for length in lengths])
     for part, length in zip(parts, lengths, strict=True):
-        found, state = _run(part, weights, batch_sizes[:length], state, plan, capture=True)
+        given = _given(weights, state, part)
+        run = Run(part, Rows(batch_sizes[:length], keep), state, len(weights), plan)
+        found, state = _apply(CAPTURES.run(run, given), given, state)
         features.append(found)
     return torch.cat(features) if len(features) > 1 else features[0], state
 
 
-def _run(
-    tape: LayeredTape | ModuleTape,
-    weights: list[Tensor],
-    batch_sizes: list[int],
-    state: DNCState,
-    plan: Plan,
-    capture: bool,
-) -> tuple[Tensor, DNCState]:
-    """Take the steps of one run; see `run_checkpointed`."""
+def _given(weights: list[Tensor], state: DNCState, tape: LayeredTape | ModuleTape) -> list[Tensor]:
+    """What a run is given; the tape forgets it, autograd holds it for as long as it needs it."""
     given = [*weights, *tensors(state), *tape.tensors]
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    tape.tensors = []  # autograd holds them now, for as long as it needs them
-    run: Any = Run(tape, Rows(batch_sizes, keep), state, len(weights), plan)
-    if capture:
-        run = CAPTURES.run(run, given)
+    tape.tensors = []
+    return given
+
+
+def _apply(run: Run | Replay, given: list[Tensor], state: DNCState) -> tuple[Tensor, DNCState]:
+    """The features of a run, and its final state in the form of the first."""
     features, *final = _Checkpointed.apply(run, *given)
     parts = iter(final)
     return features, map_tensors(lambda _: next(parts), state)
