@@ -7,10 +7,19 @@ from torch import Tensor
 
 from ..kernels.arrays import Adjoint, Step
 from ..kernels.gpu import step as kernels
+from ..kernels.gpu.lstm import backward as lstm_backward
+from ..kernels.gpu.lstm import forward as lstm_forward
 from ..state import MemorySizes, MemoryState
-from .eager import lstm_backward
 
-__all__ = ["array", "backward", "forward", "lstm_backward", "make_scratch", "rebuild"]
+__all__ = [
+    "array",
+    "backward",
+    "forward",
+    "lstm_backward",
+    "lstm_forward",
+    "make_scratch",
+    "rebuild",
+]
 
 
 def array(tensor: Tensor) -> Tensor:

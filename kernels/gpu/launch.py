@@ -29,6 +29,9 @@ LINK_TILES = 8
 RANK_CELLS, RANK_OTHERS = 64, 128
 """Cells whose rank a program finds, and cells that it looks at together."""
 
+LSTM_UNITS = 128
+"""Hidden units of an LSTM that a program takes; with one warp, some for each thread of any GPU."""
+
 SORT_CELLS = 4096
 """The longest row that a program sorts by itself."""
 
