@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +100,10 @@ SIZES = {
 }
 
 
+HIDDEN = (100, 256)
+"""Hidden units of the LSTM layers; the first are no multiple of what is loaded at once."""
+
+
 class Call(NamedTuple):
     """Something that launches kernels."""
 
@@ -161,6 +166,19 @@ def step_calls(size: Size, dtype: torch.dtype, orders: Iterable[str]) -> Iterato
         yield Call(f"{order} step", False, kernels.forward, (step, scratch, robust))
         yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust))
     yield Call("rebuild", False, kernels.rebuild, (step, scratch, True))
+
+
+def lstm_calls(B: int, dtype: torch.dtype) -> Iterator[Call]:
+    """A step of LSTM layers, with products in half precision too."""
+    kernels = module("lstm")
+    for H in HIDDEN:
+        state = meta(dtype, B, H)
+        for products in (dtype, torch.bfloat16):
+            gates = meta(products, B, 4 * H)
+            given, kept = (gates, gates, state), (gates, state, state)
+            hidden, clip = meta(products, B, H), 20.0
+            yield Call("lstm", False, kernels.forward, (*given, *kept, hidden))
+            yield Call("lstm", True, kernels.backward, (*kept, hidden, state, clip, state, gates))
 
 
 class TorchKernels(TorchDispatchMode):
@@ -229,14 +247,16 @@ def job_of(found: launch.Launch) -> Job:
 def compiled(job: Job, target: str) -> Any:
     """A kernel compiled for a target; it comes from Triton's cache where that has it."""
     kernel, machine = getattr(module(job.file), job.kernel), TARGETS[target]
-    constants = dict(job.constants)
+    early = launch.pdl(machine)
+    constants = dict(job.constants) | {"PDL": early}
+    options = dict(job.options) | ({"launch_pdl": True} if early else {})
     signature = dict(zip(kernel.arg_names, job.types, strict=False)) | dict.fromkeys(
         constants, "constexpr"
     )
     parse = make_backend(machine).parse_attr
     attributes = {(place,): parse(known) for place, known in enumerate(job.known)}
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=machine, options=dict(job.options))
+    return triton.compile(source, target=machine, options=options)
 
 
 def nvidia_figures(binary: bytes, code: bool) -> dict[str, int]:
@@ -296,7 +316,8 @@ def collect(sizes: Iterable[Size], dtype: torch.dtype, orders: Iterable[str]) ->
     uses: dict[Job, dict[str, Any]] = {}
     counts = []
     for size in sizes:
-        for call in (*step_calls(size, dtype, orders), *op_calls(size, dtype)):
+        calls = (step_calls(size, dtype, orders), op_calls(size, dtype), lstm_calls(size.B, dtype))
+        for call in chain(*calls):
             launches, torch_kernels = recorded(call)
             for job in map(job_of, launches):
                 use = uses.setdefault(job, {"backward": call.backward, "calls": [], "sizes": []})

@@ -1,8 +1,9 @@
 """Everything that wants a GPU, in one command: `python -m bench.gpu`.
 
-Tests of the kernels, their bandwidth, training steps beside the peers, and the sanitizer where it
-is installed. What comes out is written to bench/results/, stage by stage, so that an end of the
-time that there is loses one stage at most.
+Tests of the kernels, their bandwidth, training steps beside the peers, tests and training steps
+with programmatic dependent launch, and the sanitizer where it is installed. What comes out is
+written to bench/results/, stage by stage, so that an end of the time that there is loses one stage
+at most.
 """
 
 from __future__ import annotations
@@ -17,19 +18,15 @@ from pathlib import Path
 from .gpu_training import PROVIDERS, SIZES
 from .provenance import ROOT
 
-TESTS = [
-    "tests/test_gpu_ops.py",
-    "tests/test_gpu_step.py",
-    "tests/test_gpu_lstm.py",
-    "tests/test_functional.py",
-    "tests/test_captures.py",
-]
-SANITIZED = "opcheck or bit_for_bit"
+WORDS = ("gpu_ops", "gpu_step", "gpu_lstm", "functional", "captures")
+TESTS = [f"tests/test_{word}.py" for word in WORDS]
+SANITIZED = "opcheck or bit_for_bit or lstm_cell"
 
 
 def commands() -> dict[str, list[list[str]]]:
     """The commands of each stage."""
     python, pytest = [sys.executable, "-m"], [sys.executable, "-m", "pytest", "-q"]
+    early = ["env", "DNC_FAST_PDL=1"]
     sanitizer = shutil.which("compute-sanitizer")
     return {
         "tests": [[*pytest, *TESTS]],
@@ -38,6 +35,10 @@ def commands() -> dict[str, list[list[str]]]:
             [*python, "bench.gpu_training", size, provider]
             for size in SIZES
             for provider in PROVIDERS
+        ],
+        "pdl": [
+            [*early, *pytest, *TESTS],
+            *([*early, *python, "bench.gpu_training", size, "triton"] for size in SIZES),
         ],
         "full-tests": [[*pytest, "-m", "full", *TESTS]],
         "sanitizer": [

@@ -1,4 +1,4 @@
-"""Time and bandwidth of each kernel of a memory step: `python -m bench.gpu_kernels`.
+"""Time and bandwidth of each kernel of a memory or LSTM step: `python -m bench.gpu_kernels`.
 
 A step is run once to learn its launches; then each launch is repeated by itself and timed with the
 device's own events. Bytes are those of its arguments, each once, those changed in place twice: the
@@ -12,13 +12,14 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from dnc_fast.kernels.arrays import Adjoint, Step
-from dnc_fast.kernels.gpu import launch
+from dnc_fast.kernels.gpu import launch, lstm
 from dnc_fast.kernels.gpu import step as kernels
+from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step
 from dnc_fast.interface import interface_size
@@ -26,14 +27,25 @@ from dnc_fast.state import MemorySizes, memory_state_shapes
 
 from .provenance import provenance
 
-SIZES = {
+
+class LSTMSizes(NamedTuple):
+    """Of an LSTM layer."""
+
+    batch_size: int
+    hidden_size: int
+
+
+SIZES: dict[str, MemorySizes | LSTMSizes] = {
     "s1": MemorySizes(16, 64, 32, 4, 1),
     "s2": MemorySizes(32, 256, 64, 4, 1),
     "s3": MemorySizes(8, 1024, 64, 4, 1),
     "s4": MemorySizes(1, 4096, 64, 4, 1),
     "s5": MemorySizes(1, 16384, 64, 4, 1),
+    "l1": LSTMSizes(16, 128),
+    "l2": LSTMSizes(32, 256),
+    "l3": LSTMSizes(4096, 1024),
 }
-IN_PLACE = {"pass_backward_kernel": ("d_link",)}
+IN_PLACE = {"pass_backward_kernel": ("d_link",), "backward_kernel": ("d_cells",)}
 ROUNDS = 20
 
 
@@ -85,7 +97,12 @@ def check(sizes: MemorySizes, device: torch.device) -> float:
     vector = torch.randn(sizes.batch_size, interface_size(*sizes[2:]), device=device)
     reads, found = memory_step(vector, state, backend="triton")
     true_reads, true = memory_step(vector.double(), state.to(torch.float64), backend="reference")
-    pairs = zip((reads, *found), (true_reads, *true), strict=True)
+    return worst_error(sizes, (reads, *found), (true_reads, *true))
+
+
+def worst_error(sizes: Any, found: Sequence[Tensor], true: Sequence[Tensor]) -> float:
+    """Of all results, relative; few enough to time the kernels."""
+    pairs = zip(found, true, strict=True)
     error = max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs)
     assert error < 1e-5, f"{sizes}: the kernels are {error:.1e} away from the reference"
     return error
@@ -107,10 +124,35 @@ def step_launches(sizes: MemorySizes, device: torch.device) -> dict[str, list[la
     return {"forward": forward, "backward": backward}
 
 
+def lstm_step(
+    sizes: LSTMSizes, device: torch.device
+) -> tuple[float, dict[str, list[launch.Launch]]]:
+    """The worst relative error of an LSTM step and its gradients, and the launches."""
+    b, H = sizes
+    product, x_part, active, d_active = torch.randn(4, b, 4 * H, device=device)
+    state = torch.randn(7, b, H, device=device)
+    cells0, cells1, squashed, hidden, d_output, d_last, d_cells = state
+    leaves = [tensor.double().requires_grad_() for tensor in (product, cells0)]
+    entry, forget, change, output = (leaves[0] + x_part).chunk(4, dim=1)
+    true_cells = forget.sigmoid() * leaves[1] + entry.sigmoid() * change.tanh()
+    true_hidden = output.sigmoid() * true_cells.tanh()
+    cotangents = (d_output.double() + d_last, d_cells.double())
+    gradients = torch.autograd.grad((true_hidden, true_cells), leaves, cotangents)
+    with launch.recorded() as forward:
+        lstm.forward(product, x_part, cells0, active, cells1, squashed, hidden)
+    with launch.recorded() as backward:
+        lstm.backward(active, squashed, cells0, d_output, d_last, None, d_cells, d_active)
+    true = (true_hidden.detach(), true_cells.detach(), *gradients)
+    error = worst_error(sizes, (hidden, cells1, d_active, d_cells), true)
+    return error, {"forward": forward, "backward": backward}
+
+
 def moved(call: launch.Launch) -> int:
     """The bytes that a launch must move at the least."""
     found, seen = 0, set()
     for name, tensor in zip(call.kernel.arg_names, call.arguments, strict=False):
+        if not isinstance(tensor, Tensor):  # a stride
+            continue
         size = tensor.numel() * tensor.element_size()
         in_place = name in IN_PLACE.get(call.kernel.__name__, ())
         if tensor.data_ptr() not in seen:
@@ -119,10 +161,16 @@ def moved(call: launch.Launch) -> int:
     return found
 
 
-def measure(name: str, sizes: MemorySizes, device: torch.device) -> list[dict[str, Any]]:
+def measure(
+    name: str, sizes: MemorySizes | LSTMSizes, device: torch.device
+) -> list[dict[str, Any]]:
     """A row for each launch of a step."""
-    error, rows = check(sizes, device), []
-    for direction, calls in step_launches(sizes, device).items():
+    if isinstance(sizes, LSTMSizes):
+        error, launches = lstm_step(sizes, device)
+    else:
+        error, launches = check(sizes, device), step_launches(sizes, device)
+    rows = []
+    for direction, calls in launches.items():
         for call in (call for call in calls if hasattr(call.kernel, "arg_names")):
 
             def again(call: launch.Launch = call) -> None:

@@ -40,9 +40,9 @@ def poison(tensor: Tensor) -> None:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, tape: list[Callable[[], None]]) -> None:
+    def __init__(self, graph: RecordedGraph) -> None:
         super().__init__()
-        self.tape = tape
+        self.graph = graph
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -67,11 +67,13 @@ class _Recorder(TorchDispatchMode):
             for old, part in zip(new, fresh, strict=True):
                 old.copy_(part)
 
-        self.tape.append(again)
+        self.graph.tape.append(again)
+        if func not in EMPTY and (new or func._schema.is_mutable):
+            self.graph.kernels.append(str(func))
         return found
 
 
-_tapes: list[list[Callable[[], None]]] = []
+_recording: list[RecordedGraph] = []
 
 
 def recorded_launch(run: Callable[..., None]) -> Callable[..., None]:
@@ -80,8 +82,9 @@ def recorded_launch(run: Callable[..., None]) -> Callable[..., None]:
     def launch(*args: Any, **kwargs: Any) -> None:
         with _disable_current_modes():
             run(*args, **kwargs)
-        for tape in _tapes:
-            tape.append(lambda: run(*args, **kwargs))
+        for graph in _recording:
+            graph.tape.append(lambda: run(*args, **kwargs))
+            graph.kernels.append(args[0].__name__)
 
     return launch
 
@@ -92,12 +95,17 @@ class RecordedGraph:
     calls: ClassVar[list[str]] = []
     """What was asked of all of them, in order."""
 
+    made: ClassVar[list[RecordedGraph]] = []
+    """All that recorded anything."""
+
     current_stream: int | None = 0
 
     def __init__(self, device: torch.device, beside: RecordedGraph | None = None) -> None:
         assert device.type == "cpu"
         self.name = "forward" if beside is None else "backward"
+        # What a GPU would run, but for products with a bias, whose sum may be one more.
         self.tape: list[Callable[[], None]] = []
+        self.kernels: list[str] = []
 
     @classmethod
     def stream(cls, device: torch.device) -> int | None:
@@ -107,12 +115,13 @@ class RecordedGraph:
         assert not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         self.calls.append(f"record {self.name}")
         work()
-        _tapes.append(self.tape)
+        _recording.append(self)
         try:
-            with _Recorder(self.tape):
+            with _Recorder(self):
                 results = work()
         finally:
-            _tapes.remove(self.tape)
+            _recording.remove(self)
+        self.made.append(self)
         for result in results:  # recording calculates nothing
             poison(result)
         return results

@@ -28,6 +28,7 @@ from dnc_fast.backends.choice import triton_problem
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine import captures
 from dnc_fast.engine.captures import MAX_STEPS, CudaGraph, part_lengths
+from dnc_fast.state import tensors
 from dnc_fast.tasks import CopyTask, bit_loss
 
 T, B = 4, 3
@@ -46,6 +47,7 @@ def _no_captures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dnc_fast.engine.checkpointed.CAPTURES", fresh)
     monkeypatch.setitem(captures.GRAPHS, "cpu", RecordedGraph)
     monkeypatch.setattr(RecordedGraph, "calls", [])
+    monkeypatch.setattr(RecordedGraph, "made", [])
 
 
 @pytest.fixture
@@ -193,6 +195,26 @@ def test_launches_of_kernels_are_recorded(
     assert calls == FIRST + SECOND + THIRD
 
 
+@pytest.mark.skipif(
+    triton_problem(torch.device("cpu")) is not None, reason="needs Triton's interpreter"
+)
+def test_a_step_takes_a_handful_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An LSTM of one layer and up to 64 cells, all link matrices kept."""
+    from dnc_fast.kernels.gpu import launch
+
+    monkeypatch.setattr(launch, "run", recorded_launch(launch.run))
+    counts = []
+    for steps in (2, 4):
+        model, _ = two_models(backend="triton", checkpoint_interval=1)
+        for seed in range(2):
+            train(model, *inputs(model, seed, steps, batch_size=1))
+        forward, backward = RecordedGraph.made
+        counts.append((len(forward.kernels), len(backward.kernels)))
+        RecordedGraph.made.clear()
+    per_step = [(many - few) / 2 for few, many in zip(*counts, strict=True)]
+    assert per_step == [5, 6], (forward.kernels, backward.kernels)
+
+
 def test_the_stand_in_refuses_a_look_at_a_value() -> None:
     graph, x = RecordedGraph(torch.device("cpu")), torch.ones(2)
     with torch.no_grad(), pytest.raises(AssertionError, match="reads a tensor's value"):
@@ -232,9 +254,11 @@ def test_results_outlive_later_replays() -> None:
     model, _ = two_models()
     kept, copies = [], []
     for seed in range(4):
-        found = train(model, *inputs(model, seed))
-        kept.append(found)
-        copies.append({name: part.clone() for name, part in found.items()})
+        x, state = inputs(model, seed)
+        output, final = model(x, state)
+        grads = torch.autograd.grad(output.sum(), list(model.parameters()), allow_unused=True)
+        kept.append([output, *tensors(final), *grads])
+        copies.append([part.clone() for part in kept[-1]])
     assert_close(kept, copies, "equal")
 
 
@@ -614,7 +638,7 @@ def test_gpu_replays_equal_launches_bit_for_bit(cells: int) -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("steps", [50, pytest.param(2000, marks=pytest.mark.full)])
 def test_gpu_copy_training_with_graphs_equals_training_without(steps: int, autocast: bool) -> None:
-    """Lengths are 4, 6, 10 and 18 steps: parts of 2, 4, 8 and 16, in both."""
+    """Lengths change from batch to batch: 4 to 18 steps, in parts of 2, 4, 8 and 16."""
     task, losses = CopyTask(), []
     for one in gpu_models(input_size=8, output_size=6):
         generator = torch.Generator().manual_seed(1)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..kernels.arrays import Adjoint, Step
 from ..kernels.gpu import step as kernels
+from ..kernels.gpu.lstm import backward as lstm_backward
+from ..kernels.gpu.lstm import forward as lstm_forward
 from ..state import MemorySizes, MemoryState
-from .eager import lstm_backward, lstm_forward
 
 __all__ = [
     "array",

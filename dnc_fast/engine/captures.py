@@ -188,10 +188,7 @@ class Replay:
     def forward(self, given: Sequence[Tensor]) -> list[Tensor]:
         """`Run.forward`."""
         assert self._capture is not None
-        results = self._capture.forward(given)
-        if not self.rows.keep:
-            self._give_back()
-        return results
+        return self._capture.forward(given)
 
     def backward(
         self, given: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]

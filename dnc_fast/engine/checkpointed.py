@@ -299,7 +299,7 @@ class Run:
         if d_final_reads is not None:
             for t in rows.last_steps:
                 ending = rows.ending(t)
-                d_reads[rows.step(t)][ending] += d_final_reads[ending]
+                d_reads[rows.step(t)][ending].add_(d_final_reads[ending])
         d_first_reads = torch.zeros_like(state.read_vectors)
         playback = MemoryPlayback(self.tape, d_final_memory, d_reads)
         if self.at_once:
@@ -331,7 +331,7 @@ class Run:
             )
             if t:
                 start = rows.step(t - 1).start
-                playback.d_reads[start : start + len(d_last_reads)] += d_last_reads
+                playback.d_reads[start : start + len(d_last_reads)].add_(d_last_reads)
             else:
                 d_first_reads.copy_(d_last_reads)
 

@@ -187,8 +187,10 @@ def scores_kernel(
     BW: tl.constexpr,
     BH: tl.constexpr,
     DTYPE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Scores of a tile of cells for all keys, and the tile's share in their softmax."""
+    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     store_scores(
@@ -221,8 +223,10 @@ def weights_kernel(
     BH: tl.constexpr,
     BT: tl.constexpr,
     BN: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Content weightings from scores, of some cells."""
+    launch.begin(PDL)
     b, head = tl.program_id(0).to(tl.int64), tl.arange(0, BH)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     found = load_content(scores + b * H * N, parts + b * H * 3 * TILES, n, N, H, BH, TILES, BT)
@@ -249,8 +253,10 @@ def backward_kernel(
     BH: tl.constexpr,
     BN: tl.constexpr,
     DTYPE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Gradients of a tile of cells, and the tile's part of those of keys and strengths."""
+    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w, h = tile * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BH)
     d_weights += b * H * N

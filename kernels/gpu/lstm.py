@@ -1,0 +1,199 @@
+"""What an LSTM does to each hidden unit by itself, at one step: gates, cells, hidden activations.
+
+    c = f c_{t-1} + i g,  h = o tanh(c),  with i, f, o = sigmoid(a) and g = tanh(a)
+
+of pre-activations a (b, 4 H), one part after another in the order i, f, g, o of nn.LSTMCell. Every
+tensor has its own row stride and unit column stride. A program takes UNITS hidden units of a row:
+each thread has numbers of its own, so what changes in place is read and written by the same.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import launch
+from .arithmetic import tanh
+
+
+@triton.jit
+def load_part(row, part: tl.constexpr, unit, H: tl.constexpr, DTYPE: tl.constexpr):
+    """Some units of one of the four parts of a row."""
+    return tl.load(row + part * H + unit, mask=unit < H, other=0.0).to(DTYPE)
+
+
+@triton.jit
+def pre_activation(product, x_part, part: tl.constexpr, unit, H: tl.constexpr, DTYPE: tl.constexpr):
+    """What some units of one of the four gates are made of."""
+    return load_part(product, part, unit, H, DTYPE) + load_part(x_part, part, unit, H, DTYPE)
+
+
+@triton.jit
+def store_parts(row, entry, forget, change, output, unit, H: tl.constexpr):
+    """Some units of all four parts of a row."""
+    tl.store(row + unit, entry, mask=unit < H)
+    tl.store(row + H + unit, forget, mask=unit < H)
+    tl.store(row + 2 * H + unit, change, mask=unit < H)
+    tl.store(row + 3 * H + unit, output, mask=unit < H)
+
+
+@triton.jit
+def clipped(value, CLIP: tl.constexpr):
+    """The value in [-CLIP, CLIP], if there is such a bound; NaN stays NaN."""
+    if CLIP is not None:
+        value = tl.where(value > CLIP, CLIP, tl.where(value < -CLIP, -CLIP, value))
+    return value
+
+
+@triton.jit
+def forward_kernel(
+    product,
+    x_part,
+    cells0,
+    active,
+    cells1,
+    squashed,
+    hidden,
+    product_stride,
+    x_part_stride,
+    cells0_stride,
+    active_stride,
+    cells1_stride,
+    squashed_stride,
+    hidden_stride,
+    H: tl.constexpr,
+    UNITS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Some units of a row; arrays as in `forward`."""
+    launch.begin(PDL)
+    b = tl.program_id(0).to(tl.int64)
+    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
+    product += b * product_stride
+    x_part += b * x_part_stride
+    entry = tl.sigmoid(pre_activation(product, x_part, 0, unit, H, DTYPE))
+    forget = tl.sigmoid(pre_activation(product, x_part, 1, unit, H, DTYPE))
+    change = tanh(pre_activation(product, x_part, 2, unit, H, DTYPE))
+    output = tl.sigmoid(pre_activation(product, x_part, 3, unit, H, DTYPE))
+    before = load_part(cells0 + b * cells0_stride, 0, unit, H, DTYPE)
+    cells = forget * before + entry * change
+    squash = tanh(cells)
+    store_parts(active + b * active_stride, entry, forget, change, output, unit, H)
+    tl.store(cells1 + b * cells1_stride + unit, cells, mask=unit < H)
+    tl.store(squashed + b * squashed_stride + unit, squash, mask=unit < H)
+    tl.store(hidden + b * hidden_stride + unit, output * squash, mask=unit < H)
+
+
+@triton.jit
+def backward_kernel(
+    active,
+    squashed,
+    cells0,
+    d_output,
+    d_last,
+    d_cells,
+    d_active,
+    active_stride,
+    squashed_stride,
+    cells0_stride,
+    d_output_stride,
+    d_last_stride,
+    d_cells_stride,
+    d_active_stride,
+    H: tl.constexpr,
+    UNITS: tl.constexpr,
+    CLIP: tl.constexpr,
+    DTYPE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Back through some units of a row; arrays as in `backward`."""
+    launch.begin(PDL)
+    b = tl.program_id(0).to(tl.int64)
+    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
+    active += b * active_stride
+    d_cells += b * d_cells_stride
+    entry = load_part(active, 0, unit, H, DTYPE)
+    forget = load_part(active, 1, unit, H, DTYPE)
+    change = load_part(active, 2, unit, H, DTYPE)
+    output = load_part(active, 3, unit, H, DTYPE)
+    squash = load_part(squashed + b * squashed_stride, 0, unit, H, DTYPE)
+    before = load_part(cells0 + b * cells0_stride, 0, unit, H, DTYPE)
+    d_hidden = load_part(d_output + b * d_output_stride, 0, unit, H, DTYPE)
+    d_hidden = clipped(d_hidden + load_part(d_last + b * d_last_stride, 0, unit, H, DTYPE), CLIP)
+    d_new = clipped(load_part(d_cells, 0, unit, H, DTYPE), CLIP)
+    d_new += d_hidden * output * (1.0 - squash * squash)
+    store_parts(
+        d_active + b * d_active_stride,
+        d_new * change * (entry * (1.0 - entry)),
+        d_new * before * (forget * (1.0 - forget)),
+        d_new * entry * (1.0 - change * change),
+        d_hidden * squash * (output * (1.0 - output)),
+        unit,
+        H,
+    )
+    tl.store(d_cells + unit, d_new * forget, mask=unit < H)
+
+
+def forward(
+    product: Tensor,
+    x_part: Tensor,
+    cells0: Tensor,
+    active: Tensor,
+    cells1: Tensor,
+    squashed: Tensor,
+    hidden: Tensor,
+) -> None:
+    """Fill active, cells1, squashed and hidden, each in its own dtype.
+
+    Args:
+        product, x_part: (b, 4 H), their sum the pre-activations; in any float dtypes.
+        cells0: (b, H), c_{t-1}; what is calculated in is float32, or float64 if it is.
+        active: (b, 4 H), i, f, g, o.
+        cells1: (b, H), c.
+        squashed: (b, H), tanh(c).
+        hidden: (b, H), h.
+    """
+    _launch(forward_kernel, (product, x_part, cells0, active, cells1, squashed, hidden), cells0)
+
+
+def backward(
+    active: Tensor,
+    squashed: Tensor,
+    cells0: Tensor,
+    d_output: Tensor,
+    d_last: Tensor,
+    clip: float | None,
+    d_cells: Tensor,
+    d_active: Tensor,
+) -> None:
+    """Fill d_active with the gradient of the pre-activations, and take d_cells to step t - 1.
+
+    Args:
+        active, squashed, cells0: as `forward` left them.
+        d_output, d_last: (b, H), their sum the gradient of h.
+        clip: bound of that sum's elements, and of those of d_cells as they come; None: no bound.
+        d_cells: (b, H), gradient of c from step t + 1; changed in place.
+        d_active: (b, 4 H), in any float dtype.
+    """
+    tensors = (active, squashed, cells0, d_output, d_last, d_cells, d_active)
+    _launch(backward_kernel, tensors, cells0, CLIP=clip)
+
+
+def _launch(
+    kernel: object, tensors: tuple[Tensor, ...], cells0: Tensor, **constants: float | None
+) -> None:
+    """Launch a kernel on tensors and their row strides."""
+    b, H = cells0.shape
+    launch.run(
+        kernel,
+        (b, triton.cdiv(H, launch.LSTM_UNITS)),
+        *tensors,
+        *(tensor.stride(0) for tensor in tensors),
+        H=H,
+        UNITS=launch.LSTM_UNITS,
+        DTYPE=launch.compute_dtype(cells0.dtype),
+        **constants,
+        num_warps=1,
+    )
