@@ -406,7 +406,8 @@ class DNC(nn.Module):
         controller: "lstm", "gru", "rnn" or "feedforward"; or a module that keeps the protocol of
             `dnc_fast.controllers.Controller`; or a function from its input size, X + R W, to one.
             For the latter two hidden_size only sets the default of output_size.
-        activation_clip: clip gradients of the controller's activations to this (the paper: 10).
+        activation_clip: clip gradients of the controller's activations to this (the paper: 10);
+            under a loss scale, scaled gradients are what is clipped.
         usage_order: "exact" orders cells for allocation by usage, "robust" by usage rounded to
             1/256; ties by index.
         state_dtype: dtype of the memory state; None for float32, or float64 in a double model.

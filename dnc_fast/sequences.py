@@ -89,6 +89,9 @@ class Sequences:
 
         Applied twice it gives the old order back.
         """
+        if self.packed is None:  # without waiting for a device
+            rows = torch.arange(len(self.rows), device=self.rows.device)
+            return rows.view(-1, self.batch_size).flip(0).flatten()
         steps, places = self._places()
         sizes = torch.tensor(self.batch_sizes, device=self.rows.device)
         starts = sizes.cumsum(0) - sizes

@@ -23,6 +23,8 @@ LOOKS = {
     aten.masked_select.default,
     aten.nonzero.default,
     aten._unique2.default,
+    aten.bincount.default,
+    aten.repeat_interleave.Tensor,
 }
 """Operations that wait for a device and read from it."""
 
@@ -99,6 +101,7 @@ class RecordedGraph:
     """All that recorded anything."""
 
     current_stream: int | None = 0
+    bytes = 0
 
     def __init__(self, device: torch.device, beside: RecordedGraph | None = None) -> None:
         assert device.type == "cpu"
@@ -110,6 +113,10 @@ class RecordedGraph:
     @classmethod
     def stream(cls, device: torch.device) -> int | None:
         return cls.current_stream
+
+    @classmethod
+    def settle(cls, device: torch.device) -> None:
+        cls.calls.append("settle")
 
     def record(self, work: Callable[[], list[Tensor]]) -> list[Tensor]:
         assert not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()

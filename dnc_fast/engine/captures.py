@@ -54,15 +54,25 @@ class CudaGraph:
     Args:
         device: where the work is done.
         beside: another graph to share memory with; the two must take turns.
+
+    Attributes:
+        bytes: that torch took from the device to record it.
     """
 
     _sides: ClassVar[dict[torch.device, torch.cuda.Stream]] = {}
     """Where work is recorded, one stream for each device."""
 
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    """Held while anything is recorded: one side stream serves all threads."""
+
+    _broken: ClassVar[list[CudaGraph]] = []
+    """Those whose recording failed: torch's allocator may still look at them."""
+
     def __init__(self, device: torch.device, beside: CudaGraph | None = None) -> None:
         self._device = device
         self._graph = torch.cuda.CUDAGraph()
         self._pool = None if beside is None else beside._graph.pool()
+        self.bytes = 0
 
     @staticmethod
     def stream(device: torch.device) -> int | None:
@@ -71,6 +81,13 @@ class CudaGraph:
             if torch.cuda.is_current_stream_capturing():
                 return None
             return torch.cuda.current_stream().cuda_stream
+
+    @classmethod
+    def settle(cls, device: torch.device) -> None:
+        """Wait for the device, and give back what torch holds and does not use."""
+        with cls._lock:  # waiting would spoil what another thread records
+            torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()
 
     def record(self, work: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Record the work; nothing is calculated but for a first time that is thrown away.
@@ -82,23 +99,35 @@ class CudaGraph:
         Returns:
             the work's results, whose memory each replay fills.
         """
-        with torch.cuda.device(self._device):
+        with self._lock, torch.cuda.device(self._device):
+            before = self._reserved()
             if self._device not in self._sides:
                 self._sides[self._device] = torch.cuda.Stream()
             main, side = torch.cuda.current_stream(), self._sides[self._device]
             side.wait_stream(main)
-            with torch.cuda.stream(side):
-                work()
-            main.wait_stream(side)
-            torch.cuda.synchronize()
-            torch._C._cuda_clearCublasWorkspaces()
             try:
+                with torch.cuda.stream(side):
+                    work()
+                main.wait_stream(side)
+                torch.cuda.synchronize()
+                torch._C._cuda_clearCublasWorkspaces()
                 with torch.cuda.graph(
                     self._graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
                 ):
-                    return work()
+                    results = work()
+            except RuntimeError:
+                self._broken.append(self)
+                raise
             finally:
+                torch.cuda.set_stream(main)  # torch does not where recording fails
                 torch._C._cuda_clearCublasWorkspaces()
+            self.bytes = self._reserved() - before
+            return results
+
+    def _reserved(self) -> int:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
 
     def replay(self) -> None:
         """Do the work once more, on the current stream."""
@@ -108,14 +137,21 @@ class CudaGraph:
 GRAPHS: dict[str, type[Any]] = {"cuda": CudaGraph}
 """What records, by type of device."""
 
+REFUSING: set[torch.device] = set()
+"""Devices on which recording failed once."""
 
-def can_capture(run: Run) -> bool:
-    """Whether captures can take a run: one length, no random numbers, not too large."""
+
+def can_capture(run: Run, lengths: list[int]) -> bool:
+    """Whether captures can take a run in parts of these lengths.
+
+    All sequences must be of one length, no random numbers be drawn, all parts fit at a time.
+    """
     return (
         run.device.type in GRAPHS
+        and run.device not in REFUSING
         and not run.controller.draws
         and run.rows.batch_sizes[0] == run.rows.batch_sizes[-1]
-        and run.held_bytes <= MAX_BYTES
+        and sum(map(run.held_bytes, lengths)) <= MAX_BYTES
         and GRAPHS[run.device.type].stream(run.device) is not None
     )
 
@@ -131,7 +167,8 @@ class Capture:
 
     def __init__(self, key: Any, run: Run, given: Sequence[Tensor]) -> None:
         self.key = key
-        self.bytes = run.held_bytes
+        self.device = run.device
+        self.bytes = run.held_bytes(run.rows.steps)
         self.taken = False
         self.last_use = 0
         self._run = run
@@ -140,6 +177,7 @@ class Capture:
             self._given = tuple(_own(given))
             _copy(self._given, given)
             self._results = self._graph.record(lambda: run.forward(self._given))
+        self.bytes = max(self.bytes, self._graph.bytes)
         self._gradients: list[Tensor] = []
         self._back: Any = None
         self._found: list[Tensor] = []
@@ -152,7 +190,7 @@ class Capture:
 
     def backward(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """`Run.backward`, any number of times after `forward`."""
-        with _plainly(self._run.device):
+        with _plainly(self.device):
             self._gradients = self._gradients or _own(self._results)
             for own, gradient in zip(self._gradients, gradients, strict=True):
                 own.zero_() if gradient is None else own.copy_(gradient)
@@ -164,12 +202,13 @@ class Capture:
         return _copies(self._found)
 
     def _record_back(self) -> None:
-        self._back = GRAPHS[self._run.device.type](self._run.device, beside=self._graph)
+        self._back = GRAPHS[self.device.type](self.device, beside=self._graph)
         gradients = tuple(self._gradients)
         try:
             self._found = self._back.record(lambda: self._run.play_back(self._given, gradients))
         except RuntimeError as error:
-            _warn(error)
+            refuse(self.device, error)
+        self.bytes = max(self.bytes, self._graph.bytes + self._back.bytes)
 
 
 class Replay:
@@ -216,7 +255,6 @@ class Captures:
     def __init__(self) -> None:
         self._captures: list[Capture] = []
         self._seen: OrderedDict[Any, None] = OrderedDict()
-        self._refused: set[Any] = set()
         self._runs = 0
         self._lock = threading.Lock()
 
@@ -240,7 +278,7 @@ class Captures:
     def release(self) -> None:
         """Drop all captures that are not taken, and with them their memory."""
         with self._lock:
-            self._captures = [capture for capture in self._captures if capture.taken]
+            self._drop([capture for capture in self._captures if not capture.taken])
 
     def _take(self, key: Any, run: Run, given: Sequence[Tensor]) -> Capture | None:
         self._runs += 1
@@ -258,13 +296,13 @@ class Captures:
             if len(self._seen) > MAX_SEEN:
                 self._seen.popitem(last=False)
             return None
-        if key in self._refused or not self._make_room(run.held_bytes):
+        size = run.held_bytes(run.rows.steps)
+        if not self._make_room(size):
             return None
         try:
             capture = Capture(key, run.another(), given)
         except RuntimeError as error:
-            self._refused.add(key)
-            _warn(error)
+            refuse(run.device, error)
             return None
         self._captures.append(capture)
         return capture
@@ -280,8 +318,18 @@ class Captures:
             if not full() or self._runs - capture.last_use <= STALE_AFTER:
                 break
             if not capture.taken:
-                self._captures.remove(capture)
+                self._drop([capture])
         return not full()
+
+    def _drop(self, captures: list[Capture]) -> None:
+        """Forget captures, and let go of their memory when the device has done with it."""
+        devices = {capture.device for capture in captures}
+        for device in devices:
+            GRAPHS[device.type].settle(device)
+        self._captures = [capture for capture in self._captures if capture not in captures]
+        captures.clear()
+        for device in devices:
+            GRAPHS[device.type].settle(device)
 
 
 CAPTURES = Captures()
@@ -295,10 +343,12 @@ def release_cuda_graphs() -> None:
     CAPTURES.release()
 
 
-def _warn(error: RuntimeError) -> None:
+def refuse(device: torch.device, error: RuntimeError) -> None:
+    """Record nothing more on a device, and tell why."""
+    REFUSING.add(device)
     warnings.warn(
         "the steps of a DNC could not be recorded as a CUDA graph and are launched one by one: "
-        f"{error}; cuda_graphs=False does so from the start",
+        f"{error.__context__ or error}; cuda_graphs=False does so from the start",
         stacklevel=2,
     )
 
@@ -306,10 +356,13 @@ def _warn(error: RuntimeError) -> None:
 def _settings() -> tuple[Any, ...]:
     """What else decides which kernels torch takes."""
     products: Any = torch.backends.cuda.matmul
+    library = getattr(torch.backends.cuda, "preferred_blas_library", None)
     return (
         getattr(products, "fp32_precision", None) or products.allow_tf32,  # since 2.9; before
         products.allow_fp16_reduced_precision_reduction,
         products.allow_bf16_reduced_precision_reduction,
+        getattr(products, "allow_fp16_accumulation", None),
+        library and library(),
         torch.are_deterministic_algorithms_enabled(),
     )
 

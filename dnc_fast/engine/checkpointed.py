@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.step import refuse_second_gradient
+from ..interface import interface_size
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .at_once import all_adjoints, all_steps, with_segments
 from .captures import CAPTURES, Replay, can_capture, part_lengths
@@ -70,19 +71,31 @@ def run_checkpointed(
     keep = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (*weights, *tensors(state), *tape.tensors)
     )
+    own = state.controller
+    if plan.precision.half is not None:  # what is carried is in full, also from part to part
+        state = state._replace(
+            controller=map_tensors(lambda tensor: tensor.to(plan.precision.full), own)
+        )
     whole = Run(tape, Rows(batch_sizes, keep), state, len(weights), plan)
-    if not (plan.capture and can_capture(whole)):
-        return _apply(whole, _given(weights, state, tape), state)
-    assert isinstance(tape, LayeredTape)
-    features = []
     lengths = part_lengths(len(batch_sizes))
-    parts = tape.split([length * batch_sizes[0] for length in lengths])
-    for part, length in zip(parts, lengths, strict=True):
-        given = _given(weights, state, part)
-        run = Run(part, Rows(batch_sizes[:length], keep), state, len(weights), plan)
-        found, state = _apply(CAPTURES.run(run, given), given, state)
-        features.append(found)
-    return torch.cat(features) if len(features) > 1 else features[0], state
+    if plan.capture and can_capture(whole, lengths):
+        assert isinstance(tape, LayeredTape)
+        found = []
+        parts = tape.split([length * batch_sizes[0] for length in lengths])
+        for part, length in zip(parts, lengths, strict=True):
+            given = _given(weights, state, part)
+            run = Run(part, Rows(batch_sizes[:length], keep), state, len(weights), plan)
+            features, state = _apply(CAPTURES.run(run, given), given, state)
+            found.append(features)
+        features = torch.cat(found) if len(found) > 1 else found[0]
+    else:
+        features, state = _apply(whole, _given(weights, state, tape), state)
+    if plan.precision.half is not None:
+        dtypes = iter([tensor.dtype for tensor in tensors(own)])
+        state = state._replace(
+            controller=map_tensors(lambda tensor: tensor.to(next(dtypes)), state.controller)
+        )
+    return features, state
 
 
 def _given(weights: list[Tensor], state: DNCState, tape: LayeredTape | ModuleTape) -> list[Tensor]:
@@ -165,17 +178,19 @@ class Run:
             *(controller.kind, controller.hidden_size, controller.activation_clip),
         )
 
-    @property
-    def held_bytes(self) -> int:
-        """About what it holds at its peak."""
+    def held_bytes(self, steps: int) -> int:
+        """About what so many of its steps hold at their peak."""
         B, N, W, R, Hw = self.sizes
-        steps = self.rows.steps
-        matrices = checkpoints_held(steps, self.interval) + matrices_held(
-            steps, self.interval, eager=False
-        )
-        matrices *= B * N * (Hw * N + W)
-        vectors = self.rows.num_state_rows * (1 + 2 * Hw + R) * N
-        return (matrices + vectors) * self.precision.full.itemsize
+        rows, controller = B * steps, self.controller
+        assert isinstance(controller, LayeredTape)
+        matrices, vectors = 4, 2 * B  # those around a run, and two that take turns
+        if self.rows.keep:
+            matrices = matrices_held(steps, self.interval, eager=False)
+            matrices += checkpoints_held(steps, self.interval)
+            vectors = rows + B
+        numbers = matrices * B * N * (Hw * N + W) + vectors * (1 + 2 * Hw + R) * N
+        numbers += 2 * rows * (interface_size(W, R, Hw) + R * W + controller.kept_numbers)
+        return numbers * self.precision.full.itemsize
 
     def _split(
         self, given: tuple[Tensor, ...]

@@ -40,6 +40,11 @@ class LayeredTape:
         self.dropout = dropout if self.num_layers > 1 else 0.0
         self.draws = bool(self.dropout)
 
+    @property
+    def kept_numbers(self) -> int:
+        """About how many numbers a step of a sequence keeps."""
+        return (self.kind.gates + 3) * self.hidden_size * self.num_layers
+
     def split(self, rows: list[int]) -> list[LayeredTape]:
         """The tape in parts of so many rows each, to be run one after another."""
         if len(rows) == 1:
@@ -160,7 +165,7 @@ class LayeredTape:
         """Gradients of `tensors`, and of the state before the first step."""
         return (
             [gradient for layer in self.layers for gradient in layer.gradients()],
-            [part for layer in self.layers for part in layer.state_gradients()],
+            [part for layer in self.layers for part in layer.d_state],
         )
 
     def release(self) -> None:

@@ -177,12 +177,6 @@ class LayerTape:
         d_weight = torch.mm(self.d_active.t(), self.inputs)
         return [self.d_active.to(self.x_part.dtype), d_weight.to(self.weight.dtype)]
 
-    def state_gradients(self) -> list[Tensor]:
-        """Gradients of the state before the first step."""
-        return [
-            part.to(before.dtype) for part, before in zip(self.d_state, self.initial, strict=True)
-        ]
-
 
 def pre_activations(product: Tensor, x_part: Tensor, active: Tensor) -> Tensor:
     """Fill active with their sum; returns it."""
