@@ -36,6 +36,7 @@ from .training import (
     Trainer,
     TrainingConfig,
     TrainingError,
+    describe,
     evaluate,
     load_run,
     read_metrics,
@@ -43,8 +44,7 @@ from .training import (
     restore_task,
 )
 from .training.metrics import FORMATS
-from .training.presets import model_preset, training_preset
-from .training.progress import KINDS, describe
+from .training.progress import KINDS
 from .training.random import stream_generator
 
 MODEL_OPTIONS = (
@@ -142,7 +142,7 @@ def _module_summary(kind: type) -> str:
 def _add_train_options(parser: argparse.ArgumentParser, name: str, task: type) -> None:
     _add_fields(parser.add_argument_group("task"), task)
     model = parser.add_argument_group("model", "The defaults follow the task's options.")
-    _add_fields(model, DNCConfig, MODEL_OPTIONS, model_preset(task()))
+    _add_fields(model, DNCConfig, MODEL_OPTIONS, task().model_preset())
     _add_fields(parser.add_argument_group("training"), TrainingConfig)
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -170,6 +170,9 @@ def _add_train_options(parser: argparse.ArgumentParser, name: str, task: type) -
     )
     run.add_argument(
         "--progress", choices=KINDS, default="auto", help="what to show meanwhile (default: auto)"
+    )
+    run.add_argument(
+        "--max-minutes", type=float, metavar="FLOAT", help="stop and save after this many minutes"
     )
     run.add_argument("--no-pictures", action="store_true", help="draw none at the end")
     run.set_defaults(run=_train, task_name=name)
@@ -252,9 +255,9 @@ def _train(options: argparse.Namespace) -> int:
         model = DNCConfig(
             input_size=task.input_size,
             output_size=task.output_size,
-            **{**model_preset(task), **model_options},
+            **{**task.model_preset(), **model_options},
         )
-        preset = training_preset(task, str(model.controller))
+        preset = task.training_preset(str(model.controller))
         try:
             trainer = Trainer(
                 task,
@@ -270,7 +273,7 @@ def _train(options: argparse.Namespace) -> int:
                 "another folder with --out FOLDER"
             ) from None
     _announce_compilation(trainer.model.config.backend, options)
-    trainer.train(options.progress)
+    trainer.train(options.progress, max_minutes=options.max_minutes)
     return _report(trainer, options)
 
 
@@ -320,8 +323,8 @@ def _report(trainer: Trainer, options: argparse.Namespace) -> int:
         return 128 + trainer.interrupted
     outcome = "solved" if trainer.solved else "not solved"
     print(f"{outcome} after {trainer.step} steps, {trainer.seconds:.0f} s of training")
-    held_out = evaluate(trainer.model, trainer.task, 1000, trainer.config.seed)
-    print(f"1000 held-out sequences: {describe(held_out)}")
+    held_out = trainer.held_out()
+    print(f"{trainer.config.evaluation_size} held-out sequences: {describe(trainer.task, held_out)}")
     if not trainer.solved:
         print(f"to go on: {again} --max-steps {2 * trainer.step}")
     if not options.no_pictures:
@@ -335,7 +338,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     result = evaluate(model, task, options.sequences, seed)
     print(f"{task}; {model.config.num_cells} cells, seed {seed}")
     print(
-        f"{options.sequences} held-out sequences: {describe(result)}, "
+        f"{options.sequences} held-out sequences: {describe(task, result)}, "
         f"loss {result.loss:.5f} nats per bit"
     )
     return 0
@@ -404,7 +407,7 @@ def _draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     model.eval()
     with torch.no_grad():
         logits, _, trace = model(inputs, return_trace=True)
-    figure = memory_view(inputs, torch.sigmoid(logits), targets, mask, trace, str(task))
+    figure = memory_view(inputs, task.probabilities(logits), targets, mask, trace, str(task))
     print(save_picture(figure, out / "memory.png"))
 
 

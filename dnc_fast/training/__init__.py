@@ -1,10 +1,11 @@
-"""Training a model on a task: the loop, checkpoints, metrics, evaluation."""
+"""Training a model on a task: the loop, checkpoints, metrics, lessons, evaluation."""
 
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, describe, evaluate
 from .metrics import read_metrics
-from .trainer import Trainer, TrainingError, load_run, restore_model, restore_task
+from .runs import load_run, restore_model, restore_task
+from .trainer import Trainer, TrainingError
 
 __all__ = [
     "CheckpointError",
@@ -12,6 +13,7 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "TrainingError",
+    "describe",
     "evaluate",
     "load_checkpoint",
     "load_run",
