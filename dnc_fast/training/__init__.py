@@ -4,12 +4,16 @@ from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .evaluation import Evaluation, describe, evaluate
 from .metrics import read_metrics
+from .probe import Probe, probe
 from .runs import load_run, restore_model, restore_task
+from .several import Outcome, outcome, summary_table
 from .trainer import Trainer, TrainingError
 
 __all__ = [
     "CheckpointError",
     "Evaluation",
+    "Outcome",
+    "Probe",
     "Trainer",
     "TrainingConfig",
     "TrainingError",
@@ -17,8 +21,11 @@ __all__ = [
     "evaluate",
     "load_checkpoint",
     "load_run",
+    "outcome",
+    "probe",
     "read_metrics",
     "restore_model",
     "restore_task",
     "save_checkpoint",
+    "summary_table",
 ]

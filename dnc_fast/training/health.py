@@ -65,9 +65,7 @@ def first_bad_tensor(model: DNC, batch: Batch, state: Any) -> str | None:
         name = min(bad, key=lambda name: bad[name][0])  # the first of those at the earliest step
         step, sequence, *rest = bad[name]
         value = over_time[name][bad[name]].item()
-        return (
-            f"{name} is {value} at time step {step} of sequence {sequence}, index {tuple(rest)}"
-        )
+        return f"{name} is {value} at time step {step} of sequence {sequence}, index {tuple(rest)}"
 
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:

@@ -87,10 +87,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if path.suffix != ".csv":
         return [json.loads(line) for line in lines]
     return [
-        {
-            name: TYPES.get(name, float)(cell)
-            for name, cell in row.items()
-            if cell != ""
-        }
+        {name: TYPES.get(name, float)(cell) for name, cell in row.items() if cell != ""}
         for row in csv.DictReader(lines)
     ]

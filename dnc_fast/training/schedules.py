@@ -32,9 +32,7 @@ def rate_factor(step: int, schedule: str, warm_up: int, decay_steps: int) -> flo
     return SCHEDULES[schedule](min(done, 1.0))
 
 
-def make_schedule(
-    optimizer: Optimizer, schedule: str, warm_up: int, decay_steps: int
-) -> LambdaLR:
+def make_schedule(optimizer: Optimizer, schedule: str, warm_up: int, decay_steps: int) -> LambdaLR:
     """The scheduler of an optimizer; see `rate_factor`."""
     factor = partial(rate_factor, schedule=schedule, warm_up=warm_up, decay_steps=decay_steps)
     return LambdaLR(optimizer, factor)

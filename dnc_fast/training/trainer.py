@@ -307,9 +307,7 @@ class Trainer:
         """Test the present lesson on sequences of its own, and go on to the next if it is passed."""
         lesson = self.curriculum.lessons[self.curriculum.present]
         number = self.curriculum.present + 1
-        evaluation = evaluate(
-            self.model, lesson, TEST_SIZE, self.config.seed, "lesson", self.step
-        )
+        evaluation = evaluate(self.model, lesson, TEST_SIZE, self.config.seed, "lesson", self.step)
         share = self._share_right(evaluation)
         self.curriculum.tested(share)
         self._record("lesson", lesson=number, share=share)
