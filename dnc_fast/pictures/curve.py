@@ -43,7 +43,7 @@ def learning_curve(
             `right` (share of answers that are right, in [0, 1]) and `solved` (share of sequences
             entirely right, in [0, 1]).
         title: above all.
-        lessons: rows of tests with the keys `step`, `lesson` (from 1) and `share` (right, in [0, 1]).
+        lessons: rows of tests with the keys `step`, `lesson` (from 1) and `share` (right, [0, 1]).
         unit: what one answer is called.
 
     Returns:
@@ -238,7 +238,7 @@ def draw_lessons(axes: Axes, tests: dict[str, Tensor]) -> None:
         axes.annotate(
             f"{lesson:g}",
             (float(steps[0]), float(shares[0]) if shares[0].isfinite() else 0.0),
-            xytext=(0, 5),
+            xytext=(0, -11 if shares[0] > 50 else 5),
             textcoords="offset points",
             horizontalalignment="center",
             fontsize=8.0,

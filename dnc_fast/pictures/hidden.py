@@ -1,4 +1,4 @@
-"""What the controller carried on during one sequence, beside where the memory was written and read."""
+"""What the controller carried on during one sequence, and where memory was written and read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def hidden_view(
         title_of_units = "hidden state, units by the step of their largest change"
         groups.append(image_group(by_time_of_change(hidden), title_of_units, "unit", 0.035))
     groups += weighting_groups(trace._replace(**shown))[:2]
-    groups.append(Group([min(max(0.09 * outputs.shape[1], 0.4), 1.2)], draw_outputs))
+    groups.append(Group([min(max(0.09 * outputs.shape[1], 0.62), 1.2)], draw_outputs))
     figure, stacked = stack_panels(title, [group.heights for group in groups], RIGHT)
     for panels, group in zip(stacked, groups, strict=True):
         group.draw(panels)
@@ -91,4 +91,4 @@ def image_group(values: Tensor, title: str, row: str, row_height: float) -> Grou
     def draw(panels: list[Axes]) -> None:
         draw_images(panels, values.unsqueeze(1), title, row, "value", colour_range(values))
 
-    return Group([min(max(row_height * values.shape[1], 0.4), 2.4)], draw)
+    return Group([min(max(row_height * values.shape[1], 0.62), 2.4)], draw)

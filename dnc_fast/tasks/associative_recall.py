@@ -15,10 +15,10 @@ from .base import Batch, BitTask, random_bits, uniform
 class AssociativeRecallTask(BitTask):
     """n items of `item_length` random vectors each, then one of them as a query; answer: the next.
 
-    The input has `num_bits` bits and two cue channels. A cue on the first stands before each item, a
-    cue on the second before and after the query, which is any item but the last, each as likely.
-    An episode takes (n + 2) (item_length + 1) steps; on its last item_length ones the input is blank
-    and the target is the item after the query's. n is uniform in [min_items, max_items].
+    The input has `num_bits` bits and two cue channels. A cue on the first stands before each item,
+    a cue on the second before and after the query, which is any item but the last, each as likely.
+    An episode takes (n + 2) (item_length + 1) steps; on its last item_length ones the input is
+    blank and the target is the item after the query's. n is uniform in [min_items, max_items].
     """
 
     min_items: int = field(default=2, metadata={"help": "fewest items"})

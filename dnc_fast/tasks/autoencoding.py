@@ -22,8 +22,8 @@ class AutoencodingTask(ClassTask):
     """Digits 2 to 9, then 1 as the end and 0 up to the longest length; then the same as an answer.
 
     Symbols are one-hot of ten. The 2 (max_length + 1) steps are those of the sequence and, with a
-    blank input, those of the answer, of which the digits and the end count. The length is uniform in
-    [min_length, max_length].
+    blank input, those of the answer, of which the digits and the end count. The length is uniform
+    in [min_length, max_length].
     """
 
     unit = "symbol"

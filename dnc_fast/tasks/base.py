@@ -1,7 +1,6 @@
 """What a task is: an endless, seeded source of batches with a loss, a score and lessons.
 
-Tasks know no model. Letters: B sequences, T steps (of the longest), X input features, Y answers of a
-step.
+Tasks know no model. Letters: B sequences, T steps (of the longest), X input features, Y outputs.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class Batch(NamedTuple):
             raise ValueError(f"parts must divide the {len(self.inputs)} steps, got {parts}")
         chunks = zip(*(tensor.split(steps) for tensor in self[:3]), strict=True)
         return [
-            Batch(*chunk, (self.lengths - number * steps).clamp(0, steps))
-            for number, chunk in enumerate(chunks)
+            Batch(inputs, targets, mask, (self.lengths - number * steps).clamp(0, steps))
+            for number, (inputs, targets, mask) in enumerate(chunks)
         ]
 
 
@@ -85,8 +84,8 @@ class Task(ABC):
     "solved" (share of sequences) and "bits" (cross-entropy of an answer, in bits)."""
 
     num_chunks: int = 1
-    """Parts in which a batch is trained on, one training step each, with the state carried from part
-    to part and cut off from the graph between them (truncated backpropagation)."""
+    """Parts in which a batch is trained on, one training step each, with the state carried from
+    part to part and cut off from the graph between them (truncated backpropagation)."""
 
     @property
     @abstractmethod

@@ -54,7 +54,7 @@ class CopyTask(BitTask):
         return {**super().model_preset(), "num_cells": 2 * self.max_length}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
-        """The feed-forward controller learns sooner at 3e-3, but carries over to length 16 worse."""
+        """A feed-forward controller learns sooner at 3e-3, but carries over to length 16 worse."""
         return {"learning_rate": 1e-3} if controller == "feedforward" else {}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:

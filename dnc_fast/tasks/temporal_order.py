@@ -1,4 +1,4 @@
-"""Temporal order: X or Y at two places among noise; tell the order (Hochreiter, Schmidhuber 1997)."""
+"""Temporal order: X or Y at two places in noise; tell which (Hochreiter, Schmidhuber 1997)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The first value that is not finite: which tensor it is in, at which time step, of which sequence.
+"""The first value that is not finite: in which tensor, at which time step, of which sequence.
 
-Looked for only when a loss or a gradient has turned out not to be finite, so it costs nothing before.
+Looked for only when a loss or a gradient was found not to be finite, so it costs nothing before.
 """
 
 from __future__ import annotations

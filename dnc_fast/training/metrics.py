@@ -1,4 +1,4 @@
-"""Metrics on disk, as JSON lines or CSV: a row for each training step, evaluation and lesson test."""
+"""Metrics on disk, as JSON lines or CSV: a row for each training step, evaluation and test."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COLUMNS = (
     "lesson",
     "share",
 )
-"""kind: "train", "evaluation" or "lesson". loss: nats per answer. gradient_norm: before clipping, None
-where float16 overflowed and the step was left out. wrong, right, solved: see `Evaluation`. lesson:
-the one tested, from 1. share: right in its test; at `lesson_pass` the next lesson follows.
+"""kind: "train", "evaluation" or "lesson", a test of one. loss: nats per answer. gradient_norm:
+before clipping, None where float16 overflowed and the step was left out. wrong, right, solved: see
+`Evaluation`. lesson: which, from 1. share: right in its test; from `lesson_pass` on the next follows.
 
 No times: the same run gives the same file, bit for bit.
 """

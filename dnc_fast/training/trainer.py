@@ -195,7 +195,7 @@ class Trainer:
             tensorboard: whether to write curves for TensorBoard into the run's folder.
 
         Raises:
-            TrainingError: the loss or its gradient is not finite; names the tensor that it began in.
+            TrainingError: loss or gradient is not finite; names the tensor that it began in.
             BlockingIOError: another process trains in the folder.
             ModuleNotFoundError: tensorboard, or tqdm for a bar, is not installed.
         """
@@ -260,10 +260,10 @@ class Trainer:
         self.optimizer.zero_grad()
         losses, self._carried = [], []
         for batch, state in zip(batches, before, strict=True):
-            loss, state = self._forward(batch, state)
-            self.scaler.scale(loss / len(batches)).backward()
-            losses.append(loss.item())
-            self._carried.append(state)
+            batch_loss, carried = self._forward(batch, state)
+            self.scaler.scale(batch_loss / len(batches)).backward()
+            losses.append(batch_loss.item())
+            self._carried.append(carried)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm).item()
         loss = sum(losses) / len(losses)
@@ -304,7 +304,7 @@ class Trainer:
         )
 
     def _test_lesson(self) -> None:
-        """Test the present lesson on sequences of its own, and go on to the next if it is passed."""
+        """Test the present lesson on new sequences of it; the next follows if it is passed."""
         lesson = self.curriculum.lessons[self.curriculum.present]
         number = self.curriculum.present + 1
         evaluation = evaluate(self.model, lesson, TEST_SIZE, self.config.seed, "lesson", self.step)
