@@ -55,6 +55,11 @@ class AssociativeRecallTask(BitTask):
         """Room for every vector that is shown, and some more."""
         return {**super().model_preset(), "num_cells": (self.max_items + 2) * self.item_length}
 
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Smaller steps than for copy, and lessons."""
+        rates = {"learning_rate": 1e-3, "clip_norm": 1.0}
+        return {**rates, "curriculum": "on", "max_steps": 100_000}
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)

@@ -56,6 +56,10 @@ class AutoencodingTask(ClassTask):
         """Twice as many cells as the longest sequence needs."""
         return {**super().model_preset(), "num_cells": 2 * (self.max_length + 1)}
 
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Smaller steps than for copy."""
+        return {"learning_rate": 1e-3, "clip_norm": 1.0, "max_steps": 50_000}
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)

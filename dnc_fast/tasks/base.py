@@ -184,9 +184,9 @@ class ClassTask(Task):
         return -(targets * outputs.log_softmax(-1)).sum(-1, keepdim=True)
 
     def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether another class than the target is chosen, (..., 1)."""
+        """Whether the class chosen is not the target or not a number, (..., 1)."""
         chosen = outputs.argmax(-1, keepdim=True)
-        return targets.gather(-1, chosen) < 0.5
+        return (targets.gather(-1, chosen) < 0.5) | outputs.gather(-1, chosen).isnan()
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """The probability of each class; they sum to one."""

@@ -52,6 +52,10 @@ class PrioritySortTask(BitTask):
         """Room for all vectors and as many again."""
         return {**super().model_preset(), "num_cells": 2 * self.num_items}
 
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Smaller steps than for copy."""
+        return {"learning_rate": 1e-3, "clip_norm": 1.0, "max_steps": 100_000}
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)

@@ -67,6 +67,12 @@ class RepeatCopyTask(BitTask):
         """Room for the longest sequence and as much again, at least the official code's 16."""
         return {**super().model_preset(), "num_cells": max(2 * self.max_length, 16)}
 
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Smaller steps than for copy; lessons where there are more than a few of them."""
+        curriculum = "on" if len(self.lessons()) > 2 else "off"
+        rates = {"learning_rate": 1e-3, "clip_norm": 1.0}
+        return {**rates, "curriculum": curriculum, "max_steps": 100_000}
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)

@@ -75,6 +75,10 @@ class TemporalOrderTask(ClassTask):
         """Two symbols matter; the cells are more, so that noise need not be forgotten at once."""
         return {**super().model_preset(), "num_cells": 16}
 
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Long sequences are learned after short ones."""
+        return {"curriculum": "on"}
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)

@@ -67,9 +67,17 @@ def first_bad_tensor(model: DNC, batch: Batch, state: Any) -> str | None:
         value = over_time[name][bad[name]].item()
         return f"{name} is {value} at time step {step} of sequence {sequence}, index {tuple(rest)}"
 
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            index = first_bad_index(parameter.grad)
-            if index is not None:
-                return f"gradient of {name} is {parameter.grad[index].item()} at index {index}"
-    return None
+    gradients = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    for name, gradient in gradients.items():
+        index = first_bad_index(gradient)
+        if index is not None:
+            return f"gradient of {name} is {gradient[index].item()} at index {index}"
+    if not gradients:
+        return None
+    largest = {name: gradient.abs().max().item() for name, gradient in gradients.items()}
+    name = max(largest, key=lambda name: largest[name])
+    return f"gradient of {name}, the largest, is finite but as large as {largest[name]:.3g}"

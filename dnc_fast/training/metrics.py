@@ -23,7 +23,7 @@ COLUMNS = (
 )
 """kind: "train", "evaluation" or "lesson", a test of one. loss: nats per answer. gradient_norm:
 before clipping, None where float16 overflowed and the step was left out. wrong, right, solved: see
-`Evaluation`. lesson: which, from 1. share: right in its test; from `lesson_pass` on the next follows.
+`Evaluation`. lesson: which, from 1. share: right in its test; from `lesson_pass` on it is passed.
 
 No times: the same run gives the same file, bit for bit.
 """

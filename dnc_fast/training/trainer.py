@@ -265,11 +265,13 @@ class Trainer:
             losses.append(batch_loss.item())
             self._carried.append(carried)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm).item()
-        loss = sum(losses) / len(losses)
+        parameters = list(self.model.parameters())
+        total_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm, loss = total_norm.item(), sum(losses) / len(losses)
         overflow = not math.isfinite(norm) and self.scaler.is_enabled()
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
             self._tell_what_is_not_finite(loss, norm, batches, before)
+        nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, total_norm)
         rate = self.schedule.get_last_lr()[0]
         self.scaler.step(self.optimizer)  # left out where float16 overflowed
         self.scaler.update()
