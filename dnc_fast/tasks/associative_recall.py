@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, random_bits, uniform
+from .base import Batch, BitTask, decaying, random_bits, uniform
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ class AssociativeRecallTask(BitTask):
         return {**super().model_preset(), "num_cells": (self.max_items + 2) * self.item_length}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
-        """Smaller steps than for copy, and lessons."""
-        rates = {"learning_rate": 1e-3, "clip_norm": 1.0}
-        return {**rates, "curriculum": "on", "max_steps": 100_000}
+        """Lessons, passed at less than usual: the later ones take up the most time."""
+        return {**decaying(60_000), "curriculum": "on", "lesson_pass": 0.8}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

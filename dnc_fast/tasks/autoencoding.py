@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import check_integer
-from .base import Batch, ClassTask, doubling, uniform
+from .base import Batch, ClassTask, decaying, doubling, uniform
 
 PADDING, END, FIRST = 0, 1, 2
 """The symbols: 0 pads, 1 ends, digits start at 2."""
@@ -57,8 +57,8 @@ class AutoencodingTask(ClassTask):
         return {**super().model_preset(), "num_cells": 2 * (self.max_length + 1)}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
-        """Smaller steps than for copy."""
-        return {"learning_rate": 1e-3, "clip_norm": 1.0, "max_steps": 50_000}
+        """No lessons."""
+        return decaying(20_000)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""

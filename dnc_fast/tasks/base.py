@@ -203,6 +203,17 @@ def random_bits(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return uniform(0, 1, shape, generator).float()
 
 
+def decaying(steps: int) -> dict[str, Any]:
+    """Training options for tasks that are learned slowly: small steps, to none at the end."""
+    return {
+        "learning_rate": 1e-3,
+        "clip_norm": 1.0,
+        "schedule": "cosine",
+        "decay_steps": steps,
+        "max_steps": steps,
+    }
+
+
 def doubling(first: int, last: int) -> list[int]:
     """first, 2 first, 4 first, ... and `last` at the end: the sizes of lessons."""
     sizes = []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, random_bits
+from .base import Batch, BitTask, decaying, random_bits
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class PrioritySortTask(BitTask):
         return {**super().model_preset(), "num_cells": 2 * self.num_items}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
-        """Smaller steps than for copy."""
-        return {"learning_rate": 1e-3, "clip_norm": 1.0, "max_steps": 100_000}
+        """No lessons."""
+        return decaying(30_000)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, doubling, random_bits, uniform
+from .base import Batch, BitTask, decaying, doubling, random_bits, uniform
 
 REPEATS_SCALE = 10
 """The number of repeats is shown divided by this, as in google-deepmind/dnc, so that numbers beyond
@@ -68,10 +68,8 @@ class RepeatCopyTask(BitTask):
         return {**super().model_preset(), "num_cells": max(2 * self.max_length, 16)}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
-        """Smaller steps than for copy; lessons where there are more than a few of them."""
-        curriculum = "on" if len(self.lessons()) > 2 else "off"
-        rates = {"learning_rate": 1e-3, "clip_norm": 1.0}
-        return {**rates, "curriculum": curriculum, "max_steps": 100_000}
+        """Lessons, where there are more than two of them."""
+        return {**decaying(30_000), "curriculum": "on" if len(self.lessons()) > 2 else "off"}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
