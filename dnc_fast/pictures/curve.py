@@ -207,7 +207,9 @@ def draw_right(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
     steps = scores["step"]
     look = LOOKS[0]._asdict()
     draw_line(axes, steps, 100 * scores["right"], label=f"{unit}s", markersize=3.5, **look)
-    draw_line(axes, steps, 100 * scores["solved"], label="sequences", **EVALUATION_LOOK)
+    reached = steps[scores["solved"] >= SOLVED]
+    first = f", first at {100 * SOLVED:g} % in step {int(reached[0]):,}" if len(reached) else ""
+    draw_line(axes, steps, 100 * scores["solved"], label=f"sequences{first}", **EVALUATION_LOOK)
     scale_by_share(axes)
     axes.axhline(100 * SOLVED, color=BLACK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.annotate(
@@ -219,9 +221,6 @@ def draw_right(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
         verticalalignment="center",
         fontsize=8.0,
     )
-    reached = scores["step"][scores["solved"] >= SOLVED]
-    if reached.numel():
-        axes.set_title(f"share right; sequences at {100 * SOLVED:g} % in step {int(reached[0]):,}")
     if len(axes.lines) > 1:
         legend_above(axes)
 
