@@ -123,6 +123,7 @@ class Trainer:
         )
         self.scaler = make_scaler(config.precision, self.device)
         self.curriculum = Curriculum(task, config)
+        self._board: TensorBoard | None = None
         self._drawn: list[list[Batch]] = []
         self._carried: list[DNCState | None] = [None] * config.accumulate
 
@@ -247,18 +248,21 @@ class Trainer:
             drawn.append(task.batch(self.config.batch_size, generator).split(task.num_chunks))
         return drawn
 
-    def _training_step(self) -> float:
-        """Take one step; returns its loss."""
+    def _next_batches(self) -> list[Batch]:
+        """The batches of the next step; where new ones begin, no state is carried on."""
         number, chunk = divmod(self.step, self.task.num_chunks)
         if chunk == 0 or not self._drawn:
             self._drawn = self._batches.take(number, self.curriculum.present)
         if chunk == 0:
             self._carried = [None] * self.config.accumulate
-        batches = [chunks[chunk].to(self.device) for chunks in self._drawn]
-        before = self._carried
+        return [chunks[chunk].to(self.device) for chunks in self._drawn]
 
+    def _training_step(self) -> float:
+        """Take one step; returns its loss."""
+        batches = self._next_batches()
+        before, self._carried = self._carried, []
+        losses = []
         self.optimizer.zero_grad()
-        losses, self._carried = [], []
         for batch, state in zip(batches, before, strict=True):
             batch_loss, carried = self._forward(batch, state)
             self.scaler.scale(batch_loss / len(batches)).backward()
