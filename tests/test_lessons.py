@@ -181,7 +181,7 @@ def test_prefetcher_hands_on_errors_and_ends_its_thread():
 
     with Prefetcher(draw) as batches, pytest.raises(ValueError, match="no batch 3"):
         batches.take(3, 0)
-    assert not [thread for thread in threading.enumerate() if "dnc_fast" in thread.name]
+    assert not [thread for thread in threading.enumerate() if "dnc_fast batches" in thread.name]
 
 
 def test_batches_are_those_of_their_seed_and_number(tmp_path):

@@ -226,25 +226,27 @@ def draw_right(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
 
 
 def draw_lessons(axes: Axes, tests: dict[str, Tensor]) -> None:
-    """The share right in each test, in the panel's own colour a lesson, named where it begins."""
+    """The share right in each test; a line and a number where the tests of a lesson begin."""
     axes.set_title("tests of lessons")
-    numbers = tests["lesson"]
+    numbers, marker = tests["lesson"], "s" if tests["step"].numel() <= FEW else ""
     for lesson in numbers[numbers.isfinite()].unique().tolist():
         of_it = numbers == lesson
         steps, shares = tests["step"][of_it], 100 * tests["share"][of_it]
-        look = LOOKS[int(lesson - 1) % len(LOOKS)]
-        draw_line(axes, steps, shares, color=look.color, marker="s", markersize=3.5)
+        colour = LOOKS[int(lesson - 1) % len(LOOKS)].color
+        draw_line(axes, steps, shares, color=colour, marker=marker, markersize=3.5)
+        axes.axvline(float(steps[0]), color=colour, linestyle=(0, (1, 1.5)), linewidth=0.9)
         axes.annotate(
             f"{lesson:g}",
-            (float(steps[0]), float(shares[0]) if shares[0].isfinite() else 0.0),
-            xytext=(0, -11 if shares[0] > 50 else 5),
+            (float(steps[0]), 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -2),
             textcoords="offset points",
-            horizontalalignment="center",
+            verticalalignment="top",
             fontsize=8.0,
-            color=look.color,
+            color=colour,
         )
     scale_by_share(axes)
-    note_above(axes, "a number where its lesson begins")
+    note_above(axes, "a number where the tests of its lesson begin")
     note_absence(axes, tests["share"])
 
 

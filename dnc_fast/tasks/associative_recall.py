@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, decaying, random_bits, uniform
+from .base import SMALL_STEPS, Batch, BitTask, random_bits, uniform
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class AssociativeRecallTask(BitTask):
         return {**super().model_preset(), "num_cells": (self.max_items + 2) * self.item_length}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
-        """Lessons, passed at less than usual: the later ones take up the most time."""
-        return {**decaying(60_000), "curriculum": "on", "lesson_pass": 0.8}
+        """Lessons, and small steps to the end: with a falling rate later lessons are not passed."""
+        return {**SMALL_STEPS, "curriculum": "on", "max_steps": 100_000}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

@@ -58,7 +58,7 @@ class AutoencodingTask(ClassTask):
 
     def training_preset(self, controller: str) -> dict[str, Any]:
         """No lessons."""
-        return decaying(20_000)
+        return decaying(40_000)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""

@@ -203,15 +203,13 @@ def random_bits(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return uniform(0, 1, shape, generator).float()
 
 
+SMALL_STEPS: dict[str, Any] = {"learning_rate": 1e-3, "clip_norm": 1.0}
+"""Training options for tasks that are learned slowly."""
+
+
 def decaying(steps: int) -> dict[str, Any]:
-    """Training options for tasks that are learned slowly: small steps, to none at the end."""
-    return {
-        "learning_rate": 1e-3,
-        "clip_norm": 1.0,
-        "schedule": "cosine",
-        "decay_steps": steps,
-        "max_steps": steps,
-    }
+    """Training options for the same in `steps` steps, which grow ever smaller to the end."""
+    return {**SMALL_STEPS, "schedule": "cosine", "decay_steps": steps, "max_steps": steps}
 
 
 def doubling(first: int, last: int) -> list[int]:
