@@ -143,3 +143,41 @@ def test_minutes_must_be_some(tmp_path, minutes):
     trainer = Trainer(COPY, model, training, tmp_path)
     with pytest.raises(ValueError, match="max_minutes must be finite, above 0"):
         trainer.train("off", max_minutes=minutes)
+
+
+AFTER_OTHERS = """
+    import sys, tempfile
+    import torch
+    from dnc_fast import DNCConfig
+    from dnc_fast.tasks import CopyTask
+    from dnc_fast.training import Trainer, TrainingConfig
+    torch.set_num_threads(1)
+    def metrics(**changes):
+        task = CopyTask(1, 4, num_bits=2)
+        model = DNCConfig(
+            input_size=4, output_size=2, hidden_size=8, num_cells=4, cell_size=3,
+            num_read_heads=1, **changes,
+        )
+        config = TrainingConfig(batch_size=2, max_steps=26, evaluation_size=3)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(task, model, config, folder)
+            trainer.train("off")
+            return trainer.metrics_path.read_text()
+    if sys.argv[1] == "after others":  # dropout takes the steps one by one
+        metrics(num_layers=2, dropout=0.3)
+    print(metrics())
+"""
+
+
+def test_a_run_does_not_depend_on_what_its_process_did_before():
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(AFTER_OTHERS), when],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        for when in ("first", "after others")
+    ]
+    assert printed[0] == printed[1] and len(printed[0]) > 1000
