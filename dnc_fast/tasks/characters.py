@@ -33,8 +33,8 @@ class CharactersTask(ClassTask):
     step. Training takes a chunk at a time and carries the state from chunk to chunk of a passage.
     The first nine tenths of the text are for training, the last tenth is held out. Without a `file`
     the text is the language reference that comes with Python itself, some 700,000 characters, which
-    differ a little from one Python version to the next. The file must stay as it is while a run goes
-    on: a checkpoint holds its name only.
+    differ a little from one Python version to the next. The file must stay as it is while a run
+    goes on: a checkpoint holds its name only.
     """
 
     unit = "character"
