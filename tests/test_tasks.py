@@ -256,6 +256,18 @@ def test_every_task_is_seeded_named_and_described(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_torch_s_default_dtype_does_not_matter(name):
+    expected = TASKS[name]().batch(8, generator())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = TASKS[name]().batch(8, generator())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(expected, found, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_lessons_lead_to_the_task_and_fit_one_model(name):
     task = TASKS[name]()
     lessons = task.lessons()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import SMALL_STEPS, Batch, BitTask, random_bits, uniform
+from .base import SMALL_STEPS, Batch, BitTask, random_bits, random_shares, uniform
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class AssociativeRecallTask(BitTask):
         size = self.item_length
         device = generator.device
         items = uniform(self.min_items, self.max_items, (batch_size,), generator)
-        query = (torch.rand(batch_size, generator=generator, device=device) * (items - 1)).long()
+        query = (random_shares((batch_size,), generator) * (items - 1)).long()
         vectors = random_bits((self.max_items, size, batch_size, self.num_bits), generator)
         query_cue = items * (size + 1)  # the first of the two
         lengths = query_cue + 2 * (size + 1)

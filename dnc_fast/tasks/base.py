@@ -212,6 +212,11 @@ def decaying(steps: int) -> dict[str, Any]:
     return {**SMALL_STEPS, "schedule": "cosine", "decay_steps": steps, "max_steps": steps}
 
 
+def random_shares(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers uniform in [0, 1), float32 on the generator's device."""
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
+
+
 def doubling(first: int, last: int) -> list[int]:
     """first, 2 first, 4 first, ... and `last` at the end: the sizes of lessons."""
     sizes = []

@@ -134,4 +134,4 @@ def read_text(file: str) -> Text:
             raise ValueError(f"file must be UTF-8 text, got {file!r}: {error}") from None
     alphabet = "".join(sorted(set(text)))
     numbers = {character: number for number, character in enumerate(alphabet)}
-    return Text(alphabet, torch.tensor([numbers[character] for character in text]))
+    return Text(alphabet, torch.tensor([numbers[character] for character in text], device="cpu"))

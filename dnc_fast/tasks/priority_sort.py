@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, decaying, random_bits
+from .base import Batch, BitTask, decaying, random_bits, random_shares
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class PrioritySortTask(BitTask):
         check_integer("batch_size", batch_size, minimum=1)
         shape, device = (self.num_items, batch_size), generator.device
         vectors = random_bits((*shape, self.num_bits), generator)
-        priorities = 2 * torch.rand(shape, generator=generator, device=device) - 1
+        priorities = 2 * random_shares(shape, generator) - 1
         order = priorities.argsort(dim=0, descending=True, stable=True)[: self.num_sorted]
 
         steps = self.num_items + 1 + self.num_sorted
-        inputs = torch.zeros(steps, batch_size, self.input_size, device=device)
+        inputs = vectors.new_zeros(steps, batch_size, self.input_size)
         inputs[: self.num_items, :, : self.num_bits] = vectors
         inputs[: self.num_items, :, self.num_bits] = priorities
         inputs[self.num_items, :, self.num_bits + 1] = 1
-        targets = torch.zeros(steps, batch_size, self.num_bits, device=device)
+        targets = vectors.new_zeros(steps, batch_size, self.num_bits)
         targets[-self.num_sorted :] = vectors[order, torch.arange(batch_size, device=device)]
         mask = torch.arange(steps, device=device) > self.num_items
         return Batch(

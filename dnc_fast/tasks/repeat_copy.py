@@ -88,7 +88,7 @@ class RepeatCopyTask(BitTask):
         item = torch.where(say, into % length, clock - 1).clamp(0, self.max_length - 1)
         shown = vectors[item, torch.arange(batch_size, device=length.device)]
         start = (clock == 0).expand_as(hear).float()
-        number = (clock == length + 1) * (repeats / REPEATS_SCALE)
+        number = (clock == length + 1) * (repeats.float() / REPEATS_SCALE)
         return Batch(
             inputs=torch.cat([shown * hear.unsqueeze(-1), torch.stack([start, number], -1)], -1),
             targets=torch.cat([shown * say.unsqueeze(-1), end.unsqueeze(-1).float()], -1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..tasks import Task
+from ..tasks.base import random_shares, uniform
 from .config import TrainingConfig
 
 TEST_SIZE = 100
@@ -30,10 +31,8 @@ class Curriculum:
 
     def choose(self, present: int, generator: torch.Generator) -> Task:
         """The task of a batch in the lesson `present`; draws only where there is a choice."""
-        if present > 0:
-            chance = torch.rand((), generator=generator)
-            if chance < self._config.lesson_share:
-                present = int(torch.randint(present, (), generator=generator))
+        if present > 0 and random_shares((), generator) < self._config.lesson_share:
+            present = int(uniform(0, present - 1, (), generator))
         return self.lessons[present]
 
     def test_is_due(self, step: int) -> bool:
