@@ -10,7 +10,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").rea
 
 CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
-TEST = [*CPU, *TRAIN, "hypothesis>=6.80", "pytest>=7.4", "pytest-benchmark>=4.0"]
+TENSORBOARD = ["tensorboard>=2.12"]
+TEST = [*CPU, *TRAIN, *TENSORBOARD, "hypothesis>=6.80", "pytest>=7.4", "pytest-benchmark>=4.0"]
 
 setup(
     name="dnc_fast",
@@ -25,6 +26,7 @@ setup(
     extras_require={
         "cpu": CPU,
         "train": [*CPU, *TRAIN],
+        "tensorboard": TENSORBOARD,
         "test": TEST,
         "bench": ["dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],
@@ -32,6 +34,7 @@ setup(
     packages=[
         "dnc_fast",
         "dnc_fast.backends",
+        "dnc_fast.cli",
         "dnc_fast.engine",
         "dnc_fast.kernels",
         "dnc_fast.kernels.cpu",

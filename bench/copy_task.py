@@ -16,7 +16,6 @@ import torch
 from dnc_fast import DNCConfig
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingConfig, evaluate
-from dnc_fast.training.presets import model_preset, training_preset
 
 from .provenance import provenance
 
@@ -38,9 +37,9 @@ def learn(controller: str, seed: int, usage_order: str) -> Result:
         output_size=task.output_size,
         controller=controller,
         usage_order=usage_order,
-        **model_preset(task),
+        **task.model_preset(),
     )
-    preset = training_preset(task, controller)
+    preset = task.training_preset(controller)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(task, model, TrainingConfig(seed=seed, **preset), folder)
         trainer.train("off")

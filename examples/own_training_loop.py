@@ -8,7 +8,7 @@ import argparse
 import torch
 
 from dnc_fast import DNC
-from dnc_fast.tasks import CopyTask, bit_loss, bit_score
+from dnc_fast.tasks import CopyTask
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=1000)
@@ -26,7 +26,7 @@ generator = torch.Generator().manual_seed(1)
 for step in range(1, steps + 1):
     batch = task.batch(16, generator)
     logits, _ = dnc(batch.inputs)
-    loss = bit_loss(logits, batch)
+    loss = task.loss(logits, batch)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(dnc.parameters(), 10.0)
@@ -34,6 +34,6 @@ for step in range(1, steps + 1):
     if step % 100 == 0 or step == steps:
         with torch.no_grad():
             batch = task.batch(200, generator)
-            wrong = bit_score(dnc(batch.inputs)[0], batch).wrong_bits
+            wrong = task.score(dnc(batch.inputs)[0], batch).wrong
         right = (wrong == 0).float().mean()
         print(f"step {step}: loss {loss:.4f}, {100 * right:.1f} % of sequences right")

@@ -30,7 +30,7 @@ from dnc_fast.engine import captures, checkpointed
 from dnc_fast.engine.captures import MAX_STEPS, CudaGraph, part_lengths
 from dnc_fast.sequences import Sequences
 from dnc_fast.state import tensors
-from dnc_fast.tasks import CopyTask, bit_loss
+from dnc_fast.tasks import CopyTask
 
 T, B = 4, 3
 
@@ -565,7 +565,7 @@ def test_captures_are_bounded_in_bytes(calls: list[str], monkeypatch: pytest.Mon
     assert calls == [] and len(captures.CAPTURES) == 0
 
 
-def test_a_capture_in_use_is_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_in_use_is_not_dropped(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captures, "MAX_CAPTURES", 1)
     monkeypatch.setattr(captures, "STALE_AFTER", 0)
     model, plain = two_models()
@@ -575,12 +575,14 @@ def test_a_capture_in_use_is_not_dropped(monkeypatch: pytest.MonkeyPatch) -> Non
     for one in (model, plain):
         output, _ = one(x, state)
         release_cuda_graphs()
+        assert len(captures.CAPTURES) == (one is model)  # by then it is free
         for _ in range(3):
             one(y, start)[0].sum().backward()
         one.zero_grad()
         output.square().sum().backward()
         found.append({name: p.grad for name, p in one.named_parameters()})
     assert_close(*found, "equal")
+    assert calls.count("record forward") == 1
 
 
 def test_release(calls: list[str]) -> None:
@@ -670,7 +672,7 @@ def test_gpu_copy_training_with_graphs_equals_training_without(steps: int, autoc
             batch = task.batch(16, generator).to("cuda")
             optimizer.zero_grad()
             with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-                loss = bit_loss(one(batch.inputs)[0].float(), batch)
+                loss = task.loss(one(batch.inputs)[0].float(), batch)
             loss.backward()
             optimizer.step()
             trace.append(loss.detach())

@@ -1,14 +1,18 @@
-"""The command line as a user runs it: in a process of its own."""
+"""The command line: every command, in this process or, where it matters, in one of its own."""
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
+from dnc_fast.cli import main
+from dnc_fast.tasks import TASKS
 from dnc_fast.training import load_checkpoint, read_metrics
 
 SMALL = {
@@ -30,11 +34,15 @@ def command(*arguments):
 
 
 def run(*arguments, status=0):
-    """Run a command; returns what it printed, errors included."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    """Run a command in this process, which spares an import; returns what it printed."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as end:  # of the parser
+            code = end.code
+    assert code == status, printed.getvalue()
+    return printed.getvalue()
 
 
 def test_train_eval_show(tmp_path):
@@ -42,13 +50,15 @@ def test_train_eval_show(tmp_path):
     out = tmp_path / "run"
     printed = run("train", "copy", *TINY, "--max-steps", 10, "--out", out)
     assert "not solved after 10 steps" in printed
-    assert re.search(r"1000 held-out sequences: [\d.]+ bits wrong per sequence", printed)
+    assert re.search(r"4 held-out sequences: [\d.]+ bits wrong per sequence", printed)
+    assert re.search(r"[\d.]+ % of it waiting for batches", printed)
     assert f"--out {out} --resume --max-steps 20" in printed
     assert {path.name for path in out.iterdir()} == {
         "checkpoint.pt",
         "metrics.jsonl",
         "learning_curve.png",
         "memory.png",
+        "hidden.png",
     }
 
     printed = run("train", "copy", "--out", out, "--resume", "--max-steps", 15, "--no-pictures")
@@ -56,11 +66,16 @@ def test_train_eval_show(tmp_path):
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")][-1] == 15
 
     printed = run("eval", out, "--task", "min_length=3", "max_length=3", "--num-cells", 9)
-    assert "copy 3 to 3 vectors of 2 bits; 9 cells" in printed and "1000 held-out" in printed
+    assert "copy 3 to 3 vectors of 2 bits; 9 cells" in printed and "4 held-out" in printed
+    assert "7 held-out" in run("eval", out, "--sequences", 7)
 
     pictures = tmp_path / "pictures"
     run("show", out / "checkpoint.pt", "--out", pictures)
-    assert {path.name for path in pictures.iterdir()} == {"learning_curve.png", "memory.png"}
+    assert {path.name for path in pictures.iterdir()} == {
+        "learning_curve.png",
+        "memory.png",
+        "hidden.png",
+    }
 
 
 def test_interrupt_saves_and_exits_cleanly(tmp_path):
@@ -80,13 +95,100 @@ def test_interrupt_saves_and_exits_cleanly(tmp_path):
     assert "--resume" in printed
 
 
+TINY_SIZES = [*TINY[4:], "--num-cells", "4"]  # what every task takes
+TINY_TASKS = {
+    "priority-sort": ("--num-items", 3, "--num-sorted", 2),
+    "characters": ("--chunk-length", 4, "--num-chunks", 2),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_trains_is_scored_and_drawn(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    arguments = ["train", name, *TINY_SIZES, *TINY_TASKS.get(name, ()), "--max-steps", 4]
+    assert main([*map(str, arguments), "--out", str(tmp_path), "--seed", "3"]) == 0
+    assert "not solved after 4 steps" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    assert main(["eval", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    published = {"characters": "bits per character", "echo": "% of bits right"}
+    assert published.get(name, "% of sequences right") in printed and "seed 3" in printed
+
+
+def test_tasks_are_listed_a_line_each(capsys):
+    assert main(["tasks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(TASKS)
+    assert all(len(line) < 120 and len(line.split()) > 5 for line in lines)
+
+
+def test_several_seeds_make_a_table_and_go_on_in_parts(tmp_path, capsys):
+    few = [*TINY, "--max-steps", "3", "--no-pictures"]
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    assert (
+        main(["train", "copy", *map(str, few), "--seeds", "3", "--seed", "5", "--out", whole]) == 0
+    )
+    table = capsys.readouterr().out
+    assert table == (tmp_path / "whole/summary.md").read_text()
+    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert names == ["5", "6", "7", "mean", "standard deviation"]
+
+    again = ["train", "copy", *map(str, few), "--seeds", "3", "--seed", "5", "--out", parts]
+    again += ["--max-minutes", "1e-9"]
+    calls = 0
+    while not (tmp_path / "parts/summary.md").exists() and calls < 20:
+        assert main(again) == 0
+        printed, calls = capsys.readouterr().out, calls + 1
+        if "out of time" in printed:
+            assert f"--out {parts} --seeds 3 --resume" in printed
+        again = [*again, *(["--resume"] if calls == 1 else [])]
+    assert calls == 7  # a step each, the last of a seed ends it, and a last call for the table
+    for seed in (5, 6, 7):
+        metrics = f"seed-{seed}/metrics.jsonl"
+        assert (tmp_path / "whole" / metrics).read_bytes() == (
+            tmp_path / "parts" / metrics
+        ).read_bytes()
+
+
+def test_out_of_time_is_told_and_gone_on_with(tmp_path):
+    arguments = ("train", "echo", "--out", tmp_path, "--no-pictures", "--hidden-size", 8)
+    printed = run(*arguments, "--max-minutes", 0.002, "--solved-at", 2, "--progress", "off")
+    step = load_checkpoint(tmp_path)["progress"]["step"]
+    assert f"out of time at step {step} and saved; to go on: dnc-fast train echo" in printed
+    assert "--max-minutes must be finite, above 0, got 0" in run(
+        *arguments, "--resume", "--max-minutes", 0, status=2
+    )
+
+
+def test_tensorboard_gets_the_rows_of_the_metrics(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    arguments = ["train", "copy", *TINY, "--tensorboard", "--no-pictures", "--out", tmp_path]
+    for more in (["--max-steps", 6], ["--resume", "--max-steps", 12]):
+        assert main([*map(str, [*arguments, *more])]) == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    curve = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert curve == [(row["step"], pytest.approx(row["loss"])) for row in rows]
+    assert [event.step for event in events.Scalars("evaluation/solved")] == [5, 10]
+
+
+def test_missing_tensorboard_is_named_with_the_install_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    arguments = ["train", "copy", *TINY, "--tensorboard", "--no-pictures", "--out", tmp_path]
+    assert main([*map(str, arguments)]) == 2
+    assert "`pip install tensorboard` brings it" in capsys.readouterr().err
+
+
 def test_info_names_versions_and_backends():
-    printed = run("info")
+    done = subprocess.run(command("info"), capture_output=True, text=True, timeout=120, check=True)
+    printed = done.stdout
     for word in ("dnc_fast", "python", "torch", "triton", "threads", "backends", "reference"):
         assert word in printed
 
 
-@pytest.mark.parametrize("arguments", [(), ("train",), ("train", "copy"), ("eval",), ("show",)])
+@pytest.mark.parametrize(
+    "arguments", [(), ("train",), ("train", "copy"), ("eval",), ("show",), ("tasks",)]
+)
 def test_help(arguments):
     printed = run(*arguments, "--help")
     assert "usage: dnc-fast" in printed and "None" not in printed
@@ -100,12 +202,13 @@ def test_help(arguments):
         (("train", "copy", "--learning-rate", "nan"), "learning_rate must be finite"),
         (("train", "copy", "--device", "gpu"), "--device must name a device"),
         (("train", "copy", "--resume"), "there is no checkpoint"),
+        (("train", "copy", "--seeds", 0), "--seeds must be at least 1, got 0"),
+        (("train", "characters", "--file", "no.txt"), "file must name a text file, got 'no.txt'"),
         (("eval", "nowhere"), "there is no checkpoint nowhere"),
         (("show", "setup.cfg"), "setup.cfg is not a dnc_fast checkpoint"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(tmp_path, monkeypatch, arguments, message):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "setup.cfg").write_text("[metadata]\n")
     assert message in run(*arguments, status=2)

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-ARGUMENTS = {"own_training_loop.py": ["--steps", "2"]}
+ARGUMENTS = {
+    "own_training_loop.py": ["--steps", "2"],
+    "carried_state.py": ["--streams", "1"],
+    "training_in_parts.py": ["--steps", "3", "--minutes", "1e-9"],
+    "character_model.py": ["--steps", "3", "--hidden-size", "8"],
+}
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -34,7 +34,6 @@ from dnc_fast.interface import interface_size
 from dnc_fast.reference import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes, tensors
 from dnc_fast.tasks import CopyTask
-from dnc_fast.tasks.base import bit_loss
 
 pytest.importorskip("triton")
 
@@ -642,7 +641,7 @@ def test_training_follows_the_reference(updates: int) -> None:
         curve = []
         for _ in range(updates):
             batch = task.batch(2, generator).to(DEVICE)
-            loss = bit_loss(model(batch.inputs)[0], batch)
+            loss = task.loss(model(batch.inputs)[0], batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

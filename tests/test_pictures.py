@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dnc_fast import DNC, Trace
-from dnc_fast.pictures import learning_curve, memory_view, save_picture
+from dnc_fast.pictures import hidden_view, learning_curve, memory_view, save_picture
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -161,6 +161,19 @@ def test_memory_view_counts_wrong_bits_only_where_the_answer_counts():
     (hatched,) = (patch for patch in axes.patches if patch.get_hatch())
     box = hatched.get_extents().transformed(axes.transData.inverted())
     assert (box.x0, box.x1) == pytest.approx((-0.5, 5.5))
+
+
+def test_memory_view_marks_classes_that_were_chosen_wrongly():
+    arguments = sequence(T=4, Y=3)
+    arguments["targets"] = torch.eye(3)[[0, 1, 2, 0]]
+    arguments["outputs"] = torch.tensor(
+        [[0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.4, 0.3, 0.3], [0.4, 0.3, 0.3]]
+    )
+    arguments["mask"] = torch.tensor([0, 1, 1, 1])
+    axes = panels(memory_view(**arguments, classes=True))["outputs"][0]
+    assert axes.get_title(loc="right") == "\N{MULTIPLICATION SIGN} wrong answers: 1 of 3"
+    marks = next(line for line in axes.lines if line.get_marker() == "x")
+    assert list(zip(*marks.get_data(), strict=True)) == [(2, 0)]
 
 
 def test_memory_view_marks_where_the_answer_begins_and_ends():
@@ -332,7 +345,7 @@ def test_memory_view_refuses_other_types():
 
 # The learning curve.
 
-CURVE_PANELS = ["loss", "wrong bits per sequence", "sequences entirely right"]
+CURVE_PANELS = ["loss", "wrong bits per sequence", "share right"]
 
 
 def train_rows(count, loss=0.5):
@@ -344,7 +357,8 @@ def evaluation_rows(count):
         {
             "step": 1000 * (row + 1),
             "loss": 0.5 / (row + 1),
-            "wrong_bits": float(count - 1 - row),
+            "wrong": float(count - 1 - row),
+            "right": 0.5 + 0.5 * row / max(count - 1, 1),
             "solved": row / max(count - 1, 1),
         }
         for row in range(count)
@@ -356,19 +370,21 @@ def test_learning_curve_has_all_panels(tmp_path):
     groups = panels(figure)
     assert list(groups) == CURVE_PANELS
     assert all(axes.get_ylabel() for axes in linked(figure))
-    loss, wrong, solved = (groups[name][0] for name in CURVE_PANELS)
+    loss, wrong, right = (groups[name][0] for name in CURVE_PANELS)
     assert loss.get_yscale() == "log" and wrong.get_yscale() == "symlog"
     assert [line.get_label() for line in loss.lines] == [
         "training",
         "training, running median",
         "evaluation",
     ]
-    assert list(solved.lines[0].get_ydata()) == [0, 25, 50, 75, 100]
-    assert solved.lines[1].get_ydata()[0] == pytest.approx(99.5)
-    assert solved.texts[0].get_text() == "99.5 %"
-    assert solved.get_title(loc="right") == "first at 99.5 % in step 5,000"
-    assert solved.get_xlabel() == "training step"
-    assert solved.xaxis.get_major_formatter()(12000) == "12,000"
+    bits, solved, line = right.lines
+    assert list(bits.get_ydata()) == [50, 62.5, 75, 87.5, 100] and bits.get_label() == "bits"
+    assert list(solved.get_ydata()) == [0, 25, 50, 75, 100]
+    assert solved.get_label() == "sequences, first at 99.5 % in step 5,000"
+    assert line.get_ydata()[0] == pytest.approx(99.5)
+    assert right.texts[0].get_text() == "99.5 %"
+    assert right.get_xlabel() == "training step"
+    assert right.xaxis.get_major_formatter()(12000) == "12,000"
     assert_drawn(figure, tmp_path)
     assert_inside(figure)
 
@@ -382,7 +398,7 @@ def test_learning_curve_smooths_with_a_median():
     assert set(median.get_ydata()) == {1.0}
 
 
-NAN_ROW = {"step": 7, "loss": math.nan, "wrong_bits": None, "solved": math.nan}
+NAN_ROW = {"step": 7, "loss": math.nan, "wrong": None, "right": None, "solved": math.nan}
 
 
 @pytest.mark.parametrize(
@@ -433,9 +449,72 @@ def test_learning_curve_refuses_bad_rows():
         learning_curve([{"step": 1, "loss": 1}, {"step": 2}], [], "")
     with pytest.raises(ValueError, match=r"train\[0\]\['loss'\] must be a number, got 'low'"):
         learning_curve([{"step": 1, "loss": "low"}], [], "")
-    row = {"step": 1, "loss": 1.0, "wrong_bits": 0.0, "solved": 99.5}
+    row = {"step": 1, "loss": 1.0, "wrong": 0.0, "right": 1.0, "solved": 99.5}
     with pytest.raises(ValueError, match=r"evaluations must have solved in \[0, 1\].* got 99\.5"):
         learning_curve([], [row], "")
+    with pytest.raises(ValueError, match=r"evaluations must have right in \[0, 1\].* got -1"):
+        learning_curve([], [{**row, "solved": 1.0, "right": -1.0}], "")
+    test = {"step": 1, "lesson": 1, "share": 2.0}
+    with pytest.raises(ValueError, match=r"lessons must have share in \[0, 1\].* got 2"):
+        learning_curve([], [], "", [test])
+
+
+def test_learning_curve_draws_the_tests_of_each_lesson(tmp_path):
+    shares = {10: (1, 0.5), 20: (1, 0.9), 30: (2, 0.0), 40: (2, 1.0)}
+    tests = [
+        {"step": step, "lesson": lesson, "share": share} for step, (lesson, share) in shares.items()
+    ]
+    figure = learning_curve(train_rows(4), evaluation_rows(2), "Copy", tests, "symbol")
+    groups = panels(figure)
+    assert list(groups) == ["loss", "wrong symbols per sequence", "share right", "tests of lessons"]
+    axes = groups["tests of lessons"][0]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert lines[::2] == [([10, 20], [50, 90]), ([30, 40], [0, 100])]
+    assert [steps for steps, _ in lines[1::2]] == [[10, 10], [30, 30]]
+    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+    assert_drawn(figure, tmp_path)
+    assert_inside(figure)
+
+
+# The hidden state.
+
+
+def hidden_arguments(H=6, **sizes):
+    arguments = sequence(**sizes)
+    del arguments["targets"]
+    steps = len(arguments["inputs"])
+    generator = torch.Generator().manual_seed(2)
+    return {**arguments, "hidden": 2 * torch.rand(steps, H, generator=generator) - 1}
+
+
+def test_hidden_view_orders_units_by_their_largest_change(tmp_path):
+    arguments = hidden_arguments(T=4, H=3)
+    arguments["hidden"] = torch.tensor(
+        [[0.0, 0.1, 0.9], [0.0, 0.2, 0.8], [0.1, 0.8, 0.7], [0.9, 0.9, 0.6]]
+    )
+    figure = hidden_view(**arguments)
+    groups = panels(figure)
+    title = "hidden state, units by the step of their largest change"
+    assert list(groups) == ["inputs", title, "write weighting", "read weighting", "outputs"]
+    shown = torch.as_tensor(groups[title][0].images[0].get_array().data)
+    torch.testing.assert_close(shown, arguments["hidden"][:, [2, 1, 0]].T)
+    assert_drawn(figure, tmp_path)
+    assert_inside(figure)
+
+
+@pytest.mark.parametrize("sizes", [{"H": 0}, {"T": 1, "N": 1, "X": 1, "Y": 1, "H": 1}, {"R": 5}])
+def test_hidden_view_of_other_sizes(sizes, tmp_path):
+    figure = hidden_view(**hidden_arguments(**sizes))
+    assert_drawn(figure, tmp_path)
+    assert len(panels(figure)) == (4 if sizes.get("H") == 0 else 5)
+
+
+def test_hidden_view_refuses_bad_arguments():
+    arguments = hidden_arguments()
+    with pytest.raises(ValueError, match=r"hidden must have shape \(T=12, H\), got \(3, 2\)"):
+        hidden_view(**{**arguments, "hidden": torch.zeros(3, 2)})
+    with pytest.raises(TypeError, match=r"trace must be a dnc_fast\.Trace, got NoneType"):
+        hidden_view(**{**arguments, "trace": None})
 
 
 # To disk.

@@ -61,15 +61,21 @@ def is_compiled(dtype: torch.dtype) -> bool:
 
 
 def _compile(dtype: torch.dtype) -> None:
-    """Have the kernels of a dtype compiled to the disk, once, see `warm_up`.
+    """Have the kernels of a dtype compiled to the disk, once, see `warm_up`, and load them all.
 
-    Where that fails, or the disk cannot be written to, this process compiles what it needs.
+    Kernels share functions, and a process takes each from the kernel that it loads first, so all
+    are loaded in one order: else their sums would depend on what was calculated before. Where
+    compiling fails, or the disk cannot be written to, this process compiles what it needs.
     """
+    from .warm_up import call_all_kernels  # which imports this module
+
     with _compile_lock:
         if dtype not in _asked_for and CACHE and not is_compiled(dtype):
             name = compiled_marker(dtype).name
             command = [sys.executable, "-m", f"{__package__}.warm_up", name]
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if dtype not in _asked_for and is_compiled(dtype):
+            call_all_kernels(dtype)
         _asked_for.add(dtype)
 
 

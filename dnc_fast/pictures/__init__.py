@@ -6,7 +6,8 @@ settings are neither followed nor changed.
 """
 
 from .curve import learning_curve
+from .hidden import hidden_view
 from .memory import memory_view
 from .style import save_picture
 
-__all__ = ["learning_curve", "memory_view", "save_picture"]
+__all__ = ["hidden_view", "learning_curve", "memory_view", "save_picture"]

@@ -1,4 +1,4 @@
-"""How a model learned: loss and scores over the training steps."""
+"""How a model learned: loss, scores and lessons over the training steps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .panels import integer_ticks, legend_above
-from .style import BLACK, BLUE, LOOKS, VERMILLION, house_style, stack_panels
+from .panels import integer_ticks, legend_above, note_above
+from .style import BLACK, BLUE, LOOKS, house_style, stack_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,51 +19,61 @@ if TYPE_CHECKING:
 RIGHT = 0.6  # inches, for the name of the line at 99.5 %
 SOLVED = 0.995  # share of sequences entirely right from which a task is called solved
 FEW = 60  # up to so many points each is marked
+EVALUATION_LOOK: dict[str, Any] = {**LOOKS[1]._asdict(), "markersize": 3.5}
 MEDIAN_SHARE = 20  # the running median looks at one row in so many
 
 
 @house_style()
 def learning_curve(
-    train: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], title: str
+    train: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
+    title: str,
+    lessons: Sequence[Mapping[str, Any]] = (),
+    unit: str = "bit",
 ) -> Figure:
-    """Draw the loss and, where there are evaluations, wrong bits and sequences entirely right.
+    """Draw the loss and, where there are evaluations, wrong answers and shares that are right.
 
-    Values that are None, NaN or infinite are left out. Of rows of the same step the last counts,
-    since a resumed run writes some steps again. Scales are logarithmic, with a linear piece around
-    zero where there are values of zero or less.
+    Where there are tests of lessons they are drawn too. Values that are None, NaN or infinite are
+    left out. Of rows of the same step the last counts, since a resumed run writes some steps again.
+    Scales are logarithmic, with a linear piece around zero where there are values of zero or less.
 
     Args:
         train: rows with the keys `step` and `loss`.
-        evaluations: rows with the keys `step`, `loss`, `wrong_bits` (mean wrong bits per sequence)
-            and `solved` (share of sequences entirely right, in [0, 1]).
+        evaluations: rows with the keys `step`, `loss`, `wrong` (mean wrong answers per sequence),
+            `right` (share of answers that are right, in [0, 1]) and `solved` (share of sequences
+            entirely right, in [0, 1]).
         title: above all.
+        lessons: rows of tests with the keys `step`, `lesson` (from 1) and `share` (right, [0, 1]).
+        unit: what one answer is called.
 
     Returns:
         the figure; `save_picture` writes it.
 
     Raises:
-        ValueError: a row lacks a key or holds no number, or a `solved` is outside [0, 1].
+        ValueError: a row lacks a key or holds no number, or a share is outside [0, 1].
         ImportError: matplotlib is not installed.
     """
     training = read_columns("train", train, ("step", "loss"))
-    scores = read_columns("evaluations", evaluations, ("step", "loss", "wrong_bits", "solved"))
-    wild = (scores["solved"] < 0) | (scores["solved"] > 1)
-    if wild.any():
-        raise ValueError(
-            "evaluations must have solved in [0, 1], the share of sequences entirely right, got "
-            f"{scores['solved'][wild][0]:g}"
-        )
-    has_scores = scores["step"].numel() > 0
-    groups = [[2.2], [1.4], [1.4]] if has_scores else [[2.6]]
-    figure, stacked = stack_panels(title, groups, RIGHT)
+    scores = read_columns("evaluations", evaluations, ("step", "loss", "wrong", "right", "solved"))
+    tests = read_columns("lessons", lessons, ("step", "lesson", "share"))
+    check_shares("evaluations", scores, "right", "the share of answers that are right")
+    check_shares("evaluations", scores, "solved", "the share of sequences entirely right")
+    check_shares("lessons", tests, "share", "the share right in the test of a lesson")
+    has_scores, has_tests = scores["step"].numel() > 0, tests["step"].numel() > 0
+    heights = [2.2, 1.4, 1.4] if has_scores else [2.6]
+    if has_tests:
+        heights.append(1.4)
+    figure, stacked = stack_panels(title, [[height] for height in heights], RIGHT)
     panels = [axes for (axes,) in stacked]
     draw_loss(panels[0], training, scores)
     note_absence(panels[0], torch.cat([training["loss"], scores["loss"]]))
     if has_scores:
-        draw_wrong_bits(panels[1], scores)
-        note_absence(panels[1], scores["wrong_bits"])
-        draw_solved(panels[2], scores)
+        draw_wrong(panels[1], scores, unit)
+        note_absence(panels[1], scores["wrong"])
+        draw_right(panels[2], scores, unit)
         note_absence(panels[2], scores["solved"])
+    if has_tests:
+        draw_lessons(panels[-1], tests)
     for axes in panels:
         axes.grid(True)
         axes.set_axisbelow(True)
@@ -71,6 +81,15 @@ def learning_curve(
     panels[-1].xaxis.set_major_locator(integer_ticks(8))
     panels[-1].xaxis.set_major_formatter("{x:,.0f}")
     return figure
+
+
+def check_shares(name: str, columns: dict[str, Tensor], key: str, meaning: str) -> None:
+    """Raise unless all values of a column are in [0, 1] or NaN."""
+    wild = (columns[key] < 0) | (columns[key] > 1)
+    if wild.any():
+        raise ValueError(
+            f"{name} must have {key} in [0, 1], {meaning}, got {columns[key][wild][0]:g}"
+        )
 
 
 def read_columns(
@@ -168,31 +187,30 @@ def draw_loss(axes: Axes, train: dict[str, Tensor], scores: dict[str, Tensor]) -
         draw_line(axes, *medians, label="training, running median", color=BLUE, linewidth=1.8)
     else:
         draw_line(axes, steps, losses, label="training", **raw)
-    look = {"linestyle": LOOKS[1].linestyle, "marker": "s", "markersize": 3.5}
-    draw_line(axes, scores["step"], scores["loss"], label="evaluation", color=VERMILLION, **look)
+    draw_line(axes, scores["step"], scores["loss"], label="evaluation", **EVALUATION_LOOK)
     scale_by_decades(axes, torch.cat([losses, scores["loss"]]))
     if axes.lines:
         legend_above(axes)
 
 
-def draw_wrong_bits(axes: Axes, scores: dict[str, Tensor]) -> None:
-    """Mean wrong bits per sequence."""
-    axes.set_title("wrong bits per sequence")
-    axes.set_ylabel("bits (mean)")
-    look = {"color": VERMILLION, "marker": "s", "markersize": 3.5}
-    draw_line(axes, scores["step"], scores["wrong_bits"], **look)
-    scale_by_decades(axes, scores["wrong_bits"])
+def draw_wrong(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
+    """Mean wrong answers per sequence."""
+    axes.set_title(f"wrong {unit}s per sequence")
+    axes.set_ylabel(f"{unit}s (mean)")
+    draw_line(axes, scores["step"], scores["wrong"], **EVALUATION_LOOK)
+    scale_by_decades(axes, scores["wrong"])
 
 
-def draw_solved(axes: Axes, scores: dict[str, Tensor]) -> None:
-    """Share of sequences without a wrong bit, with the line from which a task counts as solved."""
-    axes.set_title("sequences entirely right")
-    axes.set_ylabel("share")
-    look = {"color": VERMILLION, "marker": "s", "markersize": 3.5}
-    draw_line(axes, scores["step"], 100 * scores["solved"], **look)
-    axes.set_ylim(-5, 108)
-    axes.set_yticks([0, 25, 50, 75, 100])
-    axes.yaxis.set_major_formatter("{x:g} %")
+def draw_right(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
+    """Shares of answers and of sequences right, and the line from which a task is solved."""
+    axes.set_title("share right")
+    steps = scores["step"]
+    look = LOOKS[0]._asdict()
+    draw_line(axes, steps, 100 * scores["right"], label=f"{unit}s", markersize=3.5, **look)
+    reached = steps[scores["solved"] >= SOLVED]
+    first = f", first at {100 * SOLVED:g} % in step {int(reached[0]):,}" if len(reached) else ""
+    draw_line(axes, steps, 100 * scores["solved"], label=f"sequences{first}", **EVALUATION_LOOK)
+    scale_by_share(axes)
     axes.axhline(100 * SOLVED, color=BLACK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.annotate(
         f"{SOLVED:.1%}".replace("%", " %"),
@@ -203,11 +221,38 @@ def draw_solved(axes: Axes, scores: dict[str, Tensor]) -> None:
         verticalalignment="center",
         fontsize=8.0,
     )
-    reached = scores["step"][scores["solved"] >= SOLVED]
-    if reached.numel():
-        axes.set_title(
-            f"first at {100 * SOLVED:g} % in step {int(reached[0]):,}",
-            loc="right",
+    if len(axes.lines) > 1:
+        legend_above(axes)
+
+
+def draw_lessons(axes: Axes, tests: dict[str, Tensor]) -> None:
+    """The share right in each test; a line and a number where the tests of a lesson begin."""
+    axes.set_title("tests of lessons")
+    numbers, marker = tests["lesson"], "s" if tests["step"].numel() <= FEW else ""
+    for lesson in numbers[numbers.isfinite()].unique().tolist():
+        of_it = numbers == lesson
+        steps, shares = tests["step"][of_it], 100 * tests["share"][of_it]
+        colour = LOOKS[int(lesson - 1) % len(LOOKS)].color
+        draw_line(axes, steps, shares, color=colour, marker=marker, markersize=3.5)
+        axes.axvline(float(steps[0]), color=colour, linestyle=(0, (1, 1.5)), linewidth=0.9)
+        axes.annotate(
+            f"{lesson:g}",
+            (float(steps[0]), 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -2),
+            textcoords="offset points",
+            verticalalignment="top",
             fontsize=8.0,
-            fontweight="normal",
+            color=colour,
         )
+    scale_by_share(axes)
+    note_above(axes, "a number where the tests of its lesson begin")
+    note_absence(axes, tests["share"])
+
+
+def scale_by_share(axes: Axes) -> None:
+    """A vertical axis for shares of 0 to 100 %."""
+    axes.set_ylabel("share")
+    axes.set_ylim(-5, 108)
+    axes.set_yticks([0, 25, 50, 75, 100])
+    axes.yaxis.set_major_formatter("{x:g} %")

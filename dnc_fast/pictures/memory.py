@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..trace import Trace
@@ -57,7 +58,13 @@ class Group(NamedTuple):
 
 @house_style()
 def memory_view(
-    inputs: Tensor, outputs: Tensor, targets: Tensor, mask: Tensor, trace: Trace, title: str
+    inputs: Tensor,
+    outputs: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    trace: Trace,
+    title: str,
+    classes: bool = False,
 ) -> Figure:
     """Draw what went in and out in one sequence, and what the memory did at each step.
 
@@ -69,11 +76,13 @@ def memory_view(
 
     Args:
         inputs: (T, X), any range.
-        outputs: (T, Y), probabilities in [0, 1]; a bit is one where they are above 0.5.
+        outputs: (T, Y), probabilities in [0, 1].
         targets: (T, Y), in [0, 1].
-        mask: (T), not zero at the steps where the answer counts. Only there a bit can be wrong.
+        mask: (T), not zero at the steps where the answer counts. Only there one can be wrong.
         trace: of this sequence alone, (T, ...) in every field.
         title: above all.
+        classes: whether the Y outputs of a step are one answer, the class of the largest, and not
+            Y bits, each one where it is above 0.5.
 
     Returns:
         the figure; `save_picture` writes it.
@@ -105,7 +114,7 @@ def memory_view(
     trace = trace._replace(**shown)
 
     groups = [
-        *data_groups(inputs, outputs, targets, counts),
+        *data_groups(inputs, outputs, targets, counts, classes),
         *weighting_groups(trace),
         *gate_groups(trace),
         read_mode_group(trace.read_modes),
@@ -151,11 +160,24 @@ def checked(
     return tensor.detach().to("cpu", torch.float32)
 
 
-def data_groups(inputs: Tensor, outputs: Tensor, targets: Tensor, counts: Tensor) -> list[Group]:
-    """Inputs (T, X), targets and outputs (T, Y), with the wrong bits where `counts` (T) is true."""
-    wrong = ((outputs > 0.5) != (targets > 0.5)) | outputs.isnan()
-    wrong = wrong & counts.unsqueeze(1)
-    total = int(counts.sum()) * outputs.shape[1]
+def wrong_outputs(outputs: Tensor, targets: Tensor, counts: Tensor, classes: bool) -> Tensor:
+    """Which outputs (T, Y) are wrong answers: bits, or the class that a step chose; bool (T, Y)."""
+    if classes:
+        chosen = F.one_hot(outputs.argmax(1), outputs.shape[1]).bool()
+        wrong = chosen & (targets.argmax(1) != outputs.argmax(1)).unsqueeze(1)
+    else:
+        wrong = ((outputs > 0.5) != (targets > 0.5)) | outputs.isnan()
+    return wrong & counts.unsqueeze(1)
+
+
+def data_groups(
+    inputs: Tensor, outputs: Tensor, targets: Tensor, counts: Tensor, classes: bool
+) -> list[Group]:
+    """Inputs (T, X), targets and outputs (T, Y), with wrong answers where `counts` (T) is true."""
+    wrong = wrong_outputs(outputs, targets, counts, classes)
+    row, what = ("class", "answers") if classes else ("bit", "bits")
+    total = int(counts.sum()) * (1 if classes else outputs.shape[1])
+    note = f"\N{MULTIPLICATION SIGN} wrong {what}: {int(wrong.sum())} of {total}"
 
     def height(rows: int) -> float:
         return min(max(0.09 * rows, 0.62), 1.2)
@@ -166,16 +188,16 @@ def data_groups(inputs: Tensor, outputs: Tensor, targets: Tensor, counts: Tensor
 
     def draw_targets(panels: list[Axes]) -> None:
         values, limits = targets.unsqueeze(1), colour_range(targets)
-        draw_images(panels, values, "targets", "bit", "value", limits)
+        draw_images(panels, values, "targets", row, "value", limits)
         shade_steps(panels[0], ~counts)
         if not counts.all():
             note_above(panels[0], "hatched: steps where the answer does not count")
 
     def draw_outputs(panels: list[Axes]) -> None:
-        draw_images(panels, outputs.unsqueeze(1), "outputs", "bit", "probability", (0.0, 1.0))
+        draw_images(panels, outputs.unsqueeze(1), "outputs", row, "probability", (0.0, 1.0))
         shade_steps(panels[0], ~counts)
         mark_places(panels[0], wrong, WIDTH - LEFT - RIGHT, height(outputs.shape[1]))
-        note_above(panels[0], f"\N{MULTIPLICATION SIGN} wrong bits: {int(wrong.sum())} of {total}")
+        note_above(panels[0], note)
 
     return [
         Group([height(inputs.shape[1])], draw_inputs),

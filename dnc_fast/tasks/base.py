@@ -1,11 +1,12 @@
-"""What a task is: an endless, seeded source of batches with a loss and a score.
+"""What a task is: an endless, seeded source of batches with a loss, a score and lessons.
 
-Tasks know no model. Letters: B sequences, T steps (of the longest), X input bits, Y target bits.
+Tasks know no model. Letters: B sequences, T steps (of the longest), X input features, Y outputs.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ class Batch(NamedTuple):
     | field   | shape     | dtype   | meaning                                            |
     |---------|-----------|---------|----------------------------------------------------|
     | inputs  | (T, B, X) | float32 | what the model sees                                |
-    | targets | (T, B, Y) | float32 | what it should answer, 0 or 1                      |
+    | targets | (T, B, Y) | float32 | what it should answer, 0 or 1; one-hot for a class |
     | mask    | (T, B)    | bool    | the steps on which the answer counts               |
     | lengths | (B)       | int64   | steps of each sequence                             |
     """
@@ -32,61 +33,194 @@ class Batch(NamedTuple):
         """The batch on another device."""
         return Batch(*(tensor.to(device) for tensor in self))
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch cut in time into `parts` of equally many steps, each sequence going on.
+
+        Raises:
+            ValueError: T is not a multiple of `parts`.
+        """
+        steps, rest = divmod(len(self.inputs), parts)
+        if rest:
+            raise ValueError(f"parts must divide the {len(self.inputs)} steps, got {parts}")
+        chunks = zip(*(tensor.split(steps) for tensor in self[:3]), strict=True)
+        return [
+            Batch(inputs, targets, mask, (self.lengths - number * steps).clamp(0, steps))
+            for number, (inputs, targets, mask) in enumerate(chunks)
+        ]
+
 
 class Score(NamedTuple):
     """How well a model answered, each sequence by itself.
 
-    | field      | shape | meaning                                                    |
-    |------------|-------|------------------------------------------------------------|
-    | loss       | (B)   | mean binary cross-entropy of its counted bits, nats        |
-    | wrong_bits | (B)   | counted bits on the wrong side of one half                 |
+    | field   | shape | dtype   | meaning                                          |
+    |---------|-------|---------|--------------------------------------------------|
+    | loss    | (B)   | float32 | mean loss of its counted answers, nats           |
+    | wrong   | (B)   | int64   | counted answers that are wrong                   |
+    | counted | (B)   | int64   | answers that count                               |
     """
 
     loss: Tensor
-    wrong_bits: Tensor
+    wrong: Tensor
+    counted: Tensor
 
 
-class Task(Protocol):
-    """A source of batches. Implementations are frozen dataclasses whose fields are the options."""
+class Task(ABC):
+    """A source of batches. Implementations are frozen dataclasses whose fields are the options.
+
+    A task is one of `BitTask` and `ClassTask`, which tell how its answers are scored.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
+    unit: ClassVar[str]
+    """What one answer is called, such as "bit"."""
+
+    goal: ClassVar[str] = "solved"
+    """What decides whether the task, or a lesson of it, is learned: the share of sequences entirely
+    right ("solved") or the share of answers that are right ("right")."""
+
+    published: ClassVar[tuple[str, ...]] = ("wrong", "solved")
+    """The figures that papers give: of "wrong" (answers per sequence), "right" (share of answers),
+    "solved" (share of sequences) and "bits" (cross-entropy of an answer, in bits)."""
+
+    num_chunks: int = 1
+    """Parts in which a batch is trained on, one training step each, with the state carried from
+    part to part and cut off from the graph between them (truncated backpropagation)."""
+
     @property
+    @abstractmethod
     def input_size(self) -> int:
         """X."""
-        ...
 
     @property
+    @abstractmethod
     def output_size(self) -> int:
         """Y."""
-        ...
 
+    @abstractmethod
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw B sequences; the same generator state gives the same batch."""
-        ...
+        """Draw B sequences; the same generator state gives the same batch.
+
+        T must be a multiple of `num_chunks`.
+        """
+
+    def lessons(self) -> tuple[Task, ...]:
+        """The task in steps from easy to itself, all of one input and output size."""
+        return (self,)
+
+    def held_out(self) -> Task:
+        """The task that scores are taken on; for generated sequences the task itself."""
+        return self
+
+    def model_preset(self) -> dict[str, Any]:
+        """Sizes of a small DNC that suits the task."""
+        return {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
+
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Options of training that suit the task and the controller of that name."""
+        return {}
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean loss over all answers that count, nats per answer; a scalar, 0 if none counts.
+
+        Args:
+            outputs: the model's, (T, B, Y), any range.
+            batch: the batch that was answered.
+        """
+        losses = self.losses(outputs, batch.targets) * batch.mask.unsqueeze(-1)
+        return losses.sum() / (batch.mask.sum() * losses.shape[-1]).clamp(min=1)
+
+    def score(self, outputs: Tensor, batch: Batch) -> Score:
+        """The score of each sequence; a sequence is right when all its counted answers are.
+
+        Args:
+            outputs: the model's, (T, B, Y), any range.
+            batch: the batch that was answered.
+        """
+        counts = batch.mask.unsqueeze(-1)
+        losses = self.losses(outputs, batch.targets) * counts
+        wrong = self.wrong(outputs, batch.targets) & counts
+        counted = batch.mask.sum(0) * losses.shape[-1]
+        return Score(losses.sum((0, 2)) / counted.clamp(min=1), wrong.sum((0, 2)), counted)
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each answer, nats: (..., Y) to (..., answers of a step)."""
+
+    @abstractmethod
+    def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether each answer is wrong: (..., Y) to bool (..., answers of a step)."""
+
+    @abstractmethod
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """What the outputs (..., Y) say of each answer, in [0, 1]."""
 
 
-def bit_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean binary cross-entropy over all bits that count, in nats per bit; a scalar.
+class BitTask(Task):
+    """Each of the Y outputs answers a bit: the logarithm of its odds; above zero means one."""
 
-    Args:
-        logits: the model's outputs (T, B, Y).
-        batch: the batch that was answered.
-    """
-    loss = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none")
-    weight = batch.mask.unsqueeze(-1)
-    return (loss * weight).sum() / (weight.sum() * logits.shape[-1])
+    unit = "bit"
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy of each bit, (..., Y)."""
+        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+
+    def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Bits on the wrong side of one half, (..., Y); one that is not a number is wrong."""
+        return ((outputs > 0) != (targets > 0.5)) | outputs.isnan()
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """The probability that each bit is one."""
+        return outputs.sigmoid()
 
 
-def bit_score(logits: Tensor, batch: Batch) -> Score:
-    """The score of each sequence; a sequence is right when all its counted bits are.
+class ClassTask(Task):
+    """The Y outputs of a step choose one of Y classes: the largest one."""
 
-    Args:
-        logits: the model's outputs (T, B, Y).
-        batch: the batch that was answered.
-    """
-    loss = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none")
-    weight = batch.mask.unsqueeze(-1)
-    counted = batch.mask.sum(0) * logits.shape[-1]
-    wrong = ((logits > 0) != (batch.targets > 0.5)) & weight
-    return Score((loss * weight).sum((0, 2)) / counted, wrong.sum((0, 2)))
+    unit = "answer"
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of the choice, (..., 1)."""
+        return -(targets * outputs.log_softmax(-1)).sum(-1, keepdim=True)
+
+    def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether the class chosen is not the target or not a number, (..., 1)."""
+        chosen = outputs.argmax(-1, keepdim=True)
+        return (targets.gather(-1, chosen) < 0.5) | outputs.gather(-1, chosen).isnan()
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """The probability of each class; they sum to one."""
+        return outputs.softmax(-1)
+
+
+def uniform(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Integers in [low, high], both included, int64 on the generator's device."""
+    return torch.randint(low, high + 1, shape, generator=generator, device=generator.device)
+
+
+def random_bits(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Fair bits, float32 on the generator's device."""
+    return uniform(0, 1, shape, generator).float()
+
+
+SMALL_STEPS: dict[str, Any] = {"learning_rate": 1e-3, "clip_norm": 1.0}
+"""Training options for tasks that are learned slowly."""
+
+
+def decaying(steps: int) -> dict[str, Any]:
+    """Training options for the same in `steps` steps, which grow ever smaller to the end."""
+    return {**SMALL_STEPS, "schedule": "cosine", "decay_steps": steps, "max_steps": steps}
+
+
+def random_shares(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers uniform in [0, 1), float32 on the generator's device."""
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
+
+
+def doubling(first: int, last: int) -> list[int]:
+    """first, 2 first, 4 first, ... and `last` at the end: the sizes of lessons."""
+    sizes = []
+    while first < last:
+        sizes.append(first)
+        first *= 2
+    return [*sizes, last]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..checks import check_integer
-from .base import Batch
+from .base import Batch, BitTask, uniform
 
 
 @dataclass(frozen=True)
-class MappingTask:
+class MappingTask(BitTask):
     """Each step shows one of `num_symbols` symbols; the answer is the symbol it is mapped to.
 
     The map is a permutation drawn from `map_seed`, the same for every batch.
@@ -43,12 +44,16 @@ class MappingTask:
         generator = torch.Generator("cpu").manual_seed(self.map_seed)
         return torch.randperm(self.num_symbols, generator=generator, device="cpu")
 
+    def model_preset(self) -> dict[str, Any]:
+        """The map needs no memory; few cells are left to look at."""
+        return {**super().model_preset(), "num_cells": 8}
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)
         shape = (self.length, batch_size)
         device = generator.device
-        symbols = torch.randint(0, self.num_symbols, shape, generator=generator, device=device)
+        symbols = uniform(0, self.num_symbols - 1, shape, generator)
         return Batch(
             inputs=F.one_hot(symbols, self.num_symbols).float(),
             targets=F.one_hot(self.mapping().to(device)[symbols], self.num_symbols).float(),

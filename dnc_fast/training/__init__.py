@@ -1,22 +1,31 @@
-"""Training a model on a task: the loop, checkpoints, metrics, evaluation."""
+"""Training a model on a task: the loop, checkpoints, metrics, lessons, evaluation."""
 
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, describe, evaluate
 from .metrics import read_metrics
-from .trainer import Trainer, TrainingError, load_run, restore_model, restore_task
+from .probe import Probe, probe
+from .runs import load_run, restore_model, restore_task
+from .several import Outcome, outcome, summary_table
+from .trainer import Trainer, TrainingError
 
 __all__ = [
     "CheckpointError",
     "Evaluation",
+    "Outcome",
+    "Probe",
     "Trainer",
     "TrainingConfig",
     "TrainingError",
+    "describe",
     "evaluate",
     "load_checkpoint",
     "load_run",
+    "outcome",
+    "probe",
     "read_metrics",
     "restore_model",
     "restore_task",
     "save_checkpoint",
+    "summary_table",
 ]

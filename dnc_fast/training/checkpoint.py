@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 
 FORMAT = "dnc_fast checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 class CheckpointError(ValueError):
@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is truncated, of another program, or of a newer version.
+        CheckpointError: the file is truncated, of another program, or of another version.
     """
     if path.is_dir():
         path = path / "checkpoint.pt"
@@ -80,6 +80,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if content.get("version") != VERSION:
         raise CheckpointError(
             f"{path} is a checkpoint of version {content.get('version')}, this dnc_fast reads "
-            f"version {VERSION}; use the dnc_fast that wrote it, or a newer one"
+            f"version {VERSION}; use the dnc_fast that wrote it, or train anew"
         )
     return content

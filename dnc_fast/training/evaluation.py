@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from ..dnc import DNC
-from ..tasks import Task, bit_score
+from ..tasks import Task
 from .random import stream_generator
 
 BATCH_SIZE = 250
 
 
 class Evaluation(NamedTuple):
-    """Means over sequences. loss: nats per bit. wrong_bits: per sequence. solved: share right."""
+    """Means over sequences.
+
+    | field  | range   | meaning                                       |
+    |--------|---------|-----------------------------------------------|
+    | loss   | >= 0    | nats per answer                               |
+    | wrong  | >= 0    | wrong answers per sequence                    |
+    | right  | [0, 1]  | share of answers that are right               |
+    | solved | [0, 1]  | share of sequences with no wrong answer       |
+    """
 
     loss: float
-    wrong_bits: float
+    wrong: float
+    right: float
     solved: float
+
+    @property
+    def bits(self) -> float:
+        """The loss in bits per answer."""
+        return self.loss / math.log(2)
+
+
+FIGURES: dict[str, Callable[[Evaluation, str], str]] = {
+    "wrong": lambda found, unit: f"{found.wrong:.2f} {unit}s wrong per sequence",
+    "right": lambda found, unit: f"{100 * found.right:.2f} % of {unit}s right",
+    "solved": lambda found, unit: f"{100 * found.solved:.1f} % of sequences right",
+    "bits": lambda found, unit: f"{found.bits:.3f} bits per {unit}",
+}
+"""The figures of `Task.published` in words."""
+
+
+def describe(task: Task, evaluation: Evaluation) -> str:
+    """The figures that papers publish of the task, in words."""
+    return ", ".join(FIGURES[name](evaluation, task.unit) for name in task.published)
 
 
 def evaluate(
@@ -27,6 +57,7 @@ def evaluate(
     num_sequences: int,
     seed: int,
     stream: str = "held-out",
+    index: int = 0,
     num_cells: int | None = None,
 ) -> Evaluation:
     """Score a model on sequences drawn from a stream of the seed.
@@ -36,26 +67,31 @@ def evaluate(
         task: where the sequences come from.
         num_sequences: how many.
         seed: of the stream; the same seed gives the same sequences.
-        stream: "validation" for deciding when to stop, "held-out" for what is reported.
+        stream: "validation" for deciding when to stop, "lesson" for tests of a lesson, "held-out"
+            for what is reported.
+        index: which draw of the stream.
         num_cells: memory cells to run with; None for the model's own.
     """
-    generator = stream_generator(seed, stream)
+    task = task.held_out()
+    generator = stream_generator(seed, stream, index)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    losses, wrong = [], []
+    losses, wrong, counted = [], [], []
     with torch.no_grad():
         for start in range(0, num_sequences, BATCH_SIZE):
             size = min(BATCH_SIZE, num_sequences - start)
             batch = task.batch(size, generator).to(device)
-            logits, _ = model(batch.inputs, model.zero_state(size, num_cells))
-            score = bit_score(logits, batch)
+            outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
+            score = task.score(outputs, batch)
             losses.append(score.loss)
-            wrong.append(score.wrong_bits)
+            wrong.append(score.wrong)
+            counted.append(score.counted)
     model.train(training)
-    wrong_bits = torch.cat(wrong)
+    mistakes, answers = torch.cat(wrong).double(), torch.cat(counted).double()
     return Evaluation(
         loss=torch.cat(losses).mean().item(),
-        wrong_bits=wrong_bits.double().mean().item(),
-        solved=(wrong_bits == 0).double().mean().item(),
+        wrong=mistakes.mean().item(),
+        right=1.0 - (mistakes.sum() / answers.sum()).item(),
+        solved=(mistakes == 0).double().mean().item(),
     )

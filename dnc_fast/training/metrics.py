@@ -1,4 +1,4 @@
-"""Metrics on disk, as JSON lines or CSV: a row for each training step and each evaluation."""
+"""Metrics on disk, as JSON lines or CSV: a row for each training step, evaluation and test."""
 
 from __future__ import annotations
 
@@ -9,11 +9,26 @@ import os
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("kind", "step", "loss", "gradient_norm", "wrong_bits", "solved")
-"""kind: "train" or "evaluation". loss: nats per bit. wrong_bits: per sequence. solved: a share.
+COLUMNS = (
+    "kind",
+    "step",
+    "loss",
+    "gradient_norm",
+    "learning_rate",
+    "wrong",
+    "right",
+    "solved",
+    "lesson",
+    "share",
+)
+"""kind: "train", "evaluation" or "lesson", a test of one. loss: nats per answer. gradient_norm:
+before clipping, None where float16 overflowed and the step was left out. wrong, right, solved: see
+`Evaluation`. lesson: which, from 1. share: right in its test; from `lesson_pass` on it is passed.
 
 No times: the same run gives the same file, bit for bit.
 """
+
+TYPES: dict[str, Any] = {"kind": str, "step": int, "lesson": int}  # the others are float
 
 FORMATS = ("jsonl", "csv")
 
@@ -47,7 +62,7 @@ class MetricsWriter:
         """Append a row."""
         row = {"kind": kind, **values}
         if self._csv:
-            self._csv.writerow([row.get(column, "") for column in COLUMNS])
+            self._csv.writerow([row.get(column) for column in COLUMNS])
         else:
             self._rows.write(json.dumps(row) + "\n")
 
@@ -72,10 +87,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if path.suffix != ".csv":
         return [json.loads(line) for line in lines]
     return [
-        {
-            name: cell if name == "kind" else int(cell) if name == "step" else float(cell)
-            for name, cell in row.items()
-            if cell != ""
-        }
+        {name: TYPES.get(name, float)(cell) for name, cell in row.items() if cell != ""}
         for row in csv.DictReader(lines)
     ]

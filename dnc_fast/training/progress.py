@@ -6,72 +6,80 @@ import importlib.util
 import sys
 from typing import Any
 
-from .evaluation import Evaluation
+from ..tasks import Task
+from .evaluation import Evaluation, describe
 
 KINDS = ("auto", "bar", "lines", "off")
-
-
-def describe(evaluation: Evaluation) -> str:
-    """An evaluation in words."""
-    return (
-        f"{evaluation.wrong_bits:.2f} bits wrong per sequence, "
-        f"{100 * evaluation.solved:.1f} % of sequences right"
-    )
 
 
 class Progress:
     """Shows nothing; the other kinds show more."""
 
     def stepped(self, step: int, loss: float) -> None:
-        """A training step is done. loss: nats per bit."""
+        """A training step is done. loss: nats per answer."""
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """An evaluation is done."""
+
+    def tested(self, step: int, lesson: int, share: float) -> None:
+        """A lesson, counted from 1, was tested with that share right."""
 
     def close(self) -> None:
         """Training has ended."""
 
 
 class Lines(Progress):
-    """A line for each evaluation."""
+    """A line for each evaluation and each test of a lesson."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
 
     def stepped(self, step: int, loss: float) -> None:
         self._loss = loss
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        print(f"step {step}: loss {self._loss:.4f}, {describe(evaluation)}", file=sys.stderr)
+        figures = describe(self._task, evaluation)
+        print(f"step {step}: loss {self._loss:.4f}, {figures}", file=sys.stderr)
+
+    def tested(self, step: int, lesson: int, share: float) -> None:
+        print(f"step {step}: lesson {lesson}, {100 * share:.1f} % right", file=sys.stderr)
 
 
 class Bar(Progress):
-    """A tqdm bar with the loss, and wrong bits and right sequences of the last evaluation."""
+    """A tqdm bar with the loss, the lesson, and shares that the last evaluation found right."""
 
-    def __init__(self, first_step: int, max_steps: int) -> None:
+    def __init__(self, task: Task, first_step: int, max_steps: int) -> None:
         from tqdm import tqdm
 
         self._bar: Any = tqdm(
             initial=first_step, total=max_steps, unit="step", dynamic_ncols=True, smoothing=0.1
         )
-        self._validation: dict[str, str] = {}
+        self._unit = task.unit
+        self._found: dict[str, str] = {}
 
     def stepped(self, step: int, loss: float) -> None:
-        shown = {"loss": f"{loss:.4f}", **self._validation}
+        shown = {"loss": f"{loss:.4f}", **self._found}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        self._validation = {
-            "wrong bits": f"{evaluation.wrong_bits:.2f}",
-            "right": f"{100 * evaluation.solved:.1f}%",
+        self._found |= {
+            f"{self._unit}s right": f"{100 * evaluation.right:.1f}%",
+            "sequences right": f"{100 * evaluation.solved:.1f}%",
         }
+
+    def tested(self, step: int, lesson: int, share: float) -> None:
+        self._found |= {"lesson": f"{lesson}, {100 * share:.0f}% right"}
 
     def close(self) -> None:
         self._bar.close()
 
 
-def make_progress(kind: str, first_step: int, max_steps: int) -> Progress:
+def make_progress(kind: str, task: Task, first_step: int, max_steps: int) -> Progress:
     """The display of a kind.
 
     Args:
+        task: that is trained on.
         kind: one of `KINDS`; "auto" is a bar in a terminal where tqdm is installed, else lines.
         first_step: how many steps are done already.
         max_steps: how many there are at most.
@@ -85,5 +93,5 @@ def make_progress(kind: str, first_step: int, max_steps: int) -> Progress:
     if kind == "auto":
         kind = "bar" if has_tqdm and sys.stderr.isatty() else "lines"
     if kind == "bar":
-        return Bar(first_step, max_steps)
-    return Lines() if kind == "lines" else Progress()
+        return Bar(task, first_step, max_steps)
+    return Lines(task) if kind == "lines" else Progress()

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-from ..checks import check_choice, check_integer
+from ..checks import check_choice, check_integer, check_number
 from ..config import DNCConfig
 from ..dnc import DNC
-from ..tasks import TASKS, Task, bit_loss
-from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ..state import DNCState, map_tensors, tensors
+from ..tasks import Batch, Task, task_name
+from .batches import Prefetcher
+from .checkpoint import save_checkpoint
 from .config import TrainingConfig
+from .curriculum import TEST_SIZE, Curriculum
 from .evaluation import Evaluation, evaluate
+from .folder import alone_in
+from .health import first_bad_tensor
 from .interrupts import Interrupts
 from .metrics import FORMATS, MetricsWriter
+from .precision import autocast, make_scaler
 from .progress import make_progress
 from .random import random_state, restore_random_state, stream_generator, stream_seed
-
-CHECKPOINT = "checkpoint.pt"
-
-RUN_PARTS = ("task", "model", "training", "parameters", "optimizer", "random", "progress")
+from .runs import CHECKPOINT, load_run, reading, restore_task
+from .schedules import make_schedule
+from .tensorboard import TensorBoard
 
 
 class TrainingError(RuntimeError):
@@ -41,11 +39,11 @@ class TrainingError(RuntimeError):
 
 
 class Trainer:
-    """Trains a `DNC` on a task until it is solved, out of steps, or interrupted.
+    """Trains a `DNC` on a task until it is solved, out of steps or time, or interrupted.
 
-    A run that is interrupted and resumed takes the very steps of an unbroken one: batches are
-    addressed by seed and step, and the checkpoint holds all else (parameters, optimizer, random
-    state, length of the metrics file).
+    A run that is cut into parts takes the very steps of an unbroken one: batches are addressed by
+    seed and number, and the checkpoint holds all else (parameters, optimizer, schedule, lesson,
+    carried state, random state, length of the metrics file).
 
     Torch's global random state is set from the seed.
 
@@ -108,16 +106,26 @@ class Trainer:
         self.metrics_path = folder / f"metrics.{metrics_format}"
         self.step = 0
         self.seconds = 0.0
+        self.waited = 0.0
         self.solved_in_a_row = 0
         self.interrupted: int | None = None
+        self.out_of_time = False
         torch.manual_seed(stream_seed(config.seed, "parameters"))
-        self.model = DNC.from_config(model, dtype=torch.float32).to(device)
-        self.device = device
+        self.device = torch.device(device)
+        self.model = DNC.from_config(model, dtype=torch.float32).to(self.device)
         torch.manual_seed(stream_seed(config.seed, "dropout"))
         optimizer = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[config.optimizer]
         self.optimizer: torch.optim.Optimizer = optimizer(
             self.model.parameters(), lr=config.learning_rate
         )
+        self.schedule = make_schedule(
+            self.optimizer, config.schedule, config.warm_up, config.decay_steps
+        )
+        self.scaler = make_scaler(config.precision, self.device)
+        self.curriculum = Curriculum(task, config)
+        self._board: TensorBoard | None = None
+        self._drawn: list[list[Batch]] = []
+        self._carried: list[DNCState | None] = [None] * config.accumulate
 
     @classmethod
     def resume(
@@ -141,7 +149,7 @@ class Trainer:
         folder = Path(folder)
         content = load_run(folder / CHECKPOINT)
         trainer = cls.__new__(cls)
-        with _reading(folder / CHECKPOINT):
+        with reading(folder / CHECKPOINT):
             config = TrainingConfig(**content["training"])
             progress = content["progress"]
             trainer._build(
@@ -154,71 +162,162 @@ class Trainer:
             )
             trainer.model.load_state_dict(content["parameters"])
             trainer.optimizer.load_state_dict(content["optimizer"])
+            trainer.schedule.load_state_dict(content["schedule"])
+            trainer.scaler.load_state_dict(content["scaler"])
+            trainer._carried = [trainer._rebuild_state(parts) for parts in content["carried"]]
+            trainer.curriculum.present = progress["lesson"]
             restore_random_state(content["random"])
         if max_steps is not None:
             check_integer("max_steps", max_steps, minimum=progress["step"])
             trainer.config = dataclasses.replace(config, max_steps=max_steps)
         trainer.step = progress["step"]
         trainer.seconds = progress["seconds"]
+        trainer.waited = progress["waited"]
         trainer.solved_in_a_row = progress["solved_in_a_row"]
         trainer._metrics = MetricsWriter(trainer.metrics_path, progress["metrics_size"])
         return trainer
 
-    def train(self, progress: str = "auto") -> None:
-        """Train until solved, out of steps, or interrupted by Ctrl-C or SIGTERM.
+    def train(
+        self,
+        progress: str = "auto",
+        *,
+        max_minutes: float | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        """Train until solved, out of steps or minutes, or interrupted by Ctrl-C or SIGTERM.
 
-        Afterwards `step`, `solved`, `interrupted` (the signal's number or None) and `seconds` (wall
-        time, evaluations included) say how it went; the checkpoint holds the state in every case.
+        Afterwards `step`, `solved`, `out_of_time`, `interrupted` (the signal's number or None),
+        `seconds` (wall time, evaluations included) and `waited` (those of them spent waiting for
+        batches) say how it went; the checkpoint holds the state in every case.
 
         Args:
             progress: "auto", "bar", "lines" or "off".
+            max_minutes: of this call; None for no end.
+            tensorboard: whether to write curves for TensorBoard into the run's folder.
 
         Raises:
-            TrainingError: the loss or its gradient is not finite.
+            TrainingError: loss or gradient is not finite; names the tensor that it began in.
             BlockingIOError: another process trains in the folder.
+            ModuleNotFoundError: tensorboard, or tqdm for a bar, is not installed.
         """
-        display = make_progress(progress, self.step, self.config.max_steps)
-        self.interrupted = None
-        try:
-            with _alone_in(self.folder), Interrupts() as interrupts:
-                while self.step < self.config.max_steps and not self.solved:
-                    started = time.perf_counter()
-                    display.stepped(self.step + 1, self._training_step())
-                    evaluated = self.step % self.config.evaluate_every == 0
-                    if evaluated:
-                        display.evaluated(self.step, self._evaluate())
-                    self.seconds += time.perf_counter() - started
-                    self.interrupted = interrupts.received
-                    if evaluated or self.interrupted:
-                        self.save()
-                    if self.interrupted:
-                        break
-                else:
+        if max_minutes is not None:
+            check_number("max_minutes", max_minutes, 0.0, above=True)
+        self._display = make_progress(progress, self.task, self.step, self.config.max_steps)
+        self.interrupted, self.out_of_time = None, False
+        begun = time.monotonic()
+        with ExitStack() as stack:
+            stack.callback(self._display.close)
+            stack.enter_context(alone_in(self.folder))
+            interrupts = stack.enter_context(Interrupts())
+            self._board = None
+            if tensorboard:
+                self._board = TensorBoard(self.folder / "tensorboard", self.step + 1)
+                stack.callback(self._board.close)
+            self._batches = stack.enter_context(Prefetcher(self._draw))
+            self._drawn = []
+            while self.step < self.config.max_steps and not self.solved:
+                evaluated = self._timed_step()
+                self.interrupted = interrupts.received
+                minutes = (time.monotonic() - begun) / 60
+                self.out_of_time = max_minutes is not None and minutes >= max_minutes
+                if self.interrupted or self.out_of_time:
+                    break
+                if evaluated:
                     self.save()
-        finally:
-            display.close()
+            self.save()
+
+    def _timed_step(self) -> bool:
+        """A training step and what is due after it; returns whether the model was evaluated."""
+        started, waited = time.perf_counter(), self._batches.waited
+        self._display.stepped(self.step + 1, self._training_step())
+        if self.curriculum.test_is_due(self.step):
+            self._test_lesson()
+        evaluated = self.step % self.config.evaluate_every == 0
+        if evaluated:
+            self._display.evaluated(self.step, self._evaluate())
+        self.seconds += time.perf_counter() - started
+        self.waited += self._batches.waited - waited
+        return evaluated
+
+    def _draw(self, number: int, lesson: int) -> list[list[Batch]]:
+        """The batches of a draw, `accumulate` of them, each as its chunks."""
+        drawn = []
+        for index in range(number * self.config.accumulate, (number + 1) * self.config.accumulate):
+            generator = stream_generator(self.config.seed, "train", index)
+            task = self.curriculum.choose(lesson, generator)
+            drawn.append(task.batch(self.config.batch_size, generator).split(task.num_chunks))
+        return drawn
+
+    def _next_batches(self) -> list[Batch]:
+        """The batches of the next step; where new ones begin, no state is carried on."""
+        number, chunk = divmod(self.step, self.task.num_chunks)
+        if chunk == 0 or not self._drawn:
+            self._drawn = self._batches.take(number, self.curriculum.present)
+        if chunk == 0:
+            self._carried = [None] * self.config.accumulate
+        return [chunks[chunk].to(self.device) for chunks in self._drawn]
 
     def _training_step(self) -> float:
         """Take one step; returns its loss."""
-        generator = stream_generator(self.config.seed, "train", self.step)
-        batch = self.task.batch(self.config.batch_size, generator).to(self.device)
+        batches = self._next_batches()
+        before, self._carried = self._carried, []
+        losses = []
         self.optimizer.zero_grad()
-        logits, _ = self.model(batch.inputs)
-        loss = bit_loss(logits, batch)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        values = {"loss": loss.item(), "gradient_norm": norm.item()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{name.replace('_', ' ')} must be finite, got {value} at step "
-                    f"{self.step + 1}; the last checkpoint is in {self.folder}; a smaller "
-                    "learning rate or clip_norm may help"
-                )
-        self.optimizer.step()
+        for batch, state in zip(batches, before, strict=True):
+            batch_loss, carried = self._forward(batch, state)
+            self.scaler.scale(batch_loss / len(batches)).backward()
+            losses.append(batch_loss.item())
+            self._carried.append(carried)
+        self.scaler.unscale_(self.optimizer)
+        parameters = list(self.model.parameters())
+        total_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm, loss = total_norm.item(), sum(losses) / len(losses)
+        overflow = not math.isfinite(norm) and self.scaler.is_enabled()
+        if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
+            self._tell_what_is_not_finite(loss, norm, batches, before)
+        nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, total_norm)
+        rate = self.schedule.get_last_lr()[0]
+        self.scaler.step(self.optimizer)  # left out where float16 overflowed
+        self.scaler.update()
+        if not overflow:
+            self.schedule.step()
         self.step += 1
-        self._metrics.add("train", step=self.step, **values)
-        return values["loss"]
+        self._record(
+            "train", loss=loss, gradient_norm=None if overflow else norm, learning_rate=rate
+        )
+        return loss
+
+    def _forward(self, batch: Batch, state: DNCState | None) -> tuple[Tensor, DNCState | None]:
+        """The loss of a batch, and the state to carry on where a batch is trained on in chunks."""
+        with autocast(self.config.precision, self.device):
+            outputs, state = self.model(batch.inputs, state)
+        carried = None
+        if self.task.num_chunks > 1:
+            carried = map_tensors(lambda tensor: tensor.detach().float(), state)
+        return self.task.loss(outputs.float(), batch), carried
+
+    def _tell_what_is_not_finite(
+        self, loss: float, norm: float, batches: list[Batch], states: list[DNCState | None]
+    ) -> None:
+        """Raise with the first tensor that is not finite."""
+        pairs = zip(batches, states, strict=True)
+        found = (first_bad_tensor(self.model, batch, state) for batch, state in pairs)
+        first = next(filter(None, found), "no tensor of a second run of the step is to blame")
+        raise TrainingError(
+            f"loss and gradient norm must be finite, got {loss:g} and {norm:g} at step "
+            f"{self.step + 1}: {first}; the last checkpoint is in {self.folder}; a smaller "
+            "learning rate or clip_norm may help"
+        )
+
+    def _test_lesson(self) -> None:
+        """Test the present lesson on new sequences of it; the next follows if it is passed."""
+        lesson = self.curriculum.lessons[self.curriculum.present]
+        number = self.curriculum.present + 1
+        evaluation = evaluate(self.model, lesson, TEST_SIZE, self.config.seed, "lesson", self.step)
+        share = self._share_right(evaluation)
+        self.curriculum.tested(share)
+        self._record("lesson", lesson=number, share=share)
+        self._display.tested(self.step, number, share)
 
     def _evaluate(self) -> Evaluation:
         """Score the model on the validation sequences."""
@@ -226,15 +325,34 @@ class Trainer:
         evaluation = evaluate(
             self.model, self.task, config.evaluation_size, config.seed, "validation"
         )
-        solved = evaluation.solved >= config.solved_at
+        solved = self._share_right(evaluation) >= config.solved_at
         self.solved_in_a_row = self.solved_in_a_row + 1 if solved else 0
-        self._metrics.add("evaluation", step=self.step, **evaluation._asdict())
+        self._record("evaluation", **evaluation._asdict())
         return evaluation
+
+    def _share_right(self, evaluation: Evaluation) -> float:
+        """The share that decides whether the task is learned."""
+        return getattr(evaluation, self.task.goal)
+
+    def _record(self, kind: str, **values: Any) -> None:
+        """A row for this step, in the metrics and in TensorBoard."""
+        self._metrics.add(kind, step=self.step, **values)
+        if self._board:
+            self._board.add(kind, step=self.step, **values)
 
     @property
     def solved(self) -> bool:
         """Whether enough evaluations in a row were solved."""
         return self.solved_in_a_row >= self.config.solved_evaluations
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is solved or out of steps, so that there is nothing to go on with."""
+        return self.solved or self.step >= self.config.max_steps
+
+    def held_out(self) -> Evaluation:
+        """The score on as many held-out sequences as an evaluation has."""
+        return evaluate(self.model, self.task, self.config.evaluation_size, self.config.seed)
 
     def save(self) -> None:
         """Write the checkpoint; the metrics up to here are on disk before it."""
@@ -246,10 +364,15 @@ class Trainer:
                 "training": dataclasses.asdict(self.config),
                 "parameters": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "carried": [state and list(tensors(state)) for state in self._carried],
                 "random": random_state(),
                 "progress": {
                     "step": self.step,
+                    "lesson": self.curriculum.present,
                     "seconds": self.seconds,
+                    "waited": self.waited,
                     "solved_in_a_row": self.solved_in_a_row,
                     "metrics_format": self.metrics_path.suffix[1:],
                     "metrics_size": self._metrics.flush(),
@@ -257,85 +380,10 @@ class Trainer:
             },
         )
 
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes; given back also when this one is killed."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"another process trains in {folder}; train in another folder"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _reading(path: Path | str) -> Iterator[None]:
-    """Tell of a checkpoint that lacks a part or does not fit itself."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} does not hold a run that this dnc_fast can read ({error}); use the dnc_fast "
-            "that wrote it"
-        ) from error
-
-
-def load_run(path: Path) -> dict[str, Any]:
-    """The checkpoint of a run, with all its parts.
-
-    Raises:
-        FileNotFoundError, CheckpointError: there is none that can be read.
-    """
-    content = load_checkpoint(path)
-    missing = [part for part in RUN_PARTS if part not in content]
-    if missing:
-        raise CheckpointError(
-            f"{path} does not hold a run that this dnc_fast can read (it lacks {missing}); use the "
-            "dnc_fast that wrote it"
-        )
-    return content
-
-
-def task_name(task: Task) -> str:
-    """The name of a task in `TASKS`."""
-    for name, kind in TASKS.items():
-        if type(task) is kind:
-            return name
-    raise ValueError(f"task must be one of {tuple(TASKS)}, got {type(task).__name__}")
-
-
-def restore_task(content: dict[str, Any], **changes: Any) -> Task:
-    """The task of a checkpoint, with some options changed.
-
-    Raises:
-        CheckpointError: this version has no such task.
-    """
-    with _reading("the checkpoint"):
-        name = content["task"]["name"]
-        options = content["task"]["options"]
-    if name not in TASKS:
-        raise CheckpointError(f"the checkpoint's task {name!r} is not one of {tuple(TASKS)}")
-    return TASKS[name](**{**options, **changes})
-
-
-def restore_model(content: dict[str, Any], **changes: Any) -> DNC:
-    """The model of a checkpoint with its parameters, with some options changed.
-
-    num_cells may change, the parameters do not depend on it; so may backend and usage_order.
-    """
-    with _reading("the checkpoint"):
-        config = DNCConfig(**{**content["model"], **changes})
-        model = DNC.from_config(config, dtype=torch.float32)
-        model.load_state_dict(content["parameters"])
-    return model
+    def _rebuild_state(self, parts: list[Tensor] | None) -> DNCState | None:
+        """The carried state of the tensors that a checkpoint lists."""
+        if parts is None:
+            return None
+        rest = iter(parts)
+        zeros = self.model.zero_state(self.config.batch_size)
+        return map_tensors(lambda tensor: next(rest).to(tensor), zeros)

@@ -1,0 +1,76 @@
+"""The command line: words to calls, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..tasks import TASKS, summary
+from ..training import CheckpointError, TrainingError
+from .info import show_info, show_tasks
+from .look import add_eval_options, add_show_options
+from .options import UserError
+from .train import add_train_options
+
+EXAMPLES = """examples:
+  dnc-fast tasks                                   what can be trained on
+  dnc-fast train copy                              copy sequences of 1 to 8 vectors of 6 bits
+  dnc-fast train copy --controller feedforward --out runs/feedforward
+  dnc-fast train copy --resume                     go on after Ctrl-C
+  dnc-fast train echo --seeds 5                    five seeds and a table
+  dnc-fast train priority-sort --max-minutes 60    an hour of it; --resume for another
+  dnc-fast eval runs/copy --task min_length=16 max_length=16 --num-cells 32
+  dnc-fast show runs/copy                          draw its pictures again
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0: done. 1: training failed. 2: a mistake in what was asked. 128 + n: saved on signal n.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("dnc-fast: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except TrainingError as error:
+        print(f"dnc-fast: training stopped: {error}", file=sys.stderr)
+        return 1
+    except (UserError, CheckpointError, TypeError, ValueError, OSError, ImportError) as error:
+        print(f"dnc-fast: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dnc-fast",
+        description="Train, score and look into a Differentiable Neural Computer.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dnc_fast {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a DNC on a task")
+    tasks = train.add_subparsers(title="tasks", required=True, metavar="TASK")
+    for name, kind in TASKS.items():
+        command = tasks.add_parser(
+            name,
+            help=summary(kind),
+            usage=f"dnc-fast train {name} [OPTION ...]",
+            description=(kind.__doc__ or "").strip().splitlines()[0],
+        )
+        add_train_options(command, name, kind)
+
+    add_eval_options(
+        commands.add_parser("eval", help="score a trained model on held-out sequences")
+    )
+    add_show_options(commands.add_parser("show", help="draw a trained model's pictures"))
+    commands.add_parser("tasks", help="the tasks, a line each").set_defaults(run=show_tasks)
+    commands.add_parser("info", help="versions, devices, backends").set_defaults(run=show_info)
+    return parser

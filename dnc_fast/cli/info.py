@@ -1,0 +1,60 @@
+"""`dnc-fast info` and `dnc-fast tasks`: what there is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import warnings
+from importlib import metadata
+
+import torch
+
+from .. import __version__
+from ..backends import BACKENDS, VARIABLE, numba_installed, resolve_backend, triton_problem
+from ..tasks import TASKS, summary
+
+
+def show_tasks(options: argparse.Namespace) -> int:
+    """A line for each task."""
+    width = max(map(len, TASKS))
+    for name, kind in TASKS.items():
+        print(f"{name:<{width}}  {summary(kind)}")
+    return 0
+
+
+def show_info(options: argparse.Namespace) -> int:
+    """Versions, devices, backends."""
+    print(f"dnc_fast    {__version__}")
+    print(f"python      {platform.python_version()} on {platform.machine()}")
+    for package in ("torch", "numpy", "triton", "numba", "tqdm", "matplotlib", "tensorboard"):
+        try:
+            print(f"{package:<11} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"{package:<11} not installed")
+    print(f"cpu         {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count()):
+        print(f"cuda:{index}      {torch.cuda.get_device_name(index)}")
+    print(f"backends    {', '.join(BACKENDS)}")
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    for device in ["cpu", *gpus]:
+        print(f"            auto on {device} is {_auto_and_why(torch.device(device))}")
+    if not gpus:
+        print("            triton has no CUDA or ROCm device to run on")
+    return 0
+
+
+def _auto_and_why(device: torch.device) -> str:
+    """What `auto` is on a device, and what keeps it from a faster one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said here in full
+            chosen = resolve_backend("auto", device, torch.float32)
+    except (ImportError, RuntimeError, ValueError) as error:
+        return f"an error ({error})"
+    if os.environ.get(VARIABLE):
+        return f"{chosen} ({VARIABLE} says so)"
+    if device.type == "cpu":
+        return chosen if numba_installed() else f"{chosen} (the faster cpu backend needs numba)"
+    problem = triton_problem(device)
+    return chosen if problem is None else f"{chosen} ({problem})"

@@ -1,0 +1,140 @@
+"""`dnc-fast eval` and `dnc-fast show`: a trained model's score and pictures."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from ..checks import check_integer
+from ..tasks import ClassTask, Task
+from ..training import (
+    describe,
+    evaluate,
+    load_run,
+    probe,
+    read_metrics,
+    restore_model,
+    restore_task,
+)
+from ..training.metrics import FORMATS
+from .options import UserError, check_device, parse_change
+
+
+def add_eval_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `dnc-fast eval`."""
+    _add_checkpoint_options(parser)
+    parser.add_argument(
+        "--sequences", type=int, metavar="INT", help="how many (default: the run's evaluation size)"
+    )
+    parser.set_defaults(run=_evaluate)
+
+
+def add_show_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `dnc-fast show`."""
+    _add_checkpoint_options(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to (default: the checkpoint's folder)"
+    )
+    parser.set_defaults(run=_show)
+
+
+def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="a run's folder, or the checkpoint in it")
+    parser.add_argument(
+        "--task",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the task to change, such as max_length=16",
+    )
+    parser.add_argument(
+        "--num-cells", type=int, metavar="INT", help="memory cells (default: as trained)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument(
+        "--seed", type=int, metavar="INT", help="seed of the sequences (default: the run's)"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    model, task, training = _restore(options)
+    sequences = options.sequences
+    if sequences is None:
+        sequences = training["evaluation_size"]
+    check_integer("--sequences", sequences, minimum=1)
+    result = evaluate(model, task, sequences, training["seed"])
+    print(f"{task}; {model.config.num_cells} cells, seed {training['seed']}")
+    print(
+        f"{sequences} held-out sequences: {describe(task, result)}, "
+        f"loss {result.loss:.5f} nats per {task.unit}"
+    )
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    model, task, training = _restore(options)
+    path = options.checkpoint
+    folder = path if path.is_dir() else path.parent
+    draw(model, task, training["seed"], folder, options.out or folder)
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
+    """The model, task and training options (with the seed) that the user asks for."""
+    check_device(options.device)
+    content = load_run(options.checkpoint)
+    kind = type(restore_task(content))
+    task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
+    cells = {} if options.num_cells is None else {"num_cells": options.num_cells}
+    model = restore_model(content, **cells).to(options.device)
+    sizes = (model.config.input_size, model.config.output_size)
+    if sizes != (task.input_size, task.output_size):
+        raise UserError(
+            f"--task must leave the model's input and output sizes {sizes}, got "
+            f"{(task.input_size, task.output_size)}"
+        )
+    training = dict(content["training"])
+    if options.seed is not None:
+        check_integer("--seed", options.seed, minimum=0)
+        training["seed"] = options.seed
+    return model, task, training
+
+
+def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
+    """Draw how a run learned, and what memory and controller do during a held-out sequence."""
+    if util.find_spec("matplotlib") is None:
+        print("no pictures: they need matplotlib, `pip install matplotlib` brings it")
+        return
+    from ..pictures import hidden_view, learning_curve, memory_view, save_picture
+
+    metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
+    if metrics:
+        rows = read_metrics(max(metrics, key=lambda path: path.stat().st_mtime))
+        train, evaluations, lessons = (
+            [row for row in rows if row["kind"] == kind]
+            for kind in ("train", "evaluation", "lesson")
+        )
+        figure = learning_curve(train, evaluations, str(task), lessons, task.unit)
+        print(save_picture(figure, out / "learning_curve.png"))
+    sequence = probe(model, task, seed)
+    figure = memory_view(
+        sequence.inputs,
+        sequence.outputs,
+        sequence.targets,
+        sequence.mask,
+        sequence.trace,
+        str(task),
+        isinstance(task, ClassTask),
+    )
+    print(save_picture(figure, out / "memory.png"))
+    figure = hidden_view(
+        sequence.inputs,
+        sequence.outputs,
+        sequence.hidden,
+        sequence.mask,
+        sequence.trace,
+        str(task),
+    )
+    print(save_picture(figure, out / "hidden.png"))

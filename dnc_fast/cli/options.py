@@ -1,0 +1,86 @@
+"""From the fields of dataclasses to options of the command line, and back."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+
+class UserError(Exception):
+    """A mistake of the user, told without a traceback."""
+
+
+def add_fields(
+    group: Any,
+    options: type,
+    names: Iterable[str] | None = None,
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> None:
+    """An option for each field of a dataclass; only those that the user gives reach the result."""
+    for field in fields(options, names):
+        kind = field_type(options, field.name)
+        choices = field.metadata.get("choices")
+        default = defaults.get(field.name, field.default)
+        shown = "" if default in (dataclasses.MISSING, None, "") else f" (default: {default})"
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            dest=field.name,
+            type=kind,
+            choices=choices,
+            metavar=None if choices else kind.__name__.upper(),
+            default=argparse.SUPPRESS,
+            help=field.metadata["help"] + shown,
+        )
+
+
+def fields(options: type, names: Iterable[str] | None = None) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass, or those of these names."""
+    by_name = {field.name: field for field in dataclasses.fields(options)}
+    return [by_name[name] for name in (by_name if names is None else names)]
+
+
+def field_type(options: type, name: str) -> type:
+    """The type of a field's values: int, float or str, the first of a union."""
+    hint = typing.get_type_hints(options)[name]
+    if isinstance(hint, types.UnionType):
+        hint = typing.get_args(hint)[0]
+    return hint
+
+
+def given(
+    options: argparse.Namespace, kind: type, names: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """The options of a dataclass that the user gave."""
+    values = vars(options)
+    return {f.name: values[f.name] for f in fields(kind, names) if f.name in values}
+
+
+def parse_change(kind: type, change: str) -> tuple[str, Any]:
+    """NAME=VALUE for an option of a task."""
+    name, separator, value = change.partition("=")
+    name = name.replace("-", "_")
+    names = tuple(field.name for field in fields(kind))
+    if not separator or name not in names:
+        raise UserError(f"--task takes NAME=VALUE with a name of {names}, got {change!r}")
+    value_type = field_type(kind, name)
+    try:
+        return name, value_type(value)
+    except ValueError:
+        raise UserError(f"--task {name} takes {value_type.__name__}, got {value!r}") from None
+
+
+def check_device(name: str) -> None:
+    """Raise unless torch can use the device of that name."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device must name a device that torch can use, got {name!r}: {reason}"
+        ) from None

@@ -1,0 +1,91 @@
+"""Associative recall: hear items, be shown one, say the one after it (Graves et al. 2014)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..checks import check_integer
+from .base import SMALL_STEPS, Batch, BitTask, random_bits, random_shares, uniform
+
+
+@dataclass(frozen=True)
+class AssociativeRecallTask(BitTask):
+    """n items of `item_length` random vectors each, then one of them as a query; answer: the next.
+
+    The input has `num_bits` bits and two cue channels. A cue on the first stands before each item,
+    a cue on the second before and after the query, which is any item but the last, each as likely.
+    An episode takes (n + 2) (item_length + 1) steps; on its last item_length ones the input is
+    blank and the target is the item after the query's. n is uniform in [min_items, max_items].
+    """
+
+    min_items: int = field(default=2, metadata={"help": "fewest items"})
+    max_items: int = field(default=6, metadata={"help": "most items"})
+    item_length: int = field(default=3, metadata={"help": "vectors in an item"})
+    num_bits: int = field(default=6, metadata={"help": "bits in a vector"})
+
+    def __post_init__(self) -> None:
+        check_integer("min_items", self.min_items, minimum=2)
+        check_integer("max_items", self.max_items, minimum=self.min_items)
+        for name in ("item_length", "num_bits"):
+            check_integer(name, getattr(self, name), minimum=1)
+
+    def __str__(self) -> str:
+        return (
+            f"recall among {self.min_items} to {self.max_items} items of "
+            f"{self.item_length} x {self.num_bits} bits"
+        )
+
+    @property
+    def input_size(self) -> int:
+        return self.num_bits + 2
+
+    @property
+    def output_size(self) -> int:
+        return self.num_bits
+
+    def lessons(self) -> tuple[AssociativeRecallTask, ...]:
+        """One item more from lesson to lesson."""
+        counts = range(self.min_items, self.max_items + 1)
+        return tuple(replace(self, max_items=count) for count in counts)
+
+    def model_preset(self) -> dict[str, Any]:
+        """Room for every vector that is shown, and some more."""
+        return {**super().model_preset(), "num_cells": (self.max_items + 2) * self.item_length}
+
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Lessons, and small steps to the end: with a falling rate later lessons are not passed."""
+        return {**SMALL_STEPS, "curriculum": "on", "max_steps": 100_000}
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B episodes, see `Batch`."""
+        check_integer("batch_size", batch_size, minimum=1)
+        size = self.item_length
+        device = generator.device
+        items = uniform(self.min_items, self.max_items, (batch_size,), generator)
+        query = (random_shares((batch_size,), generator) * (items - 1)).long()
+        vectors = random_bits((self.max_items, size, batch_size, self.num_bits), generator)
+        query_cue = items * (size + 1)  # the first of the two
+        lengths = query_cue + 2 * (size + 1)
+
+        clock = torch.arange(int(lengths.max()), device=device).unsqueeze(1)
+        place = clock % (size + 1)  # 0 on a cue, 1 to size on the vectors after it
+        block = clock // (size + 1)
+        item_cue = (place == 0) & (clock < query_cue)
+        asked = (place == 0) & ((clock == query_cue) | (clock == query_cue + size + 1))
+        answer = (place > 0) & (block == items + 1)
+        hear = (place > 0) & (block <= items)
+
+        number = torch.where(block == items, query, block)
+        number = torch.where(answer, query + 1, number).clamp(max=self.max_items - 1)
+        columns = torch.arange(batch_size, device=device)
+        shown = vectors[number, (place - 1).clamp(min=0), columns]
+        cues = torch.stack([item_cue, asked], -1).float()
+        return Batch(
+            inputs=torch.cat([shown * hear.unsqueeze(-1), cues], -1),
+            targets=shown * answer.unsqueeze(-1),
+            mask=answer,
+            lengths=lengths,
+        )

@@ -1,0 +1,74 @@
+"""Echo: say a stream of bits again, some steps later, in chunks with the state carried over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..checks import check_integer
+from .base import Batch, BitTask, random_bits
+
+
+@dataclass(frozen=True)
+class EchoTask(BitTask):
+    """A stream of fair bits, one a step; from step `delay` on the answer is the bit `delay` ago.
+
+    A stream has num_chunks x chunk_length steps. Training takes a chunk at a time and carries the
+    state from chunk to chunk of a stream; a score is of the whole stream. Steps before the first
+    echo do not count.
+    """
+
+    goal = "right"
+    published = ("right",)
+
+    delay: int = field(default=5, metadata={"help": "steps between a bit and its echo"})
+    chunk_length: int = field(
+        default=10, metadata={"help": "steps of a chunk: a training step's backpropagation"}
+    )
+    num_chunks: int = field(default=20, metadata={"help": "chunks in a stream"})
+
+    def __post_init__(self) -> None:
+        for name in ("delay", "chunk_length", "num_chunks"):
+            check_integer(name, getattr(self, name), minimum=1)
+        if self.chunk_length * self.num_chunks <= self.delay:
+            raise ValueError(
+                f"delay must be less than the {self.chunk_length * self.num_chunks} steps of a "
+                f"stream (chunk_length x num_chunks), got {self.delay}"
+            )
+
+    def __str__(self) -> str:
+        return f"echo after {self.delay} steps, {self.num_chunks} chunks of {self.chunk_length}"
+
+    @property
+    def input_size(self) -> int:
+        return 1
+
+    @property
+    def output_size(self) -> int:
+        return 1
+
+    def lessons(self) -> tuple[EchoTask, ...]:
+        """The delay grows by one from lesson to lesson."""
+        return tuple(replace(self, delay=delay) for delay in range(1, self.delay + 1))
+
+    def model_preset(self) -> dict[str, Any]:
+        """Twice as many cells as there are bits on their way."""
+        return {**super().model_preset(), "num_cells": 2 * self.delay}
+
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """Streams are long, so fewer of them are enough for an evaluation."""
+        return {"evaluation_size": 100}
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B streams, see `Batch`."""
+        check_integer("batch_size", batch_size, minimum=1)
+        steps = self.chunk_length * self.num_chunks
+        bits = random_bits((steps, batch_size, 1), generator)
+        targets = torch.zeros_like(bits)
+        targets[self.delay :] = bits[: -self.delay]
+        mask = torch.ones(steps, batch_size, dtype=torch.bool, device=bits.device)
+        mask[: self.delay] = False
+        lengths = torch.full((batch_size,), steps, device=bits.device)
+        return Batch(bits, targets, mask, lengths)

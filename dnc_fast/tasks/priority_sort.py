@@ -1,0 +1,80 @@
+"""Priority sort: hear vectors with priorities, say the foremost in order (Graves et al. 2014)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..checks import check_integer
+from .base import Batch, BitTask, decaying, random_bits, random_shares
+
+
+@dataclass(frozen=True)
+class PrioritySortTask(BitTask):
+    """`num_items` random vectors with priorities, then the `num_sorted` of highest priority.
+
+    The input has `num_bits` bits, the priority, uniform in [-1, 1), and a recall cue after the last
+    vector. On the last `num_sorted` of the num_items + 1 + num_sorted steps the input is blank, and
+    the targets are the vectors by falling priority.
+    """
+
+    num_items: int = field(default=20, metadata={"help": "vectors shown"})
+    num_sorted: int = field(default=16, metadata={"help": "vectors asked for"})
+    num_bits: int = field(default=8, metadata={"help": "bits in a vector"})
+
+    def __post_init__(self) -> None:
+        for name in ("num_sorted", "num_bits"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("num_items", self.num_items, minimum=self.num_sorted)
+
+    def __str__(self) -> str:
+        return f"sort {self.num_items} vectors of {self.num_bits} bits, say {self.num_sorted}"
+
+    @property
+    def input_size(self) -> int:
+        return self.num_bits + 2
+
+    @property
+    def output_size(self) -> int:
+        return self.num_bits
+
+    def lessons(self) -> tuple[PrioritySortTask, ...]:
+        """Two vectors more from lesson to lesson, and as large a part of them asked for."""
+        counts = [*range(2, self.num_items, 2), self.num_items]
+        return tuple(
+            replace(self, num_items=count, num_sorted=-(-count * self.num_sorted // self.num_items))
+            for count in counts
+        )
+
+    def model_preset(self) -> dict[str, Any]:
+        """Room for all vectors and as many again."""
+        return {**super().model_preset(), "num_cells": 2 * self.num_items}
+
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """No lessons."""
+        return decaying(30_000)
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B episodes, see `Batch`."""
+        check_integer("batch_size", batch_size, minimum=1)
+        shape, device = (self.num_items, batch_size), generator.device
+        vectors = random_bits((*shape, self.num_bits), generator)
+        priorities = 2 * random_shares(shape, generator) - 1
+        order = priorities.argsort(dim=0, descending=True, stable=True)[: self.num_sorted]
+
+        steps = self.num_items + 1 + self.num_sorted
+        inputs = vectors.new_zeros(steps, batch_size, self.input_size)
+        inputs[: self.num_items, :, : self.num_bits] = vectors
+        inputs[: self.num_items, :, self.num_bits] = priorities
+        inputs[self.num_items, :, self.num_bits + 1] = 1
+        targets = vectors.new_zeros(steps, batch_size, self.num_bits)
+        targets[-self.num_sorted :] = vectors[order, torch.arange(batch_size, device=device)]
+        mask = torch.arange(steps, device=device) > self.num_items
+        return Batch(
+            inputs=inputs,
+            targets=targets,
+            mask=mask.unsqueeze(1).expand(steps, batch_size),
+            lengths=torch.full((batch_size,), steps, device=device),
+        )

@@ -1,0 +1,46 @@
+"""A character language model: train on a text file, score it, and let it write.
+
+python examples/character_model.py [--file FILE]      about a minute on a CPU
+"""
+
+import argparse
+import tempfile
+
+import torch
+import torch.nn.functional as F
+
+from dnc_fast import DNCConfig
+from dnc_fast.tasks import CharactersTask
+from dnc_fast.training import Trainer, TrainingConfig, describe
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--file", default="", help="default: the help texts that come with Python")
+parser.add_argument("--steps", type=int, default=1000)
+parser.add_argument("--hidden-size", type=int, default=128)
+options = parser.parse_args()
+
+torch.set_num_threads(1)
+task = CharactersTask(options.file, chunk_length=50, num_chunks=4)
+model = DNCConfig(
+    input_size=task.input_size,
+    output_size=task.output_size,
+    hidden_size=options.hidden_size,
+    num_cells=32,
+    cell_size=16,
+    num_read_heads=1,
+)
+config = TrainingConfig(max_steps=options.steps, evaluate_every=500, evaluation_size=50)
+with tempfile.TemporaryDirectory() as folder:
+    trainer = Trainer(task, model, config, folder)
+    trainer.train("off")
+print(f"{options.steps} steps; held out: {describe(task, trainer.held_out())}")
+
+written, state = task.alphabet.index("T"), None
+text = ["T"]
+with torch.no_grad():
+    for _ in range(300):
+        step = F.one_hot(torch.tensor([[written]]), len(task.alphabet)).float()
+        logits, state = trainer.model(step, state)
+        written = int(torch.multinomial(logits[0, 0].softmax(-1), 1))
+        text.append(task.alphabet[written])
+print("".join(text))

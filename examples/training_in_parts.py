@@ -1,0 +1,37 @@
+"""A long run in parts, by lessons: stop after some time, go on another day, look at the metrics.
+
+python examples/training_in_parts.py      about a minute on a CPU
+"""
+
+import argparse
+import tempfile
+
+import torch
+
+from dnc_fast import DNCConfig
+from dnc_fast.tasks import TemporalOrderTask
+from dnc_fast.training import Trainer, TrainingConfig, describe, read_metrics
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--steps", type=int, default=3000)
+parser.add_argument("--minutes", type=float, default=0.2, help="of a part")
+options = parser.parse_args()
+
+torch.set_num_threads(1)
+task = TemporalOrderTask("moderate")  # its lessons: "easy", then "moderate"
+model = DNCConfig(input_size=task.input_size, output_size=task.output_size, **task.model_preset())
+config = TrainingConfig(
+    max_steps=options.steps, curriculum="on", schedule="cosine", decay_steps=10_000, warm_up=50
+)
+
+with tempfile.TemporaryDirectory() as folder:
+    trainer = Trainer(task, model, config, folder)
+    trainer.train("off", max_minutes=options.minutes)
+    while not trainer.finished:
+        print(f"a part ends at step {trainer.step}")
+        trainer = Trainer.resume(folder)  # as a new process would
+        trainer.train("off", max_minutes=options.minutes)
+    for row in read_metrics(trainer.metrics_path):
+        if row["kind"] == "lesson":
+            print(f"step {row['step']}: lesson {row['lesson']}, {100 * row['share']:.0f} % right")
+    print(f"{trainer.step} steps; held out: {describe(task, trainer.held_out())}")
