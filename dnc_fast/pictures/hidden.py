@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from ..trace import Trace
-from .memory import TRACE_AXES, Group, checked, draw_answer_edges, weighting_groups
-from .panels import colour_range, draw_images, integer_ticks, shade_steps
-from .style import house_style, stack_panels
+from .memory import TRACE_AXES, Group, checked, draw_over_time, weighting_groups
+from .panels import colour_range, draw_images, shade_steps
+from .style import house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RIGHT = 0.92  # inches, for the colour bars
 SHOWN_FIELDS = ("write_weights", "read_weights", "usage")
 
 
@@ -67,16 +66,7 @@ def hidden_view(
         groups.append(image_group(by_time_of_change(hidden), title_of_units, "unit", 0.035))
     groups += weighting_groups(trace._replace(**shown))[:2]
     groups.append(Group([min(max(0.09 * outputs.shape[1], 0.62), 1.2)], draw_outputs))
-    figure, stacked = stack_panels(title, [group.heights for group in groups], RIGHT)
-    for panels, group in zip(stacked, groups, strict=True):
-        group.draw(panels)
-        for axes in panels:
-            draw_answer_edges(axes, counts)
-    lowest = stacked[-1][-1]
-    lowest.set_xlim(-0.5, sizes["T"] - 0.5)
-    lowest.set_xlabel("time step")
-    lowest.xaxis.set_major_locator(integer_ticks(12))
-    return figure
+    return draw_over_time(title, groups, counts)
 
 
 def by_time_of_change(hidden: Tensor) -> Tensor:

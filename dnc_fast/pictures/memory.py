@@ -120,13 +120,24 @@ def memory_view(
         read_mode_group(trace.read_modes),
         *strength_groups(trace),
     ]
+    return draw_over_time(title, groups, counts)
+
+
+def draw_over_time(title: str, groups: list[Group], counts: Tensor) -> Figure:
+    """All groups on one time axis, one below the other.
+
+    Args:
+        title: above all.
+        groups: from top to bottom.
+        counts: (T) bool, the steps at which the answer counts.
+    """
     figure, stacked = stack_panels(title, [group.heights for group in groups], RIGHT)
     for panels, group in zip(stacked, groups, strict=True):
         group.draw(panels)
         for axes in panels:
             draw_answer_edges(axes, counts)
     lowest = stacked[-1][-1]
-    lowest.set_xlim(-0.5, sizes["T"] - 0.5)
+    lowest.set_xlim(-0.5, len(counts) - 0.5)
     lowest.set_xlabel("time step")
     lowest.xaxis.set_major_locator(integer_ticks(12))
     return figure

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import SMALL_STEPS, Batch, BitTask, random_bits, random_shares, uniform
+from .base import SMALL_STEPS, Batch, VectorTask, random_bits, random_shares, uniform
 
 
 @dataclass(frozen=True)
-class AssociativeRecallTask(BitTask):
+class AssociativeRecallTask(VectorTask):
     """n items of `item_length` random vectors each, then one of them as a query; answer: the next.
 
     The input has `num_bits` bits and two cue channels. A cue on the first stands before each item,
@@ -37,14 +37,6 @@ class AssociativeRecallTask(BitTask):
             f"recall among {self.min_items} to {self.max_items} items of "
             f"{self.item_length} x {self.num_bits} bits"
         )
-
-    @property
-    def input_size(self) -> int:
-        return self.num_bits + 2
-
-    @property
-    def output_size(self) -> int:
-        return self.num_bits
 
     def lessons(self) -> tuple[AssociativeRecallTask, ...]:
         """One item more from lesson to lesson."""

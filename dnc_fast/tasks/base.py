@@ -174,6 +174,20 @@ class BitTask(Task):
         return outputs.sigmoid()
 
 
+class VectorTask(BitTask):
+    """Vectors of `num_bits` bits in and out, beside two channels for cues or a number."""
+
+    num_bits: int
+
+    @property
+    def input_size(self) -> int:
+        return self.num_bits + 2
+
+    @property
+    def output_size(self) -> int:
+        return self.num_bits
+
+
 class ClassTask(Task):
     """The Y outputs of a step choose one of Y classes: the largest one."""
 

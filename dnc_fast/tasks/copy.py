@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, doubling, random_bits, uniform
+from .base import Batch, VectorTask, doubling, random_bits, uniform
 
 
 @dataclass(frozen=True)
-class CopyTask(BitTask):
+class CopyTask(VectorTask):
     """One episode is `num_sequences` rounds of: start cue, vectors, recall cue, answers.
 
     The input has `num_bits` bits and two cue channels, start and recall. A round of length l takes
@@ -35,14 +35,6 @@ class CopyTask(BitTask):
     def __str__(self) -> str:
         again = f", {self.num_sequences} times" if self.num_sequences > 1 else ""
         return f"copy {self.min_length} to {self.max_length} vectors of {self.num_bits} bits{again}"
-
-    @property
-    def input_size(self) -> int:
-        return self.num_bits + 2
-
-    @property
-    def output_size(self) -> int:
-        return self.num_bits
 
     def lessons(self) -> tuple[CopyTask, ...]:
         """The longest sequence doubles from lesson to lesson."""

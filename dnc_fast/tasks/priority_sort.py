@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, decaying, random_bits, random_shares
+from .base import Batch, VectorTask, decaying, random_bits, random_shares
 
 
 @dataclass(frozen=True)
-class PrioritySortTask(BitTask):
+class PrioritySortTask(VectorTask):
     """`num_items` random vectors with priorities, then the `num_sorted` of highest priority.
 
     The input has `num_bits` bits, the priority, uniform in [-1, 1), and a recall cue after the last
@@ -31,14 +31,6 @@ class PrioritySortTask(BitTask):
 
     def __str__(self) -> str:
         return f"sort {self.num_items} vectors of {self.num_bits} bits, say {self.num_sorted}"
-
-    @property
-    def input_size(self) -> int:
-        return self.num_bits + 2
-
-    @property
-    def output_size(self) -> int:
-        return self.num_bits
 
     def lessons(self) -> tuple[PrioritySortTask, ...]:
         """Two vectors more from lesson to lesson, and as large a part of them asked for."""

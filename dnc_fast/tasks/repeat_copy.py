@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, decaying, doubling, random_bits, uniform
+from .base import Batch, VectorTask, decaying, doubling, random_bits, uniform
 
 REPEATS_SCALE = 10
 """The number of repeats is shown divided by this, as in google-deepmind/dnc, so that numbers beyond
@@ -16,7 +16,7 @@ the trained ones can be asked for."""
 
 
 @dataclass(frozen=True)
-class RepeatCopyTask(BitTask):
+class RepeatCopyTask(VectorTask):
     """A start cue, l vectors, the number of repeats r, then the vectors r times and an end mark.
 
     As in google-deepmind/dnc: the input has `num_bits` bits, the start cue and a channel that shows
@@ -42,10 +42,6 @@ class RepeatCopyTask(BitTask):
             f"repeat {self.min_length} to {self.max_length} vectors of {self.num_bits} bits "
             f"{self.min_repeats} to {self.max_repeats} times"
         )
-
-    @property
-    def input_size(self) -> int:
-        return self.num_bits + 2
 
     @property
     def output_size(self) -> int:
