@@ -22,13 +22,15 @@ KEEP_ALL_BELOW = 32 * 2**20
 """Bytes of link matrices of all steps up to which every step is a checkpoint."""
 
 
-def checkpoint_interval(steps: int, sizes: MemorySizes, itemsize: int) -> int:
+def checkpoint_interval(steps: int, sizes: MemorySizes, itemsize: int, dense: bool = True) -> int:
     """K: 1 where all link matrices fit in `KEEP_ALL_BELOW`, else the root of T, rounded up.
 
-    Checkpoints and the segment that is made anew take T / K + K matrices, least at that root.
+    Checkpoints and the segment that is made anew take T / K + K matrices, least at that root. Where
+    the linkage is not dense, memories count instead.
     """
-    link = sizes.batch_size * sizes.num_write_heads * sizes.num_cells**2 * itemsize
-    return 1 if steps * link <= KEEP_ALL_BELOW else math.isqrt(steps - 1) + 1
+    B, N, W, _, Hw = sizes
+    matrix = B * N * (Hw * N if dense else W) * itemsize
+    return 1 if steps * matrix <= KEEP_ALL_BELOW else math.isqrt(steps - 1) + 1
 
 
 class MemoryTape:
