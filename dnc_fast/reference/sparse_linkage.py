@@ -1,8 +1,8 @@
 """Temporal memory linkage in O(N K): each row of the link matrix keeps K entries.
 
-After Graves et al. 2016, Methods ("Sparse link matrix"). A step writes with the K largest entries of
-the write weighting and of the precedence, each scaled to the sum of the whole (`keep_largest`); then
-entries below a threshold are dropped, and of more than K in a row the K largest are kept.
+After Graves et al. 2016, Methods ("Sparse link matrix"). A step writes with the K largest entries
+of the write weighting and of the precedence, each scaled to the sum of the whole (`keep_largest`);
+then entries below a threshold are dropped, and of more than K in a row the K largest are kept.
 """
 
 from __future__ import annotations
