@@ -224,8 +224,8 @@ class DNCCell(nn.Module):
         num_cells = check_memory_state(memory).num_cells
         if given != expected:
             raise ValueError(
-                f"state.memory.link must be that of linkage={expected!r} like the model's, got that "
-                f"of {given!r}"
+                f"state.memory.link must be of linkage {expected!r} like the model's, got that of "
+                f"{given!r}"
             )
         zero_memory = self._zero_memory(batch_size, num_cells, "meta")
         if isinstance(memory.link, SeparableLink):  # of any number of writes

@@ -138,12 +138,12 @@ class MemoryState(NamedTuple):
         check_integer("link_fan_out", link_fan_out, minimum=1)
         shape = (batch_size, num_write_heads, num_cells)
         link = empty_link(linkage, shape, link_fan_out, dtype, device)
-        return cls(
-            **{
-                field: link if field == "link" else torch.zeros(shape, dtype=dtype, device=device)
-                for field, shape in memory_state_shapes(sizes).items()
-            }
-        )
+        fields: dict[str, Any] = {
+            field: torch.zeros(shape, dtype=dtype, device=device)
+            for field, shape in memory_state_shapes(sizes).items()
+            if field != "link"
+        }
+        return cls(**fields, link=link)
 
     @property
     def sizes(self) -> MemorySizes:

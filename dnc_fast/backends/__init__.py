@@ -70,8 +70,8 @@ def memory_step(
 ) -> tuple[Tensor, MemoryState]:
     """One step of the external memory: write, then read (Graves et al. 2016, Methods).
 
-    All sizes are inferred from the state, and so is the linkage. The arithmetic is done in the state's dtype, in float32
-    at the least, also under autocast.
+    All sizes are inferred from the state, and so is the linkage. The arithmetic is done in the
+    state's dtype, in float32 at the least, also under autocast.
 
     Args:
         interface: (B, R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)), the controller's raw vector in

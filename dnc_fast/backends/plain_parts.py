@@ -5,7 +5,6 @@ Every set of parts has these functions.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .. import reference
@@ -82,11 +81,11 @@ def write_memory_backward(
     step: Step, interface: Interface, d_memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of write weightings, erase and write vectors; d_memory goes from M_t to M_{t-1}."""
-    d_before, *gradients = reference.write_memory_backward(
+    d_before, d_write, d_erase, d_vectors = reference.write_memory_backward(
         d_memory, step.memory0, step.write1, interface.erase_vectors, interface.write_vectors
     )
     d_memory.copy_(d_before)
-    return tuple(gradients)
+    return d_write, d_erase, d_vectors
 
 
 def update_sparse_link_(

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..backends.step import refuse_second_gradient
 from ..backends.composed import Composed
 from ..backends.linking import linking
+from ..backends.step import refuse_second_gradient
 from ..interface import interface_size
 from ..reference import StepOptions
 from ..state import DNCState, MemoryState, map_tensors, tensors
@@ -26,7 +26,6 @@ from .memory_tape import MemoryPlayback, MemoryTape, checkpoint_interval
 from .precision import Precision
 from .report import checkpoints_held, matrices_held
 from .rows import Rows
-
 
 LINK = MemoryState._fields.index("link")
 
@@ -253,7 +252,7 @@ class Run:
             return MemoryTape(self.primitives, *common)
         links = linking(memory.link, plan.parts, plan.options, rows.steps, rows.keep)
         self._composed = Composed(plan.parts, links, plan.options, rows.keep)
-        B, N, _, _, Hw = self.sizes
+        B, Hw = self.sizes.batch_size, self.sizes.num_write_heads
         memory = memory._replace(link=memory.memory.new_empty(B, Hw, 0, 0))  # it goes by itself
         kind = MemoryTape if plan.options.write_topk is None else InPlaceTape
         return kind(self._composed, rows, memory, *common[2:])

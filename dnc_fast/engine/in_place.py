@@ -27,7 +27,7 @@ class InPlaceTape(MemoryTape):
 class InPlacePlayback(MemoryPlayback):
     """A `MemoryPlayback` of an `InPlaceTape`; the final state stays as it is."""
 
-    def __init__(self, tape: InPlaceTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
+    def __init__(self, tape: MemoryTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
         super().__init__(tape, d_final, d_reads)
         self._memory = tape.final.memory.clone()
 

@@ -34,3 +34,7 @@ class StepOptions(NamedTuple):
     def sparse_weightings(self) -> bool:
         """Whether any weighting keeps only some of its entries."""
         return self.read_topk is not None or self.write_topk is not None
+
+
+PAPER = StepOptions()
+"""The step of the paper."""

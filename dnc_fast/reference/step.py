@@ -28,7 +28,7 @@ from .linkage import (
     update_precedence_backward,
 )
 from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
-from .options import StepOptions
+from .options import PAPER, StepOptions
 from .selection import keep_largest
 from .separable_linkage import (
     check_room,
@@ -58,7 +58,7 @@ class Weightings(NamedTuple):
 
 
 def memory_step(
-    interface: Interface, state: MemoryState, options: StepOptions = StepOptions()
+    interface: Interface, state: MemoryState, options: StepOptions = PAPER
 ) -> tuple[Tensor, MemoryState, Weightings]:
     """Write to the memory, then read from it.
 
