@@ -53,7 +53,8 @@ def primitives(backend: str) -> Any:
 
 def composed_parts(backend: str) -> Any:
     """The module of parts with which a backend takes composed steps, see `composed`."""
-    return importlib.import_module(f"{__name__}.plain_parts")
+    parts = {"cpu": "cpu_parts"}.get(backend, "plain_parts")
+    return importlib.import_module(f"{__name__}.{parts}")
 
 
 def memory_step(

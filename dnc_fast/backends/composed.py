@@ -52,13 +52,13 @@ class Composed:
         return tensor.detach()
 
     def make_scratch(self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -> None:
-        """Nothing."""
+        """Nothing, but that the parts are ready."""
+        self.parts.prepare(dtype)
 
     def forward(self, step: Step, scratch: None, usage_order: str) -> None:
         """Take the next step: fill step.*1 and step.reads; the link goes on too."""
         interface = _interface(step)
-        psi = reference.retention(interface.free_gates, step.read0)
-        step.usage1.copy_(reference.update_usage(step.usage0, step.write0, psi))
+        self.parts.update_usage(step, interface.free_gates)
         content = self._content(interface.write_keys, interface.write_strengths, step.memory0)
         weights, _ = self.parts.write_weighting(interface, step.usage1, content, usage_order)
         write = self._cut(weights, self.options.write_topk, step.write1)
@@ -147,16 +147,10 @@ class Composed:
         d_write_keys, d_write_strengths = parts.look_up_backward(
             d_content, found, keys, strengths, step.memory0, d_memory
         )
-        psi = reference.retention(interface.free_gates, step.read0)
-        d_usage, d_last_write, d_psi = reference.update_usage_backward(
-            d_usage + adjoint.usage, step.usage0, step.write0, psi
+        adjoint.usage.add_(d_usage)
+        d_free_gates = parts.update_usage_backward(
+            step, interface.free_gates, adjoint.usage, adjoint.write, adjoint.read
         )
-        d_free_gates, d_read_free = reference.retention_backward(
-            d_psi, interface.free_gates, step.read0
-        )
-        adjoint.usage.copy_(d_usage)
-        adjoint.write.copy_(d_last_write)
-        adjoint.read.add_(d_read_free)
         d_interface = Interface(
             read_keys=d_read_keys,
             read_strengths=d_read_strengths,

@@ -83,7 +83,7 @@ class SparseLinking:
     """
 
     def __init__(self, link: SparseLink, parts: Any, options: StepOptions, keep: bool) -> None:
-        self._link = SparseLink(*(tensor.detach().clone() for tensor in link))
+        self._link = SparseLink(*(_own(tensor.detach()) for tensor in link))
         self._parts, self._options, self._keep = parts, options, keep
         self._done: list[tuple[Entry, Tensor, SparseLink]] = []
         self._d_values = torch.empty(0)
@@ -104,13 +104,9 @@ class SparseLinking:
         return self._link
 
     def start_backward(self, d_final: list[Tensor | None]) -> None:
-        self._link = SparseLink(*(tensor.clone() for tensor in self._link))
+        self._link = SparseLink(*map(_own, self._link))
         given = d_final[0]
-        self._d_values = (
-            torch.zeros_like(self._link.values)
-            if given is None
-            else given.clone(memory_format=torch.contiguous_format)
-        )
+        self._d_values = torch.zeros_like(self._link.values) if given is None else _own(given)
         self._d_values.masked_fill_(self._link.columns < 0, 0)
 
     def backward(
@@ -139,6 +135,10 @@ class SparseLinking:
     def _active(self, step: Step) -> SparseLink:
         """The link of the sequences that a step has."""
         return SparseLink(*(tensor[: len(step.read0)] for tensor in self._link))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 class SeparableLinking:
@@ -173,15 +173,18 @@ class SeparableLinking:
         return self._link(self._history.precedence.shape[1])
 
     def _link(self, active: int) -> SeparableLink:
-        """The writes so far of the sequences that are still there, (b, Hw, S, N) each."""
+        return self._writes_of(self._history, active)
+
+    def _writes_of(self, tensors: SeparableLink, active: int) -> SeparableLink:
+        """Those so far of the sequences that are still there, (b, Hw, S, N) each."""
         return SeparableLink(
-            *(history[: self._writes, :active].permute(1, 2, 0, 3) for history in self._history)
+            *(tensor[: self._writes, :active].permute(1, 2, 0, 3) for tensor in tensors)
         )
 
     def start_backward(self, d_final: list[Tensor | None]) -> None:
         self._gradient = SeparableLink(
             *(
-                torch.zeros_like(history) if given is None else given.permute(2, 0, 1, 3).clone()
+                torch.zeros_like(history) if given is None else _own(given.permute(2, 0, 1, 3))
                 for given, history in zip(d_final, self._history, strict=True)
             )
         )
@@ -191,18 +194,12 @@ class SeparableLinking:
     ) -> Gradients:
         link = self._link(len(step.read0))
         x, y = self._parts.separable_products(link, d_read)
-        found = self._parts.separable_backward(
-            modes_ahead.unsqueeze(-1) * d_read.unsqueeze(2),
-            modes_behind.unsqueeze(-1) * d_read.unsqueeze(2),
-            link,
-            step.read0,
+        gradient = self._writes_of(self._gradient, len(step.read0))
+        self._parts.separable_backward(
+            gradient, link, d_read, step.read0, modes_ahead, modes_behind
         )
-        for gradient, part in zip(self._gradient, found, strict=True):
-            gradient[: self._writes, : len(step.read0)] += part.permute(2, 0, 1, 3)
         self._writes -= 1
-        d_write, d_precedence = (
-            gradient[self._writes, : len(step.read0)] for gradient in self._gradient
-        )
+        d_write, d_precedence = (tensor[:, :, -1] for tensor in gradient)
         return x, y, d_write, d_precedence
 
     def gradient(self) -> list[Tensor | None]:

@@ -5,12 +5,13 @@ Every set of parts has these functions.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .. import reference
 from ..interface import Interface
 from ..kernels.arrays import Step
-from ..links import SparseLink
+from ..links import SeparableLink, SparseLink
 from ..reference.sparse_linkage import (
     Entry,
     link_entry,
@@ -25,11 +26,14 @@ __all__ = [
     "link_entry",
     "look_up",
     "look_up_backward",
+    "prepare",
     "separable_backward",
     "separable_products",
     "sparse_backward",
     "sparse_products",
     "update_sparse_link_",
+    "update_usage",
+    "update_usage_backward",
     "write_memory",
     "write_memory_backward",
     "write_weighting",
@@ -38,7 +42,6 @@ __all__ = [
 
 keep_largest = reference.keep_largest
 look_up = reference.look_up
-separable_backward = reference.separable_directional_weightings_backward
 separable_products = reference.separable_products
 write_weighting = reference.write_weighting
 
@@ -96,7 +99,7 @@ def update_sparse_link_(
     Returns:
         the rows that may have changed (n, 3), and what they were before, (n, K) each.
     """
-    rows = touched_rows(link, entry)
+    rows = touched_rows(link, entry, threshold)
     before = SparseLink(*(tensor[tuple(rows.T)] for tensor in link))
     for tensor, new in zip(link, update_sparse_link(link, entry, threshold), strict=True):
         tensor.copy_(new)
@@ -123,3 +126,49 @@ def sparse_backward(
     d_read = d_read.unsqueeze(2)
     d_ahead, d_behind = modes_ahead.unsqueeze(-1) * d_read, modes_behind.unsqueeze(-1) * d_read
     d_values += sparse_directional_weightings_backward(d_ahead, d_behind, link, last)
+
+
+def separable_backward(
+    gradient: SeparableLink,
+    link: SeparableLink,
+    d_read: Tensor,
+    last: Tensor,
+    modes_ahead: Tensor,
+    modes_behind: Tensor,
+) -> None:
+    """Likewise of a separable link: add to the gradients of its writes, (B, Hw, S, N) each."""
+    d_read = d_read.unsqueeze(2)
+    found = reference.separable_directional_weightings_backward(
+        modes_ahead.unsqueeze(-1) * d_read, modes_behind.unsqueeze(-1) * d_read, link, last
+    )
+    for tensor, part in zip(gradient, found, strict=True):
+        tensor += part
+
+
+def update_usage(step: Step, free_gates: Tensor) -> None:
+    """Fill step.usage1."""
+    psi = reference.retention(free_gates, step.read0)
+    step.usage1.copy_(reference.update_usage(step.usage0, step.write0, psi))
+
+
+def update_usage_backward(
+    step: Step, free_gates: Tensor, d_usage: Tensor, d_write: Tensor, d_read: Tensor
+) -> Tensor:
+    """Gradient of the free gates; d_usage goes to the step before.
+
+    d_write is filled with the gradient of the write weightings of the step before, to d_read that
+    of its read weightings is added.
+    """
+    psi = reference.retention(free_gates, step.read0)
+    d_before, d_last_write, d_psi = reference.update_usage_backward(
+        d_usage, step.usage0, step.write0, psi
+    )
+    d_free_gates, d_last_read = reference.retention_backward(d_psi, free_gates, step.read0)
+    d_usage.copy_(d_before)
+    d_write.copy_(d_last_write)
+    d_read += d_last_read
+    return d_free_gates
+
+
+def prepare(dtype: torch.dtype) -> None:
+    """Nothing to do."""

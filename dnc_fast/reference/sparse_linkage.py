@@ -139,11 +139,18 @@ def _products(link: SparseLink, vector: Tensor) -> tuple[Tensor, Tensor]:
     return ahead, torch.zeros_like(vector).scatter_add(-1, index, parts)
 
 
-def touched_rows(link: SparseLink, entry: Entry) -> Tensor:
-    """(n, 3) int64: batch element, write head and row of what a step may change."""
+def touched_rows(link: SparseLink, entry: Entry, threshold: float | None = None) -> Tensor:
+    """(n, 3) int64: batch element, write head and row of what a step may change.
+
+    That are the rows written, those with an entry in a column written, and those of a given link
+    with an entry below the threshold.
+    """
+    threshold = 1 / link.values.shape[-1] if threshold is None else threshold
     marked = torch.zeros_like(entry.written, dtype=torch.bool).scatter(-1, entry.rows.cells, True)
-    in_columns = (_at_columns(marked, link.columns) & (link.columns >= 0)).any(-1)
-    return (marked | in_columns).nonzero()
+    changed = _at_columns(marked, link.columns)
+    if threshold:
+        changed = changed | (link.values < threshold)
+    return (marked | (changed & (link.columns >= 0)).any(-1)).nonzero()
 
 
 def update_sparse_link_backward(
