@@ -1,4 +1,4 @@
-"""Allocation weighting: `pytest bench/bench_allocation.py`, some of it with -k."""
+"""Allocation weighting: `pytest bench/bench_allocation.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content weighting: `pytest bench/bench_content.py`, some of it with -k."""
+"""Content weighting: `pytest bench/bench_content.py`."""
 
 from __future__ import annotations
 

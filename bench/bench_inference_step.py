@@ -1,4 +1,4 @@
-"""A model over a sequence, without gradients: `pytest bench/bench_inference_step.py`, some of it with -k."""
+"""A model over a sequence, without gradients: `pytest bench/bench_inference_step.py`."""
 
 from __future__ import annotations
 

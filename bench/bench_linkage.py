@@ -1,4 +1,4 @@
-"""Link matrix, precedence, forward and backward weightings: `pytest bench/bench_linkage.py`, some of it with -k."""
+"""Link matrix, precedence, forward and backward weightings: `pytest bench/bench_linkage.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole memory step: `pytest bench/bench_memory_step.py`, some of it with -k."""
+"""The whole memory step: `pytest bench/bench_memory_step.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's training step, without the optimizer: `pytest bench/bench_training_step.py`, some of it with -k."""
+"""A model's training step, without the optimizer: `pytest bench/bench_training_step.py`."""
 
 from __future__ import annotations
 

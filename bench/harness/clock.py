@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -114,6 +117,20 @@ def launch_seconds(device: str) -> float:
     return statistics.median(seconds_of(many, device) for _ in range(5)) / count
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, nothing reaches the standard error stream: some profilers talk about themselves."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def launches(call: Call, device: str) -> dict[str, int]:
     """What torch's profiler counts in a call.
 
@@ -122,7 +139,7 @@ def launches(call: Call, device: str) -> dict[str, int]:
     """
     kinds = torch.profiler.ProfilerActivity
     activities = [kinds.CPU, kinds.CUDA] if device == "cuda" else [kinds.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
+    with quiet(), torch.profiler.profile(activities=activities) as profile:
         call()
         synchronize(device)
     events = profile.events()

@@ -173,7 +173,7 @@ STUDIED = ("triton", "cpu", "reference", "dnc", "lstm")
 def growth_jobs(settings: Settings, studies: dict[str, Study], letters: Iterable[str]) -> list[Job]:
     """Training steps as one letter grows: time and peak."""
     jobs = []
-    for letter in letters:
+    for letter in (letter for letter in letters if letter in studies):
         who = [p for p in settings.chosen() if p in STUDIED]
         for name, size in studies[letter].sizes().items():
             given = (f"study {name}", size, who, SECONDS["study"])
@@ -185,7 +185,7 @@ def growth_jobs(settings: Settings, studies: dict[str, Study], letters: Iterable
     return jobs
 
 
-PEAK_LETTERS = ("N", "T")
+PEAK_LETTERS = "NT"
 """Letters whose study takes peaks: by the others memory grows plainly."""
 
 

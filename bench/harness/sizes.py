@@ -75,7 +75,7 @@ GPU_STUDIES = studies(
     W=(16, 32, 64, 128),
 )
 
-DRY_STUDIES = studies(DRY_SIZES["tiny"], N=(4, 8), T=(2, 4), B=(1, 2), R=(1, 2), W=(2, 4))
+DRY_STUDIES = studies(DRY_SIZES["tiny"], N=(2, 4, 8), T=(1, 2, 4))
 
 
 class Sizes(NamedTuple):

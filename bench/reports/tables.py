@@ -1,8 +1,8 @@
 """Tables and plots from results: `python -m bench tables`.
 
 Each folder of bench/results/ gets a README.md and plots of its own. In README.md and docs/ the text
-between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced by the table of that name; where
-there are no results for it yet, it stays. `--check` writes nothing and fails where they disagree.
+between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced by the table of that name;
+where there are no results for it yet, it stays. `--check` writes nothing and fails where they disagree.
 """
 
 from __future__ import annotations
@@ -288,8 +288,8 @@ HEADINGS = {
 }
 
 EXPLAINED = (
-    "Median of rounds in which all take turns, quarters in brackets; every figure of ours only after "
-    "outputs and gradients were compared with the float64 reference. Ratios are of one run. "
+    "Median of rounds in which all take turns, quarters in brackets; every figure of ours only "
+    "after outputs and gradients were compared with the float64 reference. Ratios are of one run. "
     f"{PEER_FAULT} {FLOOR}\n"
 )
 
