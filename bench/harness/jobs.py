@@ -73,6 +73,8 @@ def measure_group(
 ) -> list[Record]:  # fmt: skip
     """A record for each provider: times, or why there is none."""
     device, calls, rows = settings.device, {}, {}
+    # Profiles of some ten thousand operations take seconds: one of each op and size is enough.
+    counted = passes == "forward+backward" and not name.startswith(STUDY)
     for provider in providers:
         row: Record = {
             "kind": "time", "op": op, "passes": passes, "size": name, "sizes": size._asdict(),
@@ -107,7 +109,8 @@ def measure_group(
     times = interleaved(calls, device, rounds) if calls else {}
     for provider, seconds in times.items():
         rows[provider]["seconds"] = [round(s, 9) for s in seconds]
-        rows[provider]["launches"] = launches(calls[provider], device)
+        if counted:
+            rows[provider]["launches"] = launches(calls[provider], device)
     for row in rows.values():
         if "seconds" in row:
             achieved = surroundings["least_bytes"] / spread(row["seconds"]).median
@@ -166,6 +169,9 @@ def sized_jobs(settings: Settings, sizes: dict[str, Size], ops: Iterable[str]) -
     return jobs
 
 
+STUDY = "study "
+"""What the names of sizes in a study of growth begin with."""
+
 STUDIED = ("triton", "cpu", "reference", "dnc", "lstm")
 """Who is in the studies of growth; compiling anew at every size would take most of the time."""
 
@@ -176,11 +182,11 @@ def growth_jobs(settings: Settings, studies: dict[str, Study], letters: Iterable
     for letter in (letter for letter in letters if letter in studies):
         who = [p for p in settings.chosen() if p in STUDIED]
         for name, size in studies[letter].sizes().items():
-            given = (f"study {name}", size, who, SECONDS["study"])
+            given = (f"{STUDY}{name}", size, who, SECONDS["study"])
             jobs.append(time_job(settings, "model", "forward+backward", *given))
             for provider in who:
                 if PROVIDERS[provider].kind != "floor" and letter in PEAK_LETTERS:
-                    given = ("forward+backward", f"study {name}", size, provider)
+                    given = ("forward+backward", f"{STUDY}{name}", size, provider)
                     jobs.append(peak_job(settings, *given))
     return jobs
 

@@ -2,7 +2,8 @@
 
 Each folder of bench/results/ gets a README.md and plots of its own. In README.md and docs/ the text
 between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced by the table of that name;
-where there are no results for it yet, it stays. `--check` writes nothing and fails where they disagree.
+where there are no results for it yet, it stays. `--check` writes nothing and fails where they
+disagree.
 """
 
 from __future__ import annotations
