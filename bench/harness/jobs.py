@@ -16,7 +16,7 @@ from .cases import PARTS, PASSES, Case, least_bytes, takes_part, work
 from .clock import Rounds, copy_bandwidth, interleaved, launch_seconds, launches, spread
 from .providers import PROVIDERS, missing
 from .results import Record, Results
-from .sizes import Size, Study
+from .sizes import Size, Study, in_a_study
 
 SECONDS = {"model": 10.0, "study": 3.0}
 """A job's time for its rounds; of parts and of single steps a share of that."""
@@ -73,8 +73,8 @@ def measure_group(
 ) -> list[Record]:  # fmt: skip
     """A record for each provider: times, or why there is none."""
     device, calls, rows = settings.device, {}, {}
-    # Profiles of some ten thousand operations take seconds: one of each op and size is enough.
-    counted = passes == "forward+backward" and not name.startswith(STUDY)
+    # Profiles of some ten thousand operations take seconds, so there are few of them.
+    counted = passes == "forward+backward" and not in_a_study(name)
     for provider in providers:
         row: Record = {
             "kind": "time", "op": op, "passes": passes, "size": name, "sizes": size._asdict(),
@@ -169,9 +169,6 @@ def sized_jobs(settings: Settings, sizes: dict[str, Size], ops: Iterable[str]) -
     return jobs
 
 
-STUDY = "study "
-"""What the names of sizes in a study of growth begin with."""
-
 STUDIED = ("triton", "cpu", "reference", "dnc", "lstm")
 """Who is in the studies of growth; compiling anew at every size would take most of the time."""
 
@@ -182,11 +179,11 @@ def growth_jobs(settings: Settings, studies: dict[str, Study], letters: Iterable
     for letter in (letter for letter in letters if letter in studies):
         who = [p for p in settings.chosen() if p in STUDIED]
         for name, size in studies[letter].sizes().items():
-            given = (f"{STUDY}{name}", size, who, SECONDS["study"])
+            given = (name, size, who, SECONDS["study"])
             jobs.append(time_job(settings, "model", "forward+backward", *given))
             for provider in who:
                 if PROVIDERS[provider].kind != "floor" and letter in PEAK_LETTERS:
-                    given = ("forward+backward", f"{STUDY}{name}", size, provider)
+                    given = ("forward+backward", name, size, provider)
                     jobs.append(peak_job(settings, *given))
     return jobs
 

@@ -52,6 +52,11 @@ class Study(NamedTuple):
         return {f"{self.letter}={n}": self.base._replace(**{self.letter: n}) for n in self.values}
 
 
+def in_a_study(name: str) -> bool:
+    """Whether the name of a size is one of a study, such as "N=64"."""
+    return "=" in name
+
+
 def studies(base: Size, **values: tuple[int, ...]) -> dict[str, Study]:
     return {letter: Study(letter, numbers, base) for letter, numbers in values.items()}
 

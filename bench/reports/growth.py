@@ -9,6 +9,7 @@ import torch
 
 from ..harness.clock import spread
 from ..harness.results import Results
+from ..harness.sizes import in_a_study
 
 LAST = 3
 """So many of the largest points show how it goes on; small ones show what every step costs."""
@@ -43,13 +44,9 @@ class Curve(NamedTuple):
 
 def letters(results: Results) -> list[str]:
     """The letters that were let grow, with two points at the least."""
-    names = {r["size"].removeprefix("study ") for r in results.records if is_study(r)}
+    names = {r["size"] for r in results.of_kind("time") if in_a_study(r["size"])}
     grown = [name.partition("=")[0] for name in names]
     return sorted({letter for letter in grown if grown.count(letter) > 1}, key="NTBRW".index)
-
-
-def is_study(record: dict[str, object]) -> bool:
-    return str(record.get("size", "")).startswith("study ")
 
 
 def curves(results: Results, letter: str, what: str) -> list[Curve]:
@@ -57,7 +54,7 @@ def curves(results: Results, letter: str, what: str) -> list[Curve]:
     kind = "time" if what == "seconds" else "peak"
     points: dict[str, list[tuple[int, float]]] = {}
     for record in results.of_kind(kind):
-        if record["size"].startswith(f"study {letter}=") and what in record:
+        if record["size"].startswith(f"{letter}=") and what in record:
             value = spread(record[what]).median if what == "seconds" else float(record[what])
             points.setdefault(record["provider"], []).append((record["sizes"][letter], value))
     return [
@@ -74,7 +71,7 @@ def limit(results: Results, letter: str) -> Curve:
     """
     points = {}
     for record in results.of_kind("time", op="model"):
-        if record["size"].startswith(f"study {letter}=") and "seconds" in record:
+        if record["size"].startswith(f"{letter}=") and "seconds" in record:
             moved = record["least_bytes"] / record["copy_bytes_per_second"]
             launched = 2 * record["sizes"]["T"] * record["launch_seconds"]
             points[record["sizes"][letter]] = max(moved, launched)

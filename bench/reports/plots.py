@@ -75,5 +75,5 @@ def study_name(results: Results, letter: str) -> str:
     return next(
         record["size"]
         for record in results.of_kind("time", op="model")
-        if record["size"].startswith(f"study {letter}=")
+        if record["size"].startswith(f"{letter}=")
     )

@@ -19,6 +19,7 @@ from ..harness.clock import spread
 from ..harness.provenance import ROOT, told
 from ..harness.providers import FLOOR, PEER_FAULT, PROVIDERS
 from ..harness.results import NAME, Record, Results, ResultsError, read, write_whole
+from ..harness.sizes import in_a_study
 from . import growth
 
 MARKED = ("README.md", "docs/performance.md", "docs/results.md")
@@ -71,7 +72,7 @@ def by_provider(records: list[Record]) -> dict[str, dict[str, Record]]:
     """Records by size, then provider; studies of growth left out."""
     found: dict[str, dict[str, Record]] = {}
     for record in records:
-        if not growth.is_study(record):
+        if not in_a_study(record["size"]):
             found.setdefault(record["size"], {})[record["provider"]] = record
     return dict(sorted(found.items()))
 
