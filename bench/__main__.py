@@ -54,11 +54,11 @@ def run(options: argparse.Namespace) -> int:
         raise ResultsError("there is no CUDA device here: nothing was measured")
     if options.dry and options.out is None:
         raise ResultsError("--dry needs --out FOLDER: its results are no measurements")
-    torch.set_num_threads(options.threads)
     settings = Settings(
         device, options.threads, tuple(options.providers or ()), options.dry, options.hurry
     )
     jobs = jobs_of(options, settings)
+    torch.set_num_threads(options.threads)
     out = options.out or RESULTS / folder_name(device)
     results = open_results(out, facts(device), options.dry, options.fresh)
     left = work_off(jobs, results, options.minutes)

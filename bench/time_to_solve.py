@@ -69,8 +69,9 @@ def lstm_model(parameters: int, device: str) -> Model:
             {"lstm": nn.LSTM(TASK.input_size, hidden), "out": nn.Linear(hidden, TASK.output_size)}
         )
 
-    module = build(min(range(1, 500), key=lambda size: abs(count(build(size)) - parameters)))
-    module = module.to(device)
+    with torch.device("meta"):  # nothing is drawn, only counted
+        nearest = min(range(1, 500), key=lambda size: abs(count(build(size)) - parameters))
+    module = build(nearest).to(device)
     return Model(module, lambda inputs: module["out"](module["lstm"](inputs)[0]))
 
 

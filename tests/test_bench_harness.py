@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,13 @@ PLAIN = ("eager", "reference")
 
 def tiny(op: str, passes: str, provider: str = "eager") -> Case:
     return Case(op, passes, TINY, PROVIDERS[provider], "cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again() -> Iterator[None]:
+    """The commands set threads for their process."""
+    yield
+    torch.set_num_threads(1)
 
 
 # The gate

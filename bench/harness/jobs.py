@@ -18,7 +18,7 @@ from .providers import PROVIDERS, missing
 from .results import Record, Results
 from .sizes import Size, Study, in_a_study
 
-SECONDS = {"model": 10.0, "study": 3.0}
+SECONDS = {"model": 6.0, "study": 2.0}
 """A job's time for its rounds; of parts and of single steps a share of that."""
 
 
@@ -121,6 +121,7 @@ def measure_group(
     calls.clear()
     torch._dynamo.reset()
     cases.release()
+    gate.release()
     gc.collect()
     return list(rows.values())
 
@@ -164,13 +165,21 @@ def sized_jobs(settings: Settings, sizes: dict[str, Size], ops: Iterable[str]) -
             for passes in reversed(PASSES):
                 jobs.append(time_job(settings, op, passes, name, size, who, share))
         if "model" in ops:
-            for provider in settings.chosen():
+            for provider in measured_peaks(settings, study=False):
                 jobs.append(peak_job(settings, "forward+backward", name, size, provider))
     return jobs
 
 
 STUDIED = ("triton", "cpu", "reference", "dnc", "lstm")
 """Who is in the studies of growth; compiling anew at every size would take most of the time."""
+
+
+def measured_peaks(settings: Settings, study: bool) -> list[str]:
+    """Whose peaks are taken: not that of the floor, and of a study ours and the peer's."""
+    chosen = [name for name in settings.chosen() if PROVIDERS[name].kind != "floor"]
+    if not study:
+        return chosen
+    return [name for name in chosen if name in STUDIED and name != "reference"]
 
 
 def growth_jobs(settings: Settings, studies: dict[str, Study], letters: Iterable[str]) -> list[Job]:
@@ -181,10 +190,9 @@ def growth_jobs(settings: Settings, studies: dict[str, Study], letters: Iterable
         for name, size in studies[letter].sizes().items():
             given = (name, size, who, SECONDS["study"])
             jobs.append(time_job(settings, "model", "forward+backward", *given))
-            for provider in who:
-                if PROVIDERS[provider].kind != "floor" and letter in PEAK_LETTERS:
-                    given = ("forward+backward", name, size, provider)
-                    jobs.append(peak_job(settings, *given))
+            if letter in PEAK_LETTERS:
+                for provider in measured_peaks(settings, study=True):
+                    jobs.append(peak_job(settings, "forward+backward", name, size, provider))
     return jobs
 
 
