@@ -20,11 +20,11 @@ MEANING = {
     "R": "read heads R",
     "W": "cell size W",
 }
-LOOKS = dict(zip(("triton", "cpu", "dnc", "reference", "lstm"), (0, 0, 1, 2, 3), strict=True))
+LOOKS = dict(zip(("cpu", "dnc", "reference", "lstm", "triton"), style.LOOKS, strict=True))
 
 
 def draw_curve(axes: Axes, curve: growth.Curve, scale: float) -> None:
-    look = style.LOOKS[LOOKS.get(curve.provider, 4)]
+    look = LOOKS[curve.provider]
     found = curve.exponents()
     label = curve.provider + (f" ~ {found[1]:.2f}" if found else "")
     axes.loglog(
@@ -36,7 +36,7 @@ def draw_curve(axes: Axes, curve: growth.Curve, scale: float) -> None:
 def growth_picture(results: Results, letter: str, path: Path) -> Path:
     """Time above, with the limit, and peak memory below where it was measured.
 
-    Exponents in the legend are of the last points.
+    Exponents in the legend are of the last points. The limit is `growth.limit`.
     """
     times = growth.curves(results, letter, "seconds")
     peaks = growth.curves(results, letter, "peak_bytes")
@@ -54,7 +54,7 @@ def growth_picture(results: Results, letter: str, path: Path) -> Path:
         least = growth.limit(results, letter)
         top.loglog(
             least.x, [1e3 * y for y in least.y], color=style.GREY, linestyle=":",
-            label="limit: bandwidth of a copy, or launches",
+            label="limit",
         )  # fmt: skip
         top.set_ylabel("ms")
         for [axes] in stacked[1:]:
