@@ -28,7 +28,7 @@ setup(
         "train": [*CPU, *TRAIN],
         "tensorboard": TENSORBOARD,
         "test": TEST,
-        "bench": ["dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
+        "bench": [*CPU, *TRAIN, "dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],
     },
     packages=[

@@ -17,7 +17,7 @@ from dnc_fast import DNCConfig
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingConfig, evaluate
 
-from .provenance import provenance
+from .harness.provenance import provenance
 
 
 class Result(NamedTuple):

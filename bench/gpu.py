@@ -1,9 +1,10 @@
-"""Everything that wants a GPU, in one command: `python -m bench.gpu`.
+"""Everything that wants a GPU, in one command: `python -m bench gpu`.
 
-Tests of the kernels, their bandwidth, training steps beside the peers, tests and training steps
-with programmatic dependent launch, and the sanitizer where it is installed. What comes out is
-written to bench/results/, stage by stage, so that an end of the time that there is loses one stage
-at most.
+Tests of the kernels first, then each kernel by itself, then all benchmarks, then tests and training
+steps with programmatic dependent launch. Into one folder: results, a report, plots, the tests'
+output. It ends within --minutes, and the same command goes on where it ended. Without a GPU it
+measures nothing and says so; --dry goes every way on a CPU, tiny and in Triton's interpreter, and
+no record of it counts.
 """
 
 from __future__ import annotations
@@ -11,79 +12,193 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from .gpu_training import PROVIDERS, SIZES
-from .provenance import ROOT
+import torch
 
+from .harness.provenance import ROOT, facts, folder_name
+from .harness.results import Results, ResultsError, open_results, read
+from .reports.tables import write_report
+
+THREADS = 2
 WORDS = ("gpu_ops", "gpu_step", "gpu_lstm", "functional", "captures")
 TESTS = [f"tests/test_{word}.py" for word in WORDS]
+DRY_TESTS = ["tests/test_gpu_launch.py"]
 SANITIZED = "opcheck or bit_for_bit or lstm_cell"
+PARTS = ("tests", "kernels", "benchmarks", "pdl", "full-tests", "sanitizer")
+BY_DEFAULT = PARTS[:4]
+MORE = 3
+"""The exit status of what measures, when its time was over before its jobs."""
+
+RESERVE = 15.0
+"""Seconds that are kept for the report."""
 
 
-def commands() -> dict[str, list[list[str]]]:
-    """The commands of each stage."""
-    python, pytest = [sys.executable, "-m"], [sys.executable, "-m", "pytest", "-q"]
-    early = ["env", "DNC_FAST_PDL=1"]
-    sanitizer = shutil.which("compute-sanitizer")
-    return {
-        "tests": [[*pytest, *TESTS]],
-        "kernels": [[*python, "bench.gpu_kernels"]],
-        "training": [
-            [*python, "bench.gpu_training", size, provider]
-            for size in SIZES
-            for provider in PROVIDERS
-        ],
-        "pdl": [
-            [*early, *pytest, *TESTS],
-            *([*early, *python, "bench.gpu_training", size, "triton"] for size in SIZES),
-        ],
-        "full-tests": [[*pytest, "-m", "full", *TESTS]],
-        "sanitizer": [
-            [sanitizer, "--tool", tool, *pytest, "-k", SANITIZED, *TESTS]
-            for tool in ("memcheck", "racecheck")
-            if sanitizer
-        ],
-    }
+@dataclass
+class Session:
+    """One call of the command."""
 
+    out: Path
+    dry: bool
+    ends: float
 
-def run(name: str, arguments: list[str], file: Path, limit: float) -> bool:
-    """Run a command, its output into a file as it comes; whether it went well."""
-    print(name, *arguments[1:], flush=True)
-    with open(file, "a") as output:
-        try:
-            done = subprocess.run(
-                arguments, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=limit,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    @property
+    def device(self) -> str:
+        return "cpu" if self.dry else "cuda"
+
+    def left(self) -> float:
+        """Seconds until the end, without those for the report."""
+        return self.ends - time.monotonic() - RESERVE
+
+    def results(self) -> Results:
+        return open_results(self.out, facts(self.device), self.dry)
+
+    def child(self, command: list[str], log: Path, early: bool = False) -> str:
+        """Run a command, its output into a file as it comes; how it ended.
+
+        early: with programmatic dependent launch.
+        """
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        environment.pop("TRITON_INTERPRET", None)
+        environment |= {"TRITON_INTERPRET": "1"} if self.dry else {}
+        environment |= {"DNC_FAST_PDL": "1"} if early else {}
+        print("  " + " ".join(command[1:]), flush=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            output.write(f"stopped after {limit:g} s: {' '.join(arguments)}\n")
-            return False
-        if done.returncode:
-            output.write(f"exit status {done.returncode}: {' '.join(arguments)}\n")
-    return done.returncode == 0
+            try:
+                status = process.wait(max(1.0, self.left()))
+            except BaseException as error:  # its own children must not outlive it
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                return "out of time"
+        if status == MORE:
+            return "there is more to do"
+        return "passed" if status == 0 else f"exit status {status}, see {log.name}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    stages = commands()
-    parser.add_argument("--stages", nargs="+", default=list(stages), choices=stages)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench/results")
-    parser.add_argument("--limit", type=float, default=300, help="seconds a command may take")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for stage in options.stages:
-        file = options.out / f"gpu-{stage}.txt"
-        file.write_text("")
-        for arguments in stages[stage]:
-            if not run(stage, arguments, file, options.limit):
-                failed.append(" ".join(arguments[1:]))
-    print("all went well" if not failed else "failed:\n" + "\n".join(failed))
-    return 1 if failed else 0
+def test_part(session: Session, name: str, extra: list[str], early: bool = False) -> list[str]:
+    """Each file of tests that has not passed yet; returns what went wrong."""
+    wrong = []
+    for file in DRY_TESTS if session.dry else TESTS:
+        job = f"{name} {file}"
+        known = [record for record in session.results().records if record["job"] == job]
+        if known and known[0]["outcome"] == "passed":
+            continue
+        if session.left() < 5:
+            return [*wrong, f"{job}: no time left"]
+        command = [sys.executable, "-m", "pytest", "-q", *extra, file]
+        started = time.monotonic()
+        outcome = session.child(command, session.out / f"{name}.txt", early)
+        took = round(time.monotonic() - started, 1)
+        session.results().add(job, [{"kind": "tests", "outcome": outcome, "took_seconds": took}])
+        if outcome != "passed":
+            wrong.append(f"{job}: {outcome}")
+    return wrong
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def measuring(session: Session, module: list[str], log: str, early: bool = False) -> list[str]:
+    """A command that measures into results and resumes by itself."""
+    if session.left() < 5:
+        return [f"{' '.join(module)}: no time left"]
+    folder = session.out / "pdl" if early else session.out
+    # It begins no job in the last half minute, so that none has to be killed.
+    minutes = max(0.1, (session.left() - 30) / 60)
+    command = [
+        sys.executable, "-m", *module, "--device", session.device, "--out", str(folder),
+        "--minutes", f"{minutes:.2f}", *["--dry"] * session.dry,
+    ]  # fmt: skip
+    outcome = session.child(command, session.out / log, early)
+    return [] if outcome == "passed" else [f"{' '.join(module)}: {outcome}"]
+
+
+def benchmarks(session: Session) -> list[str]:
+    return measuring(session, ["bench", "run", "--hurry", "0.15"], "benchmarks.txt")
+
+
+def kernels(session: Session) -> list[str]:
+    return measuring(session, ["bench.gpu_kernels"], "kernels.txt")
+
+
+def pdl(session: Session) -> list[str]:
+    """Tests and training steps with programmatic dependent launch, in the folder pdl/."""
+    wrong = test_part(session, "pdl-tests", [], early=True)
+    only = ["bench", "run", "steps", "--hurry", "0.15", "--providers", "triton"]
+    wrong += measuring(session, only, "pdl.txt", early=True)
+    if (session.out / "pdl/results.jsonl").exists():
+        write_report(read(session.out / "pdl"))
+    return wrong
+
+
+def sanitizer(session: Session) -> list[str]:
+    """The tests whose kernels touch everything, under NVIDIA's tools."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return ["compute-sanitizer is not installed; it comes with the CUDA toolkit"]
+    wrong = []
+    for kind in ("memcheck", "racecheck"):
+        pytest = [sys.executable, "-m", "pytest", "-q", "-k", SANITIZED, *TESTS]
+        command = [tool, "--tool", kind, "--error-exitcode", "9", *pytest]
+        outcome = session.child(command, session.out / f"{kind}.txt")
+        if outcome != "passed":
+            wrong.append(f"{kind}: {outcome}")
+    return wrong
+
+
+def do_part(session: Session, part: str) -> list[str]:
+    """One of `PARTS`; returns what went wrong."""
+    if part == "tests":
+        return test_part(session, "tests", [])
+    if part == "full-tests":
+        return test_part(session, "full-tests", ["-m", "full"])
+    functions = {"benchmarks": benchmarks, "kernels": kernels, "pdl": pdl, "sanitizer": sanitizer}
+    return functions[part](session)
+
+
+def run(options: argparse.Namespace) -> int:
+    if not options.dry and not torch.cuda.is_available():
+        raise ResultsError(
+            "there is no CUDA device here: NOTHING WAS MEASURED and nothing was written. "
+            "`python -m bench gpu --dry --out FOLDER` goes every way on a CPU instead"
+        )
+    if options.dry and options.out is None:
+        raise ResultsError("--dry needs --out FOLDER: its results are no measurements")
+    torch.set_num_threads(THREADS)
+    device = "cpu" if options.dry else "cuda"
+    out = options.out or ROOT / "bench/results" / folder_name(device)
+    session = Session(out.resolve(), options.dry, time.monotonic() + 60 * options.minutes)
+    results = session.results()
+    results.add("session", [{"kind": "session", "parts": options.parts}])  # the folder is ours
+    wrong = []
+    for part in options.parts:
+        print(f"{part}, {max(0, session.left()) / 60:.1f} minutes left", flush=True)
+        wrong += do_part(session, part)
+    for path in write_report(session.results()):
+        print(path)
+    if options.dry:
+        print("a dry run: NOTHING WAS MEASURED")
+    if wrong:
+        print("not all went well, or there was no time; the same command goes on:")
+        print("\n".join(f"- {line}" for line in wrong))
+    else:
+        print("all went well")
+    return 1 if wrong else 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(BY_DEFAULT))
+    parser.add_argument("--minutes", type=float, default=9.0, help="end within")
+    parser.add_argument("--out", type=Path, help="a folder; default: bench/results/<device>")
+    parser.add_argument("--dry", action="store_true", help="on a CPU, tiny; measures nothing")
+    parser.set_defaults(function=run)

@@ -3,17 +3,18 @@
 A step is run once to learn its launches; then each launch is repeated by itself and timed with the
 device's own events. Bytes are those of its arguments, each once, those changed in place twice: the
 least that it must move. The share is that of a device-to-device copy measured in the same run.
-Results are compared with the reference in float64 first.
+Results and gradients are compared with the reference in float64 first. Without a GPU it refuses;
+`python -m bench gpu --dry` is the way to try it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from dnc_fast.kernels.arrays import Adjoint, Step
@@ -21,11 +22,17 @@ from dnc_fast.kernels.gpu import launch, lstm
 from dnc_fast.kernels.gpu import step as kernels
 from torch import Tensor
 
-from dnc_fast import MemoryState, memory_step
 from dnc_fast.interface import interface_size
-from dnc_fast.state import MemorySizes, memory_state_shapes
+from dnc_fast.state import MemorySizes
 
-from .provenance import provenance
+from .harness import gate
+from .harness.cases import Case, random_state
+from .harness.clock import copy_bandwidth, queued, spread
+from .harness.jobs import Job, work_off
+from .harness.provenance import ROOT, facts, folder_name
+from .harness.providers import PROVIDERS
+from .harness.results import Record, open_results
+from .harness.sizes import Size
 
 
 class LSTMSizes(NamedTuple):
@@ -45,73 +52,27 @@ SIZES: dict[str, MemorySizes | LSTMSizes] = {
     "l2": LSTMSizes(32, 256),
     "l3": LSTMSizes(4096, 1024),
 }
+DRY_SIZES: dict[str, MemorySizes | LSTMSizes] = {
+    "small": MemorySizes(2, 8, 4, 2, 1),
+    "tiled": MemorySizes(1, 80, 4, 1, 1),
+    "lstm": LSTMSizes(2, 8),
+}
 IN_PLACE = {"pass_backward_kernel": ("d_link",), "backward_kernel": ("d_cells",)}
-ROUNDS = 20
 
 
-def seconds(function: Callable[[], Any], device: torch.device, rounds: int = ROUNDS) -> float:
-    """Median time of a call; on a GPU what the device takes, not what launching takes."""
-    function()
-    if device.type != "cuda":
-        times = []
-        for _ in range(rounds):
-            started = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
-    for first, last in pairs:
-        first.record()
-        function()
-        last.record()
-    torch.cuda.synchronize(device)
-    return statistics.median(first.elapsed_time(last) for first, last in pairs) / 1e3
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second read and written by a large copy on the device."""
-    source = torch.empty(2**28 if device.type == "cuda" else 2**22, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / seconds(lambda: target.copy_(source), device)
-
-
-def random_state(sizes: MemorySizes, device: torch.device) -> MemoryState:
-    """A memory in the middle of a run, float32, its usages apart."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=generator, device=device)
-
-    shapes = memory_state_shapes(sizes)
-    B, N = shapes["usage"]
-    fields = {name: draw(*shape) / N for name, shape in shapes.items()}
-    fields["memory"] = draw(*shapes["memory"]) - 0.5
-    fields["usage"] = (draw(B, N).argsort(-1) + 0.5) / N
-    fields["link"].diagonal(dim1=-2, dim2=-1).zero_()
-    return MemoryState(**fields)
-
-
-def check(sizes: MemorySizes, device: torch.device) -> float:
-    """The worst relative error of a step's results against the reference in float64."""
-    state = random_state(sizes, device)
-    vector = torch.randn(sizes.batch_size, interface_size(*sizes[2:]), device=device)
-    reads, found = memory_step(vector, state, backend="triton")
-    true_reads, true = memory_step(vector.double(), state.to(torch.float64), backend="reference")
-    return worst_error(sizes, (reads, *found), (true_reads, *true))
-
-
-def worst_error(sizes: Any, found: Sequence[Tensor], true: Sequence[Tensor]) -> float:
+def worst_error(sizes: LSTMSizes, found: Sequence[Tensor], true: Sequence[Tensor]) -> float:
     """Of all results, relative; few enough to time the kernels."""
     pairs = zip(found, true, strict=True)
-    error = max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs)
-    assert error < 1e-5, f"{sizes}: the kernels are {error:.1e} away from the reference"
+    error = max(gate.relative_error(a, b) for a, b in pairs)
+    if not error < 1e-5:
+        raise gate.Refused(f"{sizes}: the kernels are {error:.1e} away from the reference")
     return error
 
 
 def step_launches(sizes: MemorySizes, device: torch.device) -> dict[str, list[launch.Launch]]:
     """The launches of a step forward and backward, on arrays of these sizes."""
     B, _, W, R, Hw = sizes
-    state, new_state, gradient = (random_state(sizes, device) for _ in range(3))
+    state, new_state, gradient = (random_state(sizes).to(device) for _ in range(3))
     vector = torch.randn(B, interface_size(W, R, Hw), device=device)
     reads = torch.randn(B, R, W, device=device)
     step = Step(vector, *(t for pair in zip(state, new_state, strict=True) for t in pair), reads)
@@ -161,15 +122,22 @@ def moved(call: launch.Launch) -> int:
     return found
 
 
-def measure(
-    name: str, sizes: MemorySizes | LSTMSizes, device: torch.device
-) -> list[dict[str, Any]]:
-    """A row for each launch of a step."""
+def check(sizes: MemorySizes, device: str) -> float | None:
+    """The worst relative error of a step's results and gradients against float64."""
+    B, N, W, R, _ = sizes
+    size = Size(B, 1, N, W, R, 1, 1)
+    return gate.check(Case("memory_step", "forward+backward", size, PROVIDERS["triton"], device))
+
+
+def measure(name: str, sizes: MemorySizes | LSTMSizes, device: str) -> list[Record]:
+    """A record for each launch of a step."""
+    where = torch.device(device)
     if isinstance(sizes, LSTMSizes):
-        error, launches = lstm_step(sizes, device)
+        error, launches = lstm_step(sizes, where)
     else:
-        error, launches = check(sizes, device), step_launches(sizes, device)
-    rows = []
+        error, launches = check(sizes, device), step_launches(sizes, where)
+    bandwidth = copy_bandwidth(device)
+    records = []
     for direction, calls in launches.items():
         for call in (call for call in calls if hasattr(call.kernel, "arg_names")):
 
@@ -179,32 +147,53 @@ def measure(
                     **call.constants,
                 )  # fmt: skip
 
-            rows.append(
+            seconds = queued(again, device, 20 if device == "cuda" else 2)
+            records.append(
                 {
+                    "kind": "kernel",
                     "size": name,
-                    **sizes._asdict(),
+                    "sizes": sizes._asdict(),
                     "direction": direction,
                     "kernel": call.kernel.__name__,
-                    "seconds": seconds(again, device),
-                    "bytes": moved(call),
+                    "seconds": seconds,
+                    "least_bytes": moved(call),
+                    "copy_bytes_per_second": bandwidth,
+                    "share_of_copy": moved(call) / spread(seconds).median / bandwidth,
                     "error": error,
                 }
             )
-    return rows
+    return records
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda", type=torch.device)
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
+def measured(name: str, sizes: MemorySizes | LSTMSizes, device: str) -> list[Record]:
+    """The records of a size, or why there are none."""
+    try:
+        return measure(name, sizes, device)
+    except (gate.Refused, RuntimeError) as error:
+        return [{"kind": "kernel", "size": name, "provider": "triton", "failed": str(error)[:300]}]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after")
+    parser.add_argument("--out", type=Path, help="a folder; default: bench/results/<device>")
+    parser.add_argument("--dry", action="store_true", help="tiny, to try it; no measurements")
     options = parser.parse_args()
-    bandwidth = copy_bandwidth(options.device)
-    print(json.dumps({"provenance": provenance(), "copy_bytes_per_second": bandwidth}))
-    for name in options.sizes:
-        for row in measure(name, SIZES[name], options.device):
-            row["share_of_copy"] = row["bytes"] / row["seconds"] / bandwidth
-            print(json.dumps(row), flush=True)
+    interpreted = options.dry and os.environ.get("TRITON_INTERPRET") == "1"
+    if not torch.cuda.is_available() and not (interpreted and options.out):
+        print("there is no CUDA device here: nothing was measured", file=sys.stderr)
+        return 2
+    torch.set_num_threads(2)
+    device = options.device
+    out = options.out or ROOT / "bench/results" / folder_name(device)
+    results = open_results(out, facts(device), options.dry)
+    jobs = [
+        Job(f"kernels {name}", lambda name=name, sizes=sizes: measured(name, sizes, device))
+        for name, sizes in (DRY_SIZES if options.dry else SIZES).items()
+    ]
+    return 3 if work_off(jobs, results, options.minutes) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

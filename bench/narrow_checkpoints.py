@@ -17,7 +17,7 @@ from dnc_fast import DNC, DNCConfig
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingConfig
 
-from .provenance import provenance
+from .harness.provenance import provenance
 
 DTYPES = (None, torch.float16, torch.bfloat16)
 SIZES = ((16, 64, 4), (64, 64, 8), (64, 256, 16), (256, 128, 11))

@@ -1,20 +1,14 @@
-"""Time to solve copy, beside other models in the same loop: `python -m bench.time_to_solve`.
+"""Time until copy is solved, beside other models in the same loop: `python -m bench run solve`.
 
-All see the same batches, optimizer, evaluations and end: three evaluations in a row with all of
-1,000 validation sequences right, or the steps or minutes of the options. Then 1,000 held-out
-sequences of the trained lengths and 1,000 of twice the longest, memories with twice the cells.
-
-- ours: `DNC` with the fastest backend; reference: the same with autograd through the equations.
-- lstm: nn.LSTM and a linear layer, with as many parameters as ours.
-- dnc: the PyPI package of that name, `pip install -e ".[bench]"`. It never feeds what it read back
-  to its controller, so it does less work.
+All see the same batches, optimizer and evaluations, on one CPU thread or on the GPU, until an
+evaluation has 99 % of 1,000 validation sequences entirely right, or their minutes are over. Then
+1,000 held-out sequences of the trained lengths and 1,000 of twice the longest, memories with twice
+the cells. The LSTM has as many parameters as ours.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import importlib.util
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,10 +20,23 @@ from dnc_fast import DNC, DNCConfig
 from dnc_fast.tasks import Batch, CopyTask
 from dnc_fast.training.random import stream_generator, stream_seed
 
-from .provenance import provenance
+from .harness.jobs import Job, Settings
+from .harness.providers import PROVIDERS, Provider, missing, peer_model
+from .harness.results import Record
+from .harness.sizes import Size
 
 TASK = CopyTask()
-CLIP_NORM = 10.0
+GOAL = 0.99
+CLIP_NORM, RATE, BATCH, EVERY = 10.0, 3e-3, 16, 100
+MODELS = ("triton", "cpu", "reference", "lstm", "dnc")
+
+
+class Limits(NamedTuple):
+    """When to give up, and how many sequences an evaluation has."""
+
+    minutes: float
+    steps: int = 20_000
+    evaluated: int = 1000
 
 
 class Model(NamedTuple):
@@ -39,16 +46,22 @@ class Model(NamedTuple):
     answer: Callable[[Tensor], Tensor]
 
 
-def our_model(backend: str, cells: int) -> Model:
-    sizes = {**TASK.model_preset(), "num_cells": cells}
+def count(module: nn.Module) -> int:
+    """Numbers that are learned."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def our_model(provider: Provider, cells: int, device: str) -> Model:
     config = DNCConfig(
-        input_size=TASK.input_size, output_size=TASK.output_size, backend=backend, **sizes
+        input_size=TASK.input_size,
+        output_size=TASK.output_size,
+        **{**TASK.model_preset(), "num_cells": cells, **provider.options},
     )
-    dnc = DNC.from_config(config)
+    dnc = DNC.from_config(config, device=device)
     return Model(dnc, lambda inputs: dnc(inputs)[0])
 
 
-def lstm_model(parameters: int) -> Model:
+def lstm_model(parameters: int, device: str) -> Model:
     """The LSTM whose number of parameters, with its output layer, is the nearest."""
 
     def build(hidden: int) -> nn.Module:
@@ -56,23 +69,16 @@ def lstm_model(parameters: int) -> Model:
             {"lstm": nn.LSTM(TASK.input_size, hidden), "out": nn.Linear(hidden, TASK.output_size)}
         )
 
-    module = build(min(range(1, 500), key=lambda size: abs(count(build(size)) - parameters)))
+    with torch.device("meta"):  # nothing is drawn, only counted
+        nearest = min(range(1, 500), key=lambda size: abs(count(build(size)) - parameters))
+    module = build(nearest).to(device)
     return Model(module, lambda inputs: module["out"](module["lstm"](inputs)[0]))
 
 
-def peer_model(cells: int) -> Model:
-    import dnc
-
-    sizes = TASK.model_preset()
-    module = dnc.DNC(
-        TASK.input_size,
-        sizes["hidden_size"],
-        num_hidden_layers=1,
-        nr_cells=cells,
-        cell_size=sizes["cell_size"],
-        read_heads=sizes["num_read_heads"],
-        batch_first=False,
-    )
+def dnc_model(cells: int, device: str) -> Model:
+    preset = TASK.model_preset()
+    W, R, H = preset["cell_size"], preset["num_read_heads"], preset["hidden_size"]
+    module = peer_model(Size(1, 1, cells, W, R, H, TASK.input_size), device)
 
     def answer(inputs: Tensor) -> Tensor:
         return module(inputs, reset_experience=True)[0][..., : TASK.output_size]
@@ -80,88 +86,87 @@ def peer_model(cells: int) -> Model:
     return Model(module, answer)
 
 
-def count(module: nn.Module) -> int:
-    """Numbers that are learned."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def make(provider: Provider, cells: int, device: str) -> Model:
+    """The model of a provider, with so many cells where it has any."""
+    if provider.kind == "floor":
+        reference = our_model(PROVIDERS["reference"], cells, "cpu")
+        return lstm_model(count(reference.module), device)
+    if provider.kind == "peer":
+        return dnc_model(cells, device)
+    return our_model(provider, cells, device)
 
 
-def make(name: str, cells: int) -> Model:
-    """The model of a name, with so many cells where it has any."""
-    if name == "lstm":
-        return lstm_model(count(our_model("auto", cells).module))
-    return peer_model(cells) if name == "dnc" else our_model(NAMES[name], cells)
-
-
-NAMES = {"ours": "auto", "reference": "reference", "lstm": "", "dnc": ""}
-
-
-def share_right(model: Model, task: CopyTask, seed: int, stream: str) -> float:
-    """The share of 1,000 sequences that are entirely right."""
+def share_right(
+    model: Model, task: CopyTask, stream: str, seed: int, sequences: int, device: str
+) -> float:
+    """The share of sequences that are entirely right."""
     generator = stream_generator(seed, stream)
     right = []
     with torch.no_grad():
         for _ in range(4):
-            batch: Batch = task.batch(250, generator)
+            batch: Batch = task.batch(sequences // 4, generator).to(device)
             right.append(task.score(model.answer(batch.inputs), batch).wrong == 0)
     return torch.cat(right).double().mean().item()
 
 
-def learn(name: str, seed: int, rate: float, max_steps: int, max_minutes: float) -> str:
-    """Train and score one model; returns its row."""
+def learn(provider: Provider, seed: int, limits: Limits, device: str) -> Record:
+    """Train and score one model."""
     cells = TASK.model_preset()["num_cells"]
     torch.manual_seed(stream_seed(seed, "parameters"))
-    model = make(name, cells)
-    optimizer = torch.optim.Adam(model.module.parameters(), lr=rate)
-    model.answer(TASK.batch(2, torch.Generator()).inputs).sum().backward()  # compiled, if ever
+    model = make(provider, cells, device)
+    optimizer = torch.optim.Adam(model.module.parameters(), lr=RATE)
+    warm_up = TASK.batch(2, torch.Generator()).to(device)
+    model.answer(warm_up.inputs).sum().backward()  # compiled, if ever
     started, worked = time.perf_counter(), time.process_time()
-    step, in_a_row = 0, 0
-    while in_a_row < 3 and step < max_steps and time.perf_counter() - started < 60 * max_minutes:
-        batch = TASK.batch(16, stream_generator(seed, "train", step))
+    step, right = 0, 0.0
+    while right < GOAL and step < limits.steps:
+        if time.perf_counter() - started > 60 * limits.minutes:
+            break
+        batch = TASK.batch(BATCH, stream_generator(seed, "train", step)).to(device)
         optimizer.zero_grad()
         TASK.loss(model.answer(batch.inputs), batch).backward()
         nn.utils.clip_grad_norm_(model.module.parameters(), CLIP_NORM)
         optimizer.step()
         step += 1
-        if step % 100 == 0:
-            right = share_right(model, TASK, seed, "validation")
-            in_a_row = in_a_row + 1 if right == 1.0 else 0
+        if step % EVERY == 0:
+            right = share_right(model, TASK, "validation", seed, limits.evaluated, device)
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
-    twice = make(name, 2 * cells)
+    twice = make(provider, 2 * cells, device)
     twice.module.load_state_dict(copy.deepcopy(model.module.state_dict()))
     length = 2 * TASK.max_length
-    held_out = share_right(model, TASK, seed, "held-out")
-    longer = share_right(twice, CopyTask(length, length), seed, "held-out")
-    return (
-        f"| {name} | {count(model.module):,} | {rate:g} | {seed} | "
-        f"{'yes' if in_a_row == 3 else 'no'} | {step} | {seconds:.0f} | "
-        f"{worked:.0f} | {1000 * worked / step:.1f} | {100 * held_out:.1f} % | "
-        f"{100 * longer:.1f} % |"
-    )
+    held_out = (seed, limits.evaluated, device)
+    return {
+        "parameters": count(model.module),
+        "solved": right >= GOAL,
+        "steps": step,
+        "wall_seconds": seconds,
+        "cpu_seconds": worked,
+        "right": share_right(model, TASK, "held-out", *held_out),
+        "right_twice": share_right(twice, CopyTask(length, length), "held-out", *held_out),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=tuple(NAMES), default=list(NAMES))
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--max-steps", type=int, default=10_000)
-    parser.add_argument("--max-minutes", type=float, default=10)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(provenance())
-    print(
-        "\n| model | parameters | learning rate | seed | solved | steps | seconds | "
-        "CPU seconds | CPU ms a step, evaluations included | right | right at length 16 |"
-    )
-    print(f"|{11 * '---|'}", flush=True)
-    for name in options.models:
-        if name == "dnc" and importlib.util.find_spec("dnc") is None:
-            print('(the package dnc is missing: `pip install -e ".[bench]"` brings it)')
-            continue
-        for seed in range(options.seeds):
-            limits = options.max_steps, options.max_minutes
-            print(learn(name, seed, options.learning_rate, *limits), flush=True)
+def solve_job(settings: Settings, name: str, seed: int, limits: Limits) -> Job:
+    def run() -> list[Record]:
+        provider = PROVIDERS[name]
+        row: Record = {"kind": "solve", "provider": name, "seed": seed, "goal": GOAL,
+                       "learning_rate": RATE, "threads": 1, "minutes": limits.minutes}  # fmt: skip
+        if (reason := missing(provider, settings.device)) is not None:
+            return [row | {"absent": reason}]
+        torch.set_num_threads(1)
+        try:
+            return [row | learn(provider, seed, limits, settings.device)]
+        except Exception as error:
+            return [row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}]
+        finally:
+            torch.set_num_threads(settings.threads)
+
+    return Job(f"solve {name} seed {seed}", run)
 
 
-if __name__ == "__main__":
-    main()
+def solve_jobs(settings: Settings, seeds: int, minutes: float) -> list[Job]:
+    """Every model with every seed."""
+    limits = Limits(0.01, 4, 8) if settings.dry else Limits(minutes)
+    interpreted = {"triton"} if settings.dry else set()  # minutes for a single batch
+    chosen = [name for name in MODELS if name in settings.chosen() and name not in interpreted]
+    return [solve_job(settings, name, seed, limits) for name in chosen for seed in range(seeds)]

@@ -19,7 +19,7 @@ from dnc_fast.reference import USAGE_ORDERS
 from dnc_fast.training import load_checkpoint, restore_model, restore_task
 from dnc_fast.training.random import stream_generator
 
-from .provenance import provenance
+from .harness.provenance import provenance
 
 APART = 1e-3
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.harness.sizes import CPU_SIZES, Size
 from dnc_fast import DNC
 from dnc_fast.engine.memory_tape import KEEP_ALL_BELOW, checkpoint_interval
 from dnc_fast.engine.report import checkpoints_held, matrices_held
 from dnc_fast.state import MemorySizes
 
+LONG = Size(1, 256, 1024, 64, 4, 256, 64)
 SMALL = {"num_cells": 16, "cell_size": 4, "num_read_heads": 2}
 
 
@@ -54,11 +56,13 @@ def test_bad_arguments_are_named():
 
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("size", ["c3", "c4", "N=1024 T=256"])
+@pytest.mark.parametrize("size", [*(CPU_SIZES[c] for c in ("c3", "c4")), LONG], ids=str)
 @pytest.mark.parametrize("backend", ["cpu", "eager"])
 def test_report_foretells_the_measured_peak(backend, size):
-    command = [sys.executable, "-m", "bench.peak", "--one", backend, size]
+    given = ",".join(map(str, size))
+    command = [sys.executable, "-m", "bench.harness.peak", given, backend]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert abs(result["report"] - result["peak"]) < max(0.1 * result["peak"], 32 * 2**20)
+    peak = result["peak_bytes"]
+    assert abs(result["foretold_bytes"] - peak) < max(0.1 * peak, 32 * 2**20)

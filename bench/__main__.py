@@ -1,0 +1,116 @@
+"""`python -m bench run`, `tables`, `compare` and `gpu`, each with --help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from . import gpu
+from .harness import sizes as size_lists
+from .harness.jobs import Job, Settings, growth_jobs, part_jobs, step_jobs, work_off
+from .harness.provenance import ROOT, facts, folder_name
+from .harness.providers import PROVIDERS
+from .harness.results import ResultsError, open_results
+from .reports import compare, tables
+from .time_to_solve import solve_jobs
+
+WHAT = {
+    "steps": "training, inference and memory steps at the named sizes, and peaks",
+    "growth": "training steps as one letter grows",
+    "parts": "content, allocation and linkage by themselves",
+    "solve": "time until copy is solved",
+}
+RESULTS = ROOT / "bench/results"
+
+
+def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
+    """What was asked for, what matters most first.
+
+    Raises:
+        ResultsError: a size is unknown.
+    """
+    known = size_lists.sizes_for(settings.device, settings.dry)
+    names = list(known.named) if options.sizes is None else options.sizes
+    if unknown := set(names) - set(known.named):
+        raise ResultsError(f"--sizes must be of {tuple(known.named)}, got {sorted(unknown)}")
+    named = {name: known.named[name] for name in names}
+    made = {
+        "steps": lambda: step_jobs(settings, named),
+        "growth": lambda: growth_jobs(settings, known.studies, options.letters),
+        "parts": lambda: part_jobs(settings, named),
+        "solve": lambda: solve_jobs(settings, options.seeds, options.solve_minutes),
+    }
+    wanted = options.what or list(WHAT)
+    return [job for what, make in made.items() if what in wanted for job in make()]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what is not measured yet."""
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ResultsError("there is no CUDA device here: nothing was measured")
+    if options.dry and options.out is None:
+        raise ResultsError("--dry needs --out FOLDER: its results are no measurements")
+    settings = Settings(
+        device, options.threads, tuple(options.providers or ()), options.dry, options.hurry
+    )
+    jobs = jobs_of(options, settings)
+    torch.set_num_threads(options.threads)
+    out = options.out or RESULTS / folder_name(device)
+    results = open_results(out, facts(device), options.dry, options.fresh)
+    left = work_off(jobs, results, options.minutes)
+    if left:
+        print(f"{left} jobs are left; the same command goes on with them")
+        return 3
+    print(f"all is measured: {results.path}; `python -m bench tables` writes the tables")
+    return 0
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    runner = commands.add_parser("run", help="measure, or go on measuring")
+    runner.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    told = "; ".join(f"{name}: {meaning}" for name, meaning in WHAT.items())
+    runner.add_argument("what", nargs="*", metavar="what", help=f"default: all. {told}")
+    runner.add_argument("--sizes", nargs="+", help="c1 to c5 on a CPU, g1 to g5 on a GPU")
+    runner.add_argument("--letters", nargs="+", choices=tuple("NTBRW"), default=list("NTBRW"),
+                        help="that grow")  # fmt: skip
+    runner.add_argument("--providers", nargs="+", choices=PROVIDERS)
+    runner.add_argument("--threads", type=int, default=2)
+    runner.add_argument("--seeds", type=int, default=1, help="of solve")
+    runner.add_argument("--solve-minutes", type=float, default=2.0, help="for a model and seed")
+    runner.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after")
+    runner.add_argument("--hurry", type=float, default=1.0, help="share of the time for rounds")
+    runner.add_argument("--out", type=Path, help="a folder; default: bench/results/<device>")
+    runner.add_argument("--fresh", action="store_true", help="replace the results that are there")
+    runner.add_argument("--dry", action="store_true", help="tiny, to try it; no measurements")
+    runner.set_defaults(function=run)
+
+    writer = commands.add_parser("tables", help="write tables and plots from results")
+    tables.add_arguments(writer)
+    comparer = commands.add_parser("compare", help="two result files, ratio by ratio")
+    compare.add_arguments(comparer)
+    all_of_gpu = commands.add_parser("gpu", help="everything that wants a GPU")
+    gpu.add_arguments(all_of_gpu)
+    options = parser.parse_args(arguments)
+    if unknown := set(getattr(options, "what", ())) - set(WHAT):
+        parser.error(f"what to run must be of {', '.join(WHAT)}; got {', '.join(unknown)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        return int(options.function(options))
+    except ResultsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

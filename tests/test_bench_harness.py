@@ -1,0 +1,342 @@
+"""The harness of the benchmarks: the gate, clock, results and jobs, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import time_to_solve
+from bench.__main__ import main
+from bench.harness import cases, gate, jobs, providers, under_pytest
+from bench.harness.cases import OPS, PASSES, Case, Work, takes_part
+from bench.harness.clock import Rounds, copy_bandwidth, interleaved, launches, spread
+from bench.harness.jobs import Job, Settings, measure_group, work_off
+from bench.harness.provenance import facts
+from bench.harness.providers import PROVIDERS
+from bench.harness.results import NAME, ResultsError, open_results, read
+from bench.harness.sizes import DRY_SIZES, Size
+
+ROOT = Path(__file__).parent.parent
+TINY = DRY_SIZES["tiny"]
+PLAIN = ("eager", "reference")
+
+
+def tiny(op: str, passes: str, provider: str = "eager") -> Case:
+    return Case(op, passes, TINY, PROVIDERS[provider], "cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again() -> Iterator[None]:
+    """The commands set threads for their process."""
+    yield
+    torch.set_num_threads(1)
+
+
+# The gate
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("provider", PLAIN)
+def test_right_results_pass(op: str, passes: str, provider: str) -> None:
+    if takes_part(PROVIDERS[provider], op):
+        error = gate.check(tiny(op, passes, provider))
+        assert error is not None and error < 1e-6
+
+
+def spoiled(monkeypatch: pytest.MonkeyPatch, factor: float, what: str) -> None:
+    """Make every float32 work wrong by a factor: its outputs, or the gradient of one leaf."""
+    right = cases.work
+
+    def wrong(case: Case, dtype: torch.dtype = torch.float32, middle: bool = False) -> Work:
+        made = right(case, dtype, middle)
+        if dtype != torch.float32:
+            return made
+        if what == "outputs":
+            return made._replace(outputs=lambda: [o * factor for o in made.outputs()])
+        next(iter(made.leaves.values())).register_hook(lambda gradient: gradient * factor)
+        return made
+
+    monkeypatch.setattr(gate, "work", wrong)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("what", ["outputs", "gradient"])
+def test_wrong_results_are_refused(monkeypatch: pytest.MonkeyPatch, op: str, what: str) -> None:
+    spoiled(monkeypatch, 1.01, what)
+    provider = "eager" if takes_part(PROVIDERS["eager"], op) else "reference"
+    with pytest.raises(gate.Refused, match="output 0 is" if what == "outputs" else "gradient of"):
+        gate.check(tiny(op, "forward+backward", provider))
+
+
+def test_nan_is_refused_also_of_those_that_cannot_be_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoiled(monkeypatch, float("nan"), "outputs")
+    for provider in ("eager", "lstm"):
+        with pytest.raises(gate.Refused, match="output 0 is"):
+            gate.check(tiny("model", "forward", provider))
+
+
+def test_a_lost_gradient_is_refused() -> None:
+    case = tiny("allocation", "forward+backward", "reference")
+    found, true = cases.work(case), cases.work(cases.truth(case), torch.float64)
+    outputs, exact = found.run(case.passes), true.run(case.passes)
+    found.leaves["usage"].grad = None
+    with pytest.raises(gate.Refused, match="no gradient of usage"):
+        gate.compare(case, found, outputs, true, exact)
+
+
+def test_a_refused_provider_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiled(monkeypatch, 1.01, "outputs")
+    monkeypatch.setattr(jobs, "copy_bandwidth", lambda device: 1e9)
+    settings = Settings("cpu", 1)
+    rows = measure_group(
+        settings, "model", "forward", "tiny", TINY, ["eager", "lstm"], Rounds(0, 2, 2)
+    )
+    wrong, floor = rows
+    assert "is 1.0e-02 away" in wrong["refused"] and "seconds" not in wrong
+    assert len(floor["seconds"]) == 2 and floor["error"] is None
+
+
+def test_a_provider_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "copy_bandwidth", lambda device: 1e9)
+    bad = replace(PROVIDERS["eager"], options={"backend": "eager", "usage_order": "sideways"})
+    monkeypatch.setitem(PROVIDERS, "bad", bad)
+    rows = measure_group(
+        Settings("cpu", 1), "model", "forward", "tiny", TINY, ["bad", "eager"], Rounds(0, 2, 2)
+    )
+    assert "usage_order" in rows[0]["failed"] and "seconds" in rows[1]
+
+
+def test_gradients_are_cleared_between_calls() -> None:
+    step = cases.work(tiny("model", "forward+backward"))
+    step.run("forward+backward")
+    once = [leaf.grad.clone() for leaf in step.leaves.values()]
+    step.run("forward+backward")
+    assert all(
+        torch.equal(a, leaf.grad) for a, leaf in zip(once, step.leaves.values(), strict=True)
+    )
+
+
+def test_the_truth_keeps_the_options_that_change_results() -> None:
+    case = tiny("model", "forward")
+    provider = replace(case.provider, options={"backend": "eager", "usage_order": "robust"})
+    options = cases.truth(case._replace(provider=provider)).provider.options
+    assert options == {"backend": "reference", "usage_order": "robust"}
+
+
+# Providers
+
+
+def test_a_missing_peer_comes_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers.importlib.util, "find_spec", lambda name: None)
+    reason = providers.missing(PROVIDERS["dnc"], "cpu")
+    assert reason is not None and 'pip install -e ".[bench]"' in reason
+
+
+def test_the_peer_has_as_many_layers_as_ours() -> None:
+    pytest.importorskip("dnc", reason='the package dnc: pip install -e ".[bench]"')
+    (layers,) = (module.num_layers for module in providers.peer_model(TINY, "cpu").rnns)
+    assert layers == 1
+
+
+def test_every_benchmark_file_has_cases() -> None:
+    for file in sorted((ROOT / "bench").glob("bench_*.py")):
+        assert "@every_case(" in file.read_text(), file
+    found = under_pytest.every_case("linkage").args[1]
+    assert len(found) == len(under_pytest.SIZES) * len(PASSES) * 2
+
+
+# The clock
+
+
+def test_calls_take_turns_and_each_begins_a_round() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = interleaved(calls, "cpu", Rounds(0, 3, 3))
+    assert "".join(order[-9:]) == "abcbcacab"
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_rounds_fit_into_their_seconds_within_bounds() -> None:
+    rounds = Rounds(10, 5, 40)
+    assert [rounds.count(seconds) for seconds in (0.01, 1.0, 60.0)] == [40, 10, 5]
+
+
+def test_spread_of_known_times() -> None:
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 1.0, 2.0, 4.0)
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]).iqr == 2.0 and spread([7.0]).iqr == 0.0
+
+
+def test_operations_are_counted_without_those_inside_of_others(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    x = torch.ones(3, 3)
+    found = launches(lambda: torch.nn.functional.linear(x, x).softmax(0) + x, "cpu")
+    assert found == {"operations": 3}
+    assert not capfd.readouterr().err
+
+
+def test_copies_move_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.harness import clock
+
+    monkeypatch.setitem(clock.COPIED, "cpu", 2**16)
+    assert 1e7 < copy_bandwidth("cpu") < 1e13
+
+
+def test_least_bytes_of_a_link_matrix() -> None:
+    size = Size(2, 1, 100, 8, 3, 4, 4)
+    forward = cases.least_bytes("linkage", "forward", size)
+    link = 2 * 100 * 100 * 4
+    assert 2 * link < forward < 2.2 * link
+    assert cases.least_bytes("model", "forward", size._replace(T=5)) == 5 * cases.least_bytes(
+        "memory_step", "forward", size
+    )
+
+
+# Results, and going on
+
+
+def counted_jobs(done: list[str], names: str = "abc") -> list[Job]:
+    def job(name: str) -> Job:
+        def run() -> list[dict[str, object]]:
+            done.append(name)
+            return [{"kind": "time", "provider": name}]
+
+        return Job(name, run)
+
+    return [job(name) for name in names]
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def test_a_run_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    done: list[str] = []
+    given = facts("cpu")
+    first = open_results(tmp_path, given, False)
+    assert work_off(counted_jobs(done, "ab"), first, 9, quiet) == 0
+    second = open_results(tmp_path, given, False)
+    assert work_off(counted_jobs(done), second, 9, quiet) == 0
+    assert done == ["a", "b", "c"]
+    assert [record["job"] for record in read(tmp_path).records] == ["a", "b", "c"]
+
+
+def test_no_job_begins_after_the_minutes(tmp_path: Path) -> None:
+    done: list[str] = []
+    assert work_off(counted_jobs(done), open_results(tmp_path, facts("cpu"), False), -1, quiet) == 3
+    assert not done and not (tmp_path / NAME).exists()
+
+
+def test_a_job_that_breaks_off_loses_nothing_before_it(tmp_path: Path) -> None:
+    def stop() -> list[dict[str, object]]:
+        raise KeyboardInterrupt
+
+    results = open_results(tmp_path, facts("cpu"), False)
+    with pytest.raises(KeyboardInterrupt):
+        work_off([*counted_jobs([]), Job("d", stop)], results, 9, quiet)
+    assert len(read(tmp_path).records) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_cut_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    work_off(counted_jobs([]), open_results(tmp_path, facts("cpu"), False), 9, quiet)
+    path = tmp_path / NAME
+    cut = path.read_text()[:-10]
+    path.write_text(cut)
+    with pytest.raises(ResultsError, match=r"line 4 of 4 is no JSON .* the 2 records before it"):
+        open_results(tmp_path, facts("cpu"), False)
+    assert path.read_text() == cut
+    path.write_text("".join(line + "\n" for line in cut.splitlines()[:-1]))  # as the message says
+    assert len(read(tmp_path).records) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", '{"format": 99}\n', "[1]\n"])
+def test_what_is_no_result_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(text)
+    with pytest.raises(ResultsError, match=r"header of format 1|no JSON object"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["commit", "threads", "torch", "device"])
+def test_runs_of_two_kinds_are_not_mixed(tmp_path: Path, field: str) -> None:
+    given = facts("cpu")
+    open_results(tmp_path, given, False).add("a", [])
+    with pytest.raises(ResultsError, match=f"{field} .* there, other here.*--fresh"):
+        open_results(tmp_path, given | {field: "other"}, False)
+    with pytest.raises(ResultsError, match="dry False there, True here"):
+        open_results(tmp_path, given, True)
+    assert not open_results(tmp_path, given | {field: "other"}, False, fresh=True).records
+
+
+# The commands
+
+
+def test_a_dry_run_of_everything_but_compiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "copy_bandwidth", lambda device: 1e9)
+    command = ["run", "--dry", "--device", "cpu", "--threads", "1", "--out", str(tmp_path)]
+    who = ["--providers", "eager", "reference", "lstm"]
+    assert main([*command, "steps", "parts", "solve", *who]) == 0
+    results = read(tmp_path)
+    assert results.dry and all(record["dry"] for record in results.records)
+    assert {record["kind"] for record in results.records} == {"time", "peak", "solve"}
+    assert not [r for r in results.records if {"failed", "refused", "absent"} & r.keys()]
+    training = results.of_kind("time", op="model", passes="forward+backward", provider="eager")
+    assert training[0]["launches"]["operations"] > 100 and len(training[0]["seconds"]) == 2
+    assert main(["tables", "--folder", str(tmp_path)]) == 0
+    assert "nothing here is a measurement" in (tmp_path / "README.md").read_text()
+
+
+def test_bad_commands_say_what_to_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["run", "--dry", "--device", "cpu"]) == 2
+    assert "--out FOLDER" in capsys.readouterr().err
+    assert main(["run", "--device", "cpu", "--sizes", "c9", "--out", str(tmp_path)]) == 2
+    assert "'c1', 'c2'" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert "there are no results at" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", ["bench gpu", "bench run --device cuda", "bench.gpu_kernels"])
+def test_without_a_gpu_nothing_is_measured(command: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m {command} --out {tmp_path / 'out'}"
+    done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "nothing was measured" in done.stderr.lower()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_peak_is_of_a_process_of_its_own() -> None:
+    size = ",".join(map(str, TINY._replace(N=256, T=8)))
+    command = [sys.executable, "-m", "bench.harness.peak", size, "eager", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    link = 2 * 256 * 256 * 4
+    assert found["peak_bytes"] > 4 * link and found["foretold_bytes"] > 4 * link
+
+
+def test_time_to_solve_counts_and_stops() -> None:
+    limits = time_to_solve.Limits(minutes=1, steps=3, evaluated=8)
+    found = time_to_solve.learn(PROVIDERS["eager"], 0, limits, "cpu")
+    assert found["steps"] == 3 and not found["solved"] and found["parameters"] == 28206
+    floor = time_to_solve.make(PROVIDERS["lstm"], 16, "cpu").module
+    assert abs(time_to_solve.count(floor) - found["parameters"]) < 0.02 * found["parameters"]
+
+
+def test_time_to_solve_ends_at_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_to_solve, "GOAL", 0.0)
+    monkeypatch.setattr(time_to_solve, "share_right", lambda *given: 0.5)
+    limits = time_to_solve.Limits(minutes=1, steps=3, evaluated=8)
+    found = time_to_solve.learn(PROVIDERS["eager"], 0, limits, "cpu")
+    assert found["solved"] and found["right"] == 0.5
