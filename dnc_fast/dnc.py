@@ -399,12 +399,13 @@ class DNCCell(nn.Module):
             config.num_write_heads,
         )
         itemsize = self.state_dtype.itemsize
-        interval = config.checkpoint_interval
+        dense = config.linkage == "dense"
+        interval = config.checkpoint_interval or checkpoint_interval(steps, sizes, itemsize, dense)
         kept = getattr(self.controller, "kept_numbers", None)
         return memory_report(
             steps=steps,
             sizes=sizes,
-            interval=interval or checkpoint_interval(steps, sizes, itemsize),
+            interval=interval,
             eager=backend == "eager",
             itemsize=weight.element_size(),
             state_itemsize=itemsize,
@@ -414,6 +415,9 @@ class DNCCell(nn.Module):
             features=self.output.in_features,
             output_size=self.output.out_features,
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
+            linkage=config.linkage,
+            fan_out=config.link_fan_out,
+            in_place=not dense and config.write_topk is not None,
         )
 
     def extra_repr(self) -> str:

@@ -65,6 +65,22 @@ def matrices_held(steps: int, interval: int, eager: bool, narrow: bool = False) 
     return 2 + max(forward, backward)
 
 
+def link_bytes(linkage: str, sizes: MemorySizes, steps: int, fan_out: int, itemsize: int) -> int:
+    """What a linkage that is not dense holds: values and columns, or all writes, and gradients.
+
+    A sparse link is held as it was before the first step, after the last, and on the way back.
+    """
+    B, N, _, _, Hw = sizes
+    if linkage == "sparse":
+        return B * Hw * N * fan_out * (3 * (itemsize + 4) + itemsize)
+    return 4 * steps * B * Hw * N * itemsize if linkage == "separable" else 0
+
+
+def vectors_in_passing(R: int, Hw: int) -> int:
+    """Vectors of N numbers that a composed step makes besides those that are kept, about."""
+    return 8 * R + 8 * Hw
+
+
 def memory_report(
     *,
     steps: int,
@@ -79,6 +95,9 @@ def memory_report(
     features: int,
     output_size: int,
     parameters: int,
+    linkage: str = "dense",
+    fan_out: int = 1,
+    in_place: bool = False,
 ) -> MemoryReport:
     """The report of the engine for one direction.
 
@@ -94,19 +113,26 @@ def memory_report(
         features: L H + R W.
         output_size: Y.
         parameters: how many there are.
+        linkage, fan_out: one of `LINKAGES`, and entries in a row of a sparse link matrix.
+        in_place: whether steps write to few cells, in one memory for all of them.
     """
     B, N, W, R, Hw = sizes
     rows = B * steps
-    narrow = checkpoint_itemsize != state_itemsize
     checkpoints = checkpoints_held(steps, interval)
-    memories = checkpoints + matrices_held(steps, interval, eager)
-    links = matrices_held(steps, interval, eager, narrow) * state_itemsize
-    links += checkpoints * checkpoint_itemsize
+    # In place: the first, the last, the one that goes back, and the gradient.
+    memories = 3 if in_place else checkpoints + matrices_held(steps, interval, eager)
+    if linkage == "dense":
+        narrow = checkpoint_itemsize != state_itemsize
+        links = matrices_held(steps, interval, eager, narrow) * state_itemsize
+        links = (links + checkpoints * checkpoint_itemsize) * B * Hw * N * N
+    else:
+        links = link_bytes(linkage, sizes, steps, fan_out, state_itemsize)
+    in_passing = 0 if linkage == "dense" else vectors_in_passing(R, Hw) * B * N
     return MemoryReport(
         parameters=2 * parameters * itemsize,
-        link_matrices=links * B * Hw * N * N,
+        link_matrices=links,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
-        weightings=(rows + B) * (1 + 2 * Hw + R) * N * state_itemsize,
+        weightings=((rows + B) * (1 + 2 * Hw + R) * N + in_passing) * state_itemsize,
         interface=2 * rows * (interface_size + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,
