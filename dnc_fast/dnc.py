@@ -401,6 +401,10 @@ class DNCCell(nn.Module):
         itemsize = self.state_dtype.itemsize
         dense = config.linkage == "dense"
         interval = config.checkpoint_interval or checkpoint_interval(steps, sizes, itemsize, dense)
+        in_place = not dense and config.write_topk is not None
+        cut_heads = config.num_write_heads if in_place else 0
+        if in_place and config.read_topk is not None:
+            cut_heads += config.num_read_heads
         kept = getattr(self.controller, "kept_numbers", None)
         return memory_report(
             steps=steps,
@@ -417,7 +421,8 @@ class DNCCell(nn.Module):
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
             linkage=config.linkage,
             fan_out=config.link_fan_out,
-            in_place=not dense and config.write_topk is not None,
+            in_place=in_place,
+            cut_heads=cut_heads,
         )
 
     def extra_repr(self) -> str:

@@ -44,7 +44,7 @@ class Composed:
         self.options = options
         self.keep = keep
         self.cells = WholeCells(parts) if options.write_topk is None else KeptCells(keep)
-        self._records: list[Record] = []
+        self.records: list[Record] = []
 
     @staticmethod
     def array(tensor: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Composed:
                 (read.values.unsqueeze(-2) @ _cells_of(step.memory1, read)).squeeze(-2)
             )
         if self.keep:
-            self._records.append(Record(write, read))
+            self.records.append(Record(write, read))
 
     def rebuild(self, step: Step, scratch: None, with_link: bool) -> None:
         """Fill memory1 from memory0 and the vectors."""
@@ -100,7 +100,7 @@ class Composed:
         step.reads is the gradient of the read vectors; adjoint.* are changed in place. The link,
         and memory that is written in place, go back too.
         """
-        parts, interface, record = self.parts, _interface(step), self._records.pop()
+        parts, interface, record = self.parts, _interface(step), self.records.pop()
         d_memory = adjoint.memory
         d_read = self._read_backward(step, adjoint, record.read)
         keys, strengths = interface.read_keys, interface.read_strengths

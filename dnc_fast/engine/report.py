@@ -76,9 +76,9 @@ def link_bytes(linkage: str, sizes: MemorySizes, steps: int, fan_out: int, items
     return 4 * steps * B * Hw * N * itemsize if linkage == "separable" else 0
 
 
-def vectors_in_passing(R: int, Hw: int) -> int:
+def vectors_in_passing(R: int, Hw: int, linked: bool) -> int:
     """Vectors of N numbers that a composed step makes besides those that are kept, about."""
-    return 8 * R + 8 * Hw
+    return 8 * R + 8 * Hw + (8 * R * Hw if linked else 0)
 
 
 def memory_report(
@@ -98,6 +98,7 @@ def memory_report(
     linkage: str = "dense",
     fan_out: int = 1,
     in_place: bool = False,
+    cut_heads: int = 0,
 ) -> MemoryReport:
     """The report of the engine for one direction.
 
@@ -115,6 +116,7 @@ def memory_report(
         parameters: how many there are.
         linkage, fan_out: one of `LINKAGES`, and entries in a row of a sparse link matrix.
         in_place: whether steps write to few cells, in one memory for all of them.
+        cut_heads: heads of whose weightings only some entries are kept.
     """
     B, N, W, R, Hw = sizes
     rows = B * steps
@@ -127,12 +129,13 @@ def memory_report(
         links = (links + checkpoints * checkpoint_itemsize) * B * Hw * N * N
     else:
         links = link_bytes(linkage, sizes, steps, fan_out, state_itemsize)
-    in_passing = 0 if linkage == "dense" else vectors_in_passing(R, Hw) * B * N
+    per_step = 1 + 2 * Hw + R - cut_heads
+    in_passing = 0 if linkage == "dense" else vectors_in_passing(R, Hw, linkage != "none") * B * N
     return MemoryReport(
         parameters=2 * parameters * itemsize,
         link_matrices=links,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
-        weightings=((rows + B) * (1 + 2 * Hw + R) * N + in_passing) * state_itemsize,
+        weightings=((rows + B) * per_step * N + in_passing) * state_itemsize,
         interface=2 * rows * (interface_size + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,
