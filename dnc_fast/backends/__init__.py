@@ -51,9 +51,13 @@ def primitives(backend: str) -> Any:
     return importlib.import_module(f"{__name__}.{backend}")
 
 
+PARTS = {"triton": "triton_parts"}
+"""The modules of parts; `plain_parts` for all other backends."""
+
+
 def composed_parts(backend: str) -> Any:
     """The module of parts with which a backend takes composed steps, see `composed`."""
-    return importlib.import_module(f"{__name__}.plain_parts")
+    return importlib.import_module(f"{__name__}.{PARTS.get(backend, 'plain_parts')}")
 
 
 def memory_step(
