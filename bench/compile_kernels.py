@@ -176,14 +176,19 @@ def step_calls(size: Size, dtype: torch.dtype, orders: Iterable[str]) -> Iterato
 
 
 def composed_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
-    """The parts of a composed step, but for the look-ups and writes that the ops have as well."""
+    """The parts of a composed step."""
     B, N, W, R, Hw = size
-    content, ordered = module("content"), module("ordered")
+    content, ordered, cells = module("content"), module("ordered"), module("memory")
     sparse, separable = module("sparse_linkage"), module("separable_linkage")
     rows, read, vectors = meta(dtype, B, N), meta(dtype, B, R, N), meta(dtype, B, R, W)
     memory, strengths = meta(dtype, B, N, W), meta(dtype, B, R)
     found = (read, read, vectors, strengths, memory, memory, True)
+    yield Call("look up", False, content.launch_look_up, (vectors, strengths, memory, read))
     yield Call("look up", True, content.launch_look_up_backward, found)
+    words = meta(dtype, B, Hw, W)
+    writing = (memory, meta(dtype, B, Hw, N), words, words, memory)
+    yield Call("write", False, cells.launch_write, writing)
+    yield Call("write", True, cells.launch_write_backward, (memory, *writing))
     order = meta(torch.int64, B, N)
     yield Call("ordered allocation", False, ordered.allocate, (rows, order))
     yield Call("ordered allocation", True, ordered.allocate_backward, (rows, rows, order, rows))
