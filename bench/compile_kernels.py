@@ -101,8 +101,8 @@ SIZES = {
     )
 }
 
-MOST_DENSE = 16384
-"""Cells up to which steps with the dense link matrix are compiled, and the ops of such."""
+MOST_DENSE, FIRST_COMPOSED = 16384, 1024
+"""Cells up to which steps with the dense link matrix are compiled, and from which composed ones."""
 
 FAN_OUT, WRITES = 8, 100
 """Entries of a row of a sparse link, and weights that are kept; writes of a separable link."""
@@ -356,7 +356,9 @@ def collect(sizes: Iterable[Size], dtype: torch.dtype, orders: Iterable[str]) ->
     uses: dict[Job, dict[str, Any]] = {}
     counts = []
     for size in sizes:
-        calls = [composed_calls(size, dtype), lstm_calls(size.B, dtype)]
+        calls = [lstm_calls(size.B, dtype)]
+        if size.N >= FIRST_COMPOSED:
+            calls.append(composed_calls(size, dtype))
         if size.N <= MOST_DENSE:
             calls += [step_calls(size, dtype, orders), op_calls(size, dtype)]
         for call in chain(*calls):

@@ -676,7 +676,7 @@ class TestLargeMemories:
 
     @pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
     def test_repeats_its_bits(self, N: int, linkage: str) -> None:
-        """Parts only: what steps do in plain torch around them adds up by atomics."""
+        """Forward; the way back has sums of torch around the parts, see `linking`."""
         model = DNC(4, 16, num_cells=N, linkage=linkage, backend="triton").to(DEVICE)
         x = torch.randn(5, 1, 4, device=DEVICE)
         found = [model(x)[0].detach() for _ in range(2)]
