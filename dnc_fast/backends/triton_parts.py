@@ -1,6 +1,7 @@
 """The parts of a composed memory step by the Triton kernels; see `composed`.
 
-What `plain_parts` has as a few passes over vectors of cells stays in torch, which is as good at it.
+Each does what it does in `plain_parts`; what is a few passes over vectors of cells stays in torch,
+as good at that. Everything here gives the same bits every time.
 """
 
 from __future__ import annotations
@@ -235,15 +236,7 @@ def sparse_backward(
     modes_ahead: Tensor,
     modes_behind: Tensor,
 ) -> None:
-    """Add to d_values what both directional weightings add to the gradient of a sparse link.
-
-    Args:
-        d_values: (B, Hw, N, K).
-        link: of step t.
-        d_read: (B, R, N), gradient of the read weightings of step t.
-        last: (B, R, N), those of step t - 1.
-        modes_ahead, modes_behind: (B, R, Hw).
-    """
+    """Add to d_values (B, Hw, N, K) what both directional weightings add to its gradient."""
     sparse_linkage.add_backward(d_values, link.columns, d_read, last, modes_ahead, modes_behind)
 
 
