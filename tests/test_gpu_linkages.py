@@ -236,9 +236,9 @@ def test_sparse_update_of_many_tiles() -> None:
     assert_update_equals_the_reference((2, 2, 1, 37, 3), None, torch.float64, unit_sums=True)
 
 
-@pytest.mark.parametrize("K", [1, 2, 64])
+@pytest.mark.parametrize("K", [1, 2, 32])
 def test_sparse_update_of_any_fan_out(K: int) -> None:
-    """Also one that holds all of a row."""
+    """That one program merges; also one that holds nearly all of a row."""
     assert_update_equals_the_reference((1, 1, 1, 40, K), 0.0, torch.float64)
 
 

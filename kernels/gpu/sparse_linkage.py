@@ -21,8 +21,8 @@ from torch import Tensor
 
 from . import launch
 
-MOST_ENTRIES = 64
-"""Entries of a row up to which it is merged in one program."""
+MOST_ENTRIES = 32
+"""Entries of a row up to which it is merged in one program; with more, registers spill."""
 
 
 @triton.jit
