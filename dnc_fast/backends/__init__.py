@@ -51,10 +51,13 @@ def primitives(backend: str) -> Any:
     return importlib.import_module(f"{__name__}.{backend}")
 
 
+PARTS = {"eager": "plain_parts", "cpu": "cpu_parts", "triton": "triton_parts"}
+"""The modules of parts, by backend."""
+
+
 def composed_parts(backend: str) -> Any:
     """The module of parts with which a backend takes composed steps, see `composed`."""
-    parts = {"cpu": "cpu_parts"}.get(backend, "plain_parts")
-    return importlib.import_module(f"{__name__}.{parts}")
+    return importlib.import_module(f"{__name__}.{PARTS[backend]}")
 
 
 def memory_step(

@@ -173,9 +173,10 @@ class Composed:
         cells = _cells_of(step.memory1, read)
         d_values = (cells @ step.reads.unsqueeze(-1)).squeeze(-1)
         d_values += adjoint.read.gather(-1, read.cells)
-        parts = (read.values.unsqueeze(-1) * step.reads.unsqueeze(-2)).flatten(1, 2)
-        index = read.cells.flatten(1).unsqueeze(-1).expand_as(parts)
-        adjoint.memory.scatter_add_(1, index, parts)
+        parts = read.values.unsqueeze(-1) * step.reads.unsqueeze(-2)
+        for r, cells_of_head in enumerate(read.cells.unbind(1)):  # each has a cell only once
+            index = cells_of_head.unsqueeze(-1).expand_as(parts[:, r])
+            adjoint.memory.scatter_add_(1, index, parts[:, r])
         return reference.keep_largest_backward(d_values, read, step.memory1.shape[1])
 
 

@@ -26,7 +26,6 @@ from .team import ranges_of, run_ranges
 
 __all__ = [
     "keep_largest",
-    "link_entry",
     "look_up",
     "look_up_backward",
     "prepare",
@@ -330,15 +329,6 @@ def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
 
 
 # The sparse link
-
-
-def link_entry(
-    precedence: Tensor, write_weights: Tensor, fan_out: int, unit_sums: bool = False
-) -> Entry:
-    """See `reference.sparse_linkage.link_entry`."""
-    rows = keep_largest(write_weights, fan_out, unit_sums)
-    columns = keep_largest(precedence, fan_out, unit_sums)
-    return Entry(rows, columns, rows.spread(write_weights.shape[-1]))
 
 
 def update_sparse_link_(

@@ -14,7 +14,12 @@ from .. import reference
 from ..kernels.arrays import Step
 from ..links import Link, SeparableLink, SparseLink
 from ..reference import StepOptions
-from ..reference.sparse_linkage import Entry, link_entry_backward, update_sparse_link_backward
+from ..reference.sparse_linkage import (
+    Entry,
+    link_entry,
+    link_entry_backward,
+    update_sparse_link_backward,
+)
 
 Weightings = tuple[Tensor | None, Tensor | None]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -91,9 +96,8 @@ class SparseLinking:
     def forward(self, step: Step) -> Weightings:
         link = self._active(step)
         fan_out = link.values.shape[-1]
-        entry = self._parts.link_entry(
-            step.precedence0, step.write1, fan_out, self._options.link_unit_sums
-        )
+        unit_sums, keep = self._options.link_unit_sums, self._parts.keep_largest
+        entry = link_entry(step.precedence0, step.write1, fan_out, unit_sums, keep)
         done = self._parts.update_sparse_link_(link, entry, self._options.link_threshold)
         if self._keep:
             self._done.append((entry, *done))

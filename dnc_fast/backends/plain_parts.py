@@ -5,6 +5,8 @@ Every set of parts has these functions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,6 @@ from ..kernels.arrays import Step
 from ..links import SeparableLink, SparseLink
 from ..reference.sparse_linkage import (
     Entry,
-    link_entry,
     sparse_directional_weightings_backward,
     sparse_products,
     touched_rows,
@@ -23,7 +24,6 @@ from ..reference.sparse_linkage import (
 
 __all__ = [
     "keep_largest",
-    "link_entry",
     "look_up",
     "look_up_backward",
     "prepare",
@@ -42,6 +42,7 @@ __all__ = [
 
 keep_largest = reference.keep_largest
 look_up = reference.look_up
+separable_gradients = reference.separable_directional_weightings_backward
 separable_products = reference.separable_products
 write_weighting = reference.write_weighting
 
@@ -137,11 +138,25 @@ def separable_backward(
     modes_behind: Tensor,
 ) -> None:
     """Likewise of a separable link: add to the gradients of its writes, (B, Hw, S, N) each."""
-    d_read = d_read.unsqueeze(2)
-    found = reference.separable_directional_weightings_backward(
-        modes_ahead.unsqueeze(-1) * d_read, modes_behind.unsqueeze(-1) * d_read, link, last
+    add_separable_gradients(
+        *(separable_gradients, gradient, link, d_read, last, modes_ahead, modes_behind)
     )
-    for tensor, part in zip(gradient, found, strict=True):
+
+
+def add_separable_gradients(
+    gradients: Callable[..., tuple[Tensor, Tensor]],
+    gradient: SeparableLink,
+    link: SeparableLink,
+    d_read: Tensor,
+    last: Tensor,
+    modes_ahead: Tensor,
+    modes_behind: Tensor,
+) -> None:
+    """`separable_backward` by a function that gives the gradients of a step."""
+    d_ahead, d_behind = (
+        modes.unsqueeze(-1) * d_read.unsqueeze(2) for modes in (modes_ahead, modes_behind)
+    )
+    for tensor, part in zip(gradient, gradients(d_ahead, d_behind, link, last), strict=True):
         tensor += part
 
 

@@ -19,6 +19,7 @@ from ..kernels.cpu import step as kernels
 from ..kernels.cpu import steps as all_kernels
 from ..links import SeparableLink, SparseLink, empty_link
 from ..reference import USAGE_ORDERS
+from ..reference.sparse_linkage import link_entry
 from . import cpu
 
 
@@ -107,7 +108,9 @@ def call_kernels_of_composed_steps(dtype: torch.dtype) -> None:
     modes = interface.read_modes
     sparse = empty_link("sparse", (B, 1, N), 2, dtype, "cpu")
     assert isinstance(sparse, SparseLink)
-    parts.update_sparse_link_(sparse, parts.link_entry(weights, weights, 2), None)
+    parts.update_sparse_link_(
+        sparse, link_entry(weights, weights, 2, False, parts.keep_largest), None
+    )
     parts.sparse_products(sparse, weights)
     parts.sparse_backward(sparse.values, sparse, weights, weights, modes[..., 2:], modes[..., :1])
     writes = SeparableLink(new(B, 1, 1, N), new(B, 1, 1, N))

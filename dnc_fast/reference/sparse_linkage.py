@@ -7,6 +7,7 @@ then entries below a threshold are dropped, and of more than K in a row the K la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,11 +33,15 @@ class Entry(NamedTuple):
 
 
 def link_entry(
-    precedence: Tensor, write_weights: Tensor, fan_out: int, unit_sums: bool = False
+    precedence: Tensor,
+    write_weights: Tensor,
+    fan_out: int,
+    unit_sums: bool = False,
+    keep: Callable[[Tensor, int, bool], Kept] = keep_largest,
 ) -> Entry:
-    """What a step writes; both arguments (B, Hw, N)."""
-    rows = keep_largest(write_weights, fan_out, unit_sums)
-    columns = keep_largest(precedence, fan_out, unit_sums)
+    """What a step writes; both weightings (B, Hw, N). `keep` does what `keep_largest` does."""
+    rows = keep(write_weights, fan_out, unit_sums)
+    columns = keep(precedence, fan_out, unit_sums)
     return Entry(rows, columns, rows.spread(write_weights.shape[-1]))
 
 
@@ -188,11 +193,19 @@ def update_sparse_link_backward(
     d_before = (1 - weight - entry.written.flatten()[old]) * carried
     pulled = carried * before.values
     gained = (d_rows * precedence.flatten()[new] * (after.columns >= 0)).sum(-1) - pulled.sum(-1)
-    d_written.view(-1).index_add_(0, own, gained)
-    d_written.view(-1).index_add_(0, old.flatten(), -pulled.flatten())
-    d_new = (weight * d_rows * (after.columns >= 0)).flatten()
-    d_precedence.view(-1).index_add_(0, new.flatten(), d_new)
+    _add_at(d_written, own, gained)
+    _add_at(d_written, old, -pulled)
+    _add_at(d_precedence, new, weight * d_rows * (after.columns >= 0))
     return d_before, d_written, d_precedence
+
+
+def _add_at(out: Tensor, index: Tensor, values: Tensor) -> None:
+    """out.view(-1)[index] += values, in the same order every time on every device."""
+    flat, index, values = out.view(-1), index.flatten(), values.flatten()
+    if out.device.type == "cpu":
+        flat.index_add_(0, index, values)
+    else:  # where index_add_ is atomic, this sorts
+        flat.index_put_((index,), values, accumulate=True)
 
 
 def link_entry_backward(
