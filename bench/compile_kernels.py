@@ -96,9 +96,16 @@ SIZES = {
         Size(1, 16384, 64, 4, 1),
         Size(16, 64, 32, 4, 2),
         Size(8, 256, 64, 4, 2),
+        Size(1, 1 << 16, 64, 4, 1),
+        Size(1, 1 << 20, 32, 4, 1),
     )
 }
 
+MOST_DENSE, FIRST_COMPOSED = 16384, 1024
+"""Cells up to which steps with the dense link matrix are compiled, and from which composed ones."""
+
+FAN_OUT, WRITES = 8, 100
+"""Entries of a row of a sparse link, and weights that are kept; writes of a separable link."""
 
 HIDDEN = (100, 256)
 """Hidden units of the LSTM layers; the first are no multiple of what is loaded at once."""
@@ -166,6 +173,39 @@ def step_calls(size: Size, dtype: torch.dtype, orders: Iterable[str]) -> Iterato
         yield Call(f"{order} step", False, kernels.forward, (step, scratch, robust))
         yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust))
     yield Call("rebuild", False, kernels.rebuild, (step, scratch, True))
+
+
+def composed_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
+    """The parts of a composed step."""
+    B, N, W, R, Hw = size
+    content, ordered, cells = module("content"), module("ordered"), module("memory")
+    sparse, separable = module("sparse_linkage"), module("separable_linkage")
+    rows, read, vectors = meta(dtype, B, N), meta(dtype, B, R, N), meta(dtype, B, R, W)
+    memory, strengths = meta(dtype, B, N, W), meta(dtype, B, R)
+    found = (read, read, vectors, strengths, memory, memory, True)
+    yield Call("look up", False, content.launch_look_up, (vectors, strengths, memory, read))
+    yield Call("look up", True, content.launch_look_up_backward, found)
+    words = meta(dtype, B, Hw, W)
+    writing = (memory, meta(dtype, B, Hw, N), words, words, memory)
+    yield Call("write", False, cells.launch_write, writing)
+    yield Call("write", True, cells.launch_write_backward, (memory, *writing))
+    order = meta(torch.int64, B, N)
+    yield Call("ordered allocation", False, ordered.allocate, (rows, order))
+    yield Call("ordered allocation", True, ordered.allocate_backward, (rows, rows, order, rows))
+    if dtype != torch.float64:
+        yield Call("keep largest", False, module("largest").largest_cells, (rows, FAN_OUT))
+    link = meta(dtype, B, Hw, N, FAN_OUT), meta(torch.int32, B, Hw, N, FAN_OUT)
+    written, marked = meta(dtype, B, Hw, N), meta(torch.int8, B, Hw, N)
+    kept = meta(torch.int64, B, Hw, FAN_OUT), meta(dtype, B, Hw, FAN_OUT)
+    entry, modes = sparse.Entry(written, marked, *kept, meta(dtype, 1)), meta(dtype, B, R, Hw)
+    yield Call("sparse update", False, sparse.touched, (*link, entry))
+    yield Call("sparse update", False, sparse.merge, (meta(torch.int64, 100, 3), *link, entry))
+    yield Call("sparse products", False, sparse.products, (*link, read))
+    yield Call("sparse products", True, sparse.add_backward, (*link, read, read, modes, modes))
+    writes, ways = meta(dtype, B, Hw, WRITES, N), meta(dtype, B, Hw, R, N)
+    yield Call("separable products", False, separable.products, (writes, writes, read))
+    given = (ways, ways, writes, writes, read)
+    yield Call("separable products", True, separable.products_backward, given)
 
 
 def lstm_calls(B: int, dtype: torch.dtype) -> Iterator[Call]:
@@ -316,7 +356,11 @@ def collect(sizes: Iterable[Size], dtype: torch.dtype, orders: Iterable[str]) ->
     uses: dict[Job, dict[str, Any]] = {}
     counts = []
     for size in sizes:
-        calls = (step_calls(size, dtype, orders), op_calls(size, dtype), lstm_calls(size.B, dtype))
+        calls = [lstm_calls(size.B, dtype)]
+        if size.N >= FIRST_COMPOSED:
+            calls.append(composed_calls(size, dtype))
+        if size.N <= MOST_DENSE:
+            calls += [step_calls(size, dtype, orders), op_calls(size, dtype)]
         for call in chain(*calls):
             launches, torch_kernels = recorded(call)
             for job in map(job_of, launches):

@@ -13,7 +13,8 @@ from .backends import BACKENDS
 from .checks import check_choice, check_flag, check_integer, check_number
 from .controllers import CONTROLLERS
 from .interface import interface_size
-from .reference import USAGE_ORDERS
+from .links import LINKAGES
+from .reference import USAGE_ORDERS, StepOptions
 
 STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -44,6 +45,21 @@ class DNCConfig:
         default="exact",
         metadata={"choices": USAGE_ORDERS, "help": "how cells are ordered for allocation"},
     )
+    linkage: str = field(
+        default="dense", metadata={"choices": LINKAGES, "help": "how writes are linked in time"}
+    )
+    link_fan_out: int = field(
+        default=8, metadata={"help": "entries in each row of a sparse link matrix"}
+    )
+    link_threshold: float | None = None
+    link_unit_sums: bool = False
+    link_history: int = 1024
+    read_topk: int | None = field(
+        default=None, metadata={"help": "entries that a read weighting keeps (default: all)"}
+    )
+    write_topk: int | None = field(
+        default=None, metadata={"help": "entries that a write weighting keeps (default: all)"}
+    )
     state_dtype: torch.dtype | None = None
     checkpoint_interval: int | None = None
     checkpoint_dtype: torch.dtype | None = None
@@ -61,12 +77,14 @@ class DNCConfig:
             "cell_size",
             "num_read_heads",
             "num_write_heads",
+            "link_fan_out",
+            "link_history",
         ):
             check_integer(name, getattr(self, name), minimum=1)
-        for name in ("output_size", "checkpoint_interval"):
+        for name in ("output_size", "checkpoint_interval", "read_topk", "write_topk"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum=1)
-        for name in ("bias", "batch_first", "bidirectional", "cuda_graphs"):
+        for name in ("bias", "batch_first", "bidirectional", "link_unit_sums", "cuda_graphs"):
             check_flag(name, getattr(self, name))
         check_number("dropout", self.dropout, 0.0, 1.0)
         if self.dropout and self.num_layers == 1:
@@ -90,6 +108,9 @@ class DNCConfig:
                 "direction has a controller of its own; got one module"
             )
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
+        check_choice("linkage", self.linkage, LINKAGES)
+        if self.link_threshold is not None:
+            check_number("link_threshold", self.link_threshold, 0.0, 1.0)
         for name in ("state_dtype", "checkpoint_dtype"):
             dtype = getattr(self, name)
             if dtype is not None and dtype not in STATE_DTYPES:
@@ -105,3 +126,15 @@ class DNCConfig:
     def interface_size(self) -> int:
         """Length of the raw interface vector of a step."""
         return interface_size(self.cell_size, self.num_read_heads, self.num_write_heads)
+
+    @property
+    def step_options(self) -> StepOptions:
+        """The options of a memory step."""
+        return StepOptions(
+            usage_order=self.usage_order,
+            read_topk=self.read_topk,
+            write_topk=self.write_topk,
+            link_threshold=self.link_threshold,
+            link_unit_sums=self.link_unit_sums,
+            link_history=self.link_history,
+        )

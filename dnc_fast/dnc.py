@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .backends import (
+    composed_parts,
     inspected_step,
     primitives,
     resolve_backend,
@@ -31,6 +32,7 @@ from .engine import (
     run_precision,
     unroll,
 )
+from .links import SeparableLink, linkage_of
 from .sequences import Sequences
 from .state import DNCState, MemorySizes, MemoryState, check_memory_state, map_tensors, tensors
 from .trace import Trace, join_steps, trace_step
@@ -70,6 +72,13 @@ class DNCCell(nn.Module):
         controller: str | nn.Module | Callable[[int], nn.Module] = "lstm",
         activation_clip: float | None = None,
         usage_order: str = "exact",
+        linkage: str = "dense",
+        link_fan_out: int = 8,
+        link_threshold: float | None = None,
+        link_unit_sums: bool = False,
+        link_history: int = 1024,
+        read_topk: int | None = None,
+        write_topk: int | None = None,
         state_dtype: torch.dtype | None = None,
         checkpoint_interval: int | None = None,
         checkpoint_dtype: torch.dtype | None = None,
@@ -92,6 +101,13 @@ class DNCCell(nn.Module):
             controller=controller,
             activation_clip=activation_clip,
             usage_order=usage_order,
+            linkage=linkage,
+            link_fan_out=link_fan_out,
+            link_threshold=link_threshold,
+            link_unit_sums=link_unit_sums,
+            link_history=link_history,
+            read_topk=read_topk,
+            write_topk=write_topk,
             state_dtype=state_dtype,
             checkpoint_interval=checkpoint_interval,
             checkpoint_dtype=checkpoint_dtype,
@@ -178,6 +194,8 @@ class DNCCell(nn.Module):
             config.cell_size,
             config.num_read_heads,
             config.num_write_heads,
+            linkage=config.linkage,
+            link_fan_out=config.link_fan_out,
             dtype=self.state_dtype,
             device=self.interface.weight.device if device is None else device,
         )
@@ -202,9 +220,19 @@ class DNCCell(nn.Module):
             controller = self.controller.zero_state(batch_size)
         if read_vectors is None:
             read_vectors = self._zero_read_vectors(batch_size)
+        given, expected = linkage_of(memory.link), self.config.linkage
+        num_cells = check_memory_state(memory).num_cells
+        if given != expected:
+            raise ValueError(
+                f"state.memory.link must be of linkage {expected!r} like the model's, got that of "
+                f"{given!r}"
+            )
+        zero_memory = self._zero_memory(batch_size, num_cells, "meta")
+        if isinstance(memory.link, SeparableLink):  # of any number of writes
+            zero_memory = zero_memory._replace(link=map_tensors(_on_meta, memory.link))
         zeros = DNCState(
             self.controller.zero_state(batch_size),
-            self._zero_memory(batch_size, check_memory_state(memory).num_cells, "meta"),
+            zero_memory,
             self._zero_read_vectors(batch_size),
         )
         state = DNCState(controller, memory, read_vectors)
@@ -275,7 +303,11 @@ class DNCCell(nn.Module):
         if unbatched:
             input = input.unsqueeze(0)
             state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
-        features, state = self.step(input, self.complete_state(state, input.shape[0]))
+        state = self.complete_state(state, input.shape[0])
+        if self.config.linkage == "dense":
+            features, state = self.step(input, state)
+        else:
+            features, state = self.run(input, [len(input)], state, None)
         output = self.output(features)
         if unbatched:
             return output.squeeze(0), map_tensors(lambda tensor: tensor.squeeze(0), state)
@@ -302,12 +334,14 @@ class DNCCell(nn.Module):
         if autocasts(inputs.device):  # what is carried keeps the model's dtype
             dtype = self.interface.weight.dtype
             controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
-        vector, order = self.interface(hidden), self.config.usage_order
+        vector, options = self.interface(hidden), self.config.step_options
         if trace is None:
-            read_vectors, memory = unchecked_step(vector, state.memory, self.config.backend, order)
+            read_vectors, memory = unchecked_step(
+                vector, state.memory, self.config.backend, options
+            )
         else:  # whatever the backend, only the reference shows what it weighs
             read_vectors, memory, interface, weightings = inspected_step(
-                vector, state.memory, order
+                vector, state.memory, options
             )
             trace.append(trace_step(interface, weightings, memory, read_vectors))
         features = torch.cat([hidden, read_vectors.flatten(1).to(hidden.dtype)], dim=-1)
@@ -333,11 +367,14 @@ class DNCCell(nn.Module):
         if precision is not None and precision.half is not None:
             # A controller of your own is called where torch's autocast reaches it.
             plain = plain and is_built_in(self.controller)
+        options, dense = self.config.step_options, self.config.linkage == "dense"
+        plain = plain and not (dense and options.sparse_weightings)
         if backend == "reference" or trace is not None or not plain or precision is None:
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
         plan = Plan(
             primitives=primitives(backend),
-            usage_order=self.config.usage_order,
+            options=options,
+            parts=None if dense else composed_parts(backend),
             interval=self.config.checkpoint_interval,
             checkpoint_dtype=self.config.checkpoint_dtype,
             precision=precision,
@@ -362,12 +399,17 @@ class DNCCell(nn.Module):
             config.num_write_heads,
         )
         itemsize = self.state_dtype.itemsize
-        interval = config.checkpoint_interval
+        dense = config.linkage == "dense"
+        interval = config.checkpoint_interval or checkpoint_interval(steps, sizes, itemsize, dense)
+        in_place = not dense and config.write_topk is not None
+        cut_heads = config.num_write_heads if in_place else 0
+        if in_place and config.read_topk is not None:
+            cut_heads += config.num_read_heads
         kept = getattr(self.controller, "kept_numbers", None)
         return memory_report(
             steps=steps,
             sizes=sizes,
-            interval=interval or checkpoint_interval(steps, sizes, itemsize),
+            interval=interval,
             eager=backend == "eager",
             itemsize=weight.element_size(),
             state_itemsize=itemsize,
@@ -377,6 +419,10 @@ class DNCCell(nn.Module):
             features=self.output.in_features,
             output_size=self.output.out_features,
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
+            linkage=config.linkage,
+            fan_out=config.link_fan_out,
+            in_place=in_place,
+            cut_heads=cut_heads,
         )
 
     def extra_repr(self) -> str:
@@ -410,6 +456,17 @@ class DNC(nn.Module):
             under a loss scale, scaled gradients are what is clipped.
         usage_order: "exact" orders cells for allocation by usage, "robust" by usage rounded to
             1/256; ties by index.
+        linkage: how writes are linked in time, see docs/large_memories.md: "dense" by the link
+            matrix of the paper, N x N; "sparse" by K entries in each of its rows; "separable" by
+            the writes themselves, N for each step; "none" not at all.
+        link_fan_out: K, of a sparse linkage.
+        link_threshold: entries of a sparse link matrix below it are dropped; None for 1 / K; 0
+            drops none but the smallest of more than K.
+        link_unit_sums: update a sparse link matrix by weightings scaled to sum one, as in the
+            paper, even when the write gate is shut.
+        link_history: writes that a separable linkage holds at most.
+        read_topk, write_topk: entries that each read or write weighting keeps, the largest, scaled
+            to the sum of all (after Rae et al. 2016), which is not the paper's step; None for all.
         state_dtype: dtype of the memory state; None for float32, or float64 in a double model.
         checkpoint_interval: K; memory and link matrix are kept for backpropagation every K-th step
             only, and made anew in between. None for 1 where all steps' link matrices take at most
@@ -449,6 +506,13 @@ class DNC(nn.Module):
         controller: str | nn.Module | Callable[[int], nn.Module] = "lstm",
         activation_clip: float | None = None,
         usage_order: str = "exact",
+        linkage: str = "dense",
+        link_fan_out: int = 8,
+        link_threshold: float | None = None,
+        link_unit_sums: bool = False,
+        link_history: int = 1024,
+        read_topk: int | None = None,
+        write_topk: int | None = None,
         state_dtype: torch.dtype | None = None,
         checkpoint_interval: int | None = None,
         checkpoint_dtype: torch.dtype | None = None,
@@ -473,6 +537,13 @@ class DNC(nn.Module):
             controller=controller,
             activation_clip=activation_clip,
             usage_order=usage_order,
+            linkage=linkage,
+            link_fan_out=link_fan_out,
+            link_threshold=link_threshold,
+            link_unit_sums=link_unit_sums,
+            link_history=link_history,
+            read_topk=read_topk,
+            write_topk=write_topk,
             state_dtype=state_dtype,
             checkpoint_interval=checkpoint_interval,
             checkpoint_dtype=checkpoint_dtype,
@@ -618,6 +689,10 @@ class DNC(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self.config)
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    return tensor.to("meta")
 
 
 def check_state_type(state: Any) -> None:

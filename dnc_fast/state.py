@@ -7,12 +7,14 @@ Every tensor of a state has the batch as its first axis.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checks import check_integer
+from .checks import check_choice, check_integer
+from .links import LINKAGES, Link, SeparableLink, SparseLink, empty_link
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
@@ -31,6 +33,13 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     )
 
 
+def _to(args: tuple[Any, ...], kwargs: dict[str, Any], tensor: Tensor) -> Tensor:
+    moved = tensor.to(*args, **kwargs)
+    if moved.is_floating_point() == tensor.is_floating_point():
+        return moved
+    return tensor.to(moved.device)
+
+
 def tensors(tree: Any) -> Iterator[Tensor]:
     """Yield each tensor of a nest, in the order in which `map_tensors` visits them."""
     if isinstance(tree, Tensor):
@@ -44,7 +53,22 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def join_batches(states: list[Any]) -> Any:
-    """Join states of one structure along the batch axis: the inverse of `slice_batch`."""
+    """Join states of one structure along the batch axis: the inverse of `slice_batch`.
+
+    Of separable links, those with fewer writes are filled up with empty ones.
+    """
+    held = [
+        state.memory.link.write_weights.shape[-2]
+        for state in states
+        if isinstance(state, DNCState)
+        and state.memory is not None
+        and isinstance(state.memory.link, SeparableLink)
+    ]
+    if len(set(held)) > 1:
+        states = [
+            state._replace(memory=state.memory._replace(link=state.memory.link.filled(max(held))))
+            for state in states
+        ]
     rest = [tensors(state) for state in states[1:]]
     return map_tensors(lambda first: torch.cat([first, *map(next, rest)]), states[0])
 
@@ -67,7 +91,9 @@ class MemoryState(NamedTuple):
     | memory        | (B, N, W)    | real   | the cells, M_t                                   |
     | usage         | (B, N)       | [0, 1] | how much each cell is in use, u_t                |
     | precedence    | (B, Hw, N)   | [0, 1] | how much each cell was written last, p_t         |
-    | link          | (B, Hw, N, N)| [0, 1] | L_t[i, j]: i was written right after j           |
+    | link          | (B, Hw, N, N)| [0, 1] | L_t[i, j]: i was written right after j; a        |
+    |               |              |        | `SparseLink`, `SeparableLink` or None with other |
+    |               |              |        | linkages than the dense one                      |
     | write_weights | (B, Hw, N)   | [0, 1] | write weightings of the step, sums at most 1     |
     | read_weights  | (B, R, N)    | [0, 1] | read weightings of the step, sums at most 1      |
     """
@@ -75,7 +101,7 @@ class MemoryState(NamedTuple):
     memory: Tensor
     usage: Tensor
     precedence: Tensor
-    link: Tensor
+    link: Any
     write_weights: Tensor
     read_weights: Tensor
 
@@ -88,23 +114,36 @@ class MemoryState(NamedTuple):
         num_read_heads: int = 1,
         num_write_heads: int = 1,
         *,
+        linkage: str = "dense",
+        link_fan_out: int = 8,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> MemoryState:
         """The state before the first step: an empty, unused memory.
 
+        Args:
+            batch_size, num_cells, cell_size, num_read_heads, num_write_heads: B, N, W, R, Hw.
+            linkage: one of `LINKAGES`.
+            link_fan_out: K, entries in a row of a sparse link matrix.
+            dtype, device: of all tensors.
+
         Raises:
-            TypeError, ValueError: a size is not an integer of at least 1.
+            TypeError, ValueError: a size is not an integer of at least 1, or there is no such
+                linkage.
         """
         sizes = MemorySizes(batch_size, num_cells, cell_size, num_read_heads, num_write_heads)
         for name, size in zip(sizes._fields, sizes, strict=True):
             check_integer(name, size, minimum=1)
-        return cls(
-            **{
-                field: torch.zeros(shape, dtype=dtype, device=device)
-                for field, shape in memory_state_shapes(sizes).items()
-            }
-        )
+        check_choice("linkage", linkage, LINKAGES)
+        check_integer("link_fan_out", link_fan_out, minimum=1)
+        shape = (batch_size, num_write_heads, num_cells)
+        link = empty_link(linkage, shape, link_fan_out, dtype, device)
+        fields: dict[str, Any] = {
+            field: torch.zeros(shape, dtype=dtype, device=device)
+            for field, shape in memory_state_shapes(sizes).items()
+            if field != "link"
+        }
+        return cls(**fields, link=link)
 
     @property
     def sizes(self) -> MemorySizes:
@@ -123,8 +162,8 @@ class MemoryState(NamedTuple):
         return map_tensors(Tensor.detach, self)
 
     def to(self, *args: Any, **kwargs: Any) -> MemoryState:
-        """Every tensor moved or cast as by `Tensor.to`."""
-        return map_tensors(lambda tensor: tensor.to(*args, **kwargs), self)
+        """Every tensor moved or cast as by `Tensor.to`; whole numbers stay such."""
+        return map_tensors(partial(_to, args, kwargs), self)
 
     def slice_batch(self, rows: slice | Tensor) -> MemoryState:
         """The rows of the batch that a slice or an index tensor names."""
@@ -132,7 +171,7 @@ class MemoryState(NamedTuple):
 
 
 def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
-    """The shape of each field of a `MemoryState` of these sizes."""
+    """The shape of each field of a `MemoryState` of these sizes, with the dense linkage."""
     B, N, W, R, Hw = sizes
     return {
         "memory": (B, N, W),
@@ -156,32 +195,77 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
             f"state must be a MemoryState, got {type(state).__name__}; "
             "MemoryState.zeros(batch_size, num_cells, cell_size, ...) makes an empty one"
         )
-    for field, tensor in zip(state._fields, state, strict=True):
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+    parts = _named_tensors(state)
+    for name, tensor in parts.items():
+        integer = name == "link.columns"
+        if not isinstance(tensor, Tensor) or not (
+            tensor.dtype == torch.int32 if integer else tensor.is_floating_point()
+        ):
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"state.{field} must be a floating-point tensor, got {got}")
-    for field, axes in (
+            kind = "an int32" if integer else "a floating-point"
+            raise TypeError(f"state.{name} must be {kind} tensor, got {got}")
+    for name, axes in (
         ("memory", "(B, N, W)"),
         ("write_weights", "(B, Hw, N)"),
         ("read_weights", "(B, R, N)"),
     ):
-        shape = tuple(getattr(state, field).shape)
+        shape = tuple(parts[name].shape)
         if len(shape) != 3 or 0 in shape:
-            raise ValueError(f"state.{field} must have shape {axes}, none of it 0, got {shape}")
+            raise ValueError(f"state.{name} must have shape {axes}, none of it 0, got {shape}")
     sizes = state.sizes
-    for field, shape in memory_state_shapes(sizes).items():
-        tensor = getattr(state, field)
-        if tuple(tensor.shape) != shape:
+    shapes = memory_state_shapes(sizes) | _link_shapes(state.link, sizes)
+    for name, tensor in parts.items():
+        if tuple(tensor.shape) != shapes[name]:
             raise ValueError(
-                f"state.{field} must have shape {shape} to fit memory "
+                f"state.{name} must have shape {shapes[name]} to fit memory "
                 f"{tuple(state.memory.shape)}, got {tuple(tensor.shape)}"
             )
-        if tensor.dtype != state.memory.dtype or tensor.device != state.memory.device:
+        if tensor.device != state.memory.device or (
+            tensor.is_floating_point() and tensor.dtype != state.memory.dtype
+        ):
             raise ValueError(
-                f"state.{field} must be {state.memory.dtype} on {state.memory.device} like "
+                f"state.{name} must be {state.memory.dtype} on {state.memory.device} like "
                 f"state.memory, got {tensor.dtype} on {tensor.device}; state.to(...) casts all"
             )
+    if isinstance(state.link, SparseLink):
+        _check_columns(state.link.columns, sizes.num_cells)
     return sizes
+
+
+def _named_tensors(state: MemoryState) -> dict[str, Any]:
+    """What a state holds by its names, such as "memory" and "link.values"."""
+    parts = state._asdict()
+    link = parts["link"]
+    if link is None or isinstance(link, SparseLink | SeparableLink):
+        del parts["link"]
+    if isinstance(link, SparseLink | SeparableLink):
+        parts |= {f"link.{name}": tensor for name, tensor in link._asdict().items()}
+    return parts
+
+
+def _link_shapes(link: Link, sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
+    """The shapes that the tensors of a link must have; what may be any is taken from itself."""
+    B, N, _, _, Hw = sizes
+    if isinstance(link, SparseLink):
+        shape = (B, Hw, N, link.values.shape[-1])
+    elif isinstance(link, SeparableLink):
+        writes = link.write_weights
+        shape = (B, Hw, writes.shape[-2] if writes.dim() == 4 else 0, N)
+    else:
+        return {}
+    return {f"link.{name}": shape for name in link._fields}
+
+
+def _check_columns(columns: Tensor, num_cells: int) -> None:
+    """Raise where a column is no cell (on a CPU only: elsewhere it would wait for the device)."""
+    if columns.device.type != "cpu" or not columns.numel():
+        return
+    lowest, highest = columns.aminmax()
+    if lowest < -1 or highest >= num_cells:
+        raise ValueError(
+            f"state.link.columns must be cells from 0 to {num_cells - 1}, or -1 in empty places, "
+            f"got {int(lowest)} to {int(highest)}"
+        )
 
 
 class DNCState(NamedTuple):
@@ -217,8 +301,8 @@ class DNCState(NamedTuple):
         return map_tensors(Tensor.detach, self)
 
     def to(self, *args: Any, **kwargs: Any) -> DNCState:
-        """Every tensor moved or cast as by `Tensor.to`."""
-        return map_tensors(lambda tensor: tensor.to(*args, **kwargs), self)
+        """Every tensor moved or cast as by `Tensor.to`; whole numbers stay such."""
+        return map_tensors(partial(_to, args, kwargs), self)
 
     def slice_batch(self, rows: slice | Tensor) -> DNCState:
         """The rows of the batch that a slice or an index tensor names."""

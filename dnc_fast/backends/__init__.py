@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_choice, check_tensor
+from ..checks import check_choice, check_flag, check_integer, check_number, check_tensor
 from ..interface import Interface, interface_size, parse_interface
-from ..reference import USAGE_ORDERS, Weightings
+from ..reference import USAGE_ORDERS, StepOptions, Weightings
 from ..state import MemoryState, check_memory_state
 from .choice import (
     BACKENDS,
@@ -35,6 +35,7 @@ __all__ = [
     "BACKENDS",
     "FULL_DTYPES",
     "VARIABLE",
+    "composed_parts",
     "inspected_step",
     "memory_step",
     "numba_installed",
@@ -50,13 +51,31 @@ def primitives(backend: str) -> Any:
     return importlib.import_module(f"{__name__}.{backend}")
 
 
+PARTS = {"eager": "plain_parts", "cpu": "cpu_parts", "triton": "triton_parts"}
+"""The modules of parts, by backend."""
+
+
+def composed_parts(backend: str) -> Any:
+    """The module of parts with which a backend takes composed steps, see `composed`."""
+    return importlib.import_module(f"{__name__}.{PARTS[backend]}")
+
+
 def memory_step(
-    interface: Tensor, state: MemoryState, *, backend: str = "auto", usage_order: str = "exact"
+    interface: Tensor,
+    state: MemoryState,
+    *,
+    backend: str = "auto",
+    usage_order: str = "exact",
+    read_topk: int | None = None,
+    write_topk: int | None = None,
+    link_threshold: float | None = None,
+    link_unit_sums: bool = False,
+    link_history: int = 1024,
 ) -> tuple[Tensor, MemoryState]:
     """One step of the external memory: write, then read (Graves et al. 2016, Methods).
 
-    All sizes are inferred from the state. The arithmetic is done in the state's dtype, in float32
-    at the least, also under autocast.
+    All sizes are inferred from the state, and so is the linkage. The arithmetic is done in the
+    state's dtype, in float32 at the least, also under autocast.
 
     Args:
         interface: (B, R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)), the controller's raw vector in
@@ -64,6 +83,9 @@ def memory_step(
         state: the memory after the step before; `MemoryState.zeros(...)` before the first.
         backend: one of `BACKENDS`.
         usage_order: one of `USAGE_ORDERS`: how cells are ordered for allocation.
+        read_topk, write_topk, link_threshold, link_unit_sums, link_history: see `DNC`. Where a
+            weighting is cut, or the linkage is not dense, every backend takes the reference here;
+            a whole sequence in a `DNC` runs on its kernels.
 
     Returns:
         read vectors (B, R, W) and the state after the step, both in the state's dtype.
@@ -75,6 +97,13 @@ def memory_step(
         ModuleNotFoundError: the backend needs a package that is not installed.
     """
     check_choice("usage_order", usage_order, USAGE_ORDERS)
+    for name, count in (("read_topk", read_topk), ("write_topk", write_topk)):
+        if count is not None:
+            check_integer(name, count, minimum=1)
+    if link_threshold is not None:
+        check_number("link_threshold", link_threshold, 0.0, 1.0)
+    check_flag("link_unit_sums", link_unit_sums)
+    check_integer("link_history", link_history, minimum=1)
     B, _, W, R, Hw = check_memory_state(state)
     check_tensor("interface", interface, state.memory.device)
     expected = (B, interface_size(W, R, Hw))
@@ -83,17 +112,22 @@ def memory_step(
             f"interface must have shape {expected} for a state with B={B}, W={W}, R={R}, Hw={Hw}, "
             f"got {tuple(interface.shape)}"
         )
-    return unchecked_step(interface, state, backend, usage_order)
+    options = StepOptions(
+        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history
+    )
+    return unchecked_step(interface, state, backend, options)
 
 
 def unchecked_step(
-    vector: Tensor, state: MemoryState, backend: str, usage_order: str
+    vector: Tensor, state: MemoryState, backend: str, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:
     """`memory_step` without the checks of its tensors."""
     backend = resolve_backend(backend, state.memory.device, state.memory.dtype)
-    if backend == "reference":
-        read_vectors, new_state, _, _ = inspected_step(vector, state, usage_order)
+    paper = isinstance(state.link, Tensor) and not options.sparse_weightings
+    if backend == "reference" or not paper:
+        read_vectors, new_state, _, _ = inspected_step(vector, state, options)
         return read_vectors, new_state
+    usage_order = options.usage_order
     if backend == "triton":
         from . import triton
 
@@ -102,7 +136,7 @@ def unchecked_step(
 
 
 def inspected_step(
-    vector: Tensor, state: MemoryState, usage_order: str
+    vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState, Interface, Weightings]:
     """The reference step without the checks, and with what it was told and what it weighed."""
     dtype = state.memory.dtype
@@ -112,7 +146,7 @@ def inspected_step(
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
         interface = parse_interface(vector.to(arithmetic), W, R, Hw)
         read_vectors, new_state, weightings = reference.memory_step(
-            interface, state if dtype == arithmetic else state.to(arithmetic), usage_order
+            interface, state if dtype == arithmetic else state.to(arithmetic), options
         )
     if dtype != arithmetic:
         read_vectors, new_state = read_vectors.to(dtype), new_state.to(dtype)

@@ -50,43 +50,48 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().numpy()
 
 
-def compiled_marker(dtype: torch.dtype) -> Path:
+def compiled_marker(dtype: torch.dtype, kind: str) -> Path:
     """The file that stands where the kernels of a dtype are compiled and on the disk."""
-    return CACHE_FOLDER / str(dtype).removeprefix("torch.")
+    return CACHE_FOLDER / f"{str(dtype).removeprefix('torch.')}-{kind}"
 
 
-def is_compiled(dtype: torch.dtype) -> bool:
+def is_compiled(dtype: torch.dtype, kind: str = "step") -> bool:
     """Whether the kernels of a dtype need no compiling in this process."""
-    return CACHE and compiled_marker(dtype).exists()
+    return CACHE and compiled_marker(dtype, kind).exists()
 
 
-def _compile(dtype: torch.dtype) -> None:
+def compile_once(dtype: torch.dtype, kind: str) -> None:
     """Have the kernels of a dtype compiled to the disk, once, see `warm_up`, and load them all.
 
     Kernels share functions, and a process takes each from the kernel that it loads first, so all
     are loaded in one order: else their sums would depend on what was calculated before. Where
     compiling fails, or the disk cannot be written to, this process compiles what it needs.
+
+    Args:
+        dtype: of the state.
+        kind: "step", or after it "composed", of composed steps.
     """
-    from .warm_up import call_all_kernels  # which imports this module
+    if (dtype, kind) in _asked_for:
+        return
+    from .warm_up import KINDS  # which imports this module
 
     with _compile_lock:
-        if dtype not in _asked_for and CACHE and not is_compiled(dtype):
-            name = compiled_marker(dtype).name
-            command = [sys.executable, "-m", f"{__package__}.warm_up", name]
+        if (dtype, kind) not in _asked_for and CACHE and not is_compiled(dtype, kind):
+            name = str(dtype).removeprefix("torch.")
+            command = [sys.executable, "-m", f"{__package__}.warm_up", name, kind]
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if dtype not in _asked_for and is_compiled(dtype):
-            call_all_kernels(dtype)
-        _asked_for.add(dtype)
+        if (dtype, kind) not in _asked_for and is_compiled(dtype, kind):
+            KINDS[kind](dtype)
+        _asked_for.add((dtype, kind))
 
 
-_asked_for: set[torch.dtype] = set()
+_asked_for: set[tuple[torch.dtype, str]] = set()
 _compile_lock = threading.Lock()
 
 
 def make_scratch(sizes: MemorySizes, dtype: torch.dtype, device: torch.device) -> Any:
     """Arrays that the parts of a step leave for each other."""
-    if dtype not in _asked_for:
-        _compile(dtype)
+    compile_once(dtype, "step")
     return kernels.make_scratch(*sizes, array(torch.empty(0, dtype=dtype, device="cpu")).dtype)
 
 

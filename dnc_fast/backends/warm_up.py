@@ -1,4 +1,4 @@
-"""Compile the CPU kernels for a dtype: `python -m dnc_fast.backends.warm_up float32`.
+"""Compile the CPU kernels for a dtype: `python -m dnc_fast.backends.warm_up float32 step`.
 
 The process that compiles a kernel can round its sums otherwise than those that load it from the
 disk. So it is compiled in a process of its own, and all others load it: the same bits in each.
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..interface import interface_size
+from ..interface import interface_size, parse_interface
 from ..kernels.arrays import LSTM, Adjoint, AdjointSteps, Step, Steps
 from ..kernels.cpu import step as kernels
 from ..kernels.cpu import steps as all_kernels
+from ..links import SeparableLink, SparseLink, empty_link
+from ..reference import USAGE_ORDERS
+from ..reference.sparse_linkage import link_entry
 from . import cpu
 
 
@@ -75,10 +78,57 @@ def _call_kernels_of_all_steps(step: Step, adjoint: Adjoint, scratch: Any) -> No
     all_kernels.rebuild(kernels.ALL, 0, 1, 0, steps, scratch)
 
 
+def call_kernels_of_composed_steps(dtype: torch.dtype) -> None:
+    """Call each kernel of composed steps, by way of the parts that call it."""
+    from . import cpu_parts as parts  # which imports `cpu`
+
+    B, N, W, R = 1, parts.FEW + 1, 2, 1
+    new = torch.zeros(1, dtype=dtype).new_zeros
+    vector, memory = new(B, interface_size(W, R, 1)), new(B, N, W)
+    interface = parse_interface(vector, W, R, 1)
+    weights = new(B, 1, N)
+    pairs = [
+        part
+        for field in (memory, new(B, N), weights, new(0), weights, weights)
+        for part in (field, field.clone())
+    ]
+    step = Step(vector, *pairs, new(B, R, W))
+    keys, strengths = interface.read_keys, interface.read_strengths
+    found = parts.look_up(keys, strengths, memory)
+    parts.look_up_backward(weights.clone(), found, keys, strengths, memory, memory.clone())
+    parts.write_memory(step, interface)
+    parts.write_memory_backward(step, interface, memory.clone())
+    parts.update_usage(step, interface.free_gates)
+    parts.update_usage_backward(
+        step, interface.free_gates, new(B, N), weights.clone(), weights.clone()
+    )
+    for order in USAGE_ORDERS:
+        parts.write_weighting(interface, new(B, N), weights.clone(), order)
+        parts.write_weighting_backward(weights, interface, new(B, N), weights, order)
+    modes = interface.read_modes
+    sparse = empty_link("sparse", (B, 1, N), 2, dtype, "cpu")
+    assert isinstance(sparse, SparseLink)
+    parts.update_sparse_link_(
+        sparse, link_entry(weights, weights, 2, False, parts.keep_largest), None
+    )
+    parts.sparse_products(sparse, weights)
+    parts.sparse_backward(sparse.values, sparse, weights, weights, modes[..., 2:], modes[..., :1])
+    writes = SeparableLink(new(B, 1, 1, N), new(B, 1, 1, N))
+    parts.separable_products(writes, weights)
+    parts.separable_backward(writes, writes, weights, weights, modes[..., 2:], modes[..., :1])
+
+
+KINDS = {"step": call_all_kernels, "composed": call_kernels_of_composed_steps}
+"""What calls the kernels, by kind."""
+
+
 def main() -> None:
-    dtype = getattr(torch, sys.argv[1])
-    call_all_kernels(dtype)
-    cpu.compiled_marker(dtype).touch()
+    dtype, kind = getattr(torch, sys.argv[1]), sys.argv[2]
+    for earlier in KINDS:
+        KINDS[earlier](dtype)
+        if earlier == kind:
+            break
+    cpu.compiled_marker(dtype, kind).touch()
 
 
 if __name__ == "__main__":

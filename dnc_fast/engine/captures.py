@@ -149,6 +149,7 @@ def can_capture(run: Run, lengths: list[int]) -> bool:
     return (
         run.device.type in GRAPHS
         and run.device not in REFUSING
+        and run.plan.parts is None
         and not run.controller.draws
         and run.rows.batch_sizes[0] == run.rows.batch_sizes[-1]
         and sum(map(run.held_bytes, lengths)) <= MAX_BYTES

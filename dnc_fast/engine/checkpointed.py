@@ -12,16 +12,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..backends.composed import Composed
+from ..backends.linking import linking
 from ..backends.step import refuse_second_gradient
 from ..interface import interface_size
+from ..reference import StepOptions
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .at_once import all_adjoints, all_steps, with_segments
 from .captures import CAPTURES, Replay, can_capture, part_lengths
 from .controller_tapes import LayeredTape, ModuleTape, controller_tape
+from .in_place import InPlacePlayback, InPlaceTape
 from .memory_tape import MemoryPlayback, MemoryTape, checkpoint_interval
 from .precision import Precision
 from .report import checkpoints_held, matrices_held
 from .rows import Rows
+
+LINK = MemoryState._fields.index("link")
 
 
 class Plan(NamedTuple):
@@ -30,7 +36,8 @@ class Plan(NamedTuple):
     | field            | what                                                                 |
     |------------------|----------------------------------------------------------------------|
     | primitives       | a module of `dnc_fast.backends`                                      |
-    | usage_order      | one of `USAGE_ORDERS`                                                |
+    | options          | of the memory's steps                                                |
+    | parts            | of composed steps; None for steps with the dense link matrix         |
     | interval         | K; None for the rule of `checkpoint_interval`                        |
     | checkpoint_dtype | of the link matrices of checkpoints; None for the state's            |
     | precision        | of the run                                                           |
@@ -38,7 +45,8 @@ class Plan(NamedTuple):
     """
 
     primitives: Any
-    usage_order: str
+    options: StepOptions
+    parts: Any
     interval: int | None
     checkpoint_dtype: torch.dtype | None
     precision: Precision
@@ -141,11 +149,12 @@ class Run:
         self.primitives, self.precision = plan.primitives, plan.precision
         self.sizes = state.memory.sizes
         self.interval = plan.interval or checkpoint_interval(
-            rows.steps, self.sizes, state.memory.memory.element_size()
+            rows.steps, self.sizes, state.memory.memory.element_size(), plan.parts is None
         )
         self.device = state.memory.memory.device
         self.num_weights = num_weights
         self.num_states = len(list(tensors(state)))
+        self._composed: Composed | None = None
         self._nest = map_tensors(lambda tensor: tensor.new_empty(0), state)
         self._random = _random_state(self.device) if rows.keep and controller.draws else []
         self._recorded = False
@@ -162,6 +171,7 @@ class Run:
         """Whether the backend takes all steps in one call."""
         return (
             hasattr(self.primitives, "forward_steps")
+            and self.plan.parts is None
             and not self.controller.draws
             and self.precision.half is None
             and self.plan.checkpoint_dtype is None
@@ -173,7 +183,7 @@ class Run:
         plan, controller = self.plan, self.controller
         assert isinstance(controller, LayeredTape)
         return (
-            *(plan.primitives.__name__, plan.usage_order, self.interval, plan.checkpoint_dtype),
+            *(plan.primitives.__name__, plan.options, self.interval, plan.checkpoint_dtype),
             *(plan.precision, self.sizes, self.rows.steps, self.rows.keep, self.num_weights),
             *(controller.kind, controller.hidden_size, controller.activation_clip),
         )
@@ -223,29 +233,37 @@ class Run:
         controller.start(
             self.primitives, precision, rows, controller_tensors, hidden, state.controller
         )
-        self.tape = MemoryTape(
-            self.primitives,
-            rows,
-            memory,
-            self.interval,
-            self.plan.usage_order,
-            self.plan.checkpoint_dtype,
-        )
+        self.tape = self._memory_tape(memory)
         self.final_reads = torch.empty_like(reads0)
         if self.at_once:
             self._forward_at_once(weight, bias, reads0)
         else:
             self._forward_step_by_step(weight, bias, reads0)
         self.tape.release_ring()
-        final = DNCState(None, self.tape.final, self.final_reads)
-        return [self.features, *controller.final_state(), *tensors(final)]
+        final = self.tape.final
+        if self._composed is not None:
+            final = final._replace(link=self._composed.linking.final())
+        return [self.features, *controller.final_state(), *tensors(final), self.final_reads]
+
+    def _memory_tape(self, memory: MemoryState) -> MemoryTape:
+        plan, rows = self.plan, self.rows
+        common = (rows, memory, self.interval, plan.options.usage_order, plan.checkpoint_dtype)
+        if plan.parts is None:
+            return MemoryTape(self.primitives, *common)
+        links = linking(memory.link, plan.parts, plan.options, rows.steps, rows.keep)
+        self._composed = Composed(plan.parts, links, plan.options, rows.keep)
+        B, Hw = self.sizes.batch_size, self.sizes.num_write_heads
+        memory = memory._replace(link=memory.memory.new_empty(B, Hw, 0, 0))  # it goes by itself
+        kind = MemoryTape if plan.options.write_topk is None else InPlaceTape
+        return kind(self._composed, rows, memory, *common[2:])
 
     def _forward_at_once(self, weight: Tensor, bias: Tensor | None, reads0: Tensor) -> None:
         assert isinstance(self.controller, LayeredTape)
         if bias is None:
             bias = weight.new_zeros(len(weight))
         self._steps = all_steps(self.controller, self.tape, weight, bias, self.features, reads0)
-        self.primitives.forward_steps(self._steps, self.tape.scratch, self.plan.usage_order)
+        order = self.plan.options.usage_order
+        self.primitives.forward_steps(self._steps, self.tape.scratch, order)
         for t in self.rows.last_steps:
             self._finish(t)
 
@@ -290,6 +308,7 @@ class Run:
         found = self.play_back(given, gradients)
         self._recorded = False
         self._steps = None
+        self._composed = None
         del self.tape, self.features, self.final_reads
         self.controller.release()
         return found
@@ -303,7 +322,7 @@ class Run:
         assert state.read_vectors is not None
         size = weight.shape[1]
         d_features, *d_final = gradients
-        num_controller = self.num_states - len(MemoryState._fields) - 1
+        num_controller = self.num_states - len(list(tensors(self._nest.memory))) - 1
         controller.start_backward(d_final[:num_controller])
         d_final_memory, d_final_reads = d_final[num_controller:-1], d_final[-1]
         d_reads = torch.zeros_like(self.tape.reads)
@@ -316,12 +335,12 @@ class Run:
                 ending = rows.ending(t)
                 d_reads[rows.step(t)][ending].add_(d_final_reads[ending])
         d_first_reads = torch.zeros_like(state.read_vectors)
-        playback = MemoryPlayback(self.tape, d_final_memory, d_reads)
+        playback = self._playback(d_final_memory, d_reads)
         if self.at_once:
             assert isinstance(controller, LayeredTape)
             adjoint = all_adjoints(controller, playback, weight, d_hidden, d_first_reads)
             steps = with_segments(self._steps, playback)
-            order = self.plan.usage_order
+            order = self.plan.options.usage_order
             self.primitives.backward_steps(steps, adjoint, self.tape.scratch, order)
         else:
             self._backward_step_by_step(playback, weight, d_hidden, d_first_reads)
@@ -330,8 +349,19 @@ class Run:
         if bias is not None:
             d_weights.append(playback.d_vectors.sum(0).to(bias.dtype))
         d_controller, d_controller_state = controller.gradients()
-        d_state = [*d_controller_state, *playback.gradient, d_first_reads]
-        return [*d_weights, *d_state, *d_controller]
+        d_memory = list(playback.gradient)
+        if self._composed is not None:
+            d_memory[LINK : LINK + 1] = self._composed.linking.gradient()
+        return [*d_weights, *d_controller_state, *d_memory, d_first_reads, *d_controller]
+
+    def _playback(self, d_final: list[Tensor | None], d_reads: Tensor) -> MemoryPlayback:
+        if self._composed is None:
+            return MemoryPlayback(self.tape, d_final, d_reads)
+        after = len(d_final) - (len(MemoryState._fields) - LINK - 1)
+        self._composed.linking.start_backward(d_final[LINK:after])
+        d_final = [*d_final[:LINK], None, *d_final[after:]]
+        kind = InPlacePlayback if isinstance(self.tape, InPlaceTape) else MemoryPlayback
+        return kind(self.tape, d_final, d_reads)
 
     def _backward_step_by_step(
         self, playback: MemoryPlayback, weight: Tensor, d_hidden: Tensor, d_first_reads: Tensor
@@ -381,6 +411,7 @@ class _Checkpointed(torch.autograd.Function):
         with torch.autocast(given[0].device.type, enabled=False):  # see `Precision`
             # Aliases, so that what the run holds has no way back to this node.
             results = tuple(result.detach() for result in run.forward(given))
+        ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         if run.rows.keep:
             ctx.run = run
             ctx.save_for_backward(*given)

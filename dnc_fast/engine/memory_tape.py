@@ -22,13 +22,15 @@ KEEP_ALL_BELOW = 32 * 2**20
 """Bytes of link matrices of all steps up to which every step is a checkpoint."""
 
 
-def checkpoint_interval(steps: int, sizes: MemorySizes, itemsize: int) -> int:
+def checkpoint_interval(steps: int, sizes: MemorySizes, itemsize: int, dense: bool = True) -> int:
     """K: 1 where all link matrices fit in `KEEP_ALL_BELOW`, else the root of T, rounded up.
 
-    Checkpoints and the segment that is made anew take T / K + K matrices, least at that root.
+    Checkpoints and the segment that is made anew take T / K + K matrices, least at that root. Where
+    the linkage is not dense, memories count instead.
     """
-    link = sizes.batch_size * sizes.num_write_heads * sizes.num_cells**2 * itemsize
-    return 1 if steps * link <= KEEP_ALL_BELOW else math.isqrt(steps - 1) + 1
+    B, N, W, _, Hw = sizes
+    matrix = B * N * (Hw * N if dense else W) * itemsize
+    return 1 if steps * matrix <= KEEP_ALL_BELOW else math.isqrt(steps - 1) + 1
 
 
 class MemoryTape:
@@ -63,11 +65,12 @@ class MemoryTape:
         new = state.memory.new_empty
         self.vectors = new(rows.num_step_rows, interface_size(W, R, Hw))
         self.reads = new(rows.num_step_rows, R, W)
+        sizes = {
+            "usage": (N,), "precedence": (Hw, N), "write_weights": (Hw, N), "read_weights": (R, N)
+        }  # fmt: skip
         self.vector_states = {
-            "usage": new(rows.num_state_rows, N),
-            "precedence": new(rows.num_state_rows, Hw, N),
-            "write_weights": new(rows.num_state_rows, Hw, N),
-            "read_weights": new(rows.num_state_rows, R, N),
+            name: new(2 * rows.batch_size if self.alternates(name) else rows.num_state_rows, *size)
+            for name, size in sizes.items()
         }
         for name, buffer in self.vector_states.items():
             buffer[: rows.batch_size] = getattr(self.initial, name)
@@ -78,6 +81,20 @@ class MemoryTape:
             name: primitives.array(buffer) for name, buffer in self.vector_states.items()
         }
         self._vectors, self._reads = map(primitives.array, (self.vectors, self.reads))
+
+    def alternates(self, name: str) -> bool:
+        """Whether a vector state has two blocks of B rows that take turns, and not all steps'."""
+        return not self.rows.keep
+
+    def around(self, name: str, t: int) -> tuple[slice, slice]:
+        """The rows of a vector state before and after step t, of the sequences that it has."""
+        if not self.alternates(name):
+            return self.rows.before(t), self.rows.after(t)
+        starts, size = (
+            [(t + k) % 2 * self.rows.batch_size for k in (0, 1)],
+            self.rows.batch_sizes[t],
+        )
+        return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
 
     def forward(self, t: int) -> Tensor:
         """Take step t, whose interface vectors stand in `vectors`.
@@ -100,9 +117,9 @@ class MemoryTape:
 
     def finish(self, t: int) -> None:
         """Put away the state of the sequences whose last step was t."""
-        ending, after = self.rows.ending(t), self.rows.after(t)
+        ending = self.rows.ending(t)
         for name, buffer in self.vector_states.items():
-            getattr(self.final, name)[ending] = buffer[after][ending]
+            getattr(self.final, name)[ending] = buffer[self.around(name, t)[1]][ending]
         memory, link = self.matrices(t + 1)
         if memory is not self.final.memory:
             self.final.memory[ending] = memory[ending]
@@ -145,23 +162,15 @@ class MemoryTape:
         reads: Any,
     ) -> Step:
         """The arrays of step t."""
-        before, after, array = self.rows.before(t), self.rows.after(t), self.primitives.array
-        states = self._arrays
+        array = self.primitives.array
+        usage, precedence, write, read = (
+            [buffer[rows] for rows in self.around(name, t)] for name, buffer in self._arrays.items()
+        )
         return Step(
-            vector=self._vectors[self.rows.step(t)],
-            memory0=array(memory0),
-            memory1=array(memory1),
-            usage0=states["usage"][before],
-            usage1=states["usage"][after],
-            precedence0=states["precedence"][before],
-            precedence1=states["precedence"][after],
-            link0=array(link0),
-            link1=array(link1),
-            write0=states["write_weights"][before],
-            write1=states["write_weights"][after],
-            read0=states["read_weights"][before],
-            read1=states["read_weights"][after],
-            reads=reads,
+            self._vectors[self.rows.step(t)],
+            *(array(memory0), array(memory1), *usage, *precedence),
+            *(array(link0), array(link1), *write, *read),
+            reads,
         )
 
     def release_ring(self) -> None:

@@ -65,6 +65,22 @@ def matrices_held(steps: int, interval: int, eager: bool, narrow: bool = False) 
     return 2 + max(forward, backward)
 
 
+def link_bytes(linkage: str, sizes: MemorySizes, steps: int, fan_out: int, itemsize: int) -> int:
+    """What a linkage that is not dense holds: values and columns, or all writes, and gradients.
+
+    A sparse link is held as it was before the first step, after the last, and on the way back.
+    """
+    B, N, _, _, Hw = sizes
+    if linkage == "sparse":
+        return B * Hw * N * fan_out * (3 * (itemsize + 4) + itemsize)
+    return 4 * steps * B * Hw * N * itemsize if linkage == "separable" else 0
+
+
+def vectors_in_passing(R: int, Hw: int, linked: bool) -> int:
+    """Vectors of N numbers that a composed step makes besides those that are kept, about."""
+    return 8 * R + 8 * Hw + (8 * R * Hw if linked else 0)
+
+
 def memory_report(
     *,
     steps: int,
@@ -79,6 +95,10 @@ def memory_report(
     features: int,
     output_size: int,
     parameters: int,
+    linkage: str = "dense",
+    fan_out: int = 1,
+    in_place: bool = False,
+    cut_heads: int = 0,
 ) -> MemoryReport:
     """The report of the engine for one direction.
 
@@ -94,19 +114,28 @@ def memory_report(
         features: L H + R W.
         output_size: Y.
         parameters: how many there are.
+        linkage, fan_out: one of `LINKAGES`, and entries in a row of a sparse link matrix.
+        in_place: whether steps write to few cells, in one memory for all of them.
+        cut_heads: heads of whose weightings only some entries are kept.
     """
     B, N, W, R, Hw = sizes
     rows = B * steps
-    narrow = checkpoint_itemsize != state_itemsize
     checkpoints = checkpoints_held(steps, interval)
-    memories = checkpoints + matrices_held(steps, interval, eager)
-    links = matrices_held(steps, interval, eager, narrow) * state_itemsize
-    links += checkpoints * checkpoint_itemsize
+    # In place: the first, the last, the one that goes back, and the gradient.
+    memories = 3 if in_place else checkpoints + matrices_held(steps, interval, eager)
+    if linkage == "dense":
+        narrow = checkpoint_itemsize != state_itemsize
+        links = matrices_held(steps, interval, eager, narrow) * state_itemsize
+        links = (links + checkpoints * checkpoint_itemsize) * B * Hw * N * N
+    else:
+        links = link_bytes(linkage, sizes, steps, fan_out, state_itemsize)
+    per_step = 1 + 2 * Hw + R - cut_heads
+    in_passing = 0 if linkage == "dense" else vectors_in_passing(R, Hw, linkage != "none") * B * N
     return MemoryReport(
         parameters=2 * parameters * itemsize,
-        link_matrices=links * B * Hw * N * N,
+        link_matrices=links,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
-        weightings=(rows + B) * (1 + 2 * Hw + R) * N * state_itemsize,
+        weightings=((rows + B) * per_step * N + in_passing) * state_itemsize,
         interface=2 * rows * (interface_size + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,

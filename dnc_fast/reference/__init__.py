@@ -6,7 +6,6 @@ any float dtype.
 """
 
 from .allocation import (
-    USAGE_ORDERS,
     allocation_weighting,
     allocation_weighting_backward,
     retention,
@@ -15,7 +14,13 @@ from .allocation import (
     update_usage_backward,
     usage_order,
 )
-from .content import content_weighting, content_weighting_backward, cosine_similarity, look_up
+from .content import (
+    LookUp,
+    content_weighting,
+    content_weighting_backward,
+    cosine_similarity,
+    look_up,
+)
 from .linkage import (
     directional_weightings,
     directional_weightings_backward,
@@ -25,6 +30,14 @@ from .linkage import (
     update_precedence_backward,
 )
 from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
+from .options import USAGE_ORDERS, StepOptions
+from .selection import Kept, keep_largest, keep_largest_backward, largest_cells
+from .separable_linkage import (
+    check_room,
+    separable_directional_weightings,
+    separable_directional_weightings_backward,
+    separable_products,
+)
 from .step import (
     Weightings,
     memory_step,
@@ -37,14 +50,21 @@ from .step import (
 
 __all__ = [
     "USAGE_ORDERS",
+    "Kept",
+    "LookUp",
+    "StepOptions",
     "Weightings",
     "allocation_weighting",
     "allocation_weighting_backward",
+    "check_room",
     "content_weighting",
     "content_weighting_backward",
     "cosine_similarity",
     "directional_weightings",
     "directional_weightings_backward",
+    "keep_largest",
+    "keep_largest_backward",
+    "largest_cells",
     "look_up",
     "memory_step",
     "memory_step_backward",
@@ -54,6 +74,9 @@ __all__ = [
     "read_weighting_backward",
     "retention",
     "retention_backward",
+    "separable_directional_weightings",
+    "separable_directional_weightings_backward",
+    "separable_products",
     "update_link",
     "update_link_backward",
     "update_precedence",

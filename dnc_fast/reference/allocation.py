@@ -10,9 +10,6 @@ from .heads import product_over_heads, products_of_others
 EPSILON = 1e-6
 """Lifts usages off zero: u' = e + (1 - e) u."""
 
-USAGE_ORDERS = ("exact", "robust")
-"""`exact`: by usage. `robust`: by usage rounded to `ROBUST_GRID`. Ties by index in both."""
-
 ROBUST_GRID = 2.0**-8
 """Usages that round to the same multiple of this count as equal in the robust order."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..interface import Interface
+from ..links import Link, SeparableLink, SparseLink
 from ..state import MemoryState
 from .allocation import (
     allocation_weighting,
@@ -27,6 +28,14 @@ from .linkage import (
     update_precedence_backward,
 )
 from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
+from .options import PAPER, StepOptions
+from .selection import keep_largest
+from .separable_linkage import (
+    check_room,
+    extend_separable_link,
+    separable_directional_weightings,
+)
+from .sparse_linkage import link_entry, sparse_directional_weightings, update_sparse_link
 
 
 class Weightings(NamedTuple):
@@ -49,14 +58,14 @@ class Weightings(NamedTuple):
 
 
 def memory_step(
-    interface: Interface, state: MemoryState, usage_order: str = "exact"
+    interface: Interface, state: MemoryState, options: StepOptions = PAPER
 ) -> tuple[Tensor, MemoryState, Weightings]:
     """Write to the memory, then read from it.
 
     Args:
         interface: this step's interface, activated.
-        state: the memory after the step before.
-        usage_order: one of `USAGE_ORDERS`.
+        state: the memory after the step before; its link tells the linkage.
+        options: what is calculated otherwise than in the paper.
 
     Returns:
         read vectors (B, R, W), the memory after this step, and the weightings' parts.
@@ -65,22 +74,65 @@ def memory_step(
     usage = update_usage(state.usage, state.write_weights, psi)
 
     content = content_weighting(interface.write_keys, interface.write_strengths, state.memory)
-    write_weights, allocation = write_weighting(interface, usage, content, usage_order)
+    write_weights, allocation = write_weighting(interface, usage, content, options.usage_order)
+    write_weights = _largest(write_weights, options.write_topk)
     memory = write_memory(
         state.memory, write_weights, interface.erase_vectors, interface.write_vectors
     )
 
-    link = update_link(state.link, state.precedence, write_weights)
+    link, forward, backward = link_writes(state, write_weights, options)
     precedence = update_precedence(state.precedence, write_weights)
-    forward, backward = directional_weightings(link, state.read_weights)
     read_content = content_weighting(interface.read_keys, interface.read_strengths, memory)
     read_weights = read_weighting(interface.read_modes, backward, read_content, forward)
+    read_weights = _largest(read_weights, options.read_topk)
 
     return (
         read_memory(memory, read_weights),
         MemoryState(memory, usage, precedence, link, write_weights, read_weights),
         Weightings(allocation, content, read_content, forward, backward),
     )
+
+
+def _largest(weights: Tensor, count: int | None) -> Tensor:
+    """The weighting with its `count` largest entries only, of the same sum."""
+    if count is None:
+        return weights
+    return keep_largest(weights, count).spread(weights.shape[-1])
+
+
+def link_writes(
+    state: MemoryState, write_weights: Tensor, options: StepOptions
+) -> tuple[Link, Tensor, Tensor]:
+    """Link what is written to what was written before, by the linkage of the state.
+
+    Args:
+        state: the memory after the step before.
+        write_weights: (B, Hw, N), of this step.
+        options: of the step.
+
+    Returns:
+        the link of this step, and where it leads from what was read last, forward and backward,
+        each (B, R, Hw, N).
+
+    Raises:
+        ValueError: a separable link is full.
+    """
+    link, last = state.link, state.read_weights
+    if isinstance(link, SparseLink):
+        fan_out = link.values.shape[-1]
+        entry = link_entry(state.precedence, write_weights, fan_out, options.link_unit_sums)
+        link = update_sparse_link(link, entry, options.link_threshold)
+        return link, *sparse_directional_weightings(link, last)
+    if isinstance(link, SeparableLink):
+        check_room(link, 1, options.link_history)
+        link = extend_separable_link(link, state.precedence, write_weights)
+        return link, *separable_directional_weightings(link, last)
+    if link is None:
+        B, Hw, N = write_weights.shape
+        nowhere = write_weights.new_zeros(B, last.shape[1], Hw, N)
+        return None, nowhere, nowhere
+    link = update_link(link, state.precedence, write_weights)
+    return link, *directional_weightings(link, last)
 
 
 def write_weighting(

@@ -29,40 +29,53 @@ def norms(rows, out):
 
 
 @kernel
-def content_weighting(keys, strengths, memory, key_norms, cell_norms, similarity, weights):
-    """Fill similarity and weights; the norms are given."""
+def similarities(key, memory, key_norm, cell_norms, similarity):
+    """Fill the similarity (N) of a key with all cells; the norms are given."""
     epsilon = memory.dtype.type(EPSILON)
     N = memory.shape[0]
     fours = N - N % 4
-    for head in range(keys.shape[0]):
-        key, row, weight = keys[head], similarity[head], weights[head]
-        for n in range(0, fours, 4):
-            m0, m1, m2, m3 = memory[n], memory[n + 1], memory[n + 2], memory[n + 3]
-            t0 = t1 = t2 = t3 = memory.dtype.type(0)
-            for w in range(key.shape[0]):
-                t0 += key[w] * m0[w]
-                t1 += key[w] * m1[w]
-                t2 += key[w] * m2[w]
-                t3 += key[w] * m3[w]
-            row[n], row[n + 1], row[n + 2], row[n + 3] = t0, t1, t2, t3
-        for n in range(fours, N):
-            cell = memory[n]
-            total = memory.dtype.type(0)
-            for w in range(key.shape[0]):
-                total += key[w] * cell[w]
-            row[n] = total
-        for n in range(N):
-            row[n] /= key_norms[head] * cell_norms[n] + epsilon
-        highest = row[0]
-        for n in range(1, row.shape[0]):
-            highest = max(highest, row[n])
+    for n in range(0, fours, 4):
+        m0, m1, m2, m3 = memory[n], memory[n + 1], memory[n + 2], memory[n + 3]
+        t0 = t1 = t2 = t3 = memory.dtype.type(0)
+        for w in range(key.shape[0]):
+            t0 += key[w] * m0[w]
+            t1 += key[w] * m1[w]
+            t2 += key[w] * m2[w]
+            t3 += key[w] * m3[w]
+        similarity[n], similarity[n + 1], similarity[n + 2], similarity[n + 3] = t0, t1, t2, t3
+    for n in range(fours, N):
+        cell = memory[n]
         total = memory.dtype.type(0)
-        for n in range(row.shape[0]):
-            # Strengths are at least 1, so the highest similarity is the highest logit.
-            weight[n] = exp(strengths[head] * (row[n] - highest))
-        for n in range(row.shape[0]):
-            total += weight[n]
-        for n in range(row.shape[0]):
+        for w in range(key.shape[0]):
+            total += key[w] * cell[w]
+        similarity[n] = total
+    for n in range(N):
+        similarity[n] /= key_norm * cell_norms[n] + epsilon
+
+
+@kernel
+def exponentials(strength, similarity, weights):
+    """Fill weights (N) with e^(strength (D - highest D)); returns the highest D and their sum."""
+    highest = similarity[0]
+    for n in range(1, similarity.shape[0]):
+        highest = max(highest, similarity[n])
+    total = similarity.dtype.type(0)
+    for n in range(similarity.shape[0]):
+        # Strengths are at least 1, so the highest similarity is the highest logit.
+        weights[n] = exp(strength * (similarity[n] - highest))
+    for n in range(similarity.shape[0]):
+        total += weights[n]
+    return highest, total
+
+
+@kernel
+def content_weighting(keys, strengths, memory, key_norms, cell_norms, similarity, weights):
+    """Fill similarity and weights; the norms are given."""
+    for head in range(keys.shape[0]):
+        similarities(keys[head], memory, key_norms[head], cell_norms, similarity[head])
+        weight = weights[head]
+        _, total = exponentials(strengths[head], similarity[head], weight)
+        for n in range(weight.shape[0]):
             weight[n] /= total
 
 
@@ -88,6 +101,54 @@ def _pull(m0, m1, m2, m3, d0, d1, d2, d3, key, g, pull, d_key):
 
 
 @kernel
+def mean_gradient(weight, d_weight):
+    """w.dw."""
+    mean = weight.dtype.type(0)
+    for n in range(weight.shape[0]):
+        mean += weight[n] * d_weight[n]
+    return mean
+
+
+@kernel
+def through_cells(
+    mean, weight, d_logit, row, key, strength, memory, key_norm, cell_norms, d_key, d_memory
+):
+    """Add to d_key, all but the pull of its norm, and to d_memory.
+
+    d_logit, on entry the gradient of the weights, and row, the similarity, are used up; `mean` is
+    that over all cells. Returns the gradients of the strength and of the key's norm.
+    """
+    epsilon = memory.dtype.type(EPSILON)
+    zero = memory.dtype.type(0)
+    N = memory.shape[0]
+    fours = N - N % 4
+    d_strength = zero
+    for n in range(N):
+        d_logit[n] = weight[n] * (d_logit[n] - mean)
+        d_strength += d_logit[n] * row[n]
+    for n in range(N):  # g takes the place of the logits' gradient
+        d_logit[n] *= strength / (key_norm * cell_norms[n] + epsilon)
+    d_key_norm = zero
+    for n in range(N):
+        d_key_norm -= d_logit[n] * row[n] * cell_norms[n]
+    for n in range(N):  # and the pull towards the cell that of its similarity
+        row[n] *= -d_logit[n] * key_norm / cell_norms[n]
+    for n in range(0, fours, 4):
+        _pull(
+            memory[n], memory[n + 1], memory[n + 2], memory[n + 3], d_memory[n],
+            d_memory[n + 1], d_memory[n + 2], d_memory[n + 3], key, d_logit[n : n + 4],
+            row[n : n + 4], d_key,
+        )  # fmt: skip
+    for n in range(fours, N):
+        cell, d_cell = memory[n], d_memory[n]
+        for w in range(key.shape[0]):
+            d_key[w] += d_logit[n] * cell[w]
+        for w in range(key.shape[0]):
+            d_cell[w] += d_logit[n] * key[w] + row[n] * cell[w]
+    return d_strength, d_key_norm
+
+
+@kernel
 def content_weighting_backward(
     d_weights,
     weights,
@@ -106,42 +167,23 @@ def content_weighting_backward(
     ds = w (dw - w.dw);  dstrength = ds.D;  g = strength ds / (|k| |m| + e)
     dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise with k and m exchanged
     """
-    epsilon = memory.dtype.type(EPSILON)
-    zero = memory.dtype.type(0)
-    N = memory.shape[0]
-    fours = N - N % 4
     for head in range(keys.shape[0]):
-        key, d_key, row = keys[head], d_keys[head], similarity[head]
-        weight, d_logit = weights[head], d_weights[head]
-        mean = zero
-        for n in range(row.shape[0]):
-            mean += weight[n] * d_logit[n]
-        d_strength = zero
-        for n in range(row.shape[0]):
-            d_logit[n] = weight[n] * (d_logit[n] - mean)
-            d_strength += d_logit[n] * row[n]
-        d_strengths[head] = d_strength
+        key, d_key = keys[head], d_keys[head]
         for w in range(key.shape[0]):
-            d_key[w] = zero
-        for n in range(N):  # g takes the place of the logits' gradient
-            d_logit[n] *= strengths[head] / (key_norms[head] * cell_norms[n] + epsilon)
-        d_key_norm = zero
-        for n in range(N):
-            d_key_norm -= d_logit[n] * row[n] * cell_norms[n]
-        for n in range(N):  # and the pull towards the cell that of its similarity
-            row[n] *= -d_logit[n] * key_norms[head] / cell_norms[n]
-        for n in range(0, fours, 4):
-            _pull(
-                memory[n], memory[n + 1], memory[n + 2], memory[n + 3], d_memory[n],
-                d_memory[n + 1], d_memory[n + 2], d_memory[n + 3], key, d_logit[n : n + 4],
-                row[n : n + 4], d_key,
-            )  # fmt: skip
-        for n in range(fours, N):
-            cell, d_cell = memory[n], d_memory[n]
-            for w in range(key.shape[0]):
-                d_key[w] += d_logit[n] * cell[w]
-            for w in range(key.shape[0]):
-                d_cell[w] += d_logit[n] * key[w] + row[n] * cell[w]
+            d_key[w] = memory.dtype.type(0)
+        d_strengths[head], d_key_norm = through_cells(
+            mean_gradient(weights[head], d_weights[head]),
+            weights[head],
+            d_weights[head],
+            similarity[head],
+            key,
+            strengths[head],
+            memory,
+            key_norms[head],
+            cell_norms,
+            d_key,
+            d_memory,
+        )
         pull = d_key_norm / key_norms[head]
         for w in range(key.shape[0]):
             d_key[w] += pull * key[w]

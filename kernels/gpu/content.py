@@ -1,6 +1,12 @@
-"""Content-based addressing: cosine similarity and softmax, all keys in one pass over the memory."""
+"""Content-based addressing: cosine similarity and softmax, all keys in one pass over the memory.
+
+Tiles may be tens of thousands: what each leaves of the softmax is added up by one program for each
+key, and the mean gradient that the backward pass needs is a sum of torch, as good at that.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -21,8 +27,18 @@ EPSILON = tl.constexpr(1e-6)
 
 
 @triton.jit
+def wide(n, N: tl.constexpr, W: tl.constexpr):
+    """Cells n in 64 bits, if a memory (N, W) takes them to count its numbers."""
+    cells = n
+    if N * W >= 2**31:
+        cells = n.to(tl.int64)
+    return cells
+
+
+@triton.jit
 def load_cells(memory, n, w, N: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr):
     """Cells n of a memory (N, W), 0 outside."""
+    n = wide(n, N, W)
     mask = (n < N)[:, None] & (w < W)[None, :]
     return tl.load(memory + n[:, None] * W + w[None, :], mask=mask, other=0.0).to(DTYPE)
 
@@ -30,6 +46,7 @@ def load_cells(memory, n, w, N: tl.constexpr, W: tl.constexpr, DTYPE: tl.constex
 @triton.jit
 def store_cells(memory, cells, n, w, N: tl.constexpr, W: tl.constexpr):
     """Store cells n of a memory (N, W)."""
+    n = wide(n, N, W)
     mask = (n < N)[:, None] & (w < W)[None, :]
     tl.store(memory + n[:, None] * W + w[None, :], cells, mask=mask)
 
@@ -191,8 +208,8 @@ def scores_kernel(
 ):
     """Scores of a tile of cells for all keys, and the tile's share in their softmax."""
     launch.begin(PDL)
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    b, tile = launch.row_and_tile(TILES)
+    n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     store_scores(
         scores + b * H * N,
         parts + b * H * 3 * TILES,
@@ -213,31 +230,56 @@ def scores_kernel(
 
 
 @triton.jit
+def totals_kernel(
+    parts,
+    totals,
+    TILES: tl.constexpr,
+    BT: tl.constexpr,
+    DTYPE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Maximum and sum over all tiles, (B, H, 2), of what they left of a key's softmax."""
+    launch.begin(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    parts += row * 3 * TILES
+    tops = tl.full([BT], -float("inf"), DTYPE)
+    for start in range(0, TILES, BT):
+        t = start + tl.arange(0, BT)
+        tops = tl.maximum(tops, tl.load(parts + t, mask=t < TILES, other=-float("inf")))
+    top = tl.max(tops, 0)
+    sums = tl.zeros([BT], DTYPE)
+    for start in range(0, TILES, BT):
+        t = start + tl.arange(0, BT)
+        own = tl.load(parts + t, mask=t < TILES, other=-float("inf"))
+        sums += tl.exp(own - top) * tl.load(parts + TILES + t, mask=t < TILES, other=0.0)
+    tl.store(totals + row * 2, top)
+    tl.store(totals + row * 2 + 1, tl.sum(sums, 0))
+
+
+@triton.jit
 def weights_kernel(
     scores,
-    parts,
+    totals,
     weights,
     N: tl.constexpr,
-    H: tl.constexpr,
     TILES: tl.constexpr,
-    BH: tl.constexpr,
-    BT: tl.constexpr,
     BN: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Content weightings from scores, of some cells."""
+    """Content weightings from scores, of some cells and one key."""
     launch.begin(PDL)
-    b, head = tl.program_id(0).to(tl.int64), tl.arange(0, BH)
-    n = tl.program_id(1) * BN + tl.arange(0, BN)
-    found = load_content(scores + b * H * N, parts + b * H * 3 * TILES, n, N, H, BH, TILES, BT)
-    mask = (head < H)[:, None] & (n < N)[None, :]
-    tl.store(weights + b * H * N + head[:, None] * N + n[None, :], found, mask=mask)
+    row, tile = launch.row_and_tile(TILES)
+    n = tile * BN + tl.arange(0, BN)
+    score = tl.load(scores + row * N + n, mask=n < N, other=0.0)
+    found = tl.exp(score - tl.load(totals + row * 2)) / tl.load(totals + row * 2 + 1)
+    tl.store(weights + row * N + n, found, mask=n < N)
 
 
 @triton.jit
 def backward_kernel(
     d_weights,
     weights,
+    means,
     keys,
     strengths,
     memory,
@@ -251,37 +293,32 @@ def backward_kernel(
     BM: tl.constexpr,
     BW: tl.constexpr,
     BH: tl.constexpr,
-    BN: tl.constexpr,
+    ADD: tl.constexpr,
     DTYPE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Gradients of a tile of cells, and the tile's part of those of keys and strengths."""
+    """Gradients of a tile of cells, and the tile's part of those of keys and strengths.
+
+    ADD: to what d_memory holds.
+    """
     launch.begin(PDL)
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w, h = tile * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BH)
-    d_weights += b * H * N
-    weights += b * H * N
-    # The mean of dw, weighed by w, needs all cells of each row; every program adds them up for
-    # itself, in the same order. In half precision the sum of w is not quite 1.
-    products, wholes = tl.zeros([BH, BN], DTYPE), tl.zeros([BH, BN], DTYPE)
-    for start in range(0, N, BN):
-        j = start + tl.arange(0, BN)
-        mask = (h < H)[:, None] & (j < N)[None, :]
-        offset = h[:, None] * N + j[None, :]
-        found = tl.load(weights + offset, mask=mask, other=0.0).to(DTYPE)
-        products += found * tl.load(d_weights + offset, mask=mask, other=0.0).to(DTYPE)
-        wholes += found
-    mean = tl.sum(products, 1) / tl.where(h < H, tl.sum(wholes, 1), 1.0)
+    b, tile = launch.row_and_tile(TILES)
+    n, w, h = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BH)
     mask = (h < H)[:, None] & (n < N)[None, :]
-    offset = h[:, None] * N + n[None, :]
+    offset = b * H * N + h[:, None] * N + n[None, :]
     found = tl.load(weights + offset, mask=mask, other=0.0).to(DTYPE)
     d_found = tl.load(d_weights + offset, mask=mask, other=0.0).to(DTYPE)
+    mean = tl.load(means + b * H + h, mask=h < H, other=0.0)
     cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
+    if ADD:
+        d_cells = load_cells(d_memory + b * N * W, n, w, N, W, DTYPE)
+    else:
+        d_cells = tl.zeros([BM, BW], DTYPE)
     d_cells = lookup_backward(
         found * (d_found - mean[:, None]),
         similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE),
         cells,
-        tl.zeros([BM, BW], DTYPE),
+        d_cells,
         keys + b * H * W,
         strengths + b * H,
         d_keys + (b * TILES + tile) * H * W,
@@ -293,7 +330,86 @@ def backward_kernel(
         False,
         DTYPE,
     )
+    tl.debug_barrier()  # several threads may hold a number: all have read what is replaced
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
+
+
+def _sizes(keys: Tensor, memory: Tensor) -> dict[str, Any]:
+    """What the kernels that go through tiles of cells are made for."""
+    H, (_, N, W) = keys.shape[1], memory.shape
+    BM, BW = launch.cell_tile(N, W), launch.block(W)
+    return {
+        "N": N,
+        "W": W,
+        "H": H,
+        "TILES": triton.cdiv(N, BM),
+        "BM": BM,
+        "BW": BW,
+        "BH": launch.block(H),
+        "DTYPE": launch.compute_dtype(keys.dtype),
+        "num_warps": launch.warps(BM * BW),
+    }
+
+
+def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Tensor) -> None:
+    """Fill weights (B, H, N); all are contiguous."""
+    (B, H, N), sizes = weights.shape, _sizes(keys, memory)
+    TILES = sizes["TILES"]
+    scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 3, TILES)
+    launch.run(scores_kernel, (B * TILES,), keys, strengths, memory, scores, parts, **sizes)
+    totals, BT = launch.new_like(keys, B, H, 2), min(1024, launch.block(TILES))
+    launch.run(
+        totals_kernel,
+        (B * H,),
+        parts,
+        totals,
+        TILES=TILES,
+        BT=BT,
+        DTYPE=sizes["DTYPE"],
+        num_warps=launch.warps(BT),
+    )
+    BN = min(1024, launch.block(N))
+    TILES = triton.cdiv(N, BN)
+    launch.run(weights_kernel, (B * H * TILES,), scores, totals, weights, N=N, TILES=TILES, BN=BN)
+
+
+def launch_look_up_backward(
+    d_weights: Tensor,
+    weights: Tensor,
+    keys: Tensor,
+    strengths: Tensor,
+    memory: Tensor,
+    d_memory: Tensor,
+    add: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of keys and strengths; fill d_memory, or add to it. All are contiguous."""
+    B, H, W = keys.shape
+    sizes = _sizes(keys, memory)
+    TILES = sizes["TILES"]
+    d_key_parts = launch.new_like(keys, B, TILES, H, W)
+    d_strength_parts = launch.new_like(keys, B, TILES, H)
+    # In half precision the sum of w is not quite 1.
+    found = weights.to(d_key_parts.dtype)
+    means = (found * d_weights).sum(-1) / found.sum(-1)
+    launch.run(
+        backward_kernel,
+        (B * TILES,),
+        d_weights,
+        weights,
+        means,
+        keys,
+        strengths,
+        memory,
+        d_key_parts,
+        d_strength_parts,
+        d_memory,
+        ADD=add,
+        **sizes,
+    )
+    d_keys, d_strengths = torch.empty_like(keys), torch.empty_like(strengths)
+    launch.total(d_key_parts, d_keys)
+    launch.total(d_strength_parts, d_strengths)
+    return d_keys, d_strengths
 
 
 @torch.library.custom_op("dnc_fast::content_weighting", mutates_args=())
@@ -306,40 +422,8 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
         memory: (B, N, W).
     """
     keys, strengths, memory = keys.contiguous(), strengths.contiguous(), memory.contiguous()
-    (B, H, W), N = keys.shape, memory.shape[1]
-    BM, DTYPE = launch.cell_tile(N, W), launch.compute_dtype(keys.dtype)
-    TILES = triton.cdiv(N, BM)
-    weights = keys.new_empty(B, H, N)
-    scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 3, TILES)
-    sizes = {"N": N, "W": W, "H": H, "TILES": TILES, "BM": BM, "BW": launch.block(W)}
-    launch.run(
-        scores_kernel,
-        (B, TILES),
-        keys,
-        strengths,
-        memory,
-        scores,
-        parts,
-        **sizes,
-        BH=launch.block(H),
-        DTYPE=DTYPE,
-        num_warps=launch.warps(BM * launch.block(W)),
-    )
-    BN = min(256, launch.block(N))
-    launch.run(
-        weights_kernel,
-        (B, triton.cdiv(N, BN)),
-        scores,
-        parts,
-        weights,
-        N=N,
-        H=H,
-        TILES=TILES,
-        BH=launch.block(H),
-        BT=launch.block(TILES),
-        BN=BN,
-        num_warps=launch.warps(launch.block(H) * BN),
-    )
+    weights = keys.new_empty(*keys.shape[:2], memory.shape[1])
+    launch_look_up(keys, strengths, memory, weights)
     return weights
 
 
@@ -356,37 +440,10 @@ def content_weighting_backward(
     d_weights, weights, keys, strengths, memory = (
         tensor.contiguous() for tensor in (d_weights, weights, keys, strengths, memory)
     )
-    (B, H, W), N = keys.shape, memory.shape[1]
-    BM = launch.cell_tile(N, W)
-    TILES = triton.cdiv(N, BM)
-    d_key_parts = launch.new_like(keys, B, TILES, H, W)
-    d_strength_parts = launch.new_like(keys, B, TILES, H)
     d_memory = torch.empty_like(memory)
-    launch.run(
-        backward_kernel,
-        (B, TILES),
-        d_weights,
-        weights,
-        keys,
-        strengths,
-        memory,
-        d_key_parts,
-        d_strength_parts,
-        d_memory,
-        N=N,
-        W=W,
-        H=H,
-        TILES=TILES,
-        BM=BM,
-        BW=launch.block(W),
-        BH=launch.block(H),
-        BN=min(1024, launch.block(N)),
-        DTYPE=launch.compute_dtype(keys.dtype),
-        num_warps=launch.warps(BM * launch.block(W)),
+    d_keys, d_strengths = launch_look_up_backward(
+        d_weights, weights, keys, strengths, memory, d_memory, add=False
     )
-    d_keys, d_strengths = torch.empty_like(keys), torch.empty_like(strengths)
-    launch.total(d_key_parts, d_keys)
-    launch.total(d_strength_parts, d_strengths)
     return d_keys, d_strengths, d_memory
 
 

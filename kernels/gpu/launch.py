@@ -47,6 +47,18 @@ LSTM_UNITS = 128
 SORT_CELLS = 4096
 """The longest row that a program sorts by itself."""
 
+SCAN_CELLS = 1024
+"""Cells of a row in the order of usage that a program multiplies up, or adds up."""
+
+PICK_CELLS = 2048
+"""Cells of which a program picks the largest."""
+
+LINK_CELLS = 64
+"""Rows of a sparse link matrix that a program goes through."""
+
+WRITE_CELLS = 512
+"""Cells of the writes of a separable link that a program goes through, over its read heads."""
+
 SORT_PAIRS = 1 << 28
 """Comparisons of cells from which sorting is likely to beat them (an estimate, not measured)."""
 
@@ -62,6 +74,16 @@ def begin(PDL: tl.constexpr):
     if PDL:
         cuda.gdc_launch_dependents()
         cuda.gdc_wait()
+
+
+@triton.jit
+def row_and_tile(TILES: tl.constexpr):
+    """Which row a program of a grid (rows * TILES) is for, and which tile of it, in 64 bits.
+
+    A grid may be long along its first axis only.
+    """
+    place = tl.program_id(0).to(tl.int64)
+    return place // TILES, place % TILES
 
 
 def pdl(target: Any) -> bool:

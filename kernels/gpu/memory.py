@@ -8,6 +8,8 @@ each tile, that are added up after the kernel.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -189,6 +191,7 @@ def write_kernel(
     N: tl.constexpr,
     W: tl.constexpr,
     HW: tl.constexpr,
+    TILES: tl.constexpr,
     BM: tl.constexpr,
     BW: tl.constexpr,
     BHW: tl.constexpr,
@@ -197,8 +200,8 @@ def write_kernel(
 ):
     """A tile of cells after the write."""
     launch.begin(PDL)
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    b, tile = launch.row_and_tile(TILES)
+    n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = written_cells(
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
         load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE),
@@ -237,8 +240,8 @@ def write_backward_kernel(
 ):
     """Gradients of a tile of cells, and the tile's part of those of the vectors."""
     launch.begin(PDL)
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    b, tile = launch.row_and_tile(TILES)
+    n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = write_backward(
         load_cells(d_new_memory + b * N * W, n, w, N, W, DTYPE),
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
@@ -254,6 +257,7 @@ def write_backward_kernel(
         False,
         DTYPE,
     )
+    tl.debug_barrier()  # d_memory may be d_new_memory, and several threads hold a number
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     store_weights(d_weights + b * HW * N, d_found, n, N, HW, BHW)
 
@@ -275,8 +279,8 @@ def read_kernel(
 ):
     """A tile's part of what all heads read."""
     launch.begin(PDL)
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    b, tile = launch.row_and_tile(TILES)
+    n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
     found = load_weights(weights + b * R * N, n, N, R, BR, DTYPE)
     read_part(cells, found, reads + (b * TILES + tile) * R * W, w, W, R, BR)
@@ -292,6 +296,7 @@ def read_backward_kernel(
     N: tl.constexpr,
     W: tl.constexpr,
     R: tl.constexpr,
+    TILES: tl.constexpr,
     BM: tl.constexpr,
     BW: tl.constexpr,
     BR: tl.constexpr,
@@ -300,8 +305,8 @@ def read_backward_kernel(
 ):
     """Gradients of a tile of cells, and of their weights."""
     launch.begin(PDL)
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    b, tile = launch.row_and_tile(TILES)
+    n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = read_backward(
         d_reads + b * R * W,
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
@@ -315,6 +320,76 @@ def read_backward_kernel(
     )
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     store_weights(d_weights + b * R * N, d_found, n, N, R, BR)
+
+
+def _write_sizes(memory: Tensor, write_weights: Tensor) -> dict[str, Any]:
+    """What the kernels of the write are made for."""
+    (_, N, W), HW = memory.shape, write_weights.shape[1]
+    BM, BW = launch.cell_tile(N, W), launch.block(W)
+    return {
+        "N": N,
+        "W": W,
+        "HW": HW,
+        "TILES": triton.cdiv(N, BM),
+        "BM": BM,
+        "BW": BW,
+        "BHW": launch.block(HW),
+        "DTYPE": launch.compute_dtype(memory.dtype),
+        "num_warps": launch.warps(BM * BW),
+    }
+
+
+def launch_write(
+    memory: Tensor,
+    write_weights: Tensor,
+    erase_vectors: Tensor,
+    write_vectors: Tensor,
+    new_memory: Tensor,
+) -> None:
+    """Fill new_memory; all are contiguous."""
+    sizes = _write_sizes(memory, write_weights)
+    grid = (len(memory) * sizes["TILES"],)
+    given = (memory, write_weights, erase_vectors, write_vectors)
+    launch.run(write_kernel, grid, *given, new_memory, **sizes)
+
+
+def launch_write_backward(
+    d_new_memory: Tensor,
+    memory: Tensor,
+    write_weights: Tensor,
+    erase_vectors: Tensor,
+    write_vectors: Tensor,
+    d_memory: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of write_weights, erase_vectors and write_vectors; all are contiguous.
+
+    d_memory is filled, and may be d_new_memory.
+    """
+    B, HW, W = erase_vectors.shape
+    sizes = _write_sizes(memory, write_weights)
+    TILES = sizes["TILES"]
+    d_write_weights = torch.empty_like(write_weights)
+    d_erase_parts = launch.new_like(memory, B, TILES, HW, W)
+    d_vector_parts = launch.new_like(memory, B, TILES, HW, W)
+    launch.run(
+        write_backward_kernel,
+        (B * TILES,),
+        d_new_memory,
+        memory,
+        write_weights,
+        erase_vectors,
+        write_vectors,
+        d_memory,
+        d_write_weights,
+        d_erase_parts,
+        d_vector_parts,
+        **sizes,
+    )
+    d_erase_vectors = torch.empty_like(erase_vectors)
+    d_write_vectors = torch.empty_like(write_vectors)
+    launch.total(d_erase_parts, d_erase_vectors)
+    launch.total(d_vector_parts, d_write_vectors)
+    return d_write_weights, d_erase_vectors, d_write_vectors
 
 
 @torch.library.custom_op("dnc_fast::write_memory", mutates_args=())
@@ -332,26 +407,8 @@ def write_memory(
     memory, write_weights, erase_vectors, write_vectors = (
         tensor.contiguous() for tensor in (memory, write_weights, erase_vectors, write_vectors)
     )
-    (B, N, W), HW = memory.shape, write_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
     new_memory = torch.empty_like(memory)
-    launch.run(
-        write_kernel,
-        (B, triton.cdiv(N, BM)),
-        memory,
-        write_weights,
-        erase_vectors,
-        write_vectors,
-        new_memory,
-        num_warps=launch.warps(BM * BW),
-        N=N,
-        W=W,
-        HW=HW,
-        BM=BM,
-        BW=BW,
-        BHW=launch.block(HW),
-        DTYPE=launch.compute_dtype(memory.dtype),
-    )
+    launch_write(memory, write_weights, erase_vectors, write_vectors, new_memory)
     return new_memory
 
 
@@ -375,39 +432,11 @@ def write_memory_backward(
         tensor.contiguous()
         for tensor in (d_new_memory, memory, write_weights, erase_vectors, write_vectors)
     )
-    (B, N, W), HW = memory.shape, write_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    TILES = triton.cdiv(N, BM)
-    d_memory, d_write_weights = torch.empty_like(memory), torch.empty_like(write_weights)
-    d_erase_parts = launch.new_like(memory, B, TILES, HW, W)
-    d_vector_parts = launch.new_like(memory, B, TILES, HW, W)
-    launch.run(
-        write_backward_kernel,
-        (B, TILES),
-        d_new_memory,
-        memory,
-        write_weights,
-        erase_vectors,
-        write_vectors,
-        d_memory,
-        d_write_weights,
-        d_erase_parts,
-        d_vector_parts,
-        num_warps=launch.warps(BM * BW),
-        N=N,
-        W=W,
-        HW=HW,
-        TILES=TILES,
-        BM=BM,
-        BW=BW,
-        BHW=launch.block(HW),
-        DTYPE=launch.compute_dtype(memory.dtype),
+    d_memory = torch.empty_like(memory)
+    gradients = launch_write_backward(
+        d_new_memory, memory, write_weights, erase_vectors, write_vectors, d_memory
     )
-    d_erase_vectors = torch.empty_like(erase_vectors)
-    d_write_vectors = torch.empty_like(write_vectors)
-    launch.total(d_erase_parts, d_erase_vectors)
-    launch.total(d_vector_parts, d_write_vectors)
-    return d_memory, d_write_weights, d_erase_vectors, d_write_vectors
+    return d_memory, *gradients
 
 
 @write_memory_backward.register_fake
@@ -436,7 +465,7 @@ def read_memory(memory: Tensor, read_weights: Tensor) -> Tensor:
     read_parts = launch.new_like(memory, B, TILES, R, W)
     launch.run(
         read_kernel,
-        (B, TILES),
+        (B * TILES,),
         memory,
         read_weights,
         read_parts,
@@ -470,10 +499,11 @@ def read_memory_backward(
     )
     (B, N, W), R = memory.shape, read_weights.shape[1]
     BM, BW = launch.cell_tile(N, W), launch.block(W)
+    TILES = triton.cdiv(N, BM)
     d_memory, d_read_weights = torch.empty_like(memory), torch.empty_like(read_weights)
     launch.run(
         read_backward_kernel,
-        (B, triton.cdiv(N, BM)),
+        (B * TILES,),
         d_reads,
         memory,
         read_weights,
@@ -483,6 +513,7 @@ def read_memory_backward(
         N=N,
         W=W,
         R=R,
+        TILES=TILES,
         BM=BM,
         BW=BW,
         BR=launch.block(R),

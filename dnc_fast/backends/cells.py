@@ -1,0 +1,89 @@
+"""How composed steps write to the memory: to all of its cells, or to a few, in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..interface import Interface
+from ..kernels.arrays import Step
+from ..reference import Kept
+
+
+class WholeCells:
+    """Every cell may change; a step writes from one memory to another.
+
+    Args:
+        parts: a module of parts, see `composed`.
+    """
+
+    def __init__(self, parts: Any) -> None:
+        self._parts = parts
+
+    def write(self, step: Step, interface: Interface, kept: Kept | None) -> None:
+        """Fill step.memory1."""
+        self._parts.write_memory(step, interface)
+
+    def write_backward(
+        self, step: Step, interface: Interface, d_memory: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of write weightings, erase and write vectors; d_memory goes to M_{t-1}."""
+        gradients: tuple[Tensor, Tensor, Tensor] = self._parts.write_memory_backward(
+            step, interface, d_memory
+        )
+        return gradients
+
+
+class KeptCells:
+    """Few cells change, in one memory for all steps; what they held is put away.
+
+    Args:
+        keep: whether there will be a way back.
+    """
+
+    def __init__(self, keep: bool) -> None:
+        self._keep = keep
+        self._before: list[tuple[Tensor, Tensor]] = []
+
+    def write(self, step: Step, interface: Interface, kept: Kept | None) -> None:
+        """Write to step.memory1, which is step.memory0."""
+        assert kept is not None
+        cells = kept.cells.flatten(1).sort(-1).values
+        index = cells.unsqueeze(-1).expand(-1, -1, step.memory0.shape[-1])
+        before = step.memory0.gather(1, index)
+        weights = step.write1.gather(-1, cells.unsqueeze(1).expand(-1, step.write1.shape[1], -1))
+        after = reference.write_memory(
+            before, weights, interface.erase_vectors, interface.write_vectors
+        )
+        step.memory1.scatter_(1, index, after)  # a cell that two heads write has one value twice
+        if self._keep:
+            self._before.append((cells, before))
+
+    def write_backward(
+        self, step: Step, interface: Interface, d_memory: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `WholeCells`; the memory goes back to what it was before the step."""
+        cells, before = self._before.pop()
+        index = cells.unsqueeze(-1).expand_as(before)
+        heads = cells.unsqueeze(1).expand(-1, step.write1.shape[1], -1)
+        d_before, d_weights, d_erase, d_vectors = reference.write_memory_backward(
+            d_memory.gather(1, index) * _first_of_each(cells).unsqueeze(-1),
+            before,
+            step.write1.gather(-1, heads),
+            interface.erase_vectors,
+            interface.write_vectors,
+        )
+        step.memory0.scatter_(1, index, before)
+        d_memory.scatter_(1, index, 0.0).scatter_add_(1, index, d_before)
+        d_write = torch.zeros_like(step.write1).scatter_add_(-1, heads, d_weights)
+        return d_write, d_erase, d_vectors
+
+
+def _first_of_each(cells: Tensor) -> Tensor:
+    """(B, n) bool: whether a cell is not the one before it; cells are in rising order."""
+    first = torch.ones_like(cells, dtype=torch.bool)
+    first[:, 1:] = cells[:, 1:] != cells[:, :-1]
+    return first

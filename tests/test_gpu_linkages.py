@@ -1,0 +1,689 @@
+"""The GPU kernels of composed steps: their parts by themselves, and whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dnc_fast.kernels.arrays import Step
+from gpu import DEVICE, assert_as_good_as_torch, poisoned
+from states import (
+    assert_close,
+    lively_dnc,
+    lively_state,
+    named_parts,
+    normal,
+    random_weighting,
+    separated_usage,
+    uniform,
+    weighed_sum,
+)
+from test_engine import assert_results_close
+from test_gpu_step import last_programs_only, zeros  # noqa: F401
+from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence
+
+from dnc_fast import DNC, DNCState, reference
+from dnc_fast.interface import Interface
+from dnc_fast.links import SeparableLink, SparseLink
+from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.reference.sparse_linkage import link_entry, touched_rows, update_sparse_link
+from dnc_fast.state import map_tensors
+
+pytest.importorskip("triton")
+
+from dnc_fast.kernels.gpu import largest, launch, ordered, sparse_linkage
+
+from dnc_fast.backends import composed_parts, plain_parts, triton_parts
+
+DTYPES = (torch.float64, torch.float32)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+# B, Hw, R, N, K: some fit in one tile, some need several, K divides none of them.
+SIZES = ((1, 1, 1, 1, 1), (1, 1, 2, 5, 8), (2, 2, 3, 19, 3), (1, 1, 1, 70, 4))
+every_size = pytest.mark.parametrize("sizes", SIZES, ids=str)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many programs and blocks, as only large memories have."""
+    for name, size in {
+        "TILE_NUMBERS": 16,
+        "SCAN_CELLS": 4,
+        "PICK_CELLS": 16,
+        "LINK_CELLS": 4,
+        "WRITE_CELLS": 4,
+    }.items():
+        monkeypatch.setattr(launch, name, size)
+
+
+def rounded(tree: Any, dtype: torch.dtype) -> Any:
+    """Where the kernels are, floats in a dtype."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(DEVICE, dtype if tensor.is_floating_point() else tensor.dtype)
+
+    return map_tensors(move, tree)
+
+
+def compare(function: str, given: tuple[Any, ...], dtype: torch.dtype) -> None:
+    """A part by the kernels against plain torch, see `gpu`."""
+    given = rounded(given, dtype)
+    with poisoned():
+        actual = getattr(triton_parts, function)(*given)
+    exact = getattr(plain_parts, function)(*rounded(given, torch.float64))
+    if dtype == torch.float64:
+        assert_close(actual, exact, "float64", function)
+    else:
+        plain = getattr(plain_parts, function)(*given)
+        assert_as_good_as_torch(actual, plain, exact, function)
+
+
+def sparse_link(sizes: tuple[int, ...], filled: float = 0.5) -> SparseLink:
+    """Rows with a share of their places filled, the first empty, the last full, many values tied.
+
+    Negative ones too: a state may be any.
+    """
+    B, Hw, _, N, K = sizes
+    link = uniform(B, Hw, N, N).mul(8).round() / 8 * (uniform(B, Hw, N, N) < filled * K / N)
+    link[:, :, -1] = 0.25
+    link[:, :, 0] = 0
+    if N > 3:
+        link[:, :, 1, :3] = torch.tensor([0.5, 0.5, -0.5])
+    diagonal = torch.eye(N, dtype=torch.bool)
+    return SparseLink.from_dense(link.masked_fill(diagonal, 0).double(), K)
+
+
+# The sparse link
+
+
+@every_dtype
+@pytest.mark.parametrize("filled", [0.0, 0.5, 2.0])
+@every_size
+def test_sparse_products(sizes: tuple[int, ...], filled: float, dtype: torch.dtype) -> None:
+    B, _, R, N, _ = sizes
+    compare("sparse_products", (sparse_link(sizes, filled), normal(B, R, N)), dtype)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_sparse_products_of_many_tiles() -> None:
+    sizes = (2, 2, 3, 37, 3)
+    compare("sparse_products", (sparse_link(sizes), normal(2, 3, 37)), torch.float64)
+
+
+@every_dtype
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0, 1e12, 1e30])
+def test_sparse_products_of_any_size(size: float, dtype: torch.dtype) -> None:
+    """Their sums are whole numbers of a unit that is 2^-100 at the least."""
+    sizes = (1, 1, 2, 37, 3)
+    link, vectors = rounded((sparse_link(sizes), normal(1, 2, 37)), dtype)
+    for large, small in ((link.values * size, vectors), (link.values, vectors * size)):
+        actual = triton_parts.sparse_products(link._replace(values=large), small)
+        exact = plain_parts.sparse_products(*rounded((link, vectors), torch.float64))
+        for product, expected in zip(actual, exact, strict=True):
+            error = (product.double() / size - expected).abs().max().item()
+            assert error <= (1e-12 if dtype == torch.float64 else 1e-5) + 37 * 2.0**-100 / size
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_sparse_products_of_what_is_not_finite(bad: float) -> None:
+    """No whole number stands for it, so all of the vector is NaN, and nothing of the others."""
+    sizes = (2, 1, 2, 9, 3)
+    link, vectors = rounded((sparse_link(sizes), normal(2, 2, 9)), torch.float32)
+    expected = triton_parts.sparse_products(link, vectors)[1]
+    vectors[1, 0, 3] = bad
+    found = triton_parts.sparse_products(link, vectors)[1]
+    assert found[1, 0, 0].isnan().all()
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1, 0, 1], expected[1, 0, 1])
+
+
+def test_sparse_products_repeat_their_bits_in_any_order() -> None:
+    """A permutation of the cells only permutes the product, which no sum of floats would do."""
+    sizes = (1, 1, 1, 150, 4)
+    B, _, R, N, _ = sizes
+    link, vectors = rounded((sparse_link(sizes, 2.0), normal(B, R, N)), torch.float32)
+    order = torch.randperm(N, device=DEVICE)
+    place = order.argsort().to(torch.int32)
+    columns = torch.where(link.columns < 0, -1, place[link.columns.clamp(min=0).long()])
+    moved = SparseLink(link.values[:, :, order].contiguous(), columns[:, :, order].contiguous())
+    _, behind = triton_parts.sparse_products(link, vectors)
+    _, behind_moved = triton_parts.sparse_products(moved, vectors[..., order])
+    assert torch.equal(behind_moved, behind[..., order])
+
+
+def test_sparse_products_of_a_batch_are_those_of_its_elements() -> None:
+    sizes = (3, 2, 2, 37, 3)
+    link, vectors = rounded((sparse_link(sizes), normal(3, 2, 37)), torch.float32)
+    alone = triton_parts.sparse_products(map_tensors(lambda part: part[1:2], link), vectors[1:2])
+    assert_close(
+        alone, [part[1:2] for part in triton_parts.sparse_products(link, vectors)], "equal"
+    )
+
+
+@every_dtype
+@every_size
+def test_sparse_backward_adds(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    B, Hw, R, N, _ = sizes
+    link = sparse_link(sizes)
+    given = (normal(B, R, N), random_weighting(B, R, N), uniform(B, R, Hw), uniform(B, R, Hw))
+    start = normal(*link.values.shape).masked_fill(link.columns < 0, 0)
+    found = []
+    for parts, to in (
+        (triton_parts, dtype),
+        (plain_parts, dtype),
+        (plain_parts, torch.float64),
+    ):
+        d_values, *rest = rounded(rounded((start, link, *given), dtype), to)
+        d_values = d_values.clone()
+        parts.sparse_backward(d_values, *rest)
+        found.append(d_values)
+    if dtype == torch.float64:
+        assert_close(found[0], found[2], "float64")
+    else:
+        assert_as_good_as_torch(*found)
+
+
+def weighting(*shape: int) -> Tensor:
+    """Non-negative, its sum below one, with many ties and zeros."""
+    weights = normal(*shape).clamp(min=0).mul(4).round()
+    return weights / (weights.sum(-1, keepdim=True) + 1)
+
+
+def assert_update_equals_the_reference(
+    sizes: tuple[int, ...], threshold: float | None, dtype: torch.dtype, unit_sums: bool = False
+) -> None:
+    B, Hw, _, N, K = sizes
+    before = rounded(sparse_link(sizes), dtype)
+    link = map_tensors(Tensor.clone, before)
+    for _ in range(2):
+        given = rounded((weighting(B, Hw, N), weighting(B, Hw, N)), dtype)
+        entry = link_entry(*given, K, unit_sums, triton_parts.keep_largest)
+        assert_close(entry, link_entry(*given, K, unit_sums), "equal")
+        expected = update_sparse_link(link, entry, threshold)
+        changed = (expected.values != link.values) | (expected.columns != link.columns)
+        old = map_tensors(Tensor.clone, link)
+        with poisoned():
+            rows, was = triton_parts.update_sparse_link_(link, entry, threshold)
+        assert_close(link, expected, "equal")
+        assert link.columns.dtype == torch.int32
+        places = tuple(rows.T)
+        untouched = changed.any(-1)
+        untouched[places] = False
+        assert not untouched.any()
+        undone = map_tensors(Tensor.clone, link)
+        for tensor, part in zip(undone, was, strict=True):
+            tensor[places] = part
+        assert_close(undone, old, "equal")
+
+
+@every_dtype
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.1, 0.9], ids=str)
+@every_size
+def test_sparse_update(sizes: tuple[int, ...], threshold: float | None, dtype: torch.dtype) -> None:
+    """Equal to the bit, and what is returned brings it back.
+
+    The link that is given has entries below the threshold, which go even where nothing is written.
+    """
+    assert_update_equals_the_reference(sizes, threshold, dtype)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_sparse_update_of_many_tiles() -> None:
+    assert_update_equals_the_reference((2, 2, 1, 37, 3), None, torch.float64, unit_sums=True)
+
+
+@pytest.mark.parametrize("K", [1, 2, 32])
+def test_sparse_update_of_any_fan_out(K: int) -> None:
+    """That one program merges; also one that holds nearly all of a row."""
+    assert_update_equals_the_reference((1, 1, 1, 40, K), 0.0, torch.float64)
+
+
+def test_sparse_update_touches_few_rows() -> None:
+    """Those that it changes: the rest of a link of a million cells must not be copied."""
+    sizes = (2, 2, 1, 37, 3)
+    link = rounded(sparse_link(sizes), torch.float32)
+    entry = link_entry(*rounded((weighting(2, 2, 37), weighting(2, 2, 37)), torch.float32), 3)
+    expected = touched_rows(link, entry, 0.0)
+    rows, _ = triton_parts.update_sparse_link_(link, entry, 0.0)
+    assert torch.equal(rows, expected)
+
+
+def test_fan_out_beyond_one_program_is_that_of_plain_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sparse_linkage, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(sparse_linkage, "merge", None)
+    link = rounded(sparse_link((1, 1, 1, 9, 3)), torch.float32)
+    given = rounded((weighting(1, 1, 9), weighting(1, 1, 9)), torch.float32)
+    entry = link_entry(*given, 3)
+    expected = update_sparse_link(link, entry, 0.0)
+    triton_parts.update_sparse_link_(link, entry, 0.0)
+    assert_close(link, expected, "equal")
+
+
+# The separable link
+
+
+def history(sizes: tuple[int, ...], writes: int) -> SeparableLink:
+    """A view of a longer one, as the engine has it."""
+    B, Hw, _, N, _ = sizes
+    longer = (random_weighting(writes + 2, B + 1, Hw, N) for _ in range(2))
+    return SeparableLink(*(part[:writes, :B].permute(1, 2, 0, 3) for part in longer))
+
+
+@every_dtype
+@pytest.mark.parametrize("writes", [1, 2, 7])
+@every_size
+def test_separable_products(sizes: tuple[int, ...], writes: int, dtype: torch.dtype) -> None:
+    B, _, R, N, _ = sizes
+    compare("separable_products", (history(sizes, writes), normal(B, R, N)), dtype)
+
+
+@every_dtype
+@pytest.mark.parametrize("writes", [1, 2, 7])
+@every_size
+def test_separable_backward(sizes: tuple[int, ...], writes: int, dtype: torch.dtype) -> None:
+    B, Hw, R, N, _ = sizes
+    ways = normal(B, R, Hw, N), normal(B, R, Hw, N)
+    compare("separable_gradients", (*ways, history(sizes, writes), normal(B, R, N)), dtype)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("whole", [False, True])
+def test_separable_link_of_many_tiles_and_full_overwrites(whole: bool) -> None:
+    """A write of weight one leaves nothing of those before: no division by what is left."""
+    sizes = (2, 2, 3, 37, 3)
+    link, ways = history(sizes, 5), (normal(2, 3, 2, 37), normal(2, 3, 2, 37))
+    link.write_weights[:, :, 3, 4:] = 0
+    link.write_weights[:, :, 3, 4] = 1
+    if whole:
+        link = map_tensors(Tensor.contiguous, link)
+    compare("separable_products", (link, normal(2, 3, 37)), torch.float64)
+    compare("separable_gradients", (*ways, link, normal(2, 3, 37)), torch.float64)
+
+
+# Look-up, write, allocation, largest entries
+
+
+@every_dtype
+@pytest.mark.parametrize("tiles", [False, True])
+def test_look_up_and_its_gradient_added(
+    tiles: bool, dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    if tiles:
+        request.getfixturevalue("small_tiles")
+    B, H, N, W = 2, 3, 37, 5
+    given = normal(B, H, W), 1 + 4 * uniform(B, H), normal(B, N, W)
+    d_weights, start = normal(B, H, N), normal(B, N, W)
+    found = []
+    for parts, to in (
+        (triton_parts, dtype),
+        (plain_parts, dtype),
+        (plain_parts, torch.float64),
+    ):
+        change, d_memory, *inputs = rounded(rounded((d_weights, start, *given), dtype), to)
+        look_up, d_memory = parts.look_up(*inputs), d_memory.clone()
+        gradients = parts.look_up_backward(change, look_up, *inputs, d_memory)
+        found.append([look_up.weights, *gradients, d_memory])
+    if dtype == torch.float64:
+        assert_close(found[0], found[2], "float64")
+    else:
+        assert_as_good_as_torch(*found)
+
+
+def write_step(B: int, N: int, W: int, Hw: int) -> tuple[Step, Interface]:
+    """What a write looks at; the rest is not there."""
+    step = Step(*[None] * len(Step._fields))._replace(
+        memory0=normal(B, N, W), memory1=normal(B, N, W), write1=random_weighting(B, Hw, N)
+    )
+    interface = Interface(*[None] * len(Interface._fields))._replace(
+        erase_vectors=uniform(B, Hw, W),
+        write_vectors=normal(B, Hw, W),
+        allocation_gates=uniform(B, Hw),
+        write_gates=uniform(B, Hw),
+    )
+    return rounded((step, interface), torch.float64)
+
+
+@pytest.mark.parametrize("sizes", [(2, 9, 3, 2), (1, 70, 64, 1), (2, 1, 1, 1)], ids=str)
+def test_write_and_its_gradient_in_place(sizes: tuple[int, ...]) -> None:
+    step, interface = write_step(*sizes)
+    start, found = rounded(normal(*step.memory0.shape), torch.float64), []
+    for parts in (triton_parts, plain_parts):
+        step.memory1.zero_()
+        parts.write_memory(step, interface)
+        d_memory = start.clone()
+        gradients = parts.write_memory_backward(step, interface, d_memory)
+        found.append([step.memory1.clone(), *gradients, d_memory])
+    assert_close(*found, "float64")
+
+
+@pytest.mark.parametrize("order", USAGE_ORDERS)
+@pytest.mark.parametrize("Hw", [1, 3])
+def test_write_weighting(Hw: int, order: str) -> None:
+    _, interface = write_step(2, 9, 3, Hw)
+    given = rounded(
+        (separated_usage(2, 9), random_weighting(2, Hw, 9), normal(2, Hw, 9)), torch.float64
+    )
+    usage, content, change = given
+    found = [
+        [
+            parts.write_weighting(interface, usage, content, order),
+            parts.write_weighting_backward(change, interface, usage, content, order),
+        ]
+        for parts in (triton_parts, plain_parts)
+    ]
+    assert_close(*found, "float64")
+
+
+def usages(kind: str, B: int, N: int) -> Tensor:
+    if kind == "tied":
+        return torch.tensor([0, 0.25, 1, 0.5 / 256]).double()[torch.randint(4, (B, N))]
+    if kind == "full":
+        return 1 - 3 * uniform(B, N) / N
+    return torch.zeros(B, N).double() if kind == "zero" else separated_usage(B, N)
+
+
+@every_dtype
+@pytest.mark.parametrize("N", [1, 37, 1500])
+@pytest.mark.parametrize("kind", ["separated", "tied", "full", "zero"])
+@pytest.mark.parametrize("order", USAGE_ORDERS)
+def test_ordered_allocation(order: str, kind: str, N: int, dtype: torch.dtype) -> None:
+    assert_allocation_equals_the_reference(usages(kind, 2, N), order, dtype)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_ordered_allocation_of_many_blocks(kind: str) -> None:
+    """More than one program adds up what they bring at once."""
+    assert_allocation_equals_the_reference(usages(kind, 2, 37), "exact", torch.float64)
+
+
+def assert_allocation_equals_the_reference(usage: Tensor, order: str, dtype: torch.dtype) -> None:
+    usage, change = rounded((usage, normal(*usage.shape)), dtype)
+
+    def expected(usage: Tensor, change: Tensor) -> list[Tensor]:
+        return [
+            reference.allocation_weighting(usage, order),
+            reference.allocation_weighting_backward(change, usage, order),
+        ]
+
+    with poisoned():
+        found = triton_parts._allocate(usage, order)
+        d_usage = ordered.allocate_backward(change, found.lifted, found.order, found.products)
+    actual, exact = [found.weights, d_usage], expected(usage.double(), change.double())
+    if dtype == torch.float64:
+        assert_close(actual, exact, "float64")
+    else:
+        assert_as_good_as_torch(actual, expected(usage, change), exact)
+
+
+def assert_same_cells(weights: Tensor, count: int) -> None:
+    found = largest.largest_cells(weights.flatten(0, -2), count)
+    expected = reference.largest_cells(weights.flatten(0, -2), count)
+    assert found.dtype == torch.int64 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 20, 40])
+@pytest.mark.parametrize("tiles", [False, True])
+def test_largest_cells(tiles: bool, count: int, request: pytest.FixtureRequest) -> None:
+    """Ties by index, also between blocks; negative entries, both zeros, all alike."""
+    if tiles:
+        request.getfixturevalue("small_tiles")
+    weights = normal(2, 3, 37).float().to(DEVICE)
+    weights[1] = weights[1].mul(2).round()
+    weights[0, 1] = torch.where(weights[0, 1] > 0, 0.0, -0.0)
+    weights[0, 2] = -1e-40
+    weights[1, 2, ::2] = torch.inf
+    assert_same_cells(weights, count)
+    assert_same_cells(weights.abs(), count)
+
+
+@every_dtype
+@pytest.mark.parametrize("unit_sums", [False, True])
+def test_keep_largest(unit_sums: bool, dtype: torch.dtype) -> None:
+    weights = weighting(2, 2, 37).to(DEVICE, dtype)
+    for count in (3, 37, 50):
+        found = triton_parts.keep_largest(weights, count, unit_sums)
+        assert_close(found, reference.keep_largest(weights, count, unit_sums), "equal")
+
+
+# Beyond 2^31 numbers
+
+
+def test_sparse_link_of_more_than_2_31_numbers(
+    last_programs_only: list[int],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of which the last rows are looked at: those of the last batch element."""
+    if DEVICE == "cuda":
+        pytest.skip("the class below does it at full size")
+    B, N, K, R = 3, 2**27, 8, 1
+    last = slice(N - 64, N)
+    values, d_values = zeros((B, 1, N, K)), zeros((B, 1, N, K))
+    try:
+        columns = torch.from_numpy(np.zeros((B, 1, N, K), np.int32))
+    except MemoryError:
+        pytest.skip("this machine does not promise so much memory")
+    small = rounded(sparse_link((1, 1, R, 64, K)), torch.float32)
+    values[-1, :, last] = small.values[0]
+    columns[-1, :, last] = torch.where(small.columns[0] < 0, -1, small.columns[0] + N - 64)
+    vectors, change = zeros((B, R, N)), zeros((B, R, N))
+    vectors[-1, :, last], change[-1, :, last] = normal(R, 64).float(), normal(R, 64).float()
+    modes = torch.ones(B, R, 1)
+    last_programs_only.append(0)
+
+    sparse_linkage.add_backward(d_values, columns, change, vectors, modes, modes)
+    expected = torch.zeros_like(small.values)
+    given = change[-1:, :, last], vectors[-1:, :, last], modes[:1], modes[:1]
+    plain_parts.sparse_backward(expected, small, *given)
+    assert_close(d_values[-1:, :, last], expected, "float32")
+
+    entry = sparse_linkage.Entry(
+        vectors.transpose(1, 2).view(B, R, N)[:, :1],
+        torch.from_numpy(np.zeros((B, 1, N), np.int8)),
+        torch.zeros(B, 1, 1, dtype=torch.int64),
+        torch.zeros(B, 1, 1),
+        None,
+    )
+    entry.marked[-1, 0, N - 1] = 1
+    empty = torch.from_numpy(np.zeros((B, 1, N), np.int8))
+    monkeypatch.setattr(torch, "empty_like", lambda _: empty)
+    found = sparse_linkage.touched(values, columns, entry)[-1, 0, last]
+    monkeypatch.undo()
+    with_last = (small.columns[0, 0] == 63).any(-1)
+    with_last[63] = True
+    assert torch.equal(found != 0, with_last)
+
+
+# Sequences
+
+
+def run(model: DNC, x: Any, state: DNCState) -> dict[str, Tensor]:
+    """Outputs, final state, and the gradients of parameters, input and initial state, by name."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().clone()
+        return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+    state = map_tensors(leaf, state)
+    data = leaf(x.data)
+    output, final = model.to(DEVICE)(x._replace(data=data), state)
+    floats = [
+        (name, part)
+        for name, part in (*named_parts(output.data, "output"), *named_parts(final, "final"))
+        if part.is_floating_point()
+    ]
+    total = weighed_sum([part.cpu() for _, part in floats])
+    leaves = {"input": data, **dict(model.named_parameters())}
+    leaves |= {name: part for name, part in named_parts(state, "state") if part.is_floating_point()}
+    gradients = torch.autograd.grad(
+        total, list(leaves.values()), allow_unused=True, materialize_grads=True
+    )
+    found = {name: part.detach() for name, part in floats}
+    found |= {name: p for name, p in named_parts(final, "final") if not p.is_floating_point()}
+    return found | dict(zip((f"gradient of {name}" for name in leaves), gradients, strict=True))
+
+
+def with_link(state: DNCState, options: dict[str, Any], seed: int = 0) -> DNCState:
+    """The state with a link of the linkage of some options, in the middle of a run."""
+    memory, linkage = state.memory, options["linkage"]
+    assert memory is not None
+    (B, N, _, _, Hw), generator = memory.sizes, torch.Generator().manual_seed(seed)
+    link: Any = None
+    if linkage == "sparse":
+        link = SparseLink.from_dense(memory.link, options.get("link_fan_out", 8))
+    elif linkage == "separable":
+        link = SeparableLink(
+            *(random_weighting(B, Hw, 2, N, generator=generator) for _ in range(2))
+        )
+    return state._replace(memory=memory._replace(link=link))
+
+
+CASES = [
+    ((3, 1), {"linkage": "none"}),
+    ((3,), {"linkage": "none", "num_write_heads": 2, "read_topk": 2, "write_topk": 2}),
+    ((3, 2), {"linkage": "sparse", "link_fan_out": 3}),
+    ((3,), {"linkage": "sparse", "link_fan_out": 2, "link_threshold": 0.0, "num_write_heads": 2}),
+    ((3, 1), {"linkage": "sparse", "link_fan_out": 2, "write_topk": 3, "link_unit_sums": True}),
+    ((3,), {"linkage": "separable", "num_write_heads": 2, "read_topk": 3}),
+    ((3, 2, 1), {"linkage": "separable", "usage_order": "robust"}),
+    ((2, 1), {"linkage": "separable", "write_topk": 1}),
+]
+
+
+def test_the_triton_backend_has_these_parts() -> None:
+    assert composed_parts("triton") is triton_parts
+    assert set(triton_parts.__all__) == set(plain_parts.__all__)
+
+
+@pytest.mark.parametrize(("lengths", "options"), CASES, ids=str)
+def test_sequences_equal_the_reference(lengths: tuple[int, ...], options: dict[str, Any]) -> None:
+    """Through the engine, with memories made anew backward, and batches that shrink."""
+    state = with_link(lively_state(lively_dnc(**options), len(lengths)), options)
+    x, found = pack_sequence([normal(length, 3) for length in lengths]), []
+    for backend in ("triton", "reference"):
+        model = lively_dnc(backend=backend, checkpoint_interval=2, **options)
+        found.append(run(model, x.to(DEVICE), rounded(state, torch.float64)))
+    assert_results_close(*found)
+
+
+@pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
+def test_sequences_in_float32(linkage: str) -> None:
+    """As good as plain torch, on the same numbers, where no choice hangs on a rounding."""
+    options = {"linkage": linkage, "num_cells": 9}
+    state = with_link(lively_state(lively_dnc(**options), 2), options)
+    found = []
+    x = pack_sequence([normal(2, 3), normal(2, 3)])
+    x = x._replace(data=x.data.float())
+    for backend, dtype in (
+        ("triton", torch.float32),
+        ("reference", torch.float32),
+        ("reference", torch.float64),
+    ):
+        model = lively_dnc(backend=backend, **options).float().to(dtype)
+        given = x._replace(data=x.data.to(DEVICE, dtype))
+        found.append(run(model, given, rounded(rounded(state, torch.float32), dtype)))
+    columns = [
+        [results.pop(name) for name in list(results) if name.endswith("columns")]
+        for results in found
+    ]
+    assert_close(columns[0], columns[2], "equal")
+    assert_as_good_as_torch(*found)
+
+
+@pytest.mark.parametrize("options", [CASES[4][1], CASES[6][1]], ids=str)
+def test_repeats_its_bits_from_the_empty_state(options: dict[str, Any]) -> None:
+    x = pack_sequence([normal(2, 3), normal(1, 3)]).to(DEVICE)
+    model = lively_dnc(backend="triton", **options)
+    state = rounded(model.cell.zero_state(2), torch.float64)
+    assert_close(run(model, x, state), run(model, x, state), "equal")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("lengths", "options"), CASES, ids=str)
+def test_longer_sequences_equal_the_reference(
+    lengths: tuple[int, ...], options: dict[str, Any], seed: int
+) -> None:
+    options = {"num_cells": 23, "cell_size": 5, "num_read_heads": 3, **options}
+    longer = [2 * length + 1 for length in lengths]
+    torch.manual_seed(seed)
+    state = lively_state(lively_dnc(seed, **options), len(lengths), seed)
+    state, x = with_link(state, options, seed), pack_sequence([normal(t, 3) for t in longer])
+    found = []
+    for backend in ("triton", "reference"):
+        model = lively_dnc(seed, backend=backend, **options)
+        found.append(run(model, x.to(DEVICE), rounded(state, torch.float64)))
+    assert_results_close(*found)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("N", [2**14, 2**17, 2**20])
+class TestLargeMemories:
+    """Sizes that the interpreter cannot take."""
+
+    def test_largest_cells(self, N: int) -> None:
+        weights = torch.rand(2, 2, N, device=DEVICE).mul(2**12).round()
+        for count in (1, 8, 64, 1000):
+            assert_same_cells(weights, count)
+
+    @every_dtype
+    @pytest.mark.parametrize("kind", ["tied", "full", "zero"])
+    def test_allocation(self, N: int, kind: str, dtype: torch.dtype) -> None:
+        assert_allocation_equals_the_reference(usages(kind, 2, N), "exact", dtype)
+
+    def test_look_up(self, N: int) -> None:
+        given = normal(1, 4, 32), 1 + 4 * uniform(1, 4), normal(1, N, 32)
+        compare_weights(lambda parts, *given: parts.look_up(*given).weights, given)
+
+    def full_link(self, N: int) -> SparseLink:
+        columns = torch.randint(N, (1, 2, N, 8), device=DEVICE, dtype=torch.int32).sort(-1).values
+        return SparseLink(torch.rand(columns.shape, device=DEVICE) / 8, columns)
+
+    def test_sparse_products(self, N: int) -> None:
+        link, vectors = self.full_link(N), torch.randn(1, 4, N, device=DEVICE)
+        compare_weights(lambda parts, *given: parts.sparse_products(*given), (link, vectors))
+        found = [triton_parts.sparse_products(link, vectors) for _ in range(2)]
+        assert_close(*found, "equal")
+
+    def test_sparse_update(self, N: int) -> None:
+        link = self.full_link(N)
+        distinct = link.columns.diff(dim=-1, prepend=link.columns[..., :1] - 1) != 0
+        dense_rows = distinct.all(-1, keepdim=True)
+        link = SparseLink(
+            link.values.masked_fill(~dense_rows, 0), link.columns.masked_fill(~dense_rows, -1)
+        )
+        given = (torch.rand(1, 2, N, device=DEVICE) / N for _ in range(2))
+        entry = link_entry(*given, 8)
+        expected = update_sparse_link(link, entry, 0.02)
+        triton_parts.update_sparse_link_(link, entry, 0.02)
+        assert_close(link, expected, "equal")
+
+    @pytest.mark.parametrize("writes", [1, 50])
+    def test_separable_link(self, N: int, writes: int) -> None:
+        sizes = (1, 1, 4, N, 8)
+        given = history(sizes, writes), normal(1, 4, N)
+        compare_weights(lambda parts, *given: parts.separable_products(*given), given)
+        given = (normal(1, 4, 1, N), normal(1, 4, 1, N), *given)
+        compare_weights(lambda parts, *given: parts.separable_gradients(*given), given)
+
+    @pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
+    def test_repeats_its_bits(self, N: int, linkage: str) -> None:
+        """Forward; the way back has sums of torch around the parts, see `linking`."""
+        model = DNC(4, 16, num_cells=N, linkage=linkage, backend="triton").to(DEVICE)
+        x = torch.randn(5, 1, 4, device=DEVICE)
+        found = [model(x)[0].detach() for _ in range(2)]
+        assert torch.equal(*found)
+
+
+def compare_weights(function: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    """In float32, against plain torch."""
+    given = rounded(given, torch.float32)
+    actual, plain = (function(parts, *given) for parts in (triton_parts, plain_parts))
+    exact = function(plain_parts, *rounded(given, torch.float64))
+    assert_as_good_as_torch(actual, plain, exact)

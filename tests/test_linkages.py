@@ -1,0 +1,467 @@
+"""Sparse, separable and no linkage, and weightings cut to their largest entries."""
+
+import pytest
+import torch
+from states import (
+    TOLERANCES,
+    assert_close,
+    lively_dnc,
+    lively_state,
+    normal,
+    random_interfaces,
+    random_weighting,
+    separated_state,
+    separated_usage,
+)
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from dnc_fast import DNC, DNCCell, DNCState, MemoryState
+from dnc_fast.backends import memory_step, numba_installed
+from dnc_fast.links import LINKAGES, SeparableLink, SparseLink, linkage_of
+from dnc_fast.reference import (
+    Kept,
+    keep_largest,
+    keep_largest_backward,
+    separable_directional_weightings,
+    separable_directional_weightings_backward,
+)
+from dnc_fast.reference.linkage import directional_weightings, update_link, update_precedence
+from dnc_fast.reference.separable_linkage import extend_separable_link
+from dnc_fast.reference.sparse_linkage import (
+    link_entry,
+    link_entry_backward,
+    sparse_directional_weightings,
+    touched_rows,
+    update_sparse_link,
+    update_sparse_link_backward,
+)
+from dnc_fast.state import MemorySizes, map_tensors, tensors
+
+SIZES = MemorySizes(2, 6, 3, 2, 2)
+NEW = ("sparse", "separable", "none")
+BACKENDS = [
+    "eager",
+    pytest.param("cpu", marks=pytest.mark.skipif(not numba_installed(), reason="needs Numba")),
+]
+
+
+def leaf(tensor):
+    """A copy that gradients are taken of; whole numbers stay what they are."""
+    copy = tensor.detach().clone()
+    return copy.requires_grad_() if tensor.is_floating_point() else copy
+
+
+def random_link(linkage, link, K):
+    """A link in the middle of a run, of the sizes of a dense one."""
+    B, Hw, N, _ = link.shape
+    if linkage == "sparse":
+        return SparseLink.from_dense(link, K)
+    if linkage == "separable":
+        generator = torch.Generator().manual_seed(3)
+        return SeparableLink(*(random_weighting(B, Hw, 3, N, generator=generator) for _ in "wp"))
+    return None
+
+
+def weighted_sum(parts):
+    """A number whose gradient differs at every entry of the tensors."""
+    generator = torch.Generator().manual_seed(5)
+    return sum(
+        (part * normal(*part.shape, generator=generator)).sum()
+        for part in parts
+        if part.is_floating_point()
+    )
+
+
+def run(model, state, lengths=(5, 3, 4)):
+    """Results of a ragged batch, and gradients of the state and of all parameters."""
+    state = map_tensors(leaf, state)
+    generator = torch.Generator().manual_seed(1)
+    x = normal(max(lengths), len(lengths), 3, generator=generator)
+    output, final = model(pack_padded_sequence(x, list(lengths), enforce_sorted=False), state)
+    results = [output.data, *tensors(final)]
+    given = [part for part in tensors(state) if part.is_floating_point()] + [*model.parameters()]
+    gradients = torch.autograd.grad(weighted_sum(results), given, allow_unused=True)
+    return results, [
+        torch.zeros_like(part) if gradient is None else gradient
+        for part, gradient in zip(given, gradients, strict=True)
+    ]
+
+
+def state_of(linkage, num_write_heads, K=2):
+    dense = lively_dnc(num_cells=7, num_write_heads=num_write_heads)
+    state = lively_state(dense, 3)
+    return state._replace(
+        memory=state.memory._replace(link=random_link(linkage, state.memory.link, K))
+    )
+
+
+# The engine against the reference
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("linkage", NEW)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"read_topk": 3, "write_topk": 2, "num_write_heads": 2},
+        {"write_topk": 3, "usage_order": "robust"},
+        {"read_topk": 2, "checkpoint_interval": 2, "num_write_heads": 2},
+        {"link_unit_sums": True, "link_threshold": 0.0},
+    ],
+    ids=str,
+)
+def test_engine_equals_the_reference(linkage, backend, options):
+    options = {"num_cells": 7, "linkage": linkage, "link_fan_out": 2, **options}
+    options.setdefault("link_threshold", 0.05)
+    state = state_of(linkage, options.get("num_write_heads", 1))
+    expected = run(lively_dnc(backend="reference", **options), state)
+    found = run(lively_dnc(backend=backend, **options), state)
+    assert_close(found[0], expected[0], "float64")
+    assert_close(found[1], expected[1], "float64")
+
+
+@pytest.mark.skipif(not numba_installed(), reason="needs Numba")
+@pytest.mark.parametrize("linkage", NEW)
+def test_many_cells_equal_the_plain_step(linkage):
+    """More cells than a strip, few and all of them used."""
+    N, B, Hw = 4200, 2, 2
+    options = {"num_cells": N, "linkage": linkage, "num_write_heads": Hw, "link_fan_out": 4}
+    generator = torch.Generator().manual_seed(7)
+
+    def weights(*shape):
+        return random_weighting(*shape, N, generator=generator)
+
+    for lowest in (0.0, 0.99):
+        for cut in ({}, {"read_topk": 5, "write_topk": 4}):
+            link = None
+            if linkage == "sparse":
+                steps = torch.randint(1, N // 4, (B, Hw, N, 4), generator=generator)
+                columns = steps.cumsum(-1).to(torch.int32)
+                values = torch.rand(columns.shape, generator=generator, dtype=torch.float64)
+                empty = torch.rand(B, Hw, N, 1, generator=generator) < 0.3
+                link = SparseLink(values.masked_fill(empty, 0), columns.masked_fill(empty, -1))
+            elif linkage == "separable":
+                link = SeparableLink(weights(B, Hw, 3), weights(B, Hw, 3))
+            usage = lowest + (1 - lowest) * separated_usage(B, N, generator)
+            memory = MemoryState(
+                normal(B, N, 3, generator=generator),
+                *(usage, weights(B, Hw), link, weights(B, Hw), weights(B, 2)),
+            )
+            state = DNCState(None, memory, None)
+            plain, fast = (
+                run(lively_dnc(backend=name, **options, **cut), state, (2, 2))
+                for name in ("eager", "cpu")
+            )
+            assert_close(fast[0], plain[0], "float64")
+            assert_close(fast[1], plain[1], "float64")
+
+
+@pytest.mark.parametrize("linkage", NEW)
+def test_from_zero_and_on(linkage):
+    """A sequence in two parts, each of its own call, is the sequence in one."""
+    model = lively_dnc(linkage=linkage, num_cells=6, read_topk=4, write_topk=3)
+    x = normal(6, 2, 3)
+    whole, end = model(x)
+    first, middle = model(x[:4])
+    second, last = model(x[4:], middle)
+    assert_close([torch.cat([first, second])], [whole], "float64")
+    assert_close(list(tensors(last)), list(tensors(end)), "float64")
+
+
+@pytest.mark.parametrize("linkage", NEW)
+def test_cell_takes_the_same_steps(linkage):
+    model = lively_dnc(linkage=linkage, num_cells=6, write_topk=3)
+    x, state, outputs = normal(3, 2, 3), None, []
+    for step in x:
+        output, state = model.cell(step, state)
+        outputs.append(output)
+    assert_close([torch.stack(outputs)], [model(x)[0]], "float64")
+
+
+@pytest.mark.parametrize("linkage", NEW)
+def test_second_way_back(linkage):
+    model = lively_dnc(linkage=linkage, num_cells=6, write_topk=3)
+    output, state = model(normal(4, 2, 3))
+    before = [part.clone() for part in tensors(state)]
+    loss = output.square().sum()
+    first = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(model.parameters()))
+    assert_close(list(first), list(second), "equal")
+    assert_close(list(tensors(state)), before, "equal")  # the way back leaves it alone
+
+
+@pytest.mark.parametrize("linkage", NEW)
+def test_both_directions_train_in_float32(linkage):
+    model = DNC(3, 4, num_cells=6, cell_size=3, linkage=linkage, bidirectional=True)
+    output, states = model(torch.randn(4, 2, 3))
+    output.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert [linkage_of(state.memory.link) for state in states] == [linkage, linkage]
+
+
+def test_trace_and_reference_of_every_linkage():
+    x = normal(3, 2, 3)
+    for linkage in LINKAGES:
+        model = lively_dnc(linkage=linkage, num_cells=6, read_topk=3)
+        output, _, trace = model(x, return_trace=True)
+        assert_close([output], [model(x)[0]], "float64")
+        assert (trace.read_weights.count_nonzero(dim=-1) <= 3).all()
+
+
+def test_results_do_not_depend_on_threads():
+    model = DNC(3, 4, num_cells=5000, cell_size=3, linkage="sparse", write_topk=4, read_topk=4)
+    x, threads, found = torch.randn(3, 1, 3), torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            output, _ = model(x)
+            found.append([output, *torch.autograd.grad(output.sum(), list(model.parameters()))])
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(found[0], found[1], "equal")
+
+
+# What each linkage is
+
+
+@pytest.mark.parametrize("K", [6, 8])
+def test_sparse_with_every_entry_is_dense(K):
+    dense = separated_state(SIZES)
+    found = []
+    for link in (dense.link, SparseLink.from_dense(dense.link, K)):
+        vectors = random_interfaces(5, SIZES).requires_grad_()
+        first = state = map_tensors(leaf, dense._replace(link=link))
+        reads = []
+        for vector in vectors:
+            read, state = memory_step(vector, state, link_threshold=0.0, read_topk=6, write_topk=9)
+            reads.append(read)
+        end = state.link if isinstance(state.link, torch.Tensor) else state.link.to_dense()
+        loss = weighted_sum([*reads, state.memory, state.precedence, end])
+        *gradients, d_link = torch.autograd.grad(
+            loss,
+            [vectors, *first[:3], *first[4:], first.link if link is dense.link else first.link[0]],
+        )
+        if link is not dense.link:
+            d_link = SparseLink(d_link, link.columns).to_dense()
+        diagonal = torch.eye(6, dtype=torch.bool)
+        found.append([*reads, end, *gradients, d_link.masked_fill(diagonal, 0)])
+    assert_close(found[0], found[1], "float64")
+
+
+def test_rows_of_a_sparse_link_stay_in_order_and_below_their_size():
+    model = lively_dnc(linkage="sparse", link_fan_out=3, link_threshold=0.05, num_cells=8)
+    link = model(normal(20, 2, 3, generator=torch.Generator().manual_seed(0)))[1].memory.link
+    held = link.columns >= 0
+    assert held.any() and not held.all()
+    assert (link.values[held] >= 0.05).all() and (link.values[~held] == 0).all()
+    assert (link.columns[held] < 8).all()
+    later = link.columns[..., 1:] > link.columns[..., :-1]
+    assert (later | ~held[..., 1:]).all()
+    assert (held[..., :-1] | ~held[..., 1:]).all()  # empty places come last
+    rows = torch.arange(8).view(1, 1, 8, 1)
+    assert (link.columns != rows).all()
+
+
+def test_the_largest_of_too_many_entries_stay_ties_by_column():
+    values = torch.tensor([[0.3, 0.2, 0.2], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    columns = torch.tensor([[2, 3, 4], [-1, -1, -1]], dtype=torch.int32)
+    link = SparseLink(*(torch.zeros(1, 1, 6, 3, dtype=part.dtype) for part in (values, columns)))
+    link = SparseLink(link.values, link.columns - 1)
+    link.values[0, 0, :2], link.columns[0, 0, :2] = values, columns
+    precedence = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 0.0, 0.8]]], dtype=torch.float64)
+    write = torch.tensor([[[0.25, 0.0, 0.0, 0.0, 0.0, 0.0]]], dtype=torch.float64)
+    entry = link_entry(precedence, write, 3)
+    row = update_sparse_link(link, entry, 0.0)
+    # 0.75 of the old entries, and 0.25 * 0.8 = 0.2 new: of 0.225, 0.15, 0.15, 0.2 and zeros
+    assert row.columns[0, 0, 0].tolist() == [2, 3, 5]
+    torch.testing.assert_close(
+        row.values[0, 0, 0], torch.tensor([0.225, 0.15, 0.2], dtype=torch.float64)
+    )
+
+
+def test_separable_is_dense_where_each_write_is_to_one_cell():
+    generator = torch.Generator().manual_seed(0)
+    link = torch.zeros(1, 1, 6, 6, dtype=torch.float64)
+    precedence = link[..., 0, :]
+    writes = SeparableLink(link[..., :0, :], link[..., :0, :])
+    for _ in range(12):
+        write = torch.zeros(1, 1, 6, dtype=torch.float64)
+        cell = torch.randint(6, (), generator=generator)
+        write[0, 0, cell] = torch.rand((), generator=generator, dtype=torch.float64)
+        link = update_link(link, precedence, write)
+        writes = extend_separable_link(writes, precedence, write)
+        precedence = update_precedence(precedence, write)
+        read = random_weighting(1, 2, 6, generator=generator)
+        assert_close(
+            list(separable_directional_weightings(writes, read)),
+            list(directional_weightings(link, read)),
+            "float64",
+        )
+    assert link.count_nonzero() > 10
+
+
+def test_forgetting_the_oldest_writes():
+    writes = random_link("separable", torch.zeros(2, 1, 5, 5), 0)
+    assert writes.last(2).write_weights.shape == (2, 1, 2, 5)
+    assert_close(list(writes.last(9)), list(writes), "equal")
+    assert_close([writes.last(1).precedence], [writes.precedence[:, :, 2:]], "equal")
+
+
+def test_no_linkage_is_a_link_matrix_of_zeros():
+    none, dense = (lively_dnc(linkage=name, num_cells=6) for name in ("none", "dense"))
+    x = normal(1, 2, 3)
+    state = lively_state(dense, 2)
+    empty = state.memory._replace(link=torch.zeros_like(state.memory.link))
+    empty = empty._replace(precedence=torch.zeros_like(empty.precedence))
+    found, _ = none(x, state._replace(memory=empty._replace(link=None)))
+    assert_close([found], [dense(x, state._replace(memory=empty))[0]], "float64")
+
+
+# Hand-derived gradients of the parts
+
+
+def test_keep_largest_keeps_the_sum_and_breaks_ties_by_cell():
+    kept = keep_largest(torch.tensor([0.1, 0.2, 0.1, 0.2, 0.1]), 3)
+    assert kept.cells.tolist() == [0, 1, 3]
+    torch.testing.assert_close(kept.values.sum(), torch.tensor(0.7))
+    assert keep_largest(torch.zeros(4), 2).values.tolist() == [0, 0]
+    torch.testing.assert_close(keep_largest(torch.rand(9), 2, True).values.sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("unit_sums", [False, True])
+@pytest.mark.parametrize("count", [1, 3, 6, 9])
+def test_keep_largest_backward(count, unit_sums):
+    weights = random_weighting(2, 2, 6).requires_grad_()
+    torch.autograd.gradcheck(lambda w: keep_largest(w, count, unit_sums).spread(6), weights)
+    kept = keep_largest(weights, count, unit_sums)
+    d_values = normal(*kept.values.shape)
+    expected = torch.autograd.grad((kept.values * d_values).sum(), weights)
+    kept = Kept(*(part.detach() for part in kept))
+    found = keep_largest_backward(d_values, kept, 6, unit_sums)
+    assert_close([found], list(expected), "float64")
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.05])
+def test_update_sparse_link_backward(threshold):
+    dense = separated_state(SIZES)
+    link = SparseLink.from_dense(dense.link, 3)
+    values, write, precedence = map(leaf, (link.values, dense.write_weights, dense.precedence))
+    entry = link_entry(precedence, write, 3)
+    new = update_sparse_link(SparseLink(values, link.columns), entry, threshold)
+    d_new = normal(*new.values.shape).masked_fill(new.columns < 0, 0)
+    expected = torch.autograd.grad((new.values * d_new).sum(), (values, precedence, write))
+    with torch.no_grad():
+        rows = touched_rows(link, entry, threshold)
+        places = tuple(rows.T)
+        before, after = (SparseLink(*(part[places] for part in one)) for one in (link, new))
+        d_rows, *d_entry = update_sparse_link_backward(d_new[places], before, after, rows, entry)
+        d_values = d_new.clone()
+        d_values[places] = d_rows
+        found = [d_values, *link_entry_backward(*d_entry, entry)]
+    assert_close(found, list(expected), "float64")
+    untouched = torch.ones(new.columns.shape[:-1], dtype=torch.bool)
+    untouched[places] = False
+    assert (new.columns[untouched] == link.columns[untouched]).all()
+
+
+def test_directional_weightings_are_those_of_the_matrix():
+    state = separated_state(SIZES)
+    link = SparseLink.from_dense(state.link, 4)
+    expected = directional_weightings(link.to_dense(), state.read_weights)
+    found = sparse_directional_weightings(link, state.read_weights)
+    assert_close(list(found), list(expected), "float64")
+
+
+def test_separable_directional_weightings_backward():
+    writes = map_tensors(leaf, random_link("separable", torch.zeros(2, 2, 6, 6), 0))
+    read = random_weighting(2, 2, 6)
+    results = separable_directional_weightings(writes, read)
+    d_results = [normal(*part.shape) for part in results]
+    loss = sum((part * d).sum() for part, d in zip(results, d_results, strict=True))
+    expected = torch.autograd.grad(loss, list(writes))
+    with torch.no_grad():
+        found = separable_directional_weightings_backward(*d_results, writes, read)
+    assert_close(list(found), list(expected), "float64")
+
+
+# States and errors
+
+
+@pytest.mark.parametrize("linkage", NEW)
+def test_states_move_and_slice(linkage):
+    model = DNC(3, 4, num_cells=6, cell_size=3, linkage=linkage)
+    _, state = model(torch.randn(3, 2, 3))
+    double = state.to(torch.float64)
+    floats = [part for part in tensors(double) if part.is_floating_point()]
+    assert {part.dtype for part in floats} == {torch.float64}
+    if linkage == "sparse":
+        assert double.memory.link.columns.dtype == torch.int32
+    one = state.slice_batch(slice(1, 2))
+    assert {len(part) for part in tensors(one)} == {1}
+    model(torch.randn(2, 1, 3), one)
+    model.double()(torch.randn(2, 2, 3, dtype=torch.float64), model.zero_state(2))
+
+
+def test_a_state_of_another_linkage_is_refused():
+    sparse, dense = (DNC(3, 4, num_cells=6, linkage=name) for name in ("sparse", "dense"))
+    with pytest.raises(ValueError, match="linkage 'dense' like the model's, got that of 'sparse'"):
+        dense(torch.randn(2, 1, 3), sparse.zero_state(1))
+
+
+def test_a_full_separable_link_says_what_to_do():
+    model = DNC(3, 4, num_cells=6, linkage="separable", link_history=4)
+    _, state = model(torch.randn(4, 1, 3))
+    with pytest.raises(ValueError, match=r"link_history=4 writes, got 4 .*link.last\(count\)"):
+        model(torch.randn(1, 1, 3), state)
+    memory = state.memory._replace(link=state.memory.link.last(3))
+    model(torch.randn(1, 1, 3), state._replace(memory=memory))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"columns": 9}, ValueError, "cells from 0 to 5, or -1"),
+        ({"columns": torch.int64}, TypeError, "state.link.columns must be an int32 tensor"),
+        ({"values": torch.float64}, ValueError, "state.link.values must be torch.float32"),
+        ({"values": 3}, ValueError, r"state.link.values must have shape \(1, 1, 6, 3\)"),
+    ],
+)
+def test_bad_sparse_links_are_refused(change, error, message):
+    cell = DNCCell(3, 4, num_cells=6, linkage="sparse", link_fan_out=8)
+    state = cell.zero_state(1)
+    link = state.memory.link
+    for name, value in change.items():
+        part = getattr(link, name)
+        if isinstance(value, torch.dtype):
+            part = part.to(value)
+        elif name == "columns":
+            part = torch.full_like(part, value)
+        else:
+            part = part[..., 0, :value]
+            message = "state.link.values must have shape"
+        link = link._replace(**{name: part})
+    state = state._replace(memory=state.memory._replace(link=link))
+    with pytest.raises(error, match=message):
+        cell(torch.randn(1, 3), state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"linkage": "spars"}, "linkage must be one of"),
+        ({"link_fan_out": 0}, "link_fan_out must be at least 1"),
+        ({"link_threshold": -0.5}, "link_threshold must be finite, at least 0"),
+        ({"read_topk": 0}, "read_topk must be at least 1"),
+        ({"write_topk": -1}, "write_topk must be at least 1"),
+        ({"link_history": 0}, "link_history must be at least 1"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        DNC(3, 4, **options)
+
+
+def test_tolerances_are_those_of_the_issue():
+    """Equal to the reference to 1e-10; the tests above ask for more."""
+    assert max(TOLERANCES["float64"]) <= 1e-10
