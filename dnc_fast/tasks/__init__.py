@@ -4,6 +4,7 @@ import sys
 
 from .associative_recall import AssociativeRecallTask
 from .autoencoding import AutoencodingTask
+from .babi import BabiTask
 from .base import Batch, BitTask, ClassTask, Score, Task
 from .characters import CharactersTask
 from .copy import CopyTask
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
     "autoencoding": AutoencodingTask,
     "characters": CharactersTask,
     "mapping": MappingTask,
+    "babi": BabiTask,
 }
 
 
@@ -47,6 +49,7 @@ __all__ = [
     "TASKS",
     "AssociativeRecallTask",
     "AutoencodingTask",
+    "BabiTask",
     "Batch",
     "BitTask",
     "CharactersTask",

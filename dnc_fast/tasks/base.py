@@ -83,6 +83,9 @@ class Task(ABC):
     """The figures that papers give: of "wrong" (answers per sequence), "right" (share of answers),
     "solved" (share of sequences) and "bits" (cross-entropy of an answer, in bits)."""
 
+    scoring_size: ClassVar[int] = 250
+    """Sequences that are scored at a time: fewer where they are long or wide."""
+
     num_chunks: int = 1
     """Parts in which a batch is trained on, one training step each, with the state carried from
     part to part and cut off from the graph between them (truncated backpropagation)."""
@@ -111,6 +114,23 @@ class Task(ABC):
     def held_out(self) -> Task:
         """The task that scores are taken on; for generated sequences the task itself."""
         return self
+
+    def validation(self) -> Task:
+        """The task that decides when to stop; where there is no other, the held-out one."""
+        return self.held_out()
+
+    @property
+    def num_sequences(self) -> int | None:
+        """How many sequences there are; None for an endless task."""
+        return None
+
+    def sequences(self, first: int, last: int) -> Batch:
+        """The sequences `first` to `last` - 1 of a task that is not endless, in a fixed order."""
+        raise NotImplementedError(f"{type(self).__name__} is endless; draw from it with batch()")
+
+    def parts(self) -> dict[str, Task]:
+        """What a score of the task is made of, each a task to be scored by itself; often nothing."""
+        return {}
 
     def model_preset(self) -> dict[str, Any]:
         """Sizes of a small DNC that suits the task."""

@@ -12,9 +12,6 @@ from ..dnc import DNC
 from ..tasks import Task
 from .random import stream_generator
 
-BATCH_SIZE = 250
-
-
 class Evaluation(NamedTuple):
     """Means over sequences.
 
@@ -62,26 +59,33 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on sequences drawn from a stream of the seed.
 
+    A task that is not endless gives its sequences in order, each once.
+
     Args:
         model: of the task's sizes.
-        task: where the sequences come from.
-        num_sequences: how many.
+        task: where the sequences come from: of the stream "validation" its `validation()`, of
+            the others its `held_out()`.
+        num_sequences: how many, or all where there are no more.
         seed: of the stream; the same seed gives the same sequences.
         stream: "validation" for deciding when to stop, "lesson" for tests of a lesson, "held-out"
             for what is reported.
         index: which draw of the stream.
         num_cells: memory cells to run with; None for the model's own.
     """
-    task = task.held_out()
+    task = task.validation() if stream == "validation" else task.held_out()
+    num_sequences = count_sequences(task, num_sequences)
     generator = stream_generator(seed, stream, index)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     losses, wrong, counted = [], [], []
     with torch.no_grad():
-        for start in range(0, num_sequences, BATCH_SIZE):
-            size = min(BATCH_SIZE, num_sequences - start)
-            batch = task.batch(size, generator).to(device)
+        for start in range(0, num_sequences, task.scoring_size):
+            size = min(task.scoring_size, num_sequences - start)
+            if task.num_sequences is None:
+                batch = task.batch(size, generator).to(device)
+            else:
+                batch = task.sequences(start, start + size).to(device)
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             score = task.score(outputs, batch)
             losses.append(score.loss)
@@ -95,3 +99,8 @@ def evaluate(
         right=1.0 - (mistakes.sum() / answers.sum()).item(),
         solved=(mistakes == 0).double().mean().item(),
     )
+
+
+def count_sequences(task: Task, wanted: int) -> int:
+    """How many sequences are scored of those wanted: no more than there are."""
+    return wanted if task.num_sequences is None else min(wanted, task.num_sequences)
