@@ -23,6 +23,8 @@ NUM_TASKS = 20
 PARTS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.1
 """The last stories of each training file, which decide when to stop (Graves et al. 2016: 10 %)."""
+MOST_QUESTIONS = 5
+"""Questions of a story in most tasks; none has many more."""
 LIKE_LENGTHS = 1.15
 """The stories of a batch differ in length by this factor at most."""
 
@@ -60,10 +62,14 @@ class BabiTask(ClassTask):
     part: str = field(
         default="train", metadata={"choices": PARTS, "help": "part of the stories to read"}
     )
+    max_questions: int = field(
+        default=0, metadata={"help": "end each story after so many questions; 0: none is cut"}
+    )
 
     def __post_init__(self) -> None:
         check_choice("files", self.files, FILE_SETS)
         check_choice("part", self.part, PARTS)
+        check_integer("max_questions", self.max_questions, minimum=0)
         if self.data:
             choose_files(self.data, self.files, self.numbers, self.kind)
         else:
@@ -111,6 +117,12 @@ class BabiTask(ClassTask):
         """The stories of the test files."""
         return replace(self, part="test")
 
+    def lessons(self) -> tuple[BabiTask, ...]:
+        """Stories up to their first question, up to the second, ...; then whole."""
+        last = self.max_questions or MOST_QUESTIONS
+        cut = tuple(replace(self, max_questions=count) for count in range(1, last))
+        return (*cut, self)
+
     def parts(self) -> dict[str, BabiTask]:
         """Each of the tasks by itself."""
         return {str(number): replace(self, tasks=str(number)) for number in self.numbers}
@@ -145,7 +157,7 @@ class BabiTask(ClassTask):
             random = Random(int(uniform(0, 2**62, (), generator)))
             makers = [MAKERS[number] for number in self.numbers]
             stories = [random.choice(makers)(random) for _ in range(batch_size)]
-            return encode(stories, generator.device)
+            return encode([story.cut(self.max_questions) for story in stories], generator.device)
         library = self._library()
         group = draw(library.group_weights, 1, generator).item()
         first, last = library.groups[int(group)]
@@ -164,7 +176,9 @@ class BabiTask(ClassTask):
         return Score(words.loss, failed.sum(0), begins.sum(0))
 
     def _library(self) -> Library:
-        return make_library(self.data, self.files, self.numbers, self.part)
+        return make_library(
+            self.data, self.files, self.numbers, self.part, self.max_questions
+        )
 
 
 class Library(NamedTuple):
@@ -182,7 +196,9 @@ class Library(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def make_library(data: str, files: str, numbers: tuple[int, ...], part: str) -> Library:
+def make_library(
+    data: str, files: str, numbers: tuple[int, ...], part: str, max_questions: int
+) -> Library:
     """The stories of a part, in order of length.
 
     Raises:
@@ -199,7 +215,7 @@ def make_library(data: str, files: str, numbers: tuple[int, ...], part: str) -> 
                 f"data must have more stories of task {number} for its part {part!r}, got "
                 f"{len(stories)} in all"
             )
-        weighted += [(story, 1.0 / len(chosen)) for story in chosen]
+        weighted += [(story.cut(max_questions), 1.0 / len(chosen)) for story in chosen]
     weighted.sort(key=lambda pair: len(pair[0].words))
     lengths = [len(story.words) for story, _ in weighted]
     edges = [0]

@@ -47,6 +47,18 @@ class Story(NamedTuple):
     words: tuple[str, ...]
     answers: tuple[str, ...]
 
+    def cut(self, questions: int) -> Story:
+        """The story up to the end of that question, counted from 1; all of it for 0."""
+        ends = [
+            place + 1
+            for place, word in enumerate(self.words)
+            if word == ANSWER and self.words[place + 1 : place + 2] != (ANSWER,)
+        ]
+        if not 0 < questions < len(ends):
+            return self
+        words = self.words[: ends[questions - 1]]
+        return Story(words, self.answers[: words.count(ANSWER)])
+
 
 def split_words(sentence: str) -> list[str]:
     """The words of a sentence in small letters; a full stop or question mark is a word."""

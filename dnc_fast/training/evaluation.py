@@ -59,12 +59,12 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on sequences drawn from a stream of the seed.
 
-    A task that is not endless gives its sequences in order, each once.
+    A task that is not endless gives all its sequences, each once, if so many or more are wanted.
 
     Args:
         model: of the task's sizes.
-        task: where the sequences come from: of the stream "validation" its `validation()`, of
-            the others its `held_out()`.
+        task: where the sequences come from: of the stream "held-out" its `held_out()`, of the
+            others its `validation()`.
         num_sequences: how many, or all where there are no more.
         seed: of the stream; the same seed gives the same sequences.
         stream: "validation" for deciding when to stop, "lesson" for tests of a lesson, "held-out"
@@ -72,7 +72,7 @@ def evaluate(
         index: which draw of the stream.
         num_cells: memory cells to run with; None for the model's own.
     """
-    task = task.validation() if stream == "validation" else task.held_out()
+    task = task.held_out() if stream == "held-out" else task.validation()
     num_sequences = count_sequences(task, num_sequences)
     generator = stream_generator(seed, stream, index)
     device = next(model.parameters()).device
@@ -82,10 +82,10 @@ def evaluate(
     with torch.no_grad():
         for start in range(0, num_sequences, task.scoring_size):
             size = min(task.scoring_size, num_sequences - start)
-            if task.num_sequences is None:
-                batch = task.batch(size, generator).to(device)
-            else:
+            if num_sequences == task.num_sequences:
                 batch = task.sequences(start, start + size).to(device)
+            else:
+                batch = task.batch(size, generator).to(device)
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             score = task.score(outputs, batch)
             losses.append(score.loss)
