@@ -2,6 +2,7 @@
 
 import sys
 
+from .answerer import Answerer
 from .associative_recall import AssociativeRecallTask
 from .autoencoding import AutoencodingTask
 from .babi import BabiTask
@@ -9,10 +10,14 @@ from .base import Batch, BitTask, ClassTask, Score, Task
 from .characters import CharactersTask
 from .copy import CopyTask
 from .echo import EchoTask
+from .inference import InferenceTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
+from .shortest_path import ShortestPathTask
 from .temporal_order import TemporalOrderTask
+from .traversal import TraversalTask
+from .triples import TripleTask
 
 TASKS: dict[str, type[Task]] = {
     "copy": CopyTask,
@@ -25,6 +30,9 @@ TASKS: dict[str, type[Task]] = {
     "characters": CharactersTask,
     "mapping": MappingTask,
     "babi": BabiTask,
+    "traversal": TraversalTask,
+    "shortest-path": ShortestPathTask,
+    "inference": InferenceTask,
 }
 
 
@@ -47,6 +55,7 @@ def summary(kind: type[Task]) -> str:
 
 __all__ = [
     "TASKS",
+    "Answerer",
     "AssociativeRecallTask",
     "AutoencodingTask",
     "BabiTask",
@@ -56,12 +65,16 @@ __all__ = [
     "ClassTask",
     "CopyTask",
     "EchoTask",
+    "InferenceTask",
     "MappingTask",
     "PrioritySortTask",
     "RepeatCopyTask",
     "Score",
+    "ShortestPathTask",
     "Task",
     "TemporalOrderTask",
+    "TraversalTask",
+    "TripleTask",
     "summary",
     "task_name",
 ]

@@ -30,7 +30,7 @@ class Answerer(ABC):
 
     @abstractmethod
     def take(self, step: int, outputs: Tensor) -> None:
-        """Take the outputs (B, Y) of a step; the steps from `first` to `last`, one after another."""
+        """Take the outputs (B, Y) of a step: of each from `first` to `last`, in order."""
 
     @abstractmethod
     def batch(self) -> Batch:

@@ -1,4 +1,4 @@
-"""bAbI question answering: hear a story word by word, answer questions on it (Weston et al. 2015)."""
+"""bAbI question answering: hear a story word by word, answer questions (Weston et al. 2015)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_choice, check_integer
+from ..checks import check_choice, check_integer, check_number
 from .babi_files import FILE_SETS, choose_files, read_stories
 from .babi_stories import MAKERS
 from .babi_text import ANSWER, CODES, VOCABULARY, Story
-from .base import SMALL_STEPS, Batch, ClassTask, Score, uniform
+from .base import SMALL_STEPS, Batch, ClassTask, Score, Task, random_shares, uniform
 
 NUM_TASKS = 20
+ALL_NUMBERS = tuple(range(1, NUM_TASKS + 1))
 PARTS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.1
 """The last stories of each training file, which decide when to stop (Graves et al. 2016: 10 %)."""
@@ -65,11 +67,15 @@ class BabiTask(ClassTask):
     max_questions: int = field(
         default=0, metadata={"help": "end each story after so many questions; 0: none is cut"}
     )
+    word_dropout: float = field(
+        default=0.0, metadata={"help": "share of words left blank in training, against overfitting"}
+    )
 
     def __post_init__(self) -> None:
         check_choice("files", self.files, FILE_SETS)
         check_choice("part", self.part, PARTS)
         check_integer("max_questions", self.max_questions, minimum=0)
+        check_number("word_dropout", self.word_dropout, 0.0, 1.0)
         if self.data:
             choose_files(self.data, self.files, self.numbers, self.kind)
         else:
@@ -94,7 +100,7 @@ class BabiTask(ClassTask):
     @property
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the tasks, rising."""
-        return parse_numbers(self.tasks, tuple(range(1, NUM_TASKS + 1)) if self.data else MAKERS)
+        return parse_numbers(self.tasks, ALL_NUMBERS if self.data else tuple(MAKERS))
 
     @property
     def kind(self) -> str:
@@ -123,7 +129,7 @@ class BabiTask(ClassTask):
         cut = tuple(replace(self, max_questions=count) for count in range(1, last))
         return (*cut, self)
 
-    def parts(self) -> dict[str, BabiTask]:
+    def parts(self) -> dict[str, Task]:
         """Each of the tasks by itself."""
         return {str(number): replace(self, tasks=str(number)) for number in self.numbers}
 
@@ -157,12 +163,21 @@ class BabiTask(ClassTask):
             random = Random(int(uniform(0, 2**62, (), generator)))
             makers = [MAKERS[number] for number in self.numbers]
             stories = [random.choice(makers)(random) for _ in range(batch_size)]
-            return encode([story.cut(self.max_questions) for story in stories], generator.device)
+            stories = [story.cut(self.max_questions) for story in stories]
+            return self._with_dropout(encode(stories, generator.device), generator)
         library = self._library()
         group = draw(library.group_weights, 1, generator).item()
         first, last = library.groups[int(group)]
         places = first + draw(library.weights[first:last], batch_size, generator)
-        return encode([library.stories[place] for place in places.tolist()], generator.device)
+        stories = [library.stories[place] for place in places.tolist()]
+        return self._with_dropout(encode(stories, generator.device), generator)
+
+    def _with_dropout(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with some words left blank in training; the signs for an answer all stay."""
+        if not self.word_dropout or self.part != "train":
+            return batch
+        kept = random_shares(tuple(batch.mask.shape), generator) >= self.word_dropout
+        return batch._replace(inputs=batch.inputs * (kept | batch.mask).unsqueeze(-1))
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
         """The score of each story in questions; a question is right when all its words are."""
@@ -176,9 +191,7 @@ class BabiTask(ClassTask):
         return Score(words.loss, failed.sum(0), begins.sum(0))
 
     def _library(self) -> Library:
-        return make_library(
-            self.data, self.files, self.numbers, self.part, self.max_questions
-        )
+        return make_library(self.data, self.files, self.numbers, self.part, self.max_questions)
 
 
 class Library(NamedTuple):
@@ -221,7 +234,7 @@ def make_library(
     edges = [0]
     while edges[-1] < len(lengths):
         edges.append(bisect_right(lengths, LIKE_LENGTHS * lengths[edges[-1]]))
-    groups = list(zip(edges[:-1], edges[1:], strict=True))
+    groups = list(pairwise(edges))
     weights = torch.tensor([weight for _, weight in weighted], dtype=torch.float64, device="cpu")
     sums = torch.stack([weights[first:last].sum() for first, last in groups])
     return Library([story for story, _ in weighted], weights, groups, sums)

@@ -44,8 +44,8 @@ def find_files(data: str) -> dict[tuple[str, int, str], str]:
                 found[folder, int(match[1]), match[2]] = name
     if not found:
         raise FileNotFoundError(
-            f"data must hold files such as en-10k/qa1_single-supporting-fact_train.txt, got {data!r}"
-            " without any"
+            "data must hold files such as en-10k/qa1_single-supporting-fact_train.txt, got "
+            f"{data!r} without any"
         )
     return found
 

@@ -14,20 +14,20 @@ from typing import NamedTuple
 ANSWER = "-"
 """What the input says where a word of an answer is expected."""
 
-VOCABULARY: tuple[str, ...] = tuple(
-    """
-    - . ? a above afraid after afternoon afterwards and antoine apple are back bathroom bedroom before
-    below bernhard bigger bill blue bored box brian carrying cat cats chest chocolate chocolates
-    cinema color container daniel did discarded do does down dropped e east either emily evening fit
-    fits following football fred frog from garden gave gertrude get give go got grabbed gray green
-    greg hallway handed he how hungry in inside is jason jeff jessica john journeyed julie julius
-    kitchen left lily lion longer many mary maybe mice milk morning mouse moved n no none north not
-    nothing objects of office one or pajamas park passed picked pink put received rectangle red
-    rhino right s sandra school she sheep south sphere square suitcase sumit swan than that the then
-    there they thirsty this three tired to took travelled triangle two up w was went west what where
-    white who why will winona wolf wolves yann yellow yes yesterday you
-    """.split()
-)
+WORDS = """
+    - . ? a above afraid after afternoon afterwards and antoine apple are back bathroom bedroom
+    before below bernhard bigger bill blue bored box brian carrying cat cats chest chocolate
+    chocolates cinema color container daniel did discarded do does down dropped e east either
+    emily evening fit fits following football fred frog from garden gave gertrude get give go got
+    grabbed gray green greg hallway handed he how hungry in inside is jason jeff jessica john
+    journeyed julie julius kitchen left lily lion longer many mary maybe mice milk morning mouse
+    moved n no none north not nothing objects of office one or pajamas park passed picked pink put
+    received rectangle red rhino right s sandra school she sheep south sphere square suitcase
+    sumit swan than that the then there they thirsty this three tired to took travelled triangle
+    two up w was went west what where white who why will winona wolf wolves yann yellow yes
+    yesterday you
+"""
+VOCABULARY = tuple(WORDS.split())
 """All words of the 20 English tasks in small letters, with the three signs; sorted."""
 
 CODES = {word: code for code, word in enumerate(VOCABULARY)}

@@ -6,11 +6,14 @@ Tasks know no model. Letters: B sequences, T steps (of the longest), X input fea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .answerer import Answerer
 
 
 class Batch(NamedTuple):
@@ -67,7 +70,7 @@ class Score(NamedTuple):
 class Task(ABC):
     """A source of batches. Implementations are frozen dataclasses whose fields are the options.
 
-    A task is one of `BitTask` and `ClassTask`, which tell how its answers are scored.
+    A task is one of `BitTask`, `ClassTask` and `TripleTask`, which tell how its answers are scored.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -89,6 +92,11 @@ class Task(ABC):
     num_chunks: int = 1
     """Parts in which a batch is trained on, one training step each, with the state carried from
     part to part and cut off from the graph between them (truncated backpropagation)."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of an answer, so many outputs each; 0 where each output answers a bit."""
+        return 0
 
     @property
     @abstractmethod
@@ -129,7 +137,7 @@ class Task(ABC):
         raise NotImplementedError(f"{type(self).__name__} is endless; draw from it with batch()")
 
     def parts(self) -> dict[str, Task]:
-        """What a score of the task is made of, each a task to be scored by itself; often nothing."""
+        """What a score of the task is made of, each to be scored by itself; often nothing."""
         return {}
 
     def model_preset(self) -> dict[str, Any]:
@@ -139,6 +147,15 @@ class Task(ABC):
     def training_preset(self, controller: str) -> dict[str, Any]:
         """Options of training that suit the task and the controller of that name."""
         return {}
+
+    def answerer(self, batch: Batch, generator: torch.Generator | None) -> Answerer | None:
+        """What makes the inputs that depend on a model's own answers; None where none do.
+
+        Args:
+            batch: that this task drew.
+            generator: of chance in training; None for none, when answers are scored.
+        """
+        return None
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean loss over all answers that count, nats per answer; a scalar, 0 if none counts.
@@ -212,6 +229,11 @@ class ClassTask(Task):
     """The Y outputs of a step choose one of Y classes: the largest one."""
 
     unit = "answer"
+
+    @property
+    def num_classes(self) -> int:
+        """Y."""
+        return self.output_size
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of the choice, (..., 1)."""

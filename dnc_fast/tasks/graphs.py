@@ -6,7 +6,7 @@ Letters: B graphs, V nodes of the largest, K edges out of a node at most, E edge
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -63,9 +63,7 @@ class Graphs(NamedTuple):
         return Phase(triples[:, : int(lengths.max())], lengths)
 
 
-def distinct(
-    shape: tuple[int, ...], count: int, below: int, generator: torch.Generator
-) -> Tensor:
+def distinct(shape: tuple[int, ...], count: int, below: int, generator: torch.Generator) -> Tensor:
     """Random numbers, no two of a row's `count` alike, every choice as likely; (*shape, count)."""
     if count > 8:
         return random_shares((*shape, below), generator).topk(count, -1).indices
@@ -216,7 +214,7 @@ class GraphTask(TripleTask):
 
     def with_ranges(self, ranges: tuple[tuple[int, int], ...]) -> GraphTask:
         """The task with other ranges, in the order of `RANGES`."""
-        changes = {}
+        changes: dict[str, Any] = {}
         for names, values in zip(self.RANGES, ranges, strict=True):
             changes |= dict(zip(names, values, strict=True))
         return replace(self, **changes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from .base import Batch, random_shares, uniform
-from .graphs import GraphTask, Graphs, Names
+from .graphs import Graphs, GraphTask, Names
 from .triples import BLANK, Phase, answer_phase, join_phases, silence
 
 EDGE_LABELS = 10

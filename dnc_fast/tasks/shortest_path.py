@@ -1,4 +1,4 @@
-"""Shortest path: hear a graph, then go from one node to another, action by action (Graves et al. 2016)."""
+"""Shortest path: hear a graph, then find the way from node to node (Graves et al. 2016)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..checks import check_integer, check_number
 from .answerer import Answerer
-from .base import Batch, Score, random_shares, uniform
-from .graphs import GraphTask, Graphs
+from .base import Batch, Score, Task, random_shares, uniform
+from .graphs import Graphs, GraphTask
 from .triples import (
-    ANSWER_CUE,
     BLANK,
     END,
     TRIPLE_SIZE,
@@ -91,7 +90,7 @@ class ShortestPathTask(GraphTask):
             f"{'random graphs of ' + nodes if self.known is None else 'the ' + self.graph}"
         )
 
-    def parts(self) -> dict[str, ShortestPathTask]:
+    def parts(self) -> dict[str, Task]:
         """By the two rules of the paper: one step longer (Methods), or none (its tables)."""
         return {
             "at most one step longer": replace(self, slack=1),
@@ -141,9 +140,7 @@ class ShortestPathTask(GraphTask):
         return Score(digits.loss, (~arrived).long(), torch.ones_like(digits.counted))
 
 
-def draw_pairs(
-    graphs: Graphs, wanted: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Two nodes whose shortest path has `wanted` (B) edges, or as many below as the graph has.
 
     Returns:

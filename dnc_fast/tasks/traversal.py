@@ -1,15 +1,15 @@
-"""Traversal: hear a graph, then a start and a row of edges; answer: the path (Graves et al. 2016)."""
+"""Traversal: hear a graph, then follow a row of edges through it (Graves et al. 2016)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .base import Batch, random_shares, uniform
-from .graphs import GraphTask, Graphs
+from .graphs import Graphs, GraphTask
 from .triples import BLANK, Phase, answer_phase, join_phases
 
 

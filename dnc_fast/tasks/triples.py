@@ -1,7 +1,8 @@
 """Triples of labels in digits, as the graph tasks of Graves et al. 2016 hear and answer them.
 
-A label is a number from 0 to 999, each of its three digits one-hot of ten; a triple is three labels,
-such as a source, an edge and a destination. Letters: B sequences, T steps, S steps of a phase.
+A label is a number from 0 to 999, each of its three digits one-hot of ten; a triple is three of
+them, such as a source, an edge and a destination. Letters: B sequences, T steps, S steps of a
+phase.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ END = (0, 0, 0)
 
 
 class TripleTask(Task):
-    """An answer is a triple: nine softmaxes of ten digits each. A sequence is right when all are."""
+    """An answer is a triple: nine softmaxes of ten digits. A sequence is right when all are."""
 
     unit = "digit"
     published = ("solved",)
-    num_classes = 10
+
+    @property
+    def num_classes(self) -> int:
+        return 10
 
     @property
     def input_size(self) -> int:
@@ -70,7 +74,7 @@ def encode_triples(triples: Tensor) -> Tensor:
 
 
 def decode_triples(vectors: Tensor) -> Tensor:
-    """The labels (..., 3) that vectors (..., 90) say, the largest of each ten; `BLANK` for zeros."""
+    """The labels (..., 3) of vectors (..., 90), the largest of each ten; `BLANK` for zeros."""
     digits = vectors.unflatten(-1, (3, DIGITS, 10))
     places = torch.tensor([100, 10, 1], device=vectors.device)
     labels = (digits.argmax(-1) * places).sum(-1)

@@ -6,6 +6,8 @@ An edge's name is its line and the way that it runs there, such as "Central East
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from .known_graph import KnownGraph
 
 LINES = (
@@ -78,7 +80,7 @@ def line_triples() -> list[tuple[str, str, str]]:
     triples = []
     for line, down, up, names in LINES:
         stations = names.split(", ")
-        for here, there in zip(stations[:-1], stations[1:], strict=True):
+        for here, there in pairwise(stations):
             triples += [(here, f"{line} {down}", there), (there, f"{line} {up}", here)]
     return triples
 

@@ -10,7 +10,9 @@ import torch
 
 from ..dnc import DNC
 from ..tasks import Task
+from .answering import answered
 from .random import stream_generator
+
 
 class Evaluation(NamedTuple):
     """Means over sequences.
@@ -86,6 +88,7 @@ def evaluate(
                 batch = task.sequences(start, start + size).to(device)
             else:
                 batch = task.batch(size, generator).to(device)
+            batch = answered(model, task, batch, num_cells=num_cells)
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             score = task.score(outputs, batch)
             losses.append(score.loss)

@@ -11,6 +11,7 @@ from ..dnc import DNC
 from ..state import tensors
 from ..tasks import Task
 from ..trace import Trace
+from .answering import answered
 from .random import stream_generator
 
 CANDIDATES = 16
@@ -53,7 +54,8 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
     """
     device = next(model.parameters()).device
     generator = stream_generator(seed, "held-out")
-    batch = task.held_out().batch(CANDIDATES, generator).to(device)
+    task = task.held_out()
+    batch = answered(model, task, task.batch(CANDIDATES, generator).to(device))
     longest = int(batch.lengths.argmax())
     inputs, targets, mask = (part[:MOST_STEPS, longest] for part in batch[:3])
     training = model.training

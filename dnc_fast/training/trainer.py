@@ -17,6 +17,7 @@ from ..config import DNCConfig
 from ..dnc import DNC
 from ..state import DNCState, map_tensors, tensors
 from ..tasks import Batch, Task, task_name
+from .answering import answered
 from .batches import Prefetcher
 from .checkpoint import save_checkpoint
 from .config import TrainingConfig
@@ -255,7 +256,16 @@ class Trainer:
             self._drawn = self._batches.take(number, self.curriculum.present)
         if chunk == 0:
             self._carried = [None] * self.config.accumulate
-        return [chunks[chunk].to(self.device) for chunks in self._drawn]
+        first = number * self.config.accumulate
+        return [
+            self._answered(chunks[chunk].to(self.device), first + place)
+            for place, chunks in enumerate(self._drawn)
+        ]
+
+    def _answered(self, batch: Batch, index: int) -> Batch:
+        """A batch with the inputs that the model's own answers lead to, where they do."""
+        generator = stream_generator(self.config.seed, "answers", index)
+        return answered(self.model, self.task, batch, generator)
 
     def _training_step(self) -> float:
         """Take one step; returns its loss."""
