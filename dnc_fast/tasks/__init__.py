@@ -6,10 +6,12 @@ from .answerer import Answerer
 from .associative_recall import AssociativeRecallTask
 from .autoencoding import AutoencodingTask
 from .babi import BabiTask
-from .base import Batch, BitTask, ClassTask, Score, Task
+from .base import Batch, BitTask, ClassTask, Preset, Score, Task
 from .characters import CharactersTask
 from .copy import CopyTask
 from .echo import EchoTask
+from .episodes import Episode, read_episode
+from .graphs import GraphTask, Names
 from .inference import InferenceTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
@@ -65,8 +67,12 @@ __all__ = [
     "ClassTask",
     "CopyTask",
     "EchoTask",
+    "Episode",
+    "GraphTask",
     "InferenceTask",
     "MappingTask",
+    "Names",
+    "Preset",
     "PrioritySortTask",
     "RepeatCopyTask",
     "Score",
@@ -75,6 +81,7 @@ __all__ = [
     "TemporalOrderTask",
     "TraversalTask",
     "TripleTask",
+    "read_episode",
     "summary",
     "task_name",
 ]

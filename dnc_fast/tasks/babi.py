@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ..checks import check_choice, check_integer, check_number
 from .babi_files import FILE_SETS, choose_files, read_stories
+from .babi_published import error_table
 from .babi_stories import MAKERS
 from .babi_text import ANSWER, CODES, VOCABULARY, Story
-from .base import SMALL_STEPS, Batch, ClassTask, Score, Task, random_shares, uniform
+from .base import SMALL_STEPS, Batch, ClassTask, Preset, Score, Task, random_shares, uniform
+from .paper import BABI_DNC1, BABI_DNC2
 
 NUM_TASKS = 20
 ALL_NUMBERS = tuple(range(1, NUM_TASKS + 1))
@@ -132,6 +134,15 @@ class BabiTask(ClassTask):
     def parts(self) -> dict[str, Task]:
         """Each of the tasks by itself."""
         return {str(number): replace(self, tasks=str(number)) for number in self.numbers}
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """The paper's two, for all tasks at once."""
+        return {"paper-babi-dnc1": BABI_DNC1, "paper-babi-dnc2": BABI_DNC2}
+
+    def parts_table(self, shares: dict[str, float]) -> str:
+        """The error of each task beside the published ones, with mean and tasks failed."""
+        return error_table({int(name): 100 * (1 - share) for name, share in shares.items()})
 
     def model_preset(self) -> dict[str, Any]:
         """A small model for the short stories; the paper's are larger, see `PRESETS`."""
@@ -265,6 +276,11 @@ def encode(stories: Sequence[Story], device: torch.device) -> Batch:
         mask=answers >= 0,
         lengths=torch.tensor(lengths, device=device),
     )
+
+
+def hear(words: Sequence[str]) -> Tensor:
+    """Words of the vocabulary as the input of one sequence, (T, 1, 159) float32."""
+    return one_hot(torch.tensor([CODES[word] for word in words], device="cpu")).unsqueeze(1)
 
 
 def one_hot(codes: Tensor) -> Tensor:

@@ -67,6 +67,14 @@ class Score(NamedTuple):
     counted: Tensor
 
 
+class Preset(NamedTuple):
+    """Options of a run: of the task, of the model, of the training."""
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    training: dict[str, Any]
+
+
 class Task(ABC):
     """A source of batches. Implementations are frozen dataclasses whose fields are the options.
 
@@ -139,6 +147,20 @@ class Task(ABC):
     def parts(self) -> dict[str, Task]:
         """What a score of the task is made of, each to be scored by itself; often nothing."""
         return {}
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """Sets of options by name that others published."""
+        return {}
+
+    def parts_table(self, shares: dict[str, float]) -> str:
+        """The scores of `parts()` in a Markdown table.
+
+        Args:
+            shares: of each part by name, the share of `goal` that is right, in [0, 1].
+        """
+        rows = [f"| {name} | {100 * share:.1f} % |" for name, share in shares.items()]
+        return "\n".join(["| part | right |", "|---|---|", *rows])
 
     def model_preset(self) -> dict[str, Any]:
         """Sizes of a small DNC that suits the task."""

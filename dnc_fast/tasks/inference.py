@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_integer
-from .base import Batch, random_shares, uniform
+from .base import Batch, Preset, random_shares, uniform
 from .graphs import Graphs, GraphTask, Names
+from .paper import INFERENCE, last_lesson
 from .triples import BLANK, Phase, answer_phase, join_phases, silence
 
 EDGE_LABELS = 10
@@ -93,6 +94,12 @@ class InferenceTask(GraphTask):
                 )
         check_integer("num_queries", self.num_queries, minimum=1)
         check_integer("planning_steps", self.planning_steps, minimum=1)
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """The paper's."""
+        task = {**last_lesson(cls.RANGES, cls.LESSONS[-1]), **INFERENCE.task}
+        return {"paper-inference": INFERENCE._replace(task=task)}
 
     def __str__(self) -> str:
         nodes = f"{self.min_nodes} to {self.max_nodes} nodes"

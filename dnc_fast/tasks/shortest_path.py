@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..checks import check_integer, check_number
 from .answerer import Answerer
-from .base import Batch, Score, Task, random_shares, uniform
+from .base import Batch, Preset, Score, Task, random_shares, uniform
 from .graphs import Graphs, GraphTask
+from .paper import SHORTEST_PATH, last_lesson
 from .triples import (
     BLANK,
     END,
@@ -81,6 +82,12 @@ class ShortestPathTask(GraphTask):
         check_integer("planning_steps", self.planning_steps, minimum=1)
         check_integer("slack", self.slack, minimum=0)
         check_number("mixing", self.mixing, 0.0, 1.0)
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """The paper's."""
+        task = {**last_lesson(cls.RANGES, cls.LESSONS[-1]), **SHORTEST_PATH.task}
+        return {"paper-shortest-path": SHORTEST_PATH._replace(task=task)}
 
     def __str__(self) -> str:
         nodes = f"{self.min_nodes} to {self.max_nodes} nodes"

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Batch, random_shares, uniform
+from .base import Batch, Preset, random_shares, uniform
 from .graphs import Graphs, GraphTask
+from .paper import TRAVERSAL, last_lesson
 from .triples import BLANK, Phase, answer_phase, join_phases
 
 
@@ -46,6 +47,12 @@ class TraversalTask(GraphTask):
 
     min_path: int = field(default=1, metadata={"help": "fewest edges of a path"})
     max_path: int = field(default=3, metadata={"help": "most edges of a path"})
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """The paper's."""
+        task = {**last_lesson(cls.RANGES, cls.LESSONS[-1]), **TRAVERSAL.task}
+        return {"paper-traversal": TRAVERSAL._replace(task=task)}
 
     def __str__(self) -> str:
         nodes = f"{self.min_nodes} to {self.max_nodes} nodes"

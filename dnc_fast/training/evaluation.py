@@ -107,3 +107,8 @@ def evaluate(
 def count_sequences(task: Task, wanted: int) -> int:
     """How many sequences are scored of those wanted: no more than there are."""
     return wanted if task.num_sequences is None else min(wanted, task.num_sequences)
+
+
+def held_out_size(task: Task, wanted: int) -> int:
+    """How many held-out sequences make a score: all there are, of an endless task `wanted`."""
+    return task.held_out().num_sequences or wanted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..dnc import DNC
 from ..state import tensors
-from ..tasks import Task
+from ..tasks import GraphTask, Names, Task
 from ..trace import Trace
 from .answering import answered
 from .random import stream_generator
@@ -17,7 +17,7 @@ from .random import stream_generator
 CANDIDATES = 16
 """So many sequences are drawn, and the longest is taken."""
 
-MOST_STEPS = 120
+MOST_STEPS = 240
 """Of longer ones the first steps are taken: more could not be told apart in a picture."""
 
 
@@ -32,6 +32,7 @@ class Probe(NamedTuple):
     | outputs | (T, Y) | float32 | probabilities                                                 |
     | hidden  | (T, H) | float32 | what the controller carried on, of its last layer             |
     | trace   |        |         | what the memory did, see `Trace`                              |
+    | names   |        |         | of a graph task, what the labels stand for; else None         |
 
     A feed-forward controller carries nothing on; its `hidden` has H = 0.
     """
@@ -42,6 +43,7 @@ class Probe(NamedTuple):
     outputs: Tensor
     hidden: Tensor
     trace: Trace
+    names: Names | None
 
 
 def probe(model: DNC, task: Task, seed: int) -> Probe:
@@ -75,7 +77,15 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
         task.probabilities(torch.cat(outputs)),
         torch.stack(hidden),
         Trace(*map(torch.cat, zip(*traces, strict=True))),
+        _names(task, seed, longest),
     )
+
+
+def _names(task: Task, seed: int, place: int) -> Names | None:
+    """What the labels of a sequence stand for: the task draws them before all else of a batch."""
+    if not isinstance(task, GraphTask):
+        return None
+    return task.names(CANDIDATES, stream_generator(seed, "held-out"))[place]
 
 
 def _hidden(controller: object) -> Tensor:
