@@ -1,8 +1,8 @@
 """The hyper-parameters of Graves et al. 2016 (Extended Data Table 2), as presets by name.
 
-The paper optimises by RMSProp without telling its momentum, decay and epsilon: here they are torch's
-own. It clips the gradients of the LSTM's activations to [-10, 10], and no norm: the bound here is
-out of reach. For bAbI it has 16 asynchronous workers, here there is one.
+The paper optimises by RMSProp without telling its momentum, decay and epsilon: here they are
+torch's own. It clips the gradients of the LSTM's activations to [-10, 10], and no norm: the bound
+here is out of reach. For bAbI it has 16 asynchronous workers, here there is one.
 """
 
 from __future__ import annotations
