@@ -1,6 +1,7 @@
 """The graph tasks: encodings decoded back and verified, answers by searches of their own, names."""
 
 import csv
+import itertools
 from collections import Counter, deque
 from pathlib import Path
 
@@ -182,6 +183,9 @@ def test_shortest_path_shows_best_actions(task):
         assert length <= task.max_path
         found.add(length)
         node = source
+        assert len(answer) == length + task.slack + 1
+        answer, rest = answer[: length + 1], answer[length + 1 :]
+        assert all(each == ((None,) * 3, True, None) for each in rest)
         for step, (heard, wanted, target) in enumerate(answer):
             assert wanted and heard == ((None,) * 3 if step == 0 else answer[step - 1][2])
             if node == end:
@@ -190,7 +194,7 @@ def test_shortest_path_shows_best_actions(task):
             assert target[0] == node and edges[node][target[1]] == target[2]
             assert distances(edges, target[2])[end] == distances(edges, node)[end] - 1
             node = target[2]
-        assert node == end and len(answer) == length + 1
+        assert node == end
     assert found >= set(range(task.min_path, task.max_path + 1))
     score = task.score(batch.targets, batch)
     assert score.wrong.sum() == 0 and (score.counted == 1).all()
@@ -201,7 +205,7 @@ def test_a_pair_without_the_wanted_path_gets_the_longest_there_is():
     batch = task.batch(5, generator())
     for place in range(5):
         *_, answer = read_phases(batch, place)
-        assert len(answer) == 2  # from one node to the other, and the end
+        assert [target is None for _, _, target in answer] == [False, False, True]
 
 
 def answer_all(task, batch, choose, chance=None, mixing=1.0):
@@ -210,12 +214,6 @@ def answer_all(task, batch, choose, chance=None, mixing=1.0):
     for step in range(answerer.first, answerer.last + 1):
         answerer.take(step, choose(step))
     return answerer.batch()
-
-
-def actions(batch, place):
-    """What was done in a sequence: the triples heard in the answer."""
-    *_, answer = read_phases(batch, place)
-    return [heard for heard, _, _ in answer[1:]]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -234,7 +232,8 @@ def test_actions_are_edges_of_the_graph_whatever_the_outputs_say(seed):
         node = source
         for step, (_, _, target) in enumerate(answer):
             if node == end:
-                assert target == END and step == len(answer) - 1
+                assert target == END
+                assert all(each == ((None,) * 3, True, None) for each in answer[step + 1 :])
                 break
             ways = distances(edges, node)
             if end in ways:
@@ -259,7 +258,7 @@ def test_actions_are_edges_of_the_graph_whatever_the_outputs_say(seed):
         arrived = node == end
         lost += not arrived
         assert task.score(noise, own).wrong[place] == int(not arrived)
-        assert len(answer) - 1 <= distances(edges, source)[end] + task.slack
+        assert len(answer) - 1 == distances(edges, source)[end] + task.slack
     assert 0 < lost < 30
 
 
@@ -295,9 +294,10 @@ def test_mixing_takes_the_best_action_in_its_share_of_steps():
         best = total = 0
         for place in range(400):
             *_, answer = read_phases(own, place)
-            for (_, _, target), (action, _, _) in zip(answer[:-1], answer[1:], strict=True):
-                total += 1
-                best += action == target
+            for (_, _, target), (action, _, _) in itertools.pairwise(answer):
+                if action[0] is not None:
+                    total += 1
+                    best += action == target
         return best / total
 
     by_chance = share(0.0)
@@ -418,14 +418,14 @@ def test_answers_are_rendered_by_name(task, graph):
                 assert source == end
             else:
                 assert set(found) <= set(graph.triples)
-                assert all(a[2] == b[0] for a, b in zip(found[:-1], found[1:], strict=True))
+                assert all(a[2] == b[0] for a, b in itertools.pairwise(found))
         assert str(episode).count("answered: ") == len(episode.exchanges)
 
 
 def test_a_label_that_stands_for_nothing_is_shown_as_a_number():
     task = TRAVERSALS[3]
     batch, (names,) = task.batch(1, generator()), task.names(1, generator())
-    free = next(label for label in range(1000) if label not in names.nodes)
+    free = next(label for label in range(1, 1000) if label not in names.nodes)
     outputs = encode_triples(torch.tensor([free] * 3)).expand(len(batch.inputs), -1)
     episode = read_episode(batch.inputs[:, 0], outputs, batch.targets[:, 0], names)
     assert episode.exchanges[0].answered[0][0] == f"#{free}"

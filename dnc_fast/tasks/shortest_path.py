@@ -38,7 +38,8 @@ class ShortestPathTask(GraphTask):
     (0, 0, 0), is wanted. A path is right when it arrives and is at most `slack` steps longer than
     the shortest. In training each action is the best one in a share `mixing` of the steps, else
     drawn from what the outputs say of the edges; the target is always the best action at the
-    present node, of several the one that the outputs find most likely.
+    present node, of several the one that the outputs find most likely. An answer has as many steps
+    as a right path may take; those after the end are blank.
 
     `batch` gives best actions throughout; an `answerer` puts the model's own in their place.
     """
@@ -155,11 +156,12 @@ def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tu
     """
     batch_size, num_nodes = graphs.nodes.shape
     most = int(wanted.max())
-    step = torch.zeros(batch_size, num_nodes, num_nodes + 1, device=wanted.device)
+    kind: Any = {"dtype": torch.float32, "device": wanted.device}
+    step = torch.zeros(batch_size, num_nodes, num_nodes + 1, **kind)
     ends = torch.where(graphs.ends == BLANK, num_nodes, graphs.ends)
     step = step.scatter(2, ends, 1.0)[..., :-1]
-    reached = torch.eye(num_nodes, device=wanted.device).expand(batch_size, -1, -1)
-    distance = torch.zeros(batch_size, num_nodes, num_nodes, device=wanted.device)
+    reached = torch.eye(num_nodes, **kind).expand(batch_size, -1, -1)
+    distance = torch.zeros(batch_size, num_nodes, num_nodes, **kind)
     frontier = reached
     for length in range(1, most + 1):
         frontier = ((frontier @ step) > 0).float() * (1 - reached)
@@ -201,7 +203,7 @@ class PathAnswerer(Answerer):
         answering = phase == 3
         steps = torch.arange(len(inputs), device=inputs.device).unsqueeze(1)
         answering &= steps < batch.lengths
-        self._lengths = batch.lengths.clone()
+        self._lengths = batch.lengths
         self._start = answering.long().argmax(0)
         self.first, self.last = int(self._start.min()), int(batch.lengths.max()) - 1
         self._generator, self._mixing = generator, mixing
@@ -252,9 +254,7 @@ class PathAnswerer(Answerer):
         if step < self.last:
             goes_on = walks & (step + 1 < self._lengths)
             self._inputs[step + 1, :, :TRIPLE_SIZE] += encode_triples(action) * goes_on.unsqueeze(1)
-        ended = arrived | (answers & ~walks)
-        self._lengths = torch.where(ended, step + 1, self._lengths)
-        self._done |= ended
+        self._done |= arrived | (answers & ~walks)
 
     def _takes_best(self, known: Tensor) -> Tensor:
         """(B) in which sequences the best action is taken, whatever the outputs say."""
@@ -264,9 +264,7 @@ class PathAnswerer(Answerer):
         return known & (shares < self._mixing)
 
     def batch(self) -> Batch:
-        steps = torch.arange(len(self._inputs), device=self._inputs.device).unsqueeze(1)
-        inside = (steps < self._lengths).unsqueeze(-1)
-        return Batch(self._inputs * inside, self._targets, self._mask, self._lengths)
+        return Batch(self._inputs, self._targets, self._mask, self._lengths)
 
 
 def distances(edges: Tensor, destination: Tensor) -> Tensor:
