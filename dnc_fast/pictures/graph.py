@@ -32,6 +32,8 @@ Triple = tuple[str, str, str]
 GRAPH_HEIGHT = 6.0
 ROUNDS = 300
 """Moves of all nodes while they are spread out."""
+GRAVITY = 0.5
+"""Pull of all nodes to their middle, beside that of the edges."""
 ROW_HEIGHT = 0.13
 NAMES_WIDTH = 3.3
 """Inches for the names of triples."""
@@ -46,7 +48,7 @@ def graph_view(
     """Draw a graph, the path that was asked for and the one that was answered.
 
     Nodes lie where springs would pull them; their places mean nothing. The wanted path is a wide
-    band, the answered one an arrow with the name of its edge, red where it is no edge of the graph.
+    band, the answered one an arrow with the name of its edge, red where it is neither wanted nor an edge of the graph.
 
     Args:
         triples: names of source, edge and destination of each edge.
@@ -66,7 +68,8 @@ def graph_view(
     known = list(dict.fromkeys(name for source, _, end in triples for name in (source, end)))
     strange = [name for source, _, end in answered for name in (source, end) if name not in known]
     names = [*known, *dict.fromkeys(strange)]
-    edges = [(names.index(source), names.index(end)) for source, _, end in triples]
+    joined = [*triples, *answered]
+    edges = [(names.index(source), names.index(end)) for source, _, end in joined]
     spots = [(x, y) for x, y in spread_out(len(names), edges).tolist()]
     places = dict(zip(names, spots, strict=True))
     figure, ((axes,),) = stack_panels(title, [[GRAPH_HEIGHT]], 0.3)
@@ -76,12 +79,12 @@ def graph_view(
     for source, _, end in asked:
         draw_edge(axes, places[source], places[end], BLUE, 7.0, alpha=0.3)
     for number, (source, edge, end) in enumerate(answered, 1):
-        right = (source, edge, end) in triples
+        right = (source, edge, end) in (*triples, *asked)
         colour = BLACK if right else VERMILLION
         draw_edge(axes, places[source], places[end], colour, 1.4)
         (x, y), (to_x, to_y) = places[source], places[end]
         axes.annotate(
-            f"{number} {edge}",
+            f"{number}: {edge}",
             (0.5 * (x + to_x), 0.5 * (y + to_y)),
             ha="center",
             va="center",
@@ -160,6 +163,7 @@ def spread_out(nodes: int, edges: Sequence[tuple[int, int]]) -> Tensor:
         force = (wish / apart).square() - pulls * apart / wish
         force = (force / apart).fill_diagonal_(0.0)
         move = (between * force.unsqueeze(-1)).sum(1) * wish
+        move = move + GRAVITY * (places.mean(0) - places)  # what nothing joins stays in sight
         length = move.norm(dim=1, keepdim=True).clamp(min=1e-9)
         places = places + move / length * length.clamp(max=0.1 * (1 - number / ROUNDS))
     low, high = places.amin(0), places.amax(0)

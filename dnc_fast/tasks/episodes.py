@@ -88,6 +88,6 @@ def chain(triples: list[Triple]) -> str:
     for number, (source, edge, end) in enumerate(triples):
         follows = number and source in ("-", triples[number - 1][2])
         text += "" if follows else f"{'; ' if number else ''}{source}"
-        text += f" ({edge})" if edge != "-" else ""
+        text += f" [{edge}]" if edge != "-" else ""
         text += f" {'to ' if edge == '-' else ''}{end}" if end != "-" else ""
     return text or "nothing"
