@@ -148,7 +148,7 @@ def test_archives_read_as_the_folder_does(folder, tmp_path, name):
     path = pack(folder, tmp_path / name)
     for part in ("train", "validation", "test"):
         a, b = (BabiTask(str(data), "1,4", part=part) for data in (folder, path))
-        assert a.num_sequences == b.num_sequences > 0
+        assert a.size == b.size > 0
         for first, second in zip(a.batch(5, generator()), b.batch(5, generator()), strict=True):
             assert torch.equal(first, second)
 
@@ -164,7 +164,7 @@ def test_a_task_that_a_set_lacks_is_taken_from_the_other_and_named(folder, tmp_p
     (tmp_path / "en-10k/qa4_some-name_train.txt").rename(tmp_path / "en/qa4_some-name_train.txt")
     task = BabiTask(str(tmp_path), "1,4")
     assert str(task) == "bAbI 1,4 of en-10k, task 4 trained on en"
-    assert task.num_sequences == 36  # nine tenths of two times 20
+    assert task.size == 36  # nine tenths of two times 20
 
 
 @pytest.mark.parametrize(
@@ -322,10 +322,10 @@ def test_parts_of_the_files_are_apart_and_the_test_file_is_whole(folder):
     )
     stories = {}
     for task in (train, validation, test):
-        batch = task.sequences(0, task.num_sequences)
-        stories[task.part] = {tuple(read(batch, place)[0]) for place in range(task.num_sequences)}
+        batch = task.sequences(0, task.size)
+        stories[task.part] = {tuple(read(batch, place)[0]) for place in range(task.size)}
         assert (batch.lengths.diff() >= 0).all()
-    assert [task.num_sequences for task in (train, validation, test)] == [18, 2, 20]
+    assert [task.size for task in (train, validation, test)] == [18, 2, 20]
     assert not stories["train"] & stories["validation"]
     assert train.validation() == validation and train.held_out() == test
 
@@ -431,7 +431,7 @@ def test_the_real_files_have_the_vocabulary_and_the_lengths_that_are_known():
 def test_each_real_test_file_asks_a_thousand_questions():
     for number in (1, 8, 15, 19):
         task = BabiTask(str(DATA), str(number)).held_out()
-        batch = task.sequences(0, task.num_sequences)
+        batch = task.sequences(0, task.size)
         assert int(task.score(batch.targets, batch).counted.sum()) == 1000
 
 

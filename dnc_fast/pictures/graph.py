@@ -48,7 +48,8 @@ def graph_view(
     """Draw a graph, the path that was asked for and the one that was answered.
 
     Nodes lie where springs would pull them; their places mean nothing. The wanted path is a wide
-    band, the answered one an arrow with the name of its edge, red where it is neither wanted nor an edge of the graph.
+    band, the answered one an arrow with the name of its edge, red where it is neither wanted nor an
+    edge of the graph.
 
     Args:
         triples: names of source, edge and destination of each edge.

@@ -159,7 +159,7 @@ class BabiTask(ClassTask):
         }
 
     @property
-    def num_sequences(self) -> int | None:
+    def size(self) -> int | None:
         """Stories in the files' part; None for stories that are made up."""
         return len(self._library().stories) if self.data else None
 

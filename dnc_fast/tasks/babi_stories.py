@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 
 from .babi_text import ANSWER, Story, split_words
@@ -88,13 +88,18 @@ class World(Teller):
         return self.left_in.get(thing)
 
 
-def one_fact(random: Random) -> Story:
-    """Where is a person? Five questions, each after two moves."""
+def after_moves(random: Random) -> Iterator[tuple[World, str]]:
+    """A world, five times after two moves each, and someone who has moved."""
     world = World(random)
     for _ in range(5):
         world.move()
         world.move()
-        person = random.choice(list(world.room_of))
+        yield world, random.choice(list(world.room_of))
+
+
+def one_fact(random: Random) -> Story:
+    """Where is a person? Five questions, each after two moves."""
+    for world, person in after_moves(random):
         world.ask(f"where is {person} ?", world.room_of[person])
     return world.story()
 
@@ -135,11 +140,7 @@ def relations(random: Random) -> Story:
 
 def yes_or_no(random: Random) -> Story:
     """Is a person in a room? Five questions, each after two moves; yes and no are as likely."""
-    world = World(random)
-    for _ in range(5):
-        world.move()
-        world.move()
-        person = random.choice(list(world.room_of))
+    for world, person in after_moves(random):
         room = world.room_of[person]
         yes = random.random() < 0.5
         asked = room if yes else random.choice([other for other in ROOMS if other != room])

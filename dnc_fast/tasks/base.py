@@ -136,7 +136,7 @@ class Task(ABC):
         return self.held_out()
 
     @property
-    def num_sequences(self) -> int | None:
+    def size(self) -> int | None:
         """How many sequences there are; None for an endless task."""
         return None
 

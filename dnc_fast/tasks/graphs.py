@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_choice, check_integer
-from .base import SMALL_STEPS, random_shares, uniform
+from .base import SMALL_STEPS, Preset, random_shares, uniform
 from .family import FAMILY
 from .known_graph import KnownGraph
 from .triples import BLANK, NUM_LABELS, Phase, TripleTask
@@ -157,6 +157,9 @@ class GraphTask(TripleTask):
     RANGES: ClassVar[tuple[tuple[str, str], ...]]
     """The options that a lesson sets, in the same order."""
 
+    PRESET: ClassVar[tuple[str, Preset]]
+    """The paper's options by name, but for those of its last lesson."""
+
     num_edge_labels: ClassVar[int] = NUM_LABELS
 
     graph: str = field(
@@ -199,6 +202,19 @@ class GraphTask(TripleTask):
         """The known graph, if it is one."""
         return KNOWN_GRAPHS.get(self.graph)
 
+    @property
+    def place(self) -> str:
+        """The graphs in words."""
+        if self.known:
+            return f"the {self.graph}"
+        return f"random graphs of {self.min_nodes} to {self.max_nodes} nodes"
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """The paper's, at its last lesson."""
+        name, preset = cls.PRESET
+        return {name: preset._replace(task={**ranges(cls, cls.LESSONS[-1]), **preset.task})}
+
     def lessons(self) -> tuple[GraphTask, ...]:
         """Those of the paper's lessons that ask for no more than the task, and then the task."""
         present = self._ranges()
@@ -212,12 +228,9 @@ class GraphTask(TripleTask):
             earlier = []
         return (*(self.with_ranges(lesson) for lesson in earlier), self)
 
-    def with_ranges(self, ranges: tuple[tuple[int, int], ...]) -> GraphTask:
+    def with_ranges(self, values: tuple[tuple[int, int], ...]) -> GraphTask:
         """The task with other ranges, in the order of `RANGES`."""
-        changes: dict[str, Any] = {}
-        for names, values in zip(self.RANGES, ranges, strict=True):
-            changes |= dict(zip(names, values, strict=True))
-        return replace(self, **changes)
+        return replace(self, **ranges(type(self), values))
 
     def _ranges(self) -> tuple[tuple[int, int], ...]:
         return tuple((getattr(self, low), getattr(self, high)) for low, high in self.RANGES)
@@ -265,3 +278,9 @@ class GraphTask(TripleTask):
             )
             for nodes, edges in zip(labels.nodes.tolist(), labels.edges.tolist(), strict=True)
         ]
+
+
+def ranges(kind: type[GraphTask], values: tuple[tuple[int, int], ...]) -> dict[str, Any]:
+    """The options of a graph task that a lesson sets."""
+    pairs = zip(kind.RANGES, values, strict=True)
+    return {name: end for names, ends in pairs for name, end in zip(names, ends, strict=True)}

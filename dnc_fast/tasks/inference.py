@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_integer
-from .base import Batch, Preset, random_shares, uniform
+from .base import Batch, random_shares, uniform
 from .graphs import Graphs, GraphTask, Names
-from .paper import INFERENCE, last_lesson
+from .paper import INFERENCE
 from .triples import BLANK, Phase, answer_phase, join_phases, silence
 
 EDGE_LABELS = 10
@@ -68,6 +68,7 @@ class InferenceTask(GraphTask):
         ((12, 18), (2, 4), (2, 5)),
         ((20, 25), (2, 4), (2, 5)),
     )  # the paper's 17, of which 3 and 4, and 10 and 11, are alike
+    PRESET: ClassVar = ("paper-inference", INFERENCE)
     RANGES: ClassVar = (
         ("min_nodes", "max_nodes"),
         ("min_degree", "max_degree"),
@@ -95,18 +96,8 @@ class InferenceTask(GraphTask):
         check_integer("num_queries", self.num_queries, minimum=1)
         check_integer("planning_steps", self.planning_steps, minimum=1)
 
-    @classmethod
-    def presets(cls) -> dict[str, Preset]:
-        """The paper's."""
-        task = {**last_lesson(cls.RANGES, cls.LESSONS[-1]), **INFERENCE.task}
-        return {"paper-inference": INFERENCE._replace(task=task)}
-
     def __str__(self) -> str:
-        nodes = f"{self.min_nodes} to {self.max_nodes} nodes"
-        return (
-            f"relations of {self.min_relation} to {self.max_relation} edges in "
-            f"{'random graphs of ' + nodes if self.known is None else 'the ' + self.graph}"
-        )
+        return f"relations of {self.min_relation} to {self.max_relation} edges in {self.place}"
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

@@ -42,12 +42,6 @@ def paper_training(batch_size: int, learning_rate: float, **lessons: Any) -> dic
     }
 
 
-def last_lesson(names: tuple[tuple[str, str], ...], lesson: Any) -> dict[str, int]:
-    """The options of a graph task that make it the paper's last lesson."""
-    pairs = zip(names, lesson, strict=True)
-    return {name: value for ends, values in pairs for name, value in zip(ends, values, strict=True)}
-
-
 LESSONS: dict[str, Any] = {
     "curriculum": "on",
     "lesson_pass": 0.9,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..checks import check_integer, check_number
 from .answerer import Answerer
-from .base import Batch, Preset, Score, Task, random_shares, uniform
+from .base import Batch, Score, Task, random_shares, uniform
 from .graphs import Graphs, GraphTask
-from .paper import SHORTEST_PATH, last_lesson
+from .paper import SHORTEST_PATH
 from .triples import (
     BLANK,
     END,
@@ -62,6 +62,7 @@ class ShortestPathTask(GraphTask):
         ((20, 25), (2, 5), (2, 5)),
         ((20, 25), (2, 6), (2, 5)),
     )  # the paper's 15, of which 10 and 11 are alike
+    PRESET: ClassVar = ("paper-shortest-path", SHORTEST_PATH)
     RANGES: ClassVar = (
         ("min_nodes", "max_nodes"),
         ("min_degree", "max_degree"),
@@ -84,19 +85,9 @@ class ShortestPathTask(GraphTask):
         check_integer("slack", self.slack, minimum=0)
         check_number("mixing", self.mixing, 0.0, 1.0)
 
-    @classmethod
-    def presets(cls) -> dict[str, Preset]:
-        """The paper's."""
-        task = {**last_lesson(cls.RANGES, cls.LESSONS[-1]), **SHORTEST_PATH.task}
-        return {"paper-shortest-path": SHORTEST_PATH._replace(task=task)}
-
     def __str__(self) -> str:
-        nodes = f"{self.min_nodes} to {self.max_nodes} nodes"
-        return (
-            f"shortest paths of {self.min_path} to {self.max_path} edges, {self.slack} more "
-            "allowed, in "
-            f"{'random graphs of ' + nodes if self.known is None else 'the ' + self.graph}"
-        )
+        paths = f"shortest paths of {self.min_path} to {self.max_path} edges"
+        return f"{paths}, {self.slack} more allowed, in {self.place}"
 
     def parts(self) -> dict[str, Task]:
         """By the two rules of the paper: one step longer (Methods), or none (its tables)."""

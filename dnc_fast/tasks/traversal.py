@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Batch, Preset, random_shares, uniform
+from .base import Batch, random_shares, uniform
 from .graphs import Graphs, GraphTask
-from .paper import TRAVERSAL, last_lesson
+from .paper import TRAVERSAL
 from .triples import BLANK, Phase, answer_phase, join_phases
 
 
@@ -39,6 +39,7 @@ class TraversalTask(GraphTask):
         ((10, 40), (2, 6), (1, 10)),
         ((10, 40), (2, 6), (1, 20)),
     )
+    PRESET: ClassVar = ("paper-traversal", TRAVERSAL)
     RANGES: ClassVar = (
         ("min_nodes", "max_nodes"),
         ("min_degree", "max_degree"),
@@ -48,18 +49,8 @@ class TraversalTask(GraphTask):
     min_path: int = field(default=1, metadata={"help": "fewest edges of a path"})
     max_path: int = field(default=3, metadata={"help": "most edges of a path"})
 
-    @classmethod
-    def presets(cls) -> dict[str, Preset]:
-        """The paper's."""
-        task = {**last_lesson(cls.RANGES, cls.LESSONS[-1]), **TRAVERSAL.task}
-        return {"paper-traversal": TRAVERSAL._replace(task=task)}
-
     def __str__(self) -> str:
-        nodes = f"{self.min_nodes} to {self.max_nodes} nodes"
-        return (
-            f"paths of {self.min_path} to {self.max_path} edges in "
-            f"{'random graphs of ' + nodes if self.known is None else 'the ' + self.graph}"
-        )
+        return f"paths of {self.min_path} to {self.max_path} edges in {self.place}"
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

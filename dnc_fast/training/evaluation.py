@@ -84,7 +84,7 @@ def evaluate(
     with torch.no_grad():
         for start in range(0, num_sequences, task.scoring_size):
             size = min(task.scoring_size, num_sequences - start)
-            if num_sequences == task.num_sequences:
+            if num_sequences == task.size:
                 batch = task.sequences(start, start + size).to(device)
             else:
                 batch = task.batch(size, generator).to(device)
@@ -106,9 +106,9 @@ def evaluate(
 
 def count_sequences(task: Task, wanted: int) -> int:
     """How many sequences are scored of those wanted: no more than there are."""
-    return wanted if task.num_sequences is None else min(wanted, task.num_sequences)
+    return wanted if task.size is None else min(wanted, task.size)
 
 
 def held_out_size(task: Task, wanted: int) -> int:
     """How many held-out sequences make a score: all there are, of an endless task `wanted`."""
-    return task.held_out().num_sequences or wanted
+    return task.held_out().size or wanted
