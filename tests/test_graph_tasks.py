@@ -196,8 +196,10 @@ def test_shortest_path_shows_best_actions(task):
             node = target[2]
         assert node == end
     assert found >= set(range(task.min_path, task.max_path + 1))
-    score = task.score(batch.targets, batch)
+    score = task.score(9 * batch.targets, batch)
     assert score.wrong.sum() == 0 and (score.counted == 1).all()
+    digits = task.losses(9 * batch.targets, batch.targets).sum((0, 2))
+    assert torch.allclose(score.loss, digits)
 
 
 def test_a_pair_without_the_wanted_path_gets_the_longest_there_is():

@@ -133,10 +133,14 @@ class ShortestPathTask(GraphTask):
         return PathAnswerer(batch, generator, 0.0 if generator is None else self.mixing)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
-        """Whether each path that the batch holds arrives; of a batch that its model answered."""
+        """Whether each path that the batch holds arrives; of a batch that its model answered.
+
+        Its loss is the sum over the digits of all actions.
+        """
         digits = super().score(outputs, batch)
         arrived = arrivals(batch.inputs).any(0)
-        return Score(digits.loss, (~arrived).long(), torch.ones_like(digits.counted))
+        loss = digits.loss * digits.counted
+        return Score(loss, (~arrived).long(), torch.ones_like(digits.counted))
 
 
 def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
