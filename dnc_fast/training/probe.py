@@ -17,8 +17,9 @@ from .random import stream_generator
 CANDIDATES = 16
 """So many sequences are drawn, and the longest is taken."""
 
-MOST_STEPS = 240
-"""Of longer ones the first steps are taken: more could not be told apart in a picture."""
+MOST_STEPS = 120
+"""Of longer ones the first steps are taken: more could not be told apart in a picture. Episodes on
+graphs are taken whole, for their answers come last."""
 
 
 class Probe(NamedTuple):
@@ -59,7 +60,8 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
     task = task.held_out()
     batch = answered(model, task, task.batch(CANDIDATES, generator).to(device))
     longest = int(batch.lengths.argmax())
-    inputs, targets, mask = (part[:MOST_STEPS, longest] for part in batch[:3])
+    steps = None if isinstance(task, GraphTask) else MOST_STEPS
+    inputs, targets, mask = (part[:steps, longest] for part in batch[:3])
     training = model.training
     model.eval()
     state, outputs, hidden, traces = None, [], [], []
