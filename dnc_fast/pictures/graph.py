@@ -86,7 +86,7 @@ def graph_view(
         (x, y), (to_x, to_y) = places[source], places[end]
         axes.annotate(
             f"{number}: {edge}",
-            (0.5 * (x + to_x), 0.5 * (y + to_y)),
+            (0.65 * x + 0.35 * to_x, 0.65 * y + 0.35 * to_y),  # apart from that of the way back
             ha="center",
             va="center",
             fontsize=6.5,
