@@ -245,6 +245,7 @@ class GraphTask(TripleTask):
         """Lessons in small steps."""
         return {
             **SMALL_STEPS,
+            "learning_rate": 2e-3,
             "batch_size": 32,
             "curriculum": "on",
             "max_steps": 100_000,
