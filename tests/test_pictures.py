@@ -170,7 +170,7 @@ def test_memory_view_marks_classes_that_were_chosen_wrongly():
         [[0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.4, 0.3, 0.3], [0.4, 0.3, 0.3]]
     )
     arguments["mask"] = torch.tensor([0, 1, 1, 1])
-    axes = panels(memory_view(**arguments, classes=True))["outputs"][0]
+    axes = panels(memory_view(**arguments, num_classes=3))["outputs"][0]
     assert axes.get_title(loc="right") == "\N{MULTIPLICATION SIGN} wrong answers: 1 of 3"
     marks = next(line for line in axes.lines if line.get_marker() == "x")
     assert list(zip(*marks.get_data(), strict=True)) == [(2, 0)]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..tasks import TASKS, summary
 from ..training import CheckpointError, TrainingError
+from .ask import add_ask_options
 from .info import show_info, show_tasks
 from .look import add_eval_options, add_show_options
 from .options import UserError
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   dnc-fast train priority-sort --max-minutes 60    an hour of it; --resume for another
   dnc-fast eval runs/copy --task min_length=16 max_length=16 --num-cells 32
   dnc-fast show runs/copy                          draw its pictures again
+  dnc-fast ask runs/babi "Mary went to the garden. Where is Mary?"
 """
 
 
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("eval", help="score a trained model on held-out sequences")
     )
     add_show_options(commands.add_parser("show", help="draw a trained model's pictures"))
+    add_ask_options(commands.add_parser("ask", help="ask a model trained on bAbI about a story"))
     commands.add_parser("tasks", help="the tasks, a line each").set_defaults(run=show_tasks)
     commands.add_parser("info", help="versions, devices, backends").set_defaults(run=show_info)
     return parser

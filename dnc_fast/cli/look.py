@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import check_integer
-from ..tasks import ClassTask, Task
+from ..tasks import Task, read_episode
 from ..training import (
     describe,
     evaluate,
+    held_out_size,
     load_run,
     probe,
     read_metrics,
@@ -62,7 +63,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     model, task, training = _restore(options)
     sequences = options.sequences
     if sequences is None:
-        sequences = training["evaluation_size"]
+        sequences = held_out_size(task, training["evaluation_size"])
     check_integer("--sequences", sequences, minimum=1)
     result = evaluate(model, task, sequences, training["seed"])
     print(f"{task}; {model.config.num_cells} cells, seed {training['seed']}")
@@ -70,6 +71,12 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"{sequences} held-out sequences: {describe(task, result)}, "
         f"loss {result.loss:.5f} nats per {task.unit}"
     )
+    shares = {
+        name: getattr(evaluate(model, part, sequences, training["seed"]), task.goal)
+        for name, part in task.parts().items()
+    }
+    if shares:
+        print(task.parts_table(shares))
     return 0
 
 
@@ -107,7 +114,14 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     if util.find_spec("matplotlib") is None:
         print("no pictures: they need matplotlib, `pip install matplotlib` brings it")
         return
-    from ..pictures import hidden_view, learning_curve, memory_view, save_picture
+    from ..pictures import (
+        graph_view,
+        hidden_view,
+        learning_curve,
+        memory_view,
+        read_view,
+        save_picture,
+    )
 
     metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
     if metrics:
@@ -126,7 +140,7 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         sequence.mask,
         sequence.trace,
         str(task),
-        isinstance(task, ClassTask),
+        task.num_classes,
     )
     print(save_picture(figure, out / "memory.png"))
     figure = hidden_view(
@@ -138,3 +152,15 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         str(task),
     )
     print(save_picture(figure, out / "hidden.png"))
+    if sequence.names is None:
+        return
+    episode = read_episode(sequence.inputs, sequence.outputs, sequence.targets, sequence.names)
+    print(episode)
+    wanted, answered = (
+        [triple for exchange in episode.exchanges for triple in getattr(exchange, name)]
+        for name in ("wanted", "answered")
+    )
+    figure = graph_view(list(episode.told.values()), wanted, answered, str(task))
+    print(save_picture(figure, out / "graph.png"))
+    told = {step: ", ".join(triple) for step, triple in episode.told.items()}
+    print(save_picture(read_view(told, sequence.trace, str(task)), out / "reads.png"))

@@ -14,12 +14,13 @@ import torch
 from ..backends import primitives, resolve_backend
 from ..checks import check_integer, check_number
 from ..config import DNCConfig
-from ..tasks import TASKS, Task
+from ..tasks import TASKS, Preset, Task
 from ..training import (
     Outcome,
     Trainer,
     TrainingConfig,
     describe,
+    held_out_size,
     load_run,
     outcome,
     summary_table,
@@ -53,6 +54,12 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
     training = parser.add_argument_group("training")
     add_fields(training, TrainingConfig, defaults=task().training_preset("lstm"))
     run = parser.add_argument_group("run")
+    if task.presets():
+        run.add_argument(
+            "--preset",
+            choices=tuple(task.presets()),
+            help="a published set of options, which others given here change",
+        )
     run.add_argument(
         "--out",
         type=Path,
@@ -120,7 +127,7 @@ def _train_one(options: argparse.Namespace) -> int:
         f"{found} after {trainer.step} steps, {trainer.seconds:.0f} s of training, "
         f"{100 * trainer.waited / max(trainer.seconds, 1e-9):.1f} % of it waiting for batches"
     )
-    sequences = trainer.config.evaluation_size
+    sequences = held_out_size(trainer.task, trainer.config.evaluation_size)
     print(f"{sequences} held-out sequences: {describe(trainer.task, trainer.held_out())}")
     if not trainer.solved:
         print(f"to go on: {_again(options)} --max-steps {2 * trainer.step}")
@@ -184,10 +191,13 @@ def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
 
 def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What the user asks for of task, model and training, under a checkpoint's words."""
+    kind = TASKS[options.task_name]
+    name = getattr(options, "preset", None)
+    preset = kind.presets()[name] if name else Preset({}, {}, {})
     return {
-        "task": given(options, TASKS[options.task_name]),
-        "model": given(options, DNCConfig, MODEL_OPTIONS),
-        "training": given(options, TrainingConfig),
+        "task": {**preset.task, **given(options, kind)},
+        "model": {**preset.model, **given(options, DNCConfig, MODEL_OPTIONS)},
+        "training": {**preset.training, **given(options, TrainingConfig)},
     }
 
 

@@ -6,8 +6,16 @@ settings are neither followed nor changed.
 """
 
 from .curve import learning_curve
+from .graph import graph_view, read_view
 from .hidden import hidden_view
 from .memory import memory_view
 from .style import save_picture
 
-__all__ = ["hidden_view", "learning_curve", "memory_view", "save_picture"]
+__all__ = [
+    "graph_view",
+    "hidden_view",
+    "learning_curve",
+    "memory_view",
+    "read_view",
+    "save_picture",
+]

@@ -64,7 +64,7 @@ def memory_view(
     mask: Tensor,
     trace: Trace,
     title: str,
-    classes: bool = False,
+    num_classes: int = 0,
 ) -> Figure:
     """Draw what went in and out in one sequence, and what the memory did at each step.
 
@@ -81,8 +81,8 @@ def memory_view(
         mask: (T), not zero at the steps where the answer counts. Only there one can be wrong.
         trace: of this sequence alone, (T, ...) in every field.
         title: above all.
-        classes: whether the Y outputs of a step are one answer, the class of the largest, and not
-            Y bits, each one where it is above 0.5.
+        num_classes: how many outputs make one answer, the class of the largest: all Y or a part
+            that divides Y. 0: each is a bit, one where it is above 0.5.
 
     Returns:
         the figure; `save_picture` writes it.
@@ -100,6 +100,10 @@ def memory_view(
     outputs = checked("outputs", outputs, ("T", "Y"), sizes)
     targets = checked("targets", targets, ("T", "Y"), sizes)
     counts = checked("mask", mask, ("T",), sizes) != 0
+    if num_classes and outputs.shape[1] % num_classes:
+        raise ValueError(
+            f"num_classes must divide the {outputs.shape[1]} outputs of a step, got {num_classes}"
+        )
     wild = outputs[(outputs < 0) | (outputs > 1)]
     if wild.numel():
         raise ValueError(
@@ -114,7 +118,7 @@ def memory_view(
     trace = trace._replace(**shown)
 
     groups = [
-        *data_groups(inputs, outputs, targets, counts, classes),
+        *data_groups(inputs, outputs, targets, counts, num_classes),
         *weighting_groups(trace),
         *gate_groups(trace),
         read_mode_group(trace.read_modes),
@@ -171,23 +175,24 @@ def checked(
     return tensor.detach().to("cpu", torch.float32)
 
 
-def wrong_outputs(outputs: Tensor, targets: Tensor, counts: Tensor, classes: bool) -> Tensor:
-    """Which outputs (T, Y) are wrong answers: bits, or the class that a step chose; bool (T, Y)."""
-    if classes:
-        chosen = F.one_hot(outputs.argmax(1), outputs.shape[1]).bool()
-        wrong = chosen & (targets.argmax(1) != outputs.argmax(1)).unsqueeze(1)
+def wrong_outputs(outputs: Tensor, targets: Tensor, counts: Tensor, num_classes: int) -> Tensor:
+    """Which outputs (T, Y) are wrong answers: bits, or classes that were chosen; bool (T, Y)."""
+    if num_classes:
+        said, wanted = (part.unflatten(1, (-1, num_classes)) for part in (outputs, targets))
+        chosen = F.one_hot(said.argmax(-1), num_classes).bool()
+        wrong = (chosen & (said.argmax(-1) != wanted.argmax(-1)).unsqueeze(-1)).flatten(1)
     else:
         wrong = ((outputs > 0.5) != (targets > 0.5)) | outputs.isnan()
     return wrong & counts.unsqueeze(1)
 
 
 def data_groups(
-    inputs: Tensor, outputs: Tensor, targets: Tensor, counts: Tensor, classes: bool
+    inputs: Tensor, outputs: Tensor, targets: Tensor, counts: Tensor, num_classes: int
 ) -> list[Group]:
     """Inputs (T, X), targets and outputs (T, Y), with wrong answers where `counts` (T) is true."""
-    wrong = wrong_outputs(outputs, targets, counts, classes)
-    row, what = ("class", "answers") if classes else ("bit", "bits")
-    total = int(counts.sum()) * (1 if classes else outputs.shape[1])
+    wrong = wrong_outputs(outputs, targets, counts, num_classes)
+    row, what = ("class", "answers") if num_classes else ("bit", "bits")
+    total = int(counts.sum()) * outputs.shape[1] // (num_classes or 1)
     note = f"\N{MULTIPLICATION SIGN} wrong {what}: {int(wrong.sum())} of {total}"
 
     def height(rows: int) -> float:

@@ -2,16 +2,24 @@
 
 import sys
 
+from .answerer import Answerer
 from .associative_recall import AssociativeRecallTask
 from .autoencoding import AutoencodingTask
-from .base import Batch, BitTask, ClassTask, Score, Task
+from .babi import BabiTask
+from .base import Batch, BitTask, ClassTask, Preset, Score, Task
 from .characters import CharactersTask
 from .copy import CopyTask
 from .echo import EchoTask
+from .episodes import Episode, read_episode
+from .graphs import GraphTask, Names
+from .inference import InferenceTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
+from .shortest_path import ShortestPathTask
 from .temporal_order import TemporalOrderTask
+from .traversal import TraversalTask
+from .triples import TripleTask
 
 TASKS: dict[str, type[Task]] = {
     "copy": CopyTask,
@@ -23,6 +31,10 @@ TASKS: dict[str, type[Task]] = {
     "autoencoding": AutoencodingTask,
     "characters": CharactersTask,
     "mapping": MappingTask,
+    "babi": BabiTask,
+    "traversal": TraversalTask,
+    "shortest-path": ShortestPathTask,
+    "inference": InferenceTask,
 }
 
 
@@ -45,20 +57,31 @@ def summary(kind: type[Task]) -> str:
 
 __all__ = [
     "TASKS",
+    "Answerer",
     "AssociativeRecallTask",
     "AutoencodingTask",
+    "BabiTask",
     "Batch",
     "BitTask",
     "CharactersTask",
     "ClassTask",
     "CopyTask",
     "EchoTask",
+    "Episode",
+    "GraphTask",
+    "InferenceTask",
     "MappingTask",
+    "Names",
+    "Preset",
     "PrioritySortTask",
     "RepeatCopyTask",
     "Score",
+    "ShortestPathTask",
     "Task",
     "TemporalOrderTask",
+    "TraversalTask",
+    "TripleTask",
+    "read_episode",
     "summary",
     "task_name",
 ]

@@ -6,11 +6,14 @@ Tasks know no model. Letters: B sequences, T steps (of the longest), X input fea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .answerer import Answerer
 
 
 class Batch(NamedTuple):
@@ -64,10 +67,18 @@ class Score(NamedTuple):
     counted: Tensor
 
 
+class Preset(NamedTuple):
+    """Options of a run: of the task, of the model, of the training."""
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    training: dict[str, Any]
+
+
 class Task(ABC):
     """A source of batches. Implementations are frozen dataclasses whose fields are the options.
 
-    A task is one of `BitTask` and `ClassTask`, which tell how its answers are scored.
+    A task is one of `BitTask`, `ClassTask` and `TripleTask`, which tell how its answers are scored.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -83,9 +94,17 @@ class Task(ABC):
     """The figures that papers give: of "wrong" (answers per sequence), "right" (share of answers),
     "solved" (share of sequences) and "bits" (cross-entropy of an answer, in bits)."""
 
+    scoring_size: ClassVar[int] = 250
+    """Sequences that are scored at a time: fewer where they are long or wide."""
+
     num_chunks: int = 1
     """Parts in which a batch is trained on, one training step each, with the state carried from
     part to part and cut off from the graph between them (truncated backpropagation)."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of an answer, so many outputs each; 0 where each output answers a bit."""
+        return 0
 
     @property
     @abstractmethod
@@ -112,6 +131,37 @@ class Task(ABC):
         """The task that scores are taken on; for generated sequences the task itself."""
         return self
 
+    def validation(self) -> Task:
+        """The task that decides when to stop; where there is no other, the held-out one."""
+        return self.held_out()
+
+    @property
+    def size(self) -> int | None:
+        """How many sequences there are; None for an endless task."""
+        return None
+
+    def sequences(self, first: int, last: int) -> Batch:
+        """The sequences `first` to `last` - 1 of a task that is not endless, in a fixed order."""
+        raise NotImplementedError(f"{type(self).__name__} is endless; draw from it with batch()")
+
+    def parts(self) -> dict[str, Task]:
+        """What a score of the task is made of, each to be scored by itself; often nothing."""
+        return {}
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """Sets of options by name that others published."""
+        return {}
+
+    def parts_table(self, shares: dict[str, float]) -> str:
+        """The scores of `parts()` in a Markdown table.
+
+        Args:
+            shares: of each part by name, the share of `goal` that is right, in [0, 1].
+        """
+        rows = [f"| {name} | {100 * share:.1f} % |" for name, share in shares.items()]
+        return "\n".join(["| part | right |", "|---|---|", *rows])
+
     def model_preset(self) -> dict[str, Any]:
         """Sizes of a small DNC that suits the task."""
         return {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
@@ -119,6 +169,15 @@ class Task(ABC):
     def training_preset(self, controller: str) -> dict[str, Any]:
         """Options of training that suit the task and the controller of that name."""
         return {}
+
+    def answerer(self, batch: Batch, generator: torch.Generator | None) -> Answerer | None:
+        """What makes the inputs that depend on a model's own answers; None where none do.
+
+        Args:
+            batch: that this task drew.
+            generator: of chance in training; None for none, when answers are scored.
+        """
+        return None
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean loss over all answers that count, nats per answer; a scalar, 0 if none counts.
@@ -192,6 +251,11 @@ class ClassTask(Task):
     """The Y outputs of a step choose one of Y classes: the largest one."""
 
     unit = "answer"
+
+    @property
+    def num_classes(self) -> int:
+        """Y."""
+        return self.output_size
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of the choice, (..., 1)."""

@@ -1,8 +1,9 @@
 """Training a model on a task: the loop, checkpoints, metrics, lessons, evaluation."""
 
+from .answering import answered
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
-from .evaluation import Evaluation, describe, evaluate
+from .evaluation import Evaluation, describe, evaluate, held_out_size
 from .metrics import read_metrics
 from .probe import Probe, probe
 from .runs import load_run, restore_model, restore_task
@@ -17,8 +18,10 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "TrainingError",
+    "answered",
     "describe",
     "evaluate",
+    "held_out_size",
     "load_checkpoint",
     "load_run",
     "outcome",

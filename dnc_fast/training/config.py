@@ -32,6 +32,10 @@ class TrainingConfig:
     decay_steps: int = field(
         default=10_000, metadata={"help": "step at which linear and cosine have reached zero"}
     )
+    weight_decay: float = field(
+        default=0.0,
+        metadata={"help": "share of each parameter, times the learning rate, lost in a step"},
+    )
     clip_norm: float = field(default=10.0, metadata={"help": "clip the gradient's norm to this"})
     precision: str = field(
         default="float32",
@@ -80,6 +84,7 @@ class TrainingConfig:
         for name in ("learning_rate", "clip_norm", "solved_at", "lesson_pass"):
             check_number(name, getattr(self, name), 0.0, above=True)
         check_number("lesson_share", self.lesson_share, 0.0, 1.0)
+        check_number("weight_decay", self.weight_decay, 0.0)
         if self.schedule != "constant" and self.warm_up >= self.decay_steps:
             raise ValueError(
                 f"warm_up must be less than decay_steps, {self.decay_steps}, got {self.warm_up}"

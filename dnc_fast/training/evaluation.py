@@ -10,9 +10,8 @@ import torch
 
 from ..dnc import DNC
 from ..tasks import Task
+from .answering import answered
 from .random import stream_generator
-
-BATCH_SIZE = 250
 
 
 class Evaluation(NamedTuple):
@@ -62,26 +61,34 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on sequences drawn from a stream of the seed.
 
+    A task that is not endless gives all its sequences, each once, if so many or more are wanted.
+
     Args:
         model: of the task's sizes.
-        task: where the sequences come from.
-        num_sequences: how many.
+        task: where the sequences come from: of the stream "held-out" its `held_out()`, of the
+            others its `validation()`.
+        num_sequences: how many, or all where there are no more.
         seed: of the stream; the same seed gives the same sequences.
         stream: "validation" for deciding when to stop, "lesson" for tests of a lesson, "held-out"
             for what is reported.
         index: which draw of the stream.
         num_cells: memory cells to run with; None for the model's own.
     """
-    task = task.held_out()
+    task = task.held_out() if stream == "held-out" else task.validation()
+    num_sequences = count_sequences(task, num_sequences)
     generator = stream_generator(seed, stream, index)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     losses, wrong, counted = [], [], []
     with torch.no_grad():
-        for start in range(0, num_sequences, BATCH_SIZE):
-            size = min(BATCH_SIZE, num_sequences - start)
-            batch = task.batch(size, generator).to(device)
+        for start in range(0, num_sequences, task.scoring_size):
+            size = min(task.scoring_size, num_sequences - start)
+            if num_sequences == task.size:
+                batch = task.sequences(start, start + size).to(device)
+            else:
+                batch = task.batch(size, generator).to(device)
+            batch = answered(model, task, batch, num_cells=num_cells)
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             score = task.score(outputs, batch)
             losses.append(score.loss)
@@ -95,3 +102,13 @@ def evaluate(
         right=1.0 - (mistakes.sum() / answers.sum()).item(),
         solved=(mistakes == 0).double().mean().item(),
     )
+
+
+def count_sequences(task: Task, wanted: int) -> int:
+    """How many sequences are scored of those wanted: no more than there are."""
+    return wanted if task.size is None else min(wanted, task.size)
+
+
+def held_out_size(task: Task, wanted: int) -> int:
+    """How many held-out sequences make a score: all there are, of an endless task `wanted`."""
+    return task.held_out().size or wanted

@@ -9,15 +9,17 @@ from torch import Tensor
 
 from ..dnc import DNC
 from ..state import tensors
-from ..tasks import Task
+from ..tasks import GraphTask, Names, Task
 from ..trace import Trace
+from .answering import answered
 from .random import stream_generator
 
 CANDIDATES = 16
 """So many sequences are drawn, and the longest is taken."""
 
 MOST_STEPS = 120
-"""Of longer ones the first steps are taken: more could not be told apart in a picture."""
+"""Of longer ones the first steps are taken: more could not be told apart in a picture. Episodes on
+graphs are taken whole, for their answers come last."""
 
 
 class Probe(NamedTuple):
@@ -31,6 +33,7 @@ class Probe(NamedTuple):
     | outputs | (T, Y) | float32 | probabilities                                                 |
     | hidden  | (T, H) | float32 | what the controller carried on, of its last layer             |
     | trace   |        |         | what the memory did, see `Trace`                              |
+    | names   |        |         | of a graph task, what the labels stand for; else None         |
 
     A feed-forward controller carries nothing on; its `hidden` has H = 0.
     """
@@ -41,6 +44,7 @@ class Probe(NamedTuple):
     outputs: Tensor
     hidden: Tensor
     trace: Trace
+    names: Names | None
 
 
 def probe(model: DNC, task: Task, seed: int) -> Probe:
@@ -53,9 +57,11 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
     """
     device = next(model.parameters()).device
     generator = stream_generator(seed, "held-out")
-    batch = task.held_out().batch(CANDIDATES, generator).to(device)
+    task = task.held_out()
+    batch = answered(model, task, task.batch(CANDIDATES, generator).to(device))
     longest = int(batch.lengths.argmax())
-    inputs, targets, mask = (part[:MOST_STEPS, longest] for part in batch[:3])
+    steps = None if isinstance(task, GraphTask) else MOST_STEPS
+    inputs, targets, mask = (part[:steps, longest] for part in batch[:3])
     training = model.training
     model.eval()
     state, outputs, hidden, traces = None, [], [], []
@@ -73,7 +79,15 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
         task.probabilities(torch.cat(outputs)),
         torch.stack(hidden),
         Trace(*map(torch.cat, zip(*traces, strict=True))),
+        _names(task, seed, longest),
     )
+
+
+def _names(task: Task, seed: int, place: int) -> Names | None:
+    """What the labels of a sequence stand for: the task draws them before all else of a batch."""
+    if not isinstance(task, GraphTask):
+        return None
+    return task.names(CANDIDATES, stream_generator(seed, "held-out"))[place]
 
 
 def _hidden(controller: object) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-STREAMS = ("parameters", "train", "validation", "held-out", "dropout", "lesson")
+STREAMS = ("parameters", "train", "validation", "held-out", "dropout", "lesson", "answers")
 
 
 def stream_seed(seed: int, stream: str, index: int = 0) -> int:

@@ -17,11 +17,12 @@ from ..config import DNCConfig
 from ..dnc import DNC
 from ..state import DNCState, map_tensors, tensors
 from ..tasks import Batch, Task, task_name
+from .answering import answered
 from .batches import Prefetcher
 from .checkpoint import save_checkpoint
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, held_out_size
 from .folder import alone_in
 from .health import first_bad_tensor
 from .interrupts import Interrupts
@@ -36,6 +37,12 @@ from .tensorboard import TensorBoard
 
 class TrainingError(RuntimeError):
     """Training cannot go on; what was reached before is in the last checkpoint."""
+
+
+def make_optimizer(model: DNC, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer of a run; Adam's decay is decoupled (AdamW), RMSProp's is torch's own."""
+    kind = {"adam": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}[config.optimizer]
+    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 class Trainer:
@@ -114,10 +121,7 @@ class Trainer:
         self.device = torch.device(device)
         self.model = DNC.from_config(model, dtype=torch.float32).to(self.device)
         torch.manual_seed(stream_seed(config.seed, "dropout"))
-        optimizer = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[config.optimizer]
-        self.optimizer: torch.optim.Optimizer = optimizer(
-            self.model.parameters(), lr=config.learning_rate
-        )
+        self.optimizer = make_optimizer(self.model, config)
         self.schedule = make_schedule(
             self.optimizer, config.schedule, config.warm_up, config.decay_steps
         )
@@ -255,7 +259,16 @@ class Trainer:
             self._drawn = self._batches.take(number, self.curriculum.present)
         if chunk == 0:
             self._carried = [None] * self.config.accumulate
-        return [chunks[chunk].to(self.device) for chunks in self._drawn]
+        first = number * self.config.accumulate
+        return [
+            self._answered(chunks[chunk].to(self.device), first + place)
+            for place, chunks in enumerate(self._drawn)
+        ]
+
+    def _answered(self, batch: Batch, index: int) -> Batch:
+        """A batch with the inputs that the model's own answers lead to, where they do."""
+        generator = stream_generator(self.config.seed, "answers", index)
+        return answered(self.model, self.task, batch, generator)
 
     def _training_step(self) -> float:
         """Take one step; returns its loss."""
@@ -351,8 +364,9 @@ class Trainer:
         return self.solved or self.step >= self.config.max_steps
 
     def held_out(self) -> Evaluation:
-        """The score on as many held-out sequences as an evaluation has."""
-        return evaluate(self.model, self.task, self.config.evaluation_size, self.config.seed)
+        """The score on all held-out sequences, or as many as an evaluation has if endless."""
+        size = held_out_size(self.task, self.config.evaluation_size)
+        return evaluate(self.model, self.task, size, self.config.seed)
 
     def save(self) -> None:
         """Write the checkpoint; the metrics up to here are on disk before it."""

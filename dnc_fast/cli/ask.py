@@ -1,0 +1,113 @@
+"""`dnc-fast ask`: tell a trained model a story, ask it questions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checks import check_integer
+from ..tasks import BabiTask
+from ..tasks.babi import hear
+from ..tasks.babi_text import ANSWER, VOCABULARY, BabiError, check_words, split_words
+from ..training import load_run, restore_model, restore_task
+from .options import UserError, check_device
+
+SHOWN = 3
+"""Words shown for each word of an answer, the likeliest first."""
+
+
+def add_ask_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `dnc-fast ask`."""
+    parser.add_argument("checkpoint", type=Path, help="a babi run's folder, or the checkpoint")
+    parser.add_argument(
+        "text",
+        nargs="*",
+        help="sentences and questions, such as 'Mary went to the garden. Where is Mary?'; "
+        "without any they are read line by line, an empty line begins a new story",
+    )
+    parser.add_argument(
+        "--words", type=int, default=1, metavar="INT", help="words of an answer (default: 1)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.set_defaults(run=_ask)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    check_integer("--words", options.words, minimum=1)
+    check_device(options.device)
+    content = load_run(options.checkpoint)
+    if content["task"]["name"] != "babi":
+        raise UserError(
+            f"checkpoint must be of a run of the task 'babi', got {content['task']['name']!r}; "
+            "`dnc-fast train babi` makes one"
+        )
+    task = restore_task(content, data="", tasks="1")  # the files themselves are not needed
+    assert isinstance(task, BabiTask)
+    model = restore_model(content).to(options.device)
+    model.eval()
+    story: list[str] = []
+    typed = not options.text and sys.stdin.isatty()
+    if typed:
+        print("Tell a story, ask a question; an empty line begins anew, Ctrl-D ends.")
+    asked = False
+    for where, line in _lines(options.text, typed):
+        words = split_words(line)
+        try:
+            check_words(words, where)
+        except BabiError as error:
+            if not typed:
+                raise
+            print(error)
+            continue
+        if not words:
+            story.clear()
+        for word in words:
+            story.append(word)
+            if word == "?":
+                asked = True
+                print(f"{_last_sentence(story)} {_answer(model, task, story, options.words)}")
+                story += [ANSWER] * options.words
+    if not asked and not typed:
+        raise UserError("text must hold a question, which ends with a question mark, got none")
+    return 0
+
+
+def _lines(text: list[str], typed: bool) -> Iterator[tuple[str, str]]:
+    """Where each line comes from, and the line."""
+    if text:
+        yield "text", " ".join(text)
+        return
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = input("> ") if typed else input()
+        except EOFError:
+            return
+        yield f"line {number}", line
+
+
+def _last_sentence(story: list[str]) -> str:
+    """The words after the last full stop or answer."""
+    ends = [place for place, word in enumerate(story[:-1]) if word in (".", ANSWER)]
+    return " ".join(story[ends[-1] + 1 if ends else 0 :])
+
+
+def _answer(model: Any, task: BabiTask, story: list[str], words: int) -> str:
+    """The likeliest answer, and for each of its words the likeliest ones with their shares."""
+    inputs = hear([*story, *[ANSWER] * words]).to(next(model.parameters()).device)
+    with torch.no_grad():
+        outputs, _ = model(inputs)
+    shares = task.probabilities(outputs[-words:, 0])
+    best, others = [], []
+    for share, place in zip(*shares.topk(SHOWN), strict=True):
+        said = [VOCABULARY[code] for code in place.tolist()]
+        best.append(said[0])
+        pairs = zip(said, share.tolist(), strict=True)
+        others.append(", ".join(f"{word} {100 * part:.1f} %" for word, part in pairs))
+    return f"{','.join(best)}  ({'; '.join(others)})"

@@ -1,0 +1,93 @@
+"""An episode of a graph task in words: what was told, asked and answered."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .graphs import Names
+from .triples import ANSWER_CUE, BLANK, END, TRIPLE_SIZE, decode_triples, phase_numbers
+
+Triple = tuple[str, str, str]
+"""Names of source, edge and destination; "-" for one that is left out."""
+
+
+class Exchange(NamedTuple):
+    """A query and its answer. The triples that end the answers are left out."""
+
+    asked: list[Triple]
+    wanted: list[Triple]
+    answered: list[Triple]
+
+
+class Episode(NamedTuple):
+    """The triples told, by the step of each, and the exchanges on them."""
+
+    told: dict[int, Triple]
+    exchanges: list[Exchange]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.told)} triples told"]
+        for exchange in self.exchanges:
+            lines += [
+                f"asked:    {chain(exchange.asked)}",
+                f"wanted:   {chain(exchange.wanted)}",
+                f"answered: {chain(exchange.answered)}",
+            ]
+        return "\n".join(lines)
+
+
+def read_episode(inputs: Tensor, outputs: Tensor, targets: Tensor, names: Names) -> Episode:
+    """What a sequence says.
+
+    Args:
+        inputs: (T, 92).
+        outputs: (T, 90), any range; of a task whose input is the last action they are not needed
+            to know what was answered.
+        targets: (T, 90).
+        names: what its labels stand for.
+    """
+    heard = decode_triples(inputs[:, :TRIPLE_SIZE]).tolist()
+    said, wanted = decode_triples(outputs).tolist(), decode_triples(targets).tolist()
+    phase = phase_numbers(inputs).tolist()
+    answering = (inputs[:, ANSWER_CUE] > 0.5).tolist()
+    told = {step: named(triple, names) for step, triple in enumerate(heard) if phase[step] == 0}
+    exchanges: list[Exchange] = []
+    for step in range(len(told), len(heard)):
+        if not answering[step]:
+            if any(label != BLANK for label in heard[step]):
+                if not exchanges or exchanges[-1].wanted:
+                    exchanges.append(Exchange([], [], []))
+                exchanges[-1].asked.append(named(heard[step], names))
+        elif wanted[step][0] != BLANK:
+            exchange = exchanges[-1]
+            goes_on = step + 1 < len(heard) and answering[step + 1]
+            acted = heard[step + 1] if goes_on else [BLANK] * 3
+            answer = said[step] if acted[0] == BLANK else acted
+            if tuple(wanted[step]) != END:
+                exchange.wanted.append(named(wanted[step], names))
+            if tuple(answer) != END:
+                exchange.answered.append(named(answer, names))
+    return Episode(told, exchanges)
+
+
+def named(triple: list[int], names: Names) -> Triple:
+    """Labels by their names; one that stands for nothing by its number."""
+    source, edge, end = triple
+    return (
+        "-" if source == BLANK else names.nodes.get(source, f"#{source}"),
+        "-" if edge == BLANK else names.edges.get(edge, f"#{edge}"),
+        "-" if end == BLANK else names.nodes.get(end, f"#{end}"),
+    )
+
+
+def chain(triples: list[Triple]) -> str:
+    """Triples in one line; a source that is the destination before it is not said again."""
+    text = ""
+    for number, (source, edge, end) in enumerate(triples):
+        follows = number and source in ("-", triples[number - 1][2])
+        text += "" if follows else f"{'; ' if number else ''}{source}"
+        text += f" [{edge}]" if edge != "-" else ""
+        text += f" {'to ' if edge == '-' else ''}{end}" if end != "-" else ""
+    return text or "nothing"

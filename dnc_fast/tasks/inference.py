@@ -1,0 +1,171 @@
+"""Inference: hear a graph, then name who stands in a relation to a node (Graves et al. 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import check_integer
+from .base import Batch, random_shares, uniform
+from .graphs import Graphs, GraphTask, Names
+from .paper import INFERENCE
+from .triples import BLANK, Phase, answer_phase, join_phases, silence
+
+EDGE_LABELS = 10
+RELATION_LENGTHS = (2, 3, 4, 5)
+OF_EACH_LENGTH = 100
+FIRST_RELATION = 10
+"""Relations have the labels from here on, the shorter ones first."""
+
+RELATION_SEED = 2016
+
+
+@lru_cache(maxsize=1)
+def relations() -> Tensor:
+    """(400, 5) int64: the edge labels that each relation stands for, in order; `BLANK` past them.
+
+    100 of each length from 2 to 5, drawn once and for all; those of length 2 are all there are.
+    """
+    generator = torch.Generator("cpu").manual_seed(RELATION_SEED)
+    rows = []
+    for length in RELATION_LENGTHS:
+        numbers = torch.randperm(EDGE_LABELS**length, generator=generator, device="cpu")
+        places = EDGE_LABELS ** torch.arange(length, device="cpu")
+        digits = numbers[:OF_EACH_LENGTH].sort().values.unsqueeze(1) // places.flip(0) % EDGE_LABELS
+        rows.append(F.pad(digits, (0, RELATION_LENGTHS[-1] - length), value=BLANK))
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class InferenceTask(GraphTask):
+    """A graph's triples, then queries (node, relation, -), each with time to plan and an answer.
+
+    Edges have the labels 0 to 9. A relation is a row of 2 to 5 edges, always the same one, which
+    the description never tells: it has to be learned. There are 400, with the labels 10 to 409. The
+    answer is (node, relation, the node that the edges lead to), then (0, 0, 0). Where no relation
+    of the length drawn leads anywhere, another one is asked.
+    """
+
+    LESSONS: ClassVar = (
+        ((3, 3), (2, 2), (2, 2)),
+        ((3, 5), (2, 2), (2, 2)),
+        ((4, 6), (2, 4), (2, 2)),
+        ((6, 12), (2, 4), (2, 2)),
+        ((12, 18), (2, 4), (2, 2)),
+        ((4, 6), (2, 4), (2, 3)),
+        ((6, 12), (2, 4), (2, 3)),
+        ((12, 18), (2, 4), (2, 3)),
+        ((4, 6), (2, 4), (2, 4)),
+        ((6, 12), (2, 4), (2, 4)),
+        ((12, 18), (2, 4), (2, 4)),
+        ((4, 6), (2, 4), (2, 5)),
+        ((6, 12), (2, 4), (2, 5)),
+        ((12, 18), (2, 4), (2, 5)),
+        ((20, 25), (2, 4), (2, 5)),
+    )  # the paper's 17, of which 3 and 4, and 10 and 11, are alike
+    PRESET: ClassVar = ("paper-inference", INFERENCE)
+    RANGES: ClassVar = (
+        ("min_nodes", "max_nodes"),
+        ("min_degree", "max_degree"),
+        ("min_relation", "max_relation"),
+    )
+    num_edge_labels: ClassVar[int] = EDGE_LABELS
+
+    min_nodes: int = field(default=3, metadata={"help": "fewest nodes of a random graph"})
+    max_nodes: int = field(default=3, metadata={"help": "most nodes of a random graph"})
+    min_degree: int = field(default=2, metadata={"help": "fewest edges out of a node"})
+    max_degree: int = field(default=2, metadata={"help": "most edges out of a node"})
+    min_relation: int = field(default=2, metadata={"help": "fewest edges of a relation"})
+    max_relation: int = field(default=2, metadata={"help": "most edges of a relation"})
+    num_queries: int = field(default=3, metadata={"help": "queries in an episode"})
+    planning_steps: int = field(default=10, metadata={"help": "steps between query and answer"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("min_relation", "max_relation"):
+            if not RELATION_LENGTHS[0] <= getattr(self, name) <= RELATION_LENGTHS[-1]:
+                raise ValueError(
+                    f"{name} must be from {RELATION_LENGTHS[0]} to {RELATION_LENGTHS[-1]}, got "
+                    f"{getattr(self, name)}"
+                )
+        check_integer("num_queries", self.num_queries, minimum=1)
+        check_integer("planning_steps", self.planning_steps, minimum=1)
+
+    def __str__(self) -> str:
+        return f"relations of {self.min_relation} to {self.max_relation} edges in {self.place}"
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B episodes, see `Batch`."""
+        graphs = self.draw_graphs(batch_size, generator)
+        phases = [graphs.describe(generator)]
+        for answer in self._answers(graphs, generator).split(1, 1):
+            one = torch.ones(batch_size, dtype=torch.int64, device=answer.device)
+            query = answer.clone()
+            query[..., 2] = BLANK
+            phases += [
+                Phase(query, one),
+                silence(self.planning_steps, batch_size, answer.device),
+                answer_phase(answer, one),
+            ]
+        return join_phases(phases)
+
+    def _answers(self, graphs: Graphs, generator: torch.Generator) -> Tensor:
+        """For each query a node, a relation and the node that it leads to, as labels (B, Q, 3)."""
+        batch_size, num_nodes = graphs.nodes.shape
+        ends = follow_relations(graphs, self.max_relation)
+        count = ends.shape[-1]
+        lengths = torch.arange(count, device=ends.device) // OF_EACH_LENGTH + RELATION_LENGTHS[0]
+        shape = (batch_size, self.num_queries)
+        wanted = uniform(self.min_relation, self.max_relation, (*shape, 1, 1), generator)
+        rank = random_shares((*shape, num_nodes, count), generator) + (lengths == wanted)
+        rank = rank.masked_fill((ends == BLANK).unsqueeze(1), -1.0)
+        chosen = rank.flatten(2).argmax(-1)
+        nodes = graphs.nodes.gather(1, chosen // count)
+        reached = graphs.nodes.gather(1, ends.flatten(1).gather(1, chosen))
+        return torch.stack([nodes, FIRST_RELATION + chosen % count, reached], -1)
+
+    def names(self, batch_size: int, generator: torch.Generator) -> list[Names]:
+        """As of other graph tasks; a relation is named by its edges."""
+        return [
+            names._replace(edges={**names.edges, **relation_names(names.edges)})
+            for names in super().names(batch_size, generator)
+        ]
+
+
+def relation_names(edges: Any) -> dict[int, str]:
+    """Each relation whose edges all have names, by their names."""
+    named = {}
+    for label, row in enumerate(relations().tolist(), FIRST_RELATION):
+        parts = [part for part in row if part != BLANK]
+        if all(part in edges for part in parts):
+            named[label] = "'s ".join(edges[part] for part in parts)
+    return named
+
+
+def follow_relations(graphs: Graphs, max_relation: int) -> Tensor:
+    """Where each relation of at most so many edges leads from each node.
+
+    Returns:
+        (B, V, relations) int64: places in `graphs.nodes`, `BLANK` where it leads nowhere.
+    """
+    batch_size, num_nodes = graphs.nodes.shape
+    device = graphs.nodes.device
+    # The place after the last node is nowhere, and every edge from there leads there again.
+    next_node = torch.full((batch_size, num_nodes + 1, EDGE_LABELS + 1), num_nodes, device=device)
+    edges = torch.where(graphs.edges == BLANK, EDGE_LABELS, graphs.edges)
+    next_node[:, :num_nodes].scatter_(2, edges, graphs.ends)
+    next_node[..., EDGE_LABELS] = torch.arange(num_nodes + 1, device=device)  # no edge: stay
+    rows = relations()[: OF_EACH_LENGTH * (max_relation - 1)].to(device)
+    rows = torch.where(rows == BLANK, EDGE_LABELS, rows)
+    place = torch.arange(num_nodes, device=device).view(1, -1, 1).expand(batch_size, -1, len(rows))
+    table = next_node.flatten(1)
+    for labels in rows[:, :max_relation].unbind(1):
+        index = place * (EDGE_LABELS + 1) + labels
+        place = table.gather(1, index.flatten(1)).view_as(place)
+    there = (graphs.nodes != BLANK).unsqueeze(-1) & (place < num_nodes)
+    return torch.where(there, place, BLANK)

@@ -1,0 +1,283 @@
+"""Shortest path: hear a graph, then find the way from node to node (Graves et al. 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..checks import check_integer, check_number
+from .answerer import Answerer
+from .base import Batch, Score, Task, random_shares, uniform
+from .graphs import Graphs, GraphTask
+from .paper import SHORTEST_PATH
+from .triples import (
+    BLANK,
+    END,
+    TRIPLE_SIZE,
+    Phase,
+    decode_triples,
+    encode_triples,
+    join_phases,
+    phase_numbers,
+    silence,
+)
+
+FAR = 10**6
+"""A distance beyond any in a graph."""
+
+
+@dataclass(frozen=True)
+class ShortestPathTask(GraphTask):
+    """A graph's triples, then (source, -, destination) and time to plan; answer: a path of triples.
+
+    During the answer the input is the last action, a triple. An action is one of the edges out of
+    the present node, the one that the outputs find most likely; at the destination the end,
+    (0, 0, 0), is wanted. A path is right when it arrives and is at most `slack` steps longer than
+    the shortest. In training each action is the best one in a share `mixing` of the steps, else
+    drawn from what the outputs say of the edges; the target is always the best action at the
+    present node, of several the one that the outputs find most likely. An answer has as many steps
+    as a right path may take; those after the end are blank.
+
+    `batch` gives best actions throughout; an `answerer` puts the model's own in their place.
+    """
+
+    unit = "path"
+
+    LESSONS: ClassVar = (
+        ((5, 10), (1, 2), (2, 2)),
+        ((5, 20), (1, 2), (2, 2)),
+        ((10, 20), (1, 2), (2, 2)),
+        ((10, 20), (1, 2), (2, 3)),
+        ((10, 20), (1, 3), (2, 3)),
+        ((10, 20), (2, 3), (2, 3)),
+        ((10, 20), (2, 3), (2, 4)),
+        ((10, 20), (2, 4), (2, 4)),
+        ((10, 25), (2, 4), (2, 4)),
+        ((10, 25), (2, 4), (2, 5)),
+        ((15, 25), (2, 4), (2, 5)),
+        ((15, 25), (2, 5), (2, 5)),
+        ((20, 25), (2, 5), (2, 5)),
+        ((20, 25), (2, 6), (2, 5)),
+    )  # the paper's 15, of which 10 and 11 are alike
+    PRESET: ClassVar = ("paper-shortest-path", SHORTEST_PATH)
+    RANGES: ClassVar = (
+        ("min_nodes", "max_nodes"),
+        ("min_degree", "max_degree"),
+        ("min_path", "max_path"),
+    )
+
+    min_degree: int = field(default=1, metadata={"help": "fewest edges out of a node"})
+    max_degree: int = field(default=2, metadata={"help": "most edges out of a node"})
+    min_path: int = field(default=2, metadata={"help": "fewest edges between the two nodes"})
+    max_path: int = field(default=2, metadata={"help": "most edges between the two nodes"})
+    planning_steps: int = field(default=10, metadata={"help": "steps between query and answer"})
+    slack: int = field(default=1, metadata={"help": "steps that a right path may be too long"})
+    mixing: float = field(
+        default=0.8, metadata={"help": "share of best actions in the answers of training"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("planning_steps", self.planning_steps, minimum=1)
+        check_integer("slack", self.slack, minimum=0)
+        check_number("mixing", self.mixing, 0.0, 1.0)
+
+    def __str__(self) -> str:
+        paths = f"shortest paths of {self.min_path} to {self.max_path} edges"
+        return f"{paths}, {self.slack} more allowed, in {self.place}"
+
+    def parts(self) -> dict[str, Task]:
+        """By the two rules of the paper: one step longer (Methods), or none (its tables)."""
+        return {
+            "at most one step longer": replace(self, slack=1),
+            "shortest": replace(self, slack=0),
+        }
+
+    def training_preset(self, controller: str) -> dict[str, Any]:
+        """As the paper: a lesson passes at 80 %, and no earlier one is mixed in."""
+        return {
+            **super().training_preset(controller),
+            "lesson_pass": 0.8,
+            "lesson_share": 0.0,
+            "lesson_every": 500,
+        }
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B episodes with the best actions, see `Batch`."""
+        graphs = self.draw_graphs(batch_size, generator)
+        description = graphs.describe(generator)
+        wanted = uniform(self.min_path, self.max_path, (batch_size,), generator)
+        query, lengths = draw_pairs(graphs, wanted, generator)
+        steps = lengths + self.slack + 1
+        blank = torch.full((batch_size, int(steps.max()), 3), BLANK, device=query.device)
+        end = torch.tensor(END, device=query.device).expand_as(blank)
+        one = torch.ones_like(lengths)
+        unanswered = join_phases(
+            [
+                description,
+                Phase(query.unsqueeze(1), one),
+                silence(self.planning_steps, batch_size, query.device),
+                Phase(blank, steps, end),
+            ]
+        )
+        best = PathAnswerer(unanswered)
+        for step in range(best.first, best.last + 1):
+            best.take(step, unanswered.targets.new_zeros(batch_size, TRIPLE_SIZE))
+        return best.batch()
+
+    def answerer(self, batch: Batch, generator: torch.Generator | None) -> PathAnswerer:
+        """Puts the model's own actions in the place of those of the batch."""
+        return PathAnswerer(batch, generator, 0.0 if generator is None else self.mixing)
+
+    def score(self, outputs: Tensor, batch: Batch) -> Score:
+        """Whether each path that the batch holds arrives; of a batch that its model answered.
+
+        Its loss is the sum over the digits of all actions.
+        """
+        digits = super().score(outputs, batch)
+        arrived = arrivals(batch.inputs).any(0)
+        loss = digits.loss * digits.counted
+        return Score(loss, (~arrived).long(), torch.ones_like(digits.counted))
+
+
+def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two nodes whose shortest path has `wanted` (B) edges, or as many below as the graph has.
+
+    Returns:
+        (B, 3) labels, that of the edge `BLANK`; and (B) the length of the path.
+    """
+    batch_size, num_nodes = graphs.nodes.shape
+    most = int(wanted.max())
+    kind: Any = {"dtype": torch.float32, "device": wanted.device}
+    step = torch.zeros(batch_size, num_nodes, num_nodes + 1, **kind)
+    ends = torch.where(graphs.ends == BLANK, num_nodes, graphs.ends)
+    step = step.scatter(2, ends, 1.0)[..., :-1]
+    reached = torch.eye(num_nodes, **kind).expand(batch_size, -1, -1)
+    distance = torch.zeros(batch_size, num_nodes, num_nodes, **kind)
+    frontier = reached
+    for length in range(1, most + 1):
+        frontier = ((frontier @ step) > 0).float() * (1 - reached)
+        distance = distance + length * frontier
+        reached = reached + frontier
+    # The longest up to `wanted` first, then by chance.
+    usable = distance * (distance <= wanted.view(-1, 1, 1))
+    rank = usable + random_shares(tuple(usable.shape), generator) * (usable > 0) * 0.5
+    chosen = rank.flatten(1).argmax(1, keepdim=True)
+    lengths = distance.flatten(1).gather(1, chosen).long().squeeze(1)
+    source = graphs.nodes.gather(1, chosen // num_nodes)
+    destination = graphs.nodes.gather(1, chosen % num_nodes)
+    return torch.cat([source, torch.full_like(source, BLANK), destination], 1), lengths
+
+
+def arrivals(inputs: Tensor) -> Tensor:
+    """The steps (T, B) of inputs (T, B, 92) whose action, a triple, leads to the destination."""
+    heard, phase = decode_triples(inputs[..., :TRIPLE_SIZE]), phase_numbers(inputs)
+    destination = torch.where(phase == 1, heard[..., 2], BLANK).amax(0)
+    return (phase == 3) & (heard[..., 2] == destination)
+
+
+class PathAnswerer(Answerer):
+    """Walks where the outputs lead; see `ShortestPathTask`.
+
+    The graph is read from the inputs, as the model hears it.
+
+    Args:
+        batch: of a `ShortestPathTask`; what its answers hold is not looked at.
+        generator: of chance in training; None for the most likely edge at every step.
+        mixing: share of best actions; 1 without a generator means always.
+    """
+
+    def __init__(
+        self, batch: Batch, generator: torch.Generator | None = None, mixing: float = 1.0
+    ) -> None:
+        inputs = batch.inputs
+        heard, phase = decode_triples(inputs[..., :TRIPLE_SIZE]), phase_numbers(inputs)
+        answering = phase == 3
+        steps = torch.arange(len(inputs), device=inputs.device).unsqueeze(1)
+        answering &= steps < batch.lengths
+        self._lengths = batch.lengths
+        self._start = answering.long().argmax(0)
+        self.first, self.last = int(self._start.min()), int(batch.lengths.max()) - 1
+        self._generator, self._mixing = generator, mixing
+
+        edges = torch.where((phase == 0).unsqueeze(-1), heard, BLANK).transpose(0, 1)
+        self._edges = edges[:, : int((phase == 0).sum(0).max())]  # (B, E, 3)
+        asked = torch.where((phase == 1).unsqueeze(-1), heard, BLANK).amax(0)
+        self._node, self._destination = asked[:, 0], asked[:, 2]
+        self._distance = distances(self._edges, self._destination)
+        self._choices = encode_triples(self._edges)  # (B, E, 90)
+        self._end = torch.tensor(END, device=inputs.device)
+
+        self._inputs, self._targets = inputs.clone(), torch.zeros_like(batch.targets)
+        self._inputs[..., :TRIPLE_SIZE][answering] = 0.0
+        self._mask = torch.zeros_like(batch.mask)
+        self._done = torch.zeros_like(asked[:, 0], dtype=torch.bool)
+
+    def inputs(self, first: int, last: int) -> Tensor:
+        return self._inputs[first : last + 1]
+
+    def take(self, step: int, outputs: Tensor) -> None:
+        answers = (step >= self._start) & (step < self._lengths) & ~self._done
+        arrived = answers & (self._node == self._destination)
+        valid = (self._edges[..., 0] == self._node.unsqueeze(1)) & (answers & ~arrived).unsqueeze(1)
+        likely = outputs.float().unflatten(-1, (-1, 10)).log_softmax(-1).flatten(-2)
+        likely = (self._choices @ likely.unsqueeze(-1)).squeeze(-1)  # (B, E) of whole triples
+        rows = torch.arange(len(outputs), device=outputs.device)
+
+        to_go = self._distance.gather(1, self._edges[..., 2].clamp(min=0))
+        to_go = torch.where(valid, to_go, FAR)
+        fewest = to_go.amin(1, keepdim=True)
+        known = fewest.squeeze(1) < FAR  # somewhere the destination is still to be reached
+        best = likely.masked_fill(~(valid & (to_go == fewest)), -torch.inf).argmax(1)
+        chosen = likely.masked_fill(~valid, -torch.inf)
+        if self._generator is not None:
+            shares = random_shares(tuple(chosen.shape), self._generator).clamp(min=1e-12)
+            chosen = chosen - torch.log(-torch.log(shares.to(chosen.device)))  # Gumbel's draw
+        chosen = chosen.argmax(1)
+        chosen = torch.where(self._takes_best(known), best, chosen)
+
+        walks = valid.any(1)
+        target = torch.where(arrived.unsqueeze(1), self._end, self._edges[rows, best])
+        counts = arrived | (walks & known)
+        self._mask[step] = counts
+        self._targets[step] = encode_triples(target) * counts.unsqueeze(1)
+        action = self._edges[rows, chosen]
+        self._node = torch.where(walks, action[:, 2], self._node)
+        if step < self.last:
+            goes_on = walks & (step + 1 < self._lengths)
+            self._inputs[step + 1, :, :TRIPLE_SIZE] += encode_triples(action) * goes_on.unsqueeze(1)
+        self._done |= arrived | (answers & ~walks)
+
+    def _takes_best(self, known: Tensor) -> Tensor:
+        """(B) in which sequences the best action is taken, whatever the outputs say."""
+        if self._generator is None:
+            return known & (self._mixing == 1.0)
+        shares = random_shares(tuple(known.shape), self._generator).to(known.device)
+        return known & (shares < self._mixing)
+
+    def batch(self) -> Batch:
+        return Batch(self._inputs, self._targets, self._mask, self._lengths)
+
+
+def distances(edges: Tensor, destination: Tensor) -> Tensor:
+    """How many edges it is from each label to a destination, `FAR` where there is no way.
+
+    Args:
+        edges: (B, E, 3) triples of labels, `BLANK` past the last.
+        destination: (B) labels.
+
+    Returns:
+        (B, 1000) int64.
+    """
+    far = torch.full((len(edges), 1001), FAR, device=edges.device)  # the last for no label
+    far.scatter_(1, destination.unsqueeze(1), 0)
+    source, end = (torch.where(edges[..., side] < 0, 1000, edges[..., side]) for side in (0, 2))
+    while True:
+        nearer = far.scatter_reduce(1, source, far.gather(1, end) + 1, "amin")
+        nearer = nearer.clamp(max=FAR)
+        if torch.equal(nearer, far):
+            return far[:, :1000]
+        far = nearer

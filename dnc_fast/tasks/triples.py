@@ -1,0 +1,148 @@
+"""Triples of labels in digits, as the graph tasks of Graves et al. 2016 hear and answer them.
+
+A label is a number from 0 to 999, each of its three digits one-hot of ten; a triple is three of
+them, such as a source, an edge and a destination. Letters: B sequences, T steps, S steps of a
+phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Batch, Task
+
+NUM_LABELS = 1000
+DIGITS = 3
+TRIPLE_SIZE = 3 * DIGITS * 10
+PHASE_CUE, ANSWER_CUE = TRIPLE_SIZE, TRIPLE_SIZE + 1
+"""The channels beside a triple: on at the first step of each phase but the first; on while an
+answer is wanted."""
+
+BLANK = -1
+"""A label that is left out: zeros in all of its digits."""
+
+END = (0, 0, 0)
+"""The triple that ends an answer. It is no edge: no node leads to itself."""
+
+
+class TripleTask(Task):
+    """An answer is a triple: nine softmaxes of ten digits. A sequence is right when all are."""
+
+    unit = "digit"
+    published = ("solved",)
+
+    @property
+    def num_classes(self) -> int:
+        return 10
+
+    @property
+    def input_size(self) -> int:
+        return TRIPLE_SIZE + 2
+
+    @property
+    def output_size(self) -> int:
+        return TRIPLE_SIZE
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each digit, (..., 9)."""
+        outputs, targets = outputs.unflatten(-1, (-1, 10)), targets.unflatten(-1, (-1, 10))
+        return -(targets * outputs.log_softmax(-1)).sum(-1)
+
+    def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether each digit chosen is not the target or not a number, (..., 9)."""
+        outputs, targets = outputs.unflatten(-1, (-1, 10)), targets.unflatten(-1, (-1, 10))
+        chosen = outputs.argmax(-1, keepdim=True)
+        wrong = (targets.gather(-1, chosen) < 0.5) | outputs.gather(-1, chosen).isnan()
+        return wrong.squeeze(-1)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """The probability of each value of each digit; ten of them sum to one."""
+        return outputs.unflatten(-1, (-1, 10)).softmax(-1).flatten(-2)
+
+
+def encode_triples(triples: Tensor) -> Tensor:
+    """Labels (..., 3), `BLANK` where there is none, as one-hot digits, (..., 90) float32."""
+    places = torch.tensor([100, 10, 1], device=triples.device)
+    digits = triples.unsqueeze(-1) // places % 10
+    digits = torch.where(triples.unsqueeze(-1) < 0, -1, digits)
+    return F.one_hot(digits + 1, 11)[..., 1:].float().flatten(-3)
+
+
+def decode_triples(vectors: Tensor) -> Tensor:
+    """The labels (..., 3) of vectors (..., 90), the largest of each ten; `BLANK` for zeros."""
+    digits = vectors.unflatten(-1, (3, DIGITS, 10))
+    places = torch.tensor([100, 10, 1], device=vectors.device)
+    labels = (digits.argmax(-1) * places).sum(-1)
+    return torch.where((digits == 0).all(-1).all(-1), BLANK, labels)
+
+
+class Phase(NamedTuple):
+    """A part of an episode: description, query, planning or answer.
+
+    heard: (B, S, 3) labels of the input. lengths: (B) how many of the S steps count.
+    answers: (B, S, 3) labels of the target in an answer, else None.
+    """
+
+    heard: Tensor
+    lengths: Tensor
+    answers: Tensor | None = None
+
+
+def silence(steps: int, batch_size: int, device: torch.device) -> Phase:
+    """A phase of blank inputs, to think."""
+    heard = torch.full((batch_size, steps, 3), BLANK, device=device)
+    return Phase(heard, torch.full((batch_size,), steps, device=device))
+
+
+def answer_phase(answers: Tensor, lengths: Tensor) -> Phase:
+    """A phase of blank inputs in which `answers` (B, S, 3) and then `END` are wanted.
+
+    Args:
+        lengths: (B) how many of the S answers there are, without the end.
+    """
+    batch_size, steps, _ = answers.shape
+    end = torch.tensor(END, device=answers.device)
+    answers = torch.cat([answers, end.expand(batch_size, 1, 3)], 1)
+    place = torch.arange(steps + 1, device=answers.device).unsqueeze(-1)
+    answers = torch.where(place < lengths.view(-1, 1, 1), answers, end)
+    return Phase(torch.full_like(answers, BLANK), lengths + 1, answers)
+
+
+def join_phases(phases: Sequence[Phase]) -> Batch:
+    """One phase after another, each sequence at its own pace, as a batch."""
+    lengths = torch.stack([phase.lengths for phase in phases]).sum(0)
+    batch_size, device, steps = len(lengths), lengths.device, int(lengths.max())
+    # What lies past the end of a phase is written to one step too many, which is dropped.
+    heard = torch.full((batch_size, steps + 1, 3), BLANK, device=device)
+    answers = torch.full_like(heard, BLANK)
+    cues = torch.zeros(batch_size, steps + 1, 2, device=device, dtype=torch.float32)
+    rows = torch.arange(batch_size, device=device)
+    start = torch.zeros_like(lengths)
+    for number, phase in enumerate(phases):
+        step = torch.arange(phase.heard.shape[1], device=device)
+        inside = step < phase.lengths.unsqueeze(1)
+        place = torch.where(inside, start.unsqueeze(1) + step, steps)
+        heard[rows.unsqueeze(1), place] = phase.heard
+        if phase.answers is not None:
+            answers[rows.unsqueeze(1), place] = phase.answers
+            cues[rows.unsqueeze(1), place, 1] = 1.0
+        if number:
+            cues[rows, start, 0] = 1.0
+        start = start + phase.lengths
+    heard, answers, cues = (part[:, :-1].transpose(0, 1) for part in (heard, answers, cues))
+    return Batch(
+        inputs=torch.cat([encode_triples(heard), cues], -1),
+        targets=encode_triples(answers),
+        mask=answers[..., 0] != BLANK,
+        lengths=lengths,
+    )
+
+
+def phase_numbers(inputs: Tensor) -> Tensor:
+    """The phase of each step of inputs (T, ..., 92), from 0; (T, ...) int64."""
+    return (inputs[..., PHASE_CUE] > 0.5).long().cumsum(0)
