@@ -8,6 +8,7 @@ from .base import Batch, BitTask, ClassTask, Score, Task
 from .characters import CharactersTask
 from .copy import CopyTask
 from .echo import EchoTask
+from .key_value import KeyValueTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
@@ -17,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
     "copy": CopyTask,
     "repeat-copy": RepeatCopyTask,
     "associative-recall": AssociativeRecallTask,
+    "key-value": KeyValueTask,
     "priority-sort": PrioritySortTask,
     "temporal-order": TemporalOrderTask,
     "echo": EchoTask,
@@ -53,6 +55,7 @@ __all__ = [
     "ClassTask",
     "CopyTask",
     "EchoTask",
+    "KeyValueTask",
     "MappingTask",
     "PrioritySortTask",
     "RepeatCopyTask",
