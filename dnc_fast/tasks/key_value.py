@@ -70,7 +70,7 @@ class KeyValueTask(BitTask):
         return {**sizes, "num_cells": 2 * self.max_items, **kinds}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
-        """Small steps: at 3e-3 the look-up is learned no sooner and less sharply."""
+        """Small steps."""
         return SMALL_STEPS
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
