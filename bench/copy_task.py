@@ -51,6 +51,8 @@ def learn(controller: str, seed: int, max_steps: int = 10_000, **options: Any) -
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(task, model, training, folder)
         trainer.train("off")
+    if trainer.interrupted:  # which is no result
+        raise KeyboardInterrupt
     twice = CopyTask(2 * task.max_length, 2 * task.max_length)
     held_out = evaluate(trainer.model, task, 1000, seed)
     longer = evaluate(trainer.model, twice, 1000, seed, num_cells=2 * model.num_cells)

@@ -316,7 +316,8 @@ def test_lessons_grow():
     grown = [(each.max_length, each.max_repeats) for each in RepeatCopyTask(1, 10, 1, 3).lessons()]
     assert grown == [(1, 1), (2, 2), (4, 3), (8, 3), (10, 3)]
     assert [lesson.max_items for lesson in AssociativeRecallTask().lessons()] == [2, 3, 4, 5, 6]
-    assert [lesson.max_items for lesson in KeyValueTask(2, 12).lessons()] == [2, 4, 8, 12]
+    assert [lesson.max_items for lesson in KeyValueTask(2, 80).lessons()] == [16, 32, 64, 80]
+    assert KeyValueTask(2, 9).lessons() == (KeyValueTask(2, 9),)
     assert [lesson.delay for lesson in EchoTask(3).lessons()] == [1, 2, 3]
     names = [lesson.difficulty for lesson in TemporalOrderTask("hard").lessons()]
     assert names == ["easy", "moderate", "hard"]

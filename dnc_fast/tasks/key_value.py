@@ -14,6 +14,9 @@ from .base import SMALL_STEPS, Batch, BitTask, doubling, random_bits, random_sha
 MOST_BITS = 62
 """In a key: int64 holds it."""
 
+FIRST_LESSON = 16
+"""The most pairs in the first lesson."""
+
 
 @dataclass(frozen=True)
 class KeyValueTask(BitTask):
@@ -55,8 +58,8 @@ class KeyValueTask(BitTask):
         return self.value_bits
 
     def lessons(self) -> tuple[KeyValueTask, ...]:
-        """The most pairs double from lesson to lesson."""
-        sizes = doubling(self.min_items, self.max_items)
+        """The most pairs double from lesson to lesson, from 16 on: few pairs ask for no look-up."""
+        sizes = doubling(max(self.min_items, FIRST_LESSON), self.max_items)
         return tuple(replace(self, max_items=size) for size in sizes)
 
     def model_preset(self) -> dict[str, Any]:
