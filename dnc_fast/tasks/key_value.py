@@ -63,14 +63,14 @@ class KeyValueTask(BitTask):
         return tuple(replace(self, max_items=size) for size in sizes)
 
     def model_preset(self) -> dict[str, Any]:
-        """Twice as many cells as pairs; and nothing but the memory that could hold them.
+        """As many cells as pairs, so that it costs one to write on a query.
 
-        The controller has no state and writes are not linked in time, so the model grows with n
-        and N alone.
+        Nothing but the cells could hold a pair: the controller has no state, and writes are not
+        linked in time.
         """
         sizes = {"hidden_size": 128, "cell_size": 40, "num_read_heads": 1}
         kinds = {"controller": "feedforward", "linkage": "none"}
-        return {**sizes, "num_cells": 2 * self.max_items, **kinds}
+        return {**sizes, "num_cells": self.max_items, **kinds}
 
     def training_preset(self, controller: str) -> dict[str, Any]:
         """Small steps."""
