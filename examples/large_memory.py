@@ -3,7 +3,7 @@
 python examples/large_memory.py                     about two minutes on a CPU
 python examples/large_memory.py --items 1000 30000  with an hour's patience
 
-A DNC's parameters do not depend on the number of its cells, so a model that was trained with 32
+A DNC's parameters do not depend on the number of its cells, so a model that was trained with 16
 cells runs with any number. Writes are not linked in time here (linkage="none"), so a step takes
 time and memory in proportion to the cells.
 """
