@@ -17,7 +17,7 @@ from dnc_fast.tasks import KeyValueTask
 from dnc_fast.training import load_run, restore_model, restore_task
 from dnc_fast.training.random import stream_generator
 
-from .provenance import provenance
+from .harness.provenance import provenance
 
 
 def recall(run: Path, pairs: int, kept: int, queries: int, seed: int) -> str:

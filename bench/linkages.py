@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .copy_task import Result, learn
-from .provenance import provenance
+from .harness.provenance import provenance
 
 LINKAGES: dict[str, dict[str, Any]] = {
     "dense": {"linkage": "dense"},
