@@ -1,7 +1,7 @@
 """A memory of many thousands of cells: learn to recall among 16 pairs, then recall among thousands.
 
 python examples/large_memory.py                     about two minutes on a CPU
-python examples/large_memory.py --items 1000 30000  with an hour's patience
+python examples/large_memory.py --items 30000       about five minutes
 
 A DNC's parameters do not depend on the number of its cells, so a model that was trained with 16
 cells runs with any number. Writes are not linked in time here (linkage="none"), so a step takes
