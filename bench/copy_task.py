@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,30 +23,40 @@ from .harness.provenance import provenance
 class Result(NamedTuple):
     """One run. right, right_twice: shares of sequences, at trained lengths and at the double."""
 
+    solved: float
     steps: float
     seconds: float
     right: float
     right_twice: float
 
 
-def learn(controller: str, seed: int, usage_order: str) -> Result:
-    """Train and score one model."""
+def learn(controller: str, seed: int, max_steps: int = 10_000, **options: Any) -> Result:
+    """Train and score one model.
+
+    Args:
+        controller: its name.
+        seed: of parameters and data.
+        max_steps: training steps at most.
+        **options: of `DNCConfig`, beside the task's presets.
+    """
     task = CopyTask()
     model = DNCConfig(
         input_size=task.input_size,
         output_size=task.output_size,
         controller=controller,
-        usage_order=usage_order,
         **task.model_preset(),
+        **options,
     )
-    preset = task.training_preset(controller)
+    training = TrainingConfig(seed=seed, max_steps=max_steps, **task.training_preset(controller))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(task, model, TrainingConfig(seed=seed, **preset), folder)
+        trainer = Trainer(task, model, training, folder)
         trainer.train("off")
+    if trainer.interrupted:  # which is no result
+        raise KeyboardInterrupt
     twice = CopyTask(2 * task.max_length, 2 * task.max_length)
     held_out = evaluate(trainer.model, task, 1000, seed)
     longer = evaluate(trainer.model, twice, 1000, seed, num_cells=2 * model.num_cells)
-    return Result(trainer.step, trainer.seconds, held_out.solved, longer.solved)
+    return Result(trainer.solved, trainer.step, trainer.seconds, held_out.solved, longer.solved)
 
 
 def main() -> None:
@@ -63,7 +73,7 @@ def main() -> None:
         for usage_order in options.usage_orders:
             rows = []
             for seed in range(options.seeds):
-                rows.append(learn(controller, seed, usage_order))
+                rows.append(learn(controller, seed, usage_order=usage_order))
                 print_row(controller, usage_order, str(seed), rows[-1])
             medians = Result(*map(statistics.median, zip(*rows, strict=True)))
             print_row(controller, usage_order, "median", medians)

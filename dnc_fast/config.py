@@ -51,14 +51,19 @@ class DNCConfig:
     link_fan_out: int = field(
         default=8, metadata={"help": "entries in each row of a sparse link matrix"}
     )
-    link_threshold: float | None = None
+    link_threshold: float | None = field(
+        default=None,
+        metadata={"help": "entries of a sparse link matrix below it are dropped (default: 1 / K)"},
+    )
     link_unit_sums: bool = False
-    link_history: int = 1024
+    link_history: int = field(
+        default=1024, metadata={"help": "writes that a separable linkage holds at most"}
+    )
     read_topk: int | None = field(
-        default=None, metadata={"help": "entries that a read weighting keeps (default: all)"}
+        default=None, metadata={"help": "keep only so many entries of a read weighting"}
     )
     write_topk: int | None = field(
-        default=None, metadata={"help": "entries that a write weighting keeps (default: all)"}
+        default=None, metadata={"help": "keep only so many entries of a write weighting"}
     )
     state_dtype: torch.dtype | None = None
     checkpoint_interval: int | None = None

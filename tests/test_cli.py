@@ -14,6 +14,7 @@ import pytest
 from dnc_fast.cli import main
 from dnc_fast.tasks import TASKS
 from dnc_fast.training import load_checkpoint, read_metrics
+from dnc_fast.training.checkpoint import save_checkpoint
 
 SMALL = {
     "--max-length": 2,
@@ -76,6 +77,39 @@ def test_train_eval_show(tmp_path):
         "memory.png",
         "hidden.png",
     }
+
+
+@pytest.mark.parametrize("linkage", [("sparse", "--link-fan-out", 2), ("separable",), ("none",)])
+def test_linkages_train_resume_are_drawn_and_scored_with_others(tmp_path, linkage):
+    pytest.importorskip("matplotlib")
+    arguments = ("train", "copy", *TINY, "--linkage", *linkage, "--out", tmp_path)
+    run(*arguments, "--read-topk", 3, "--write-topk", 2, "--max-steps", 5)
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    run(*arguments, "--resume", "--max-steps", 10, "--no-pictures")
+    content = load_checkpoint(tmp_path)
+    assert content["model"]["linkage"] == linkage[0] and content["progress"]["step"] == 10
+    changed = run("train", "copy", "--out", tmp_path, "--resume", "--linkage", "dense", status=2)
+    assert f"--linkage must stay {linkage[0]} when a run is resumed, got dense" in changed
+    scores = [run("eval", tmp_path)]
+    for other in ("dense", "sparse", "separable", "none"):
+        again = run("eval", tmp_path, "--linkage", other, "--num-cells", 9, "--read-topk", 1)
+        assert "9 cells" in again
+        scores.append(again.rpartition("loss")[2])
+    assert len(set(scores)) > 1
+    short = run("eval", tmp_path, "--linkage", "separable", "--link-history", 1, status=2)
+    assert "a separable link holds at most link_history=1 writes" in short
+    bad = run("eval", tmp_path, "--read-topk", 0, status=2)
+    assert "error: read_topk must be at least 1, got 0" in bad
+
+
+def test_runs_from_before_an_option_have_its_default(tmp_path):
+    run("train", "copy", *TINY, "--max-steps", 1, "--no-pictures", "--out", tmp_path)
+    content = load_checkpoint(tmp_path)
+    del content["model"]["linkage"]
+    save_checkpoint(tmp_path / "checkpoint.pt", content)
+    again = ("train", "copy", "--out", tmp_path, "--resume", "--no-pictures", "--max-steps", 2)
+    run(*again, "--linkage", "dense")
+    assert "must stay dense" in run(*again, "--linkage", "none", status=2)
 
 
 def test_interrupt_saves_and_exits_cleanly(tmp_path):

@@ -11,6 +11,7 @@ ARGUMENTS = {
     "own_training_loop.py": ["--steps", "2"],
     "carried_state.py": ["--streams", "1"],
     "training_in_parts.py": ["--steps", "3", "--minutes", "1e-9"],
+    "large_memory.py": ["--steps", "2", "--items", "40"],
     "character_model.py": ["--steps", "3", "--hidden-size", "8"],
 }
 

@@ -79,6 +79,9 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert test in (ROOT / ".ci/run").read_text().splitlines()
 
 
-def test_example_of_the_readme_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    exec(compile(example, "README.md", "exec"), {})
+@pytest.mark.parametrize(("page", "count"), [("README.md", 2), ("docs/large_memories.md", 1)])
+def test_examples_in_the_docs_run(page, count):
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert len(examples) == count
+    for example in examples:
+        exec(compile(example, page, "exec"), {})

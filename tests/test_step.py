@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step, reference
 from dnc_fast.interface import Interface, interface_shapes, parse_interface
-from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.reference import USAGE_ORDERS, StepOptions
 from dnc_fast.reference.step import memory_step_backward
 from dnc_fast.state import MemorySizes, map_tensors
 
@@ -111,7 +111,7 @@ def test_first_step_from_zero_equals_the_oracle(order: str) -> None:
 def test_parts_of_the_weightings_equal_the_oracle(order: str) -> None:
     vector, state = random_interfaces(1, SIZES)[0], separated_state(SIZES)
     heads = SIZES.cell_size, SIZES.num_read_heads, SIZES.num_write_heads
-    _, _, parts = reference.memory_step(parse_interface(vector, *heads), state, order)
+    _, _, parts = reference.memory_step(parse_interface(vector, *heads), state, StepOptions(order))
     _, _, expected = oracle.batched(oracle.memory_step, arrays(vector), arrays(state), order=order)
     assert_close(parts, expected, "float64")
 
@@ -161,14 +161,16 @@ def assert_step_backward_equals_autograd(vector: Tensor, state: MemoryState, ord
 
     def step(*inputs: Tensor) -> tuple[Tensor, ...]:
         reads, new, _ = reference.memory_step(
-            Interface(*inputs[: len(told)]), MemoryState(*inputs[len(told) :]), order
+            Interface(*inputs[: len(told)]),
+            MemoryState(*inputs[len(told) :]),
+            StepOptions(order),
         )
         return reads, *new
 
     def backward(d_reads: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         d_state, interface = MemoryState(*others[:6]), Interface(*others[6:-6])
         state = MemoryState(*others[-6:])
-        _, new, parts = reference.memory_step(interface, state, order)
+        _, new, parts = reference.memory_step(interface, state, StepOptions(order))
         d_interface, d_old = memory_step_backward(
             d_reads, d_state, interface, state, new, parts, order
         )

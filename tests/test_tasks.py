@@ -13,6 +13,7 @@ from dnc_fast.tasks import (
     CharactersTask,
     CopyTask,
     EchoTask,
+    KeyValueTask,
     MappingTask,
     PrioritySortTask,
     RepeatCopyTask,
@@ -76,6 +77,22 @@ def read_associative_recall(task, steps):
     answer = items[items.index(query) + 1]
     assert not any(map(any, steps[query_cues[1] + 1 :]))
     return {query_cues[1] + 1 + place: vector for place, vector in enumerate(answer)}
+
+
+def read_key_value(task, steps):
+    pairs, answers = {}, {}
+    for step, (*bits, store, query) in enumerate(steps):
+        key, value = tuple(bits[: task.key_bits]), bits[task.key_bits :]
+        assert store + query == 1 and len(value) == task.value_bits
+        if store:
+            assert not answers and key not in pairs
+            pairs[key] = value
+        else:
+            assert not any(value)
+            answers[step] = pairs[key]
+    assert task.min_items <= len(pairs) <= task.max_items
+    assert len(answers) == task.num_queries
+    return answers
 
 
 def read_priority_sort(task, steps):
@@ -153,6 +170,10 @@ CASES = [
     (AssociativeRecallTask(), read_associative_recall),
     (AssociativeRecallTask(2, 2, 1, 9), read_associative_recall),
     (AssociativeRecallTask(5, 7, 2, 8), read_associative_recall),
+    (KeyValueTask(), read_key_value),
+    (KeyValueTask(1, 1, 3, 1, 1), read_key_value),
+    (KeyValueTask(30, 32, 2, 6, 4), read_key_value),  # half of all keys: many are drawn again
+    (KeyValueTask(200, 200, 4, 62), read_key_value),
     (PrioritySortTask(), read_priority_sort),
     (PrioritySortTask(1, 1, 2), read_priority_sort),
     (PrioritySortTask(6, 6, 4), read_priority_sort),
@@ -239,6 +260,19 @@ def test_classes_and_queries_are_even():
     assert query[3] == 0 and min(query[:3]) > 900
 
 
+def test_pairs_keys_and_queries_are_even():
+    task = KeyValueTask(2, 5, 3, 4, 1)
+    batch = task.batch(4000, generator())
+    stored, keys = batch.inputs[..., -2].bool(), batch.inputs[..., :4]
+    counts = stored.sum(0).bincount()
+    assert counts[:2].sum() == 0 and counts[2:].min() > 900
+    numbers = (keys[stored] @ torch.tensor([1.0, 2, 4, 8])).long().bincount()
+    assert numbers.min() > 0.9 * numbers.sum() / 16
+    four = stored.sum(0) == 4
+    asked = (keys[:4, four] == keys[4, four]).all(-1).sum(1)  # of the first query
+    assert asked.sum() == four.sum() and asked.min() > 0.85 * four.sum() / 4
+
+
 def test_mapping_is_fixed_by_its_seed():
     task = MappingTask(num_symbols=6, length=5)
     assert sorted(task.mapping().tolist()) == list(range(6))
@@ -282,6 +316,8 @@ def test_lessons_grow():
     grown = [(each.max_length, each.max_repeats) for each in RepeatCopyTask(1, 10, 1, 3).lessons()]
     assert grown == [(1, 1), (2, 2), (4, 3), (8, 3), (10, 3)]
     assert [lesson.max_items for lesson in AssociativeRecallTask().lessons()] == [2, 3, 4, 5, 6]
+    assert [lesson.max_items for lesson in KeyValueTask(2, 80).lessons()] == [16, 32, 64, 80]
+    assert KeyValueTask(2, 9).lessons() == (KeyValueTask(2, 9),)
     assert [lesson.delay for lesson in EchoTask(3).lessons()] == [1, 2, 3]
     names = [lesson.difficulty for lesson in TemporalOrderTask("hard").lessons()]
     assert names == ["easy", "moderate", "hard"]
@@ -366,6 +402,10 @@ def test_splitting_a_batch_loses_nothing():
         (lambda: CopyTask().batch(0, generator()), "batch_size must be at least 1, got 0"),
         (lambda: RepeatCopyTask(min_repeats=3), "max_repeats must be at least 3, got 2"),
         (lambda: AssociativeRecallTask(min_items=1), "min_items must be at least 2, got 1"),
+        (lambda: KeyValueTask(9, 8), "max_items must be at least 9, got 8"),
+        (lambda: KeyValueTask(2, 17, key_bits=5), "key_bits must be .* at least 6 and .* got 5"),
+        (lambda: KeyValueTask(key_bits=63), "key_bits must be .* at most 62, got 63"),
+        (lambda: KeyValueTask(key_bits=8.0), "key_bits must be an integer, got 8.0"),
         (lambda: PrioritySortTask(num_items=5), "num_items must be at least 16, got 5"),
         (lambda: TemporalOrderTask("nightmare"), "difficulty must be one of .*got 'nightmare'"),
         (lambda: EchoTask(delay=200), "delay must be less than the 200 steps .* got 200"),

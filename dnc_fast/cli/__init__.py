@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   dnc-fast train echo --seeds 5                    five seeds and a table
   dnc-fast train priority-sort --max-minutes 60    an hour of it; --resume for another
   dnc-fast eval runs/copy --task min_length=16 max_length=16 --num-cells 32
+  dnc-fast train copy --linkage sparse --link-fan-out 5 --out runs/sparse
   dnc-fast show runs/copy                          draw its pictures again
   dnc-fast ask runs/babi "Mary went to the garden. Where is Mary?"
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import check_integer
+from ..config import DNCConfig
 from ..tasks import Task, read_episode
 from ..training import (
     describe,
@@ -20,7 +21,10 @@ from ..training import (
     restore_task,
 )
 from ..training.metrics import FORMATS
-from .options import UserError, check_device, parse_change
+from .options import UserError, add_fields, check_device, given, parse_change
+
+CHANGES = ("num_cells", "linkage", "link_fan_out", "link_history", "read_topk", "write_topk")
+"""Options of a model that no parameter depends on, and that may be others than in training."""
 
 
 def add_eval_options(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +54,7 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="options of the task to change, such as max_length=16",
     )
-    parser.add_argument(
-        "--num-cells", type=int, metavar="INT", help="memory cells (default: as trained)"
-    )
+    add_fields(parser, DNCConfig, CHANGES, dict.fromkeys(CHANGES, "as trained"))
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument(
         "--seed", type=int, metavar="INT", help="seed of the sequences (default: the run's)"
@@ -94,8 +96,8 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
     content = load_run(options.checkpoint)
     kind = type(restore_task(content))
     task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
-    cells = {} if options.num_cells is None else {"num_cells": options.num_cells}
-    model = restore_model(content, **cells).to(options.device)
+    changes = given(options, DNCConfig, CHANGES)
+    model = restore_model(content, **changes).to(options.device)
     sizes = (model.config.input_size, model.config.output_size)
     if sizes != (task.input_size, task.output_size):
         raise UserError(

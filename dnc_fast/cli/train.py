@@ -42,6 +42,12 @@ MODEL_OPTIONS = (
     "num_write_heads",
     "activation_clip",
     "usage_order",
+    "linkage",
+    "link_fan_out",
+    "link_threshold",
+    "link_history",
+    "read_topk",
+    "write_topk",
     "backend",
 )
 
@@ -50,9 +56,11 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
     """The options of `dnc-fast train NAME`."""
     add_fields(parser.add_argument_group("task"), task)
     model = parser.add_argument_group("model", "The defaults follow the task's options.")
-    add_fields(model, DNCConfig, MODEL_OPTIONS, task().model_preset())
+    preset = task().model_preset()
+    add_fields(model, DNCConfig, MODEL_OPTIONS, preset)
     training = parser.add_argument_group("training")
-    add_fields(training, TrainingConfig, defaults=task().training_preset("lstm"))
+    controller = preset.get("controller", DNCConfig.controller)
+    add_fields(training, TrainingConfig, defaults=task().training_preset(controller))
     run = parser.add_argument_group("run")
     if task.presets():
         run.add_argument(
@@ -234,16 +242,17 @@ def _continue(
         )
     training = dict(wanted["training"])
     max_steps = training.pop("max_steps", None)
-    for asked, held in (
-        (wanted["task"], content["task"]["options"]),
-        (wanted["model"], content["model"]),
-        (training, content["training"]),
+    for kind, asked, held in (
+        (TASKS[options.task_name], wanted["task"], content["task"]["options"]),
+        (DNCConfig, wanted["model"], content["model"]),
+        (TrainingConfig, training, content["training"]),
     ):
         for name, value in asked.items():
-            if held[name] != value:
+            was = held.get(name, getattr(kind, name, None))  # older runs lack what is newer
+            if was != value:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(
-                    f"{flag} must stay {held[name]} when a run is resumed, got {value}; leave it "
+                    f"{flag} must stay {was} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
     return Trainer.resume(folder, max_steps=max_steps, device=options.device)

@@ -13,6 +13,7 @@ from .echo import EchoTask
 from .episodes import Episode, read_episode
 from .graphs import GraphTask, Names
 from .inference import InferenceTask
+from .key_value import KeyValueTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
@@ -25,6 +26,7 @@ TASKS: dict[str, type[Task]] = {
     "copy": CopyTask,
     "repeat-copy": RepeatCopyTask,
     "associative-recall": AssociativeRecallTask,
+    "key-value": KeyValueTask,
     "priority-sort": PrioritySortTask,
     "temporal-order": TemporalOrderTask,
     "echo": EchoTask,
@@ -70,6 +72,7 @@ __all__ = [
     "Episode",
     "GraphTask",
     "InferenceTask",
+    "KeyValueTask",
     "MappingTask",
     "Names",
     "Preset",

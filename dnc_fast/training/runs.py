@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,10 +78,18 @@ def restore_task(content: dict[str, Any], **changes: Any) -> Task:
 def restore_model(content: dict[str, Any], **changes: Any) -> DNC:
     """The model of a checkpoint with its parameters, with some options changed.
 
-    num_cells may change, the parameters do not depend on it; so may backend and usage_order.
+    What no parameter depends on may change: num_cells, the linkage and its options, read_topk,
+    write_topk, backend, usage_order.
+
+    Raises:
+        CheckpointError: the checkpoint holds no model that this version knows, or one of another
+            size.
+        TypeError, ValueError: a change does not fit.
     """
     with reading("the checkpoint"):
-        config = DNCConfig(**{**content["model"], **changes})
+        config = DNCConfig(**content["model"])
+    config = dataclasses.replace(config, **changes)
+    with reading("the checkpoint"):
         model = DNC.from_config(config, dtype=torch.float32)
         model.load_state_dict(content["parameters"])
     return model
