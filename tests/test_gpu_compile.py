@@ -123,7 +123,7 @@ def test_spills_are_seen(target, limit):
 from bench.compile_kernels import SIZES, collect, figures
 import torch
 uses, _ = collect([SIZES["8,1024,64,4,1"]], torch.float32, ())
-(job,) = (job for job in uses if str(job) == "content.backward_kernel")
+job = next(job for job in uses if str(job) == "content.backward_kernel")
 few = job._replace(options=(*job.options, ("{limit}", {24 if limit == "maxnreg" else 8})))
 print(figures(job, "{target}", True)["spilled"], figures(few, "{target}", True)["spilled"])
 """
