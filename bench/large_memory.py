@@ -24,7 +24,7 @@ from dnc_fast import DNC
 from dnc_fast.pictures import style
 
 from .harness.peak import status
-from .harness.provenance import ROOT, facts, provenance
+from .harness.provenance import ROOT, facts, folder_name, provenance
 from .harness.results import write_whole
 from .reports.growth import LAST, exponent
 
@@ -187,10 +187,12 @@ def picture(records: list[dict[str, Any]], told: str, path: Path) -> Path:
     with style.house_style():
         title = f"A training step by linkage as N grows\n{told}"
         figure, stacked = style.stack_panels(title, [[2.4], [2.4]], right=0.15)
-        looks = (*style.LOOKS, *style.LOOKS)
         kinds = [k for k in dict.fromkeys(r["kind"] for r in records) if curve(records, k, "N")[0]]
-        for kind, look in zip(kinds, looks, strict=False):
-            topk = ", top" in kind
+        linkages = dict.fromkeys(Kind.parse(kind).linkage for kind in kinds)
+        looks = dict(zip(linkages, style.LOOKS, strict=False))
+        for kind in kinds:
+            linkage, topk = Kind.parse(kind)
+            look = looks[linkage]
             for [axes], what, scale in zip(
                 stacked, ("seconds", "peak_bytes"), (1e3, 2**-20), strict=True
             ):
@@ -221,7 +223,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/large_memory"))
+    parser.add_argument(
+        "--out", type=Path, help="a folder; default: bench/results/<device>/large_memory"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.one:
@@ -229,6 +233,7 @@ def main() -> None:
         kind = Kind.parse(options.one)
         print(json.dumps(measure(kind, N, options.steps, options.rounds, options.device)))
         return
+    out = options.out or ROOT / "bench/results" / folder_name(options.device) / "large_memory"
     records: list[dict[str, Any]] = []
     for kind in KINDS:
         for N in options.cells:
@@ -237,11 +242,11 @@ def main() -> None:
                 print(table(records[-1:]).splitlines()[-1], flush=True)
     found = facts(options.device)
     text = f"{provenance()}\n\n{table(records)}\n\n{fitted(records)}\n"
-    write_whole(options.out / "table.md", text)
+    write_whole(out / "table.md", text)
     lines = [json.dumps(record) for record in (found, *records)]
-    write_whole(options.out / "records.jsonl", "\n".join(lines) + "\n")
+    write_whole(out / "records.jsonl", "\n".join(lines) + "\n")
     told = f"{found['device']}, T = {options.steps}"
-    print(text, picture(records, told, options.out / "large_memory.png"))
+    print(text, picture(records, told, out / "large_memory.png"))
 
 
 if __name__ == "__main__":
