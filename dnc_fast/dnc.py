@@ -386,10 +386,12 @@ class DNCCell(nn.Module):
         """See `DNC.memory_report`."""
         config, weight = self.config, self.interface.weight
         backend = resolve_backend(config.backend, weight.device, self.state_dtype)
-        if backend == "reference":
+        through_autograd = config.linkage == "dense" and config.step_options.sparse_weightings
+        if backend == "reference" or through_autograd:
+            way = "dense links with read_topk or write_topk" if through_autograd else '"reference"'
             raise ValueError(
-                'memory_report is of the engine, of backend "cpu" or "eager"; got "reference", '
-                "which keeps what autograd keeps: several link matrices for every step"
+                'memory_report is of the engine, of backend "cpu", "eager" or "triton"; got '
+                f"{way}, which keeps what autograd keeps: several link matrices for every step"
             )
         sizes = MemorySizes(
             batch_size,
@@ -400,8 +402,10 @@ class DNCCell(nn.Module):
         )
         itemsize = self.state_dtype.itemsize
         dense = config.linkage == "dense"
-        interval = config.checkpoint_interval or checkpoint_interval(steps, sizes, itemsize, dense)
         in_place = not dense and config.write_topk is not None
+        interval = config.checkpoint_interval or checkpoint_interval(
+            steps, sizes, itemsize, dense, in_place
+        )
         cut_heads = config.num_write_heads if in_place else 0
         if in_place and config.read_topk is not None:
             cut_heads += config.num_read_heads

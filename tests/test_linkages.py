@@ -105,7 +105,8 @@ def state_of(linkage, num_write_heads, K=2):
     [
         {},
         {"read_topk": 3, "write_topk": 2, "num_write_heads": 2},
-        {"write_topk": 3, "usage_order": "robust"},
+        {"read_topk": 3, "write_topk": 2, "num_write_heads": 2, "checkpoint_interval": 2},
+        {"write_topk": 3, "usage_order": "robust", "checkpoint_interval": 1},
         {"read_topk": 2, "checkpoint_interval": 2, "num_write_heads": 2},
         {"link_unit_sums": True, "link_threshold": 0.0},
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.harness.sizes import CPU_SIZES, Size
+from bench.large_memory import DENSE_UP_TO, KINDS
 from dnc_fast import DNC
 from dnc_fast.engine.memory_tape import KEEP_ALL_BELOW, checkpoint_interval
 from dnc_fast.engine.report import checkpoints_held, matrices_held
@@ -54,13 +55,39 @@ def test_bad_arguments_are_named():
         DNC(3, 4, backend="reference", **SMALL).memory_report(2, 8)
 
 
+def test_dense_links_with_cut_weightings_have_no_report():
+    with pytest.raises(ValueError, match="got dense links with read_topk or write_topk"):
+        DNC(3, 4, backend="eager", write_topk=2, **SMALL).memory_report(2, 8)
+
+
+def test_few_vectors_are_kept_where_memory_is_written_in_place():
+    options = {"linkage": "none", "backend": "eager", **SMALL}
+    cut = DNC(3, 4, write_topk=2, read_topk=2, checkpoint_interval=32, **options)
+    whole = DNC(3, 4, **options)
+    few, many = (model.memory_report(2, 1024).weightings for model in (cut, whole))
+    # Usage and precedence of a segment and of 31 checkpoints, beside five vectors of every step.
+    assert few * 10 < many
+
+
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("size", [*(CPU_SIZES[c] for c in ("c3", "c4")), LONG], ids=str)
 @pytest.mark.parametrize("backend", ["cpu", "eager"])
 def test_report_foretells_the_measured_peak(backend, size):
     given = ",".join(map(str, size))
-    command = [sys.executable, "-m", "bench.harness.peak", given, backend]
+    foretells("bench.harness.peak", given, backend)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("kind", [str(kind) for kind in KINDS])
+def test_report_foretells_the_measured_peak_of_every_linkage(kind):
+    cells = DENSE_UP_TO // 2 if kind == "dense" else 2**18
+    foretells("bench.large_memory", "--one", kind, "--cells", str(cells), "--rounds", "1")
+
+
+def foretells(*command):
+    command = [sys.executable, "-m", *command]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

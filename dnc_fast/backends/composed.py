@@ -81,6 +81,11 @@ class Composed:
         """Fill memory1 from memory0 and the vectors."""
         self.parts.write_memory(step, _interface(step))
 
+    def replay(self, step: Step) -> None:
+        """Fill usage1 and precedence1 from those before and the weightings."""
+        self.parts.update_usage(step, _interface(step).free_gates)
+        step.precedence1.copy_(reference.update_precedence(step.precedence0, step.write1))
+
     def _content(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
         weights: Tensor = self.parts.look_up(keys, strengths, memory).weights
         return weights

@@ -337,20 +337,13 @@ def update_sparse_link_(
     """See `plain_parts`."""
     B, Hw, N, K = link.values.shape
     values, columns = (array(tensor).reshape(B * Hw, N, K) for tensor in link)
-    count = sparse_linkage.num_strips(N)
     marked = np.zeros((B * Hw, N), np.uint8)
     cells = array(entry.rows.cells).reshape(B * Hw, -1)
-    np.put_along_axis(marked, cells, np.uint8(1), axis=1)
-    found = np.empty((B * Hw, count, sparse_linkage.STRIP), np.int64)
-    counts = np.empty((B * Hw, count), np.int64)
+    np.put_along_axis(marked, cells, np.uint8(sparse_linkage.WRITTEN), axis=1)
     least = values.dtype.type(1 / K if threshold is None else threshold)
-    _run(
-        B * Hw * count,
-        sparse_linkage.touched,
-        *(values, columns, marked, least, found, counts),
-    )
-    places = np.arange(sparse_linkage.STRIP) < counts[:, :, None]
-    heads, rows = np.nonzero(places)[0], found[places]
+    count = B * Hw * sparse_linkage.num_strips(N)
+    _run(count, sparse_linkage.touch, values, columns, marked, least)
+    heads, rows = np.nonzero(marked)
     before = SparseLink(
         torch.from_numpy(values[heads, rows]), torch.from_numpy(columns[heads, rows])
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import reference
 from ..kernels.arrays import Step
 from ..links import Link, SeparableLink, SparseLink
-from ..reference import StepOptions
+from ..reference import Kept, StepOptions
 from ..reference.sparse_linkage import (
     Entry,
     link_entry,
@@ -90,7 +90,7 @@ class SparseLinking:
     def __init__(self, link: SparseLink, parts: Any, options: StepOptions, keep: bool) -> None:
         self._link = SparseLink(*(_own(tensor.detach()) for tensor in link))
         self._parts, self._options, self._keep = parts, options, keep
-        self._done: list[tuple[Entry, Tensor, SparseLink]] = []
+        self._done: list[tuple[Kept, Kept, Tensor, SparseLink]] = []
         self._d_values = torch.empty(0)
 
     def forward(self, step: Step) -> Weightings:
@@ -100,7 +100,7 @@ class SparseLinking:
         entry = link_entry(step.precedence0, step.write1, fan_out, unit_sums, keep)
         done = self._parts.update_sparse_link_(link, entry, self._options.link_threshold)
         if self._keep:
-            self._done.append((entry, *done))
+            self._done.append((entry.rows, entry.columns, *done))  # the rest has N numbers
         weightings: Weightings = self._parts.sparse_products(link, step.read0)
         return weightings
 
@@ -119,7 +119,8 @@ class SparseLinking:
         link, d_values = self._active(step), self._d_values[: len(step.read0)]
         x, y = self._parts.sparse_products(link, d_read)
         self._parts.sparse_backward(d_values, link, d_read, step.read0, modes_ahead, modes_behind)
-        entry, rows, before = self._done.pop()
+        written, columns, rows, before = self._done.pop()
+        entry = Entry(written, columns, written.spread(step.write1.shape[-1]))
         places = tuple(rows.T)
         after = SparseLink(*(tensor[places] for tensor in link))
         d_before, d_written, d_precedence = update_sparse_link_backward(

@@ -52,6 +52,11 @@ class Plan(NamedTuple):
     precision: Precision
     capture: bool
 
+    @property
+    def in_place(self) -> bool:
+        """Whether steps write to few cells, in one memory for all of them."""
+        return self.parts is not None and self.options.write_topk is not None
+
 
 @torch.compiler.disable
 def run_checkpointed(
@@ -149,7 +154,11 @@ class Run:
         self.primitives, self.precision = plan.primitives, plan.precision
         self.sizes = state.memory.sizes
         self.interval = plan.interval or checkpoint_interval(
-            rows.steps, self.sizes, state.memory.memory.element_size(), plan.parts is None
+            rows.steps,
+            self.sizes,
+            state.memory.memory.element_size(),
+            plan.parts is None,
+            plan.in_place,
         )
         self.device = state.memory.memory.device
         self.num_weights = num_weights
@@ -254,7 +263,7 @@ class Run:
         self._composed = Composed(plan.parts, links, plan.options, rows.keep)
         B, Hw = self.sizes.batch_size, self.sizes.num_write_heads
         memory = memory._replace(link=memory.memory.new_empty(B, Hw, 0, 0))  # it goes by itself
-        kind = MemoryTape if plan.options.write_topk is None else InPlaceTape
+        kind = InPlaceTape if plan.in_place else MemoryTape
         return kind(self._composed, rows, memory, *common[2:])
 
     def _forward_at_once(self, weight: Tensor, bias: Tensor | None, reads0: Tensor) -> None:
@@ -360,8 +369,9 @@ class Run:
         after = len(d_final) - (len(MemoryState._fields) - LINK - 1)
         self._composed.linking.start_backward(d_final[LINK:after])
         d_final = [*d_final[:LINK], None, *d_final[after:]]
-        kind = InPlacePlayback if isinstance(self.tape, InPlaceTape) else MemoryPlayback
-        return kind(self.tape, d_final, d_reads)
+        if isinstance(self.tape, InPlaceTape):
+            return InPlacePlayback(self.tape, d_final, d_reads)
+        return MemoryPlayback(self.tape, d_final, d_reads)
 
     def _backward_step_by_step(
         self, playback: MemoryPlayback, weight: Tensor, d_hidden: Tensor, d_first_reads: Tensor

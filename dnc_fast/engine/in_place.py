@@ -1,6 +1,8 @@
 """The memory over the steps of a batch where steps write to few cells: one memory for all of them.
 
-Composed steps put away what the cells held and put it back on the way back, see `cells`.
+Composed steps put away what the cells held and put it back on the way back, see `cells`. What grows
+with N is kept of few steps: usage and precedence of every K-th, from which those of a segment of K
+steps are made anew by the weightings, of which only the entries that were kept are held.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from ..backends.composed import Composed
 from .memory_tape import MemoryPlayback, MemoryTape
+
+OF_A_SEGMENT = ("usage", "precedence")
+"""Vector states that are held before each step of a segment, and after its last."""
 
 
 class InPlaceTape(MemoryTape):
@@ -23,12 +28,44 @@ class InPlaceTape(MemoryTape):
         self._cut = {"write_weights": "write"}
         if composed.options.read_topk is not None:
             self._cut["read_weights"] = "read"
+        self._begins: dict[int, list[Tensor]] = {}
         super().__init__(composed, *args)
         self.final.memory.copy_(self.initial.memory)
 
     def alternates(self, name: str) -> bool:
         """As of `MemoryTape`."""
         return name in self._cut or super().alternates(name)
+
+    def num_rows(self, name: str) -> int:
+        """As of `MemoryTape`."""
+        if self._of_a_segment(name):
+            return (min(self.interval, self.rows.steps) + 1) * self.rows.batch_size
+        return super().num_rows(name)
+
+    def around(self, name: str, t: int) -> tuple[slice, slice]:
+        """As of `MemoryTape`."""
+        if not self._of_a_segment(name):
+            return super().around(name, t)
+        B, size = self.rows.batch_size, self.rows.batch_sizes[t]
+        start = t % self.interval * B
+        return slice(start, start + size), slice(start + B, start + B + size)
+
+    def _of_a_segment(self, name: str) -> bool:
+        return name in OF_A_SEGMENT and self.rows.keep
+
+    def forward(self, t: int) -> Tensor:
+        """As of `MemoryTape`."""
+        if self.rows.keep and t > 0 and t % self.interval == 0:
+            last = slice(self.interval * self.rows.batch_size, None)
+            self._begins[t] = [self.vector_states[name][last].clone() for name in OF_A_SEGMENT]
+            self._begin(t)
+        return super().forward(t)
+
+    def _begin(self, t: int) -> None:
+        """Begin the segment of step t with the usage and precedence that it began with."""
+        begins = self._begins.get(t, [getattr(self.initial, name) for name in OF_A_SEGMENT])
+        for name, begin in zip(OF_A_SEGMENT, begins, strict=True):
+            self.vector_states[name][: len(begin)] = begin
 
     def matrices(self, t: int) -> tuple[Tensor, Tensor]:
         """The memory, and the link matrix that is not there."""
@@ -37,24 +74,38 @@ class InPlaceTape(MemoryTape):
     def restore(self, t: int) -> None:
         """Make the weightings before step t whole again."""
         for name, part in self._cut.items():
-            weights = self.vector_states[name][self.around(name, t)[0]]
+            block = t % 2 * self.rows.batch_size
+            weights = self.vector_states[name][block : block + self.rows.batch_size]
             if t == 0:
-                weights.copy_(getattr(self.initial, name)[: len(weights)])
+                weights.copy_(getattr(self.initial, name))
                 continue
             kept = getattr(self.primitives.records[t - 1], part)
-            weights.zero_().scatter_(-1, *(x[: len(weights)] for x in (kept.cells, kept.values)))
+            cells, values = kept.cells, kept.values
+            weights[: len(cells)].zero_().scatter_(-1, cells, values)
+
+    def replay(self, first: int, last: int) -> None:
+        """Make usage and precedence of the steps of a segment anew."""
+        self._begin(first)
+        self.restore(first)
+        for t in range(first, last + 1):
+            self.restore(t + 1)
+            size = self.rows.batch_sizes[t]
+            memory, link = (matrix[:size] for matrix in self.matrices(t))
+            step = self._step(t, memory, memory, link, link, self.reads[:size])
+            self.primitives.replay(step)
 
 
 class InPlacePlayback(MemoryPlayback):
     """A `MemoryPlayback` of an `InPlaceTape`; the final state stays as it is."""
 
-    def __init__(self, tape: MemoryTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
+    tape: InPlaceTape
+
+    def __init__(self, tape: InPlaceTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
         super().__init__(tape, d_final, d_reads)
         self._memory = tape.final.memory.clone()
 
     def backward(self, t: int) -> Tensor:
         """As of `MemoryPlayback`."""
-        assert isinstance(self.tape, InPlaceTape)
         self.tape.restore(t)
         return super().backward(t)
 
@@ -63,6 +114,7 @@ class InPlacePlayback(MemoryPlayback):
         steps = last - last % self.tape.interval
         return [(self._memory, self.tape.final.link)] * (last - steps + 2)
 
-    def kept(self, t: int) -> bool:
-        """Nothing is made anew."""
-        return True
+    def _rebuild(self, last: int) -> None:
+        """As of `MemoryPlayback`; the last segment is still there."""
+        if last + 1 < self.tape.rows.steps:
+            self.tape.replay(self._first, last)

@@ -22,15 +22,20 @@ KEEP_ALL_BELOW = 32 * 2**20
 """Bytes of link matrices of all steps up to which every step is a checkpoint."""
 
 
-def checkpoint_interval(steps: int, sizes: MemorySizes, itemsize: int, dense: bool = True) -> int:
+def checkpoint_interval(
+    steps: int, sizes: MemorySizes, itemsize: int, dense: bool = True, in_place: bool = False
+) -> int:
     """K: 1 where all link matrices fit in `KEEP_ALL_BELOW`, else the root of T, rounded up.
 
     Checkpoints and the segment that is made anew take T / K + K matrices, least at that root. Where
-    the linkage is not dense, memories count instead.
+    the linkage is not dense, memories count instead. Where memory is written in place, usage and
+    precedence do, and where those of all steps fit, all steps are one segment: K is T.
     """
     B, N, W, _, Hw = sizes
-    matrix = B * N * (Hw * N if dense else W) * itemsize
-    return 1 if steps * matrix <= KEEP_ALL_BELOW else math.isqrt(steps - 1) + 1
+    for_each_cell = 1 + Hw if in_place else Hw * N if dense else W
+    if steps * B * N * for_each_cell * itemsize <= KEEP_ALL_BELOW:
+        return steps if in_place else 1
+    return math.isqrt(steps - 1) + 1
 
 
 class MemoryTape:
@@ -68,10 +73,7 @@ class MemoryTape:
         sizes = {
             "usage": (N,), "precedence": (Hw, N), "write_weights": (Hw, N), "read_weights": (R, N)
         }  # fmt: skip
-        self.vector_states = {
-            name: new(2 * rows.batch_size if self.alternates(name) else rows.num_state_rows, *size)
-            for name, size in sizes.items()
-        }
+        self.vector_states = {name: new(self.num_rows(name), *size) for name, size in sizes.items()}
         for name, buffer in self.vector_states.items():
             buffer[: rows.batch_size] = getattr(self.initial, name)
         self.checkpoints: dict[int, tuple[Tensor, Tensor]] = {}
@@ -85,6 +87,10 @@ class MemoryTape:
     def alternates(self, name: str) -> bool:
         """Whether a vector state has two blocks of B rows that take turns, and not all steps'."""
         return not self.rows.keep
+
+    def num_rows(self, name: str) -> int:
+        """Rows of the buffer of a vector state."""
+        return 2 * self.rows.batch_size if self.alternates(name) else self.rows.num_state_rows
 
     def around(self, name: str, t: int) -> tuple[slice, slice]:
         """The rows of a vector state before and after step t, of the sequences that it has."""

@@ -68,17 +68,32 @@ def matrices_held(steps: int, interval: int, eager: bool, narrow: bool = False) 
 def link_bytes(linkage: str, sizes: MemorySizes, steps: int, fan_out: int, itemsize: int) -> int:
     """What a linkage that is not dense holds: values and columns, or all writes, and gradients.
 
-    A sparse link is held as it was before the first step, after the last, and on the way back.
+    A sparse link is held as it was before the first step, after the last, and on the way back; rows
+    that a step changes pass through about four arrays.
     """
     B, N, _, _, Hw = sizes
     if linkage == "sparse":
-        return B * Hw * N * fan_out * (3 * (itemsize + 4) + itemsize)
+        return B * Hw * N * fan_out * (3 * (itemsize + 4) + 5 * itemsize)
     return 4 * steps * B * Hw * N * itemsize if linkage == "separable" else 0
 
 
-def vectors_in_passing(R: int, Hw: int, linked: bool) -> int:
+def vectors_in_passing(R: int, Hw: int, linked: bool, cut_heads: int) -> int:
     """Vectors of N numbers that a composed step makes besides those that are kept, about."""
-    return 8 * R + 8 * Hw + (8 * R * Hw if linked else 0)
+    return 8 * R + 8 * Hw + (8 * R * Hw if linked else 0) + 8 * cut_heads
+
+
+def vectors_kept(
+    steps: int, interval: int, sizes: MemorySizes, in_place: bool, cut_heads: int
+) -> int:
+    """Vectors of N numbers that are kept of all steps of a sequence.
+
+    Where memory is written in place, usage and precedence are of a segment and of checkpoints.
+    """
+    R, Hw = sizes.num_read_heads, sizes.num_write_heads
+    held = steps + 1
+    if in_place:
+        held = min(interval, steps) + 1 + checkpoints_held(steps, interval)
+    return held * (1 + Hw) + (steps + 1) * (R + Hw - cut_heads)
 
 
 def memory_report(
@@ -129,13 +144,14 @@ def memory_report(
         links = (links + checkpoints * checkpoint_itemsize) * B * Hw * N * N
     else:
         links = link_bytes(linkage, sizes, steps, fan_out, state_itemsize)
-    per_step = 1 + 2 * Hw + R - cut_heads
-    in_passing = 0 if linkage == "dense" else vectors_in_passing(R, Hw, linkage != "none") * B * N
+    vectors = vectors_kept(steps, interval, sizes, in_place, cut_heads)
+    if linkage != "dense":
+        vectors += vectors_in_passing(R, Hw, linkage != "none", cut_heads)
     return MemoryReport(
         parameters=2 * parameters * itemsize,
         link_matrices=links,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
-        weightings=((rows + B) * per_step * N + in_passing) * state_itemsize,
+        weightings=vectors * B * N * state_itemsize,
         interface=2 * rows * (interface_size + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from .compile import kernel
 
 STRIP = 4096
+WRITTEN, TOUCHED = 1, 2
 """Rows in a strip, see `touched`."""
 
 
@@ -19,30 +20,27 @@ def num_strips(N: int) -> int:
 
 
 @kernel
-def touched(first, last, values, columns, marked, threshold, rows, counts):
-    """The rows that a step may change: those marked, and those with a marked column.
+def touch(first, last, values, columns, marked, threshold):
+    """Mark the rows that a step may change: those written, and those with a column written.
 
     Also those with an entry below the threshold, which only a link given by a user has.
 
-    Of each strip: heads (H, N, K) and strips together are numbered; rows (H, S, STRIP) gets the
-    rows of the strip, counts (H, S) how many.
+    Of each strip: heads (H, N, K) and strips together are numbered; marked (H, N) has `WRITTEN`
+    where a row is written, and gets `TOUCHED` where a row may change.
     """
     _, N, K = columns.shape
     strips = -(-N // STRIP)
     for index in range(first, last):
         head, strip = index // strips, index % strips
-        count = 0
         for i in range(strip * STRIP, min(strip * STRIP + STRIP, N)):
-            found = marked[head, i] != 0
+            found = marked[head, i] & WRITTEN != 0
             k = 0
             while not found and k < K and columns[head, i, k] >= 0:
-                found = marked[head, columns[head, i, k]] != 0
+                found = marked[head, columns[head, i, k]] & WRITTEN != 0
                 found = found or (threshold > 0 and values[head, i, k] < threshold)
                 k += 1
             if found:
-                rows[head, strip, count] = i
-                count += 1
-        counts[head, strip] = count
+                marked[head, i] |= TOUCHED
 
 
 @kernel
@@ -121,7 +119,7 @@ def update(
         head, i = heads[index], rows[index]
         row, places = values[head, i], columns[head, i]
         found, at = new_values[index], new_columns[index]
-        if marked[head, i] != 0:
+        if marked[head, i] & WRITTEN != 0:
             count = _write_row(
                 i,
                 row,
