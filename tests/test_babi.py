@@ -1,6 +1,7 @@
 """bAbI: the parser, the vocabulary, made-up stories by a solver of its own, batches and scores."""
 
 import io
+import os
 import re
 import tarfile
 import zipfile
@@ -14,13 +15,14 @@ from dnc_fast.cli import main
 from dnc_fast.tasks import BabiTask
 from dnc_fast.tasks.babi import LIKE_LENGTHS, encode, parse_numbers
 from dnc_fast.tasks.babi_files import find_files
+from dnc_fast.tasks.babi_names import exchange_names, names_of
 from dnc_fast.tasks.babi_published import PUBLISHED, error_table
 from dnc_fast.tasks.babi_stories import MAKERS
 from dnc_fast.tasks.babi_text import VOCABULARY, BabiError, Story, parse_stories, split_words
 from dnc_fast.training import evaluate, restore_model
 
-DATA = Path(__file__).resolve().parents[2] / "shared/data/babi/babi-v1.2-en.tar.xz"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"bAbI's files are not at {DATA}")
+DATA = os.environ.get("DNC_FAST_BABI", "")
+needs_data = pytest.mark.skipif(not DATA, reason="DNC_FAST_BABI names no copy of bAbI's files")
 
 TWO_STORIES = """\
 1 Mary moved to the bathroom.
@@ -60,6 +62,13 @@ def test_stories_are_parsed():
     )
     assert first.answers == ("bathroom", "apple", "milk")
     assert second.words[-2:] == ("?", "-") and second.answers == ("office",)
+    assert first.supports == ((0,), (2,)) and second.supports == ((0,),)
+    assert [" ".join(line) for line in first.lines()] == [
+        "mary moved to the bathroom .",
+        "where is mary ? -",
+        "john got the apple .",
+        "what is john carrying ? - -",
+    ]
 
 
 def test_windows_line_ends_and_empty_lines_are_taken():
@@ -82,6 +91,8 @@ def test_windows_line_ends_and_empty_lines_are_taken():
         ("1 Is Mary?\tkitchens\t1\n", "line 1: 'kitchens' is not .*near to it: .*kitchen"),
         ("1 Is - Mary?\tno\t1\n", "line 1: '-' is not one of the 158 words"),
         ("1 \n", "line 1: expected a sentence after the number"),
+        ("1 Is Mary?\tno\t1\n", "line 1: expected the numbers of sentences before .*got '1'"),
+        ("1 Mary moved.\n2 Is Mary?\tno\tx\n", "line 2: expected the numbers .*got 'x'"),
         ("1 a\tno\t1\tmore\n", "line 1: expected a number, a space and a sentence"),
     ],
 )
@@ -98,8 +109,61 @@ def test_the_vocabulary_is_sorted_and_has_159_words():
 def test_a_story_is_cut_after_a_question():
     story, _ = parse_stories(TWO_STORIES, "file")
     cut = story.cut(1)
-    assert cut == Story(story.words[:11], ("bathroom",))
+    assert cut == Story(story.words[:11], ("bathroom",), ((0,),))
     assert story.cut(0) == story.cut(2) == story.cut(9) == story
+
+
+THREE_QUESTIONS = """\
+1 Wolves are afraid of mice.
+2 Emily is a wolf.
+3 Sheep are afraid of wolves.
+4 What is emily afraid of?\tmouse\t2 1
+5 Winona is a sheep.
+6 What is winona afraid of?\twolf\t5 3
+7 What is john carrying?\tapple,milk\t2
+"""
+
+
+def test_one_question_is_told_with_its_supports_and_so_many_others():
+    (story,) = parse_stories(THREE_QUESTIONS, "file")
+    lines, random = story.lines(), Random(0)
+    before = {"mouse": {0, 1, 2}, "wolf": {0, 1, 2, 4}, "apple": {0, 1, 2, 4}}
+    places = {"mouse": (0, 1), "wolf": (2, 4), "apple": (1,)}
+    seen = set()
+    for distractors in (0, 1, 2, 9) * 30:
+        short = story.one_question(distractors, random)
+        *told, asked = short.lines()
+        key = short.answers[0]
+        told = [lines.index(line) for line in told]
+        assert told == sorted(told) and before[key] >= set(told) >= set(places[key])
+        assert len(told) == min(len(places[key]) + distractors, len(before[key]))
+        assert asked == lines[{"mouse": 3, "wolf": 5, "apple": 6}[key]]
+        assert len(short.answers) == asked.count("-")
+        assert [told[place] for place in short.supports[0]] == list(places[key])
+        seen.add((key, tuple(told)))
+    assert len(seen) > 10  # the others are drawn anew each time
+
+
+def test_exchanged_names_are_those_of_the_task_and_of_one_kind():
+    (story,) = parse_stories(THREE_QUESTIONS, "file")
+    women, men, places, animals = names_of(15, [story])
+    assert women == (("emily",), ("winona",)) and men == (("john",),) and places == ()
+    assert animals == (("mouse", "mice"), ("wolf", "wolves"))
+    random = Random(0)
+    found = {exchange_names(story, (women, men, places, animals), random) for _ in range(40)}
+    told = {" ".join(words[:9]) + " => " + " ".join(answers) for words, answers, _ in found}
+    assert told == {
+        "wolves are afraid of mice . emily is a => mouse wolf apple milk",
+        "wolves are afraid of mice . winona is a => mouse wolf apple milk",
+        "mice are afraid of wolves . emily is a => wolf mouse apple milk",
+        "mice are afraid of wolves . winona is a => wolf mouse apple milk",
+    }
+
+
+def test_places_that_tell_why_one_goes_there_keep_their_names():
+    (story,) = parse_stories("1 Sumit is tired.\n2 Where will sumit go?\tbedroom\t1\n", "file")
+    assert names_of(20, [story]) == ((), (("sumit",),), ())
+    assert names_of(1, [story])[2] == (("bedroom",),)
 
 
 # Files and archives
@@ -114,7 +178,7 @@ def write_files(folder, tasks=(1, 4), stories=20):
             random = Random(f"{number} {kind}")
             text = ""
             for _ in range(stories):
-                words, answers = MAKERS[number](random)
+                words, answers, _ = MAKERS[number](random)
                 sentences = re.findall(r"(.*?[.?])(?: (-))? ?", " ".join(words))
                 left = list(answers)
                 for line, (sentence, asked) in enumerate(sentences, 1):
@@ -181,6 +245,8 @@ def test_a_task_that_a_set_lacks_is_taken_from_the_other_and_named(folder, tmp_p
         ({"files": "hn"}, "files must be one of"),
         ({"part": "all"}, "part must be one of"),
         ({"max_questions": -1}, "max_questions must be at least 0, got -1"),
+        ({"renamed": -0.1}, "renamed must be finite, at least 0 and at most 1, got -0.1"),
+        ({"distractors": -2}, "distractors must be at least -1, got -2"),
         ({"word_dropout": 1.5}, "word_dropout must be finite, at least 0 and at most 1, got 1.5"),
     ],
 )
@@ -273,6 +339,16 @@ def test_made_up_stories_are_answered_as_a_solver_does(number):
     assert len(answers) == {1: 6, 2: 6, 4: 6, 6: 2, 7: 4}[number]
 
 
+@pytest.mark.parametrize("number", MAKERS)
+def test_a_story_of_other_names_has_the_answers_that_follow(number):
+    random = Random(number)
+    stories = [MAKERS[number](random) for _ in range(50)]
+    names = names_of(number, stories)
+    others = [exchange_names(story, names, random) for story in stories]
+    assert all(solve(story.words) == story.answers for story in others)
+    assert sum(a != b for a, b in zip(stories, others, strict=True)) > 40
+
+
 def test_yes_is_as_likely_as_no():
     random = Random(0)
     answers = [word for _ in range(400) for word in MAKERS[6](random).answers]
@@ -304,6 +380,20 @@ def test_words_are_left_blank_in_training_only():
     assert 0.2 < share < 0.3  # the signs for an answer all stay
     assert kept[whole.mask].all() and torch.equal(holed.targets, whole.targets)
     assert torch.equal(task.held_out().batch(30, generator()).inputs, whole.inputs)
+
+
+def test_names_are_exchanged_in_training_only(folder):
+    plain = BabiTask(str(folder), "1,4")
+    renamed = BabiTask(str(folder), "1,4", renamed=1.0)
+    batch = renamed.batch(20, generator())
+    for place in range(20):
+        words, answers = read(batch, place)
+        assert solve(words) == tuple(answers.values())
+    told = {tuple(read(batch, place)[0]) for place in range(20)}
+    assert not told & {story.words for story in plain._library().stories}
+    for part in (BabiTask.validation, BabiTask.held_out):
+        a, b = (part(task).batch(10, generator()) for task in (plain, renamed))
+        assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
 
 
 def test_batches_of_files_are_of_like_length_and_of_each_task_alike(folder):
@@ -348,6 +438,15 @@ def test_lessons_are_stories_cut_shorter():
     lessons = BabiTask(tasks="2").lessons()
     assert [lesson.max_questions for lesson in lessons] == [1, 2, 3, 4, 0]
     assert int(lessons[0].batch(50, generator()).mask.sum()) == 50
+
+
+def test_lessons_on_files_have_ever_more_distractors(folder):
+    lessons = BabiTask(str(folder)).lessons()
+    assert [lesson.distractors for lesson in lessons] == [0, 1, 2, 4, 8, -1]
+    assert [lesson.size is None for lesson in lessons] == 5 * [True] + [False]
+    batch = lessons[1].batch(50, generator())
+    assert int(batch.mask.sum()) == 50  # one question each
+    assert {sum(word == "." for word in read(batch, place)[0]) for place in range(50)} <= {1, 2}
 
 
 # What is published, and the commands
@@ -419,7 +518,7 @@ def test_ask_wants_a_run_of_babi(tmp_path, capsys):
 def test_the_real_files_have_the_vocabulary_and_the_lengths_that_are_known():
     words, longest = set(), 0
     for files, part in (("en", "train"), ("en-10k", "train"), ("en-10k", "test")):
-        task = BabiTask(str(DATA), "all", files, part)
+        task = BabiTask(DATA, "all", files, part)
         for story in task._library().stories:
             words |= set(story.words) | set(story.answers)
             longest = max(longest, len(story.words))
@@ -430,7 +529,7 @@ def test_the_real_files_have_the_vocabulary_and_the_lengths_that_are_known():
 @needs_data
 def test_each_real_test_file_asks_a_thousand_questions():
     for number in (1, 8, 15, 19):
-        task = BabiTask(str(DATA), str(number)).held_out()
+        task = BabiTask(DATA, str(number)).held_out()
         batch = task.sequences(0, task.size)
         assert int(task.score(batch.targets, batch).counted.sum()) == 1000
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..checks import check_choice, check_integer, check_number
 from .babi_files import FILE_SETS, choose_files, read_stories
+from .babi_names import Kinds, exchange_names, names_of
 from .babi_published import error_table
 from .babi_stories import MAKERS
 from .babi_text import ANSWER, CODES, VOCABULARY, Story
@@ -29,6 +30,8 @@ VALIDATION_SHARE = 0.1
 """The last stories of each training file, which decide when to stop (Graves et al. 2016: 10 %)."""
 MOST_QUESTIONS = 5
 """Questions of a story in most tasks; none has many more."""
+DISTRACTORS = (0, 1, 2, 4, 8)
+"""Of the lessons on files."""
 LIKE_LENGTHS = 1.15
 """The stories of a batch differ in length by this factor at most."""
 
@@ -73,11 +76,26 @@ class BabiTask(ClassTask):
         default=0.0, metadata={"help": "share of words left blank in training, against overfitting"}
     )
 
+    renamed: float = field(
+        default=0.0,
+        metadata={"help": "share of stories whose names are exchanged in training"},
+    )
+
+    distractors: int = field(
+        default=-1,
+        metadata={
+            "help": "of each story one question, the sentences that support its answer and so many "
+            "others; -1: whole stories"
+        },
+    )
+
     def __post_init__(self) -> None:
         check_choice("files", self.files, FILE_SETS)
         check_choice("part", self.part, PARTS)
         check_integer("max_questions", self.max_questions, minimum=0)
         check_number("word_dropout", self.word_dropout, 0.0, 1.0)
+        check_number("renamed", self.renamed, 0.0, 1.0)
+        check_integer("distractors", self.distractors, minimum=-1)
         if self.data:
             choose_files(self.data, self.files, self.numbers, self.kind)
         else:
@@ -126,7 +144,12 @@ class BabiTask(ClassTask):
         return replace(self, part="test")
 
     def lessons(self) -> tuple[BabiTask, ...]:
-        """Stories up to their first question, up to the second, ...; then whole."""
+        """Of files, one question with its supports and ever more distractors; then whole stories.
+
+        Made-up stories are told up to their first question, up to the second, ..., then whole.
+        """
+        if self.data:
+            return (*(replace(self, distractors=count) for count in DISTRACTORS), self)
         last = self.max_questions or MOST_QUESTIONS
         cut = tuple(replace(self, max_questions=count) for count in range(1, last))
         return (*cut, self)
@@ -160,8 +183,9 @@ class BabiTask(ClassTask):
 
     @property
     def size(self) -> int | None:
-        """Stories in the files' part; None for stories that are made up."""
-        return len(self._library().stories) if self.data else None
+        """Stories in the files' part; None where parts of stories, or made-up ones, are drawn."""
+        whole = self.data and self.distractors < 0
+        return len(self._library().stories) if whole else None
 
     def sequences(self, first: int, last: int) -> Batch:
         """Stories `first` to `last` - 1, from short to long."""
@@ -181,6 +205,16 @@ class BabiTask(ClassTask):
         first, last = library.groups[int(group)]
         places = first + draw(library.weights[first:last], batch_size, generator)
         stories = [library.stories[place] for place in places.tolist()]
+        random = Random(int(uniform(0, 2**62, (), generator)))
+        if self.distractors >= 0:
+            stories = [story.one_question(self.distractors, random) for story in stories]
+        if self.part == "train":
+            stories = [
+                exchange_names(story, library.names[place], random)
+                if random.random() < self.renamed
+                else story
+                for place, story in zip(places.tolist(), stories, strict=True)
+            ]
         return self._with_dropout(encode(stories, generator.device), generator)
 
     def _with_dropout(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -208,12 +242,14 @@ class BabiTask(ClassTask):
 class Library(NamedTuple):
     """Stories from short to long.
 
+    names: those that may be exchanged in each story.
     weights: (stories) how likely each is drawn, so that every task is as likely.
     groups: first and last place + 1 of stories of like length.
     group_weights: (groups) how likely each group is.
     """
 
     stories: list[Story]
+    names: list[Kinds]
     weights: Tensor
     groups: list[tuple[int, int]]
     group_weights: Tensor
@@ -230,7 +266,7 @@ def make_library(
         ValueError: a training file has too few stories for a validation part.
     """
     by_task = read_stories(data, files, numbers, "test" if part == "test" else "train")
-    weighted: list[tuple[Story, float]] = []
+    weighted: list[tuple[Story, Kinds, float]] = []
     for number, stories in zip(numbers, by_task, strict=True):
         cut = len(stories) - round(VALIDATION_SHARE * len(stories))
         chosen = {"train": stories[:cut], "validation": stories[cut:], "test": stories}[part]
@@ -239,16 +275,18 @@ def make_library(
                 f"data must have more stories of task {number} for its part {part!r}, got "
                 f"{len(stories)} in all"
             )
-        weighted += [(story.cut(max_questions), 1.0 / len(chosen)) for story in chosen]
-    weighted.sort(key=lambda pair: len(pair[0].words))
-    lengths = [len(story.words) for story, _ in weighted]
+        names = names_of(number, chosen)
+        weighted += [(story.cut(max_questions), names, 1.0 / len(chosen)) for story in chosen]
+    weighted.sort(key=lambda item: len(item[0].words))
+    stories, kinds, chances = zip(*weighted, strict=True)
+    lengths = [len(story.words) for story in stories]
     edges = [0]
     while edges[-1] < len(lengths):
         edges.append(bisect_right(lengths, LIKE_LENGTHS * lengths[edges[-1]]))
     groups = list(pairwise(edges))
-    weights = torch.tensor([weight for _, weight in weighted], dtype=torch.float64, device="cpu")
+    weights = torch.tensor(chances, dtype=torch.float64, device="cpu")
     sums = torch.stack([weights[first:last].sum() for first, last in groups])
-    return Library([story for story, _ in weighted], weights, groups, sums)
+    return Library(list(stories), list(kinds), weights, groups, sums)
 
 
 def draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
