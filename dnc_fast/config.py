@@ -116,6 +116,11 @@ class DNCConfig:
         check_choice("linkage", self.linkage, LINKAGES)
         if self.link_threshold is not None:
             check_number("link_threshold", self.link_threshold, 0.0, 1.0)
+        elif self.linkage == "sparse" and self.link_fan_out == 1 and not self.link_unit_sums:
+            raise ValueError(
+                "link_threshold must be given with link_fan_out=1, got None, so 1 / K = 1: no "
+                "link is that strong; give a smaller one, or a larger link_fan_out"
+            )
         for name in ("state_dtype", "checkpoint_dtype"):
             dtype = getattr(self, name)
             if dtype is not None and dtype not in STATE_DTYPES:

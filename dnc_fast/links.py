@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from .checks import check_integer
+
 LINKAGES = ("dense", "sparse", "separable", "none")
 """`dense`: the link matrix of the paper. `sparse`: K entries of each of its rows. `separable`: the
 writes themselves, exact where each writes to one cell. `none`: a link matrix that stays zero."""
@@ -32,7 +34,11 @@ class SparseLink(NamedTuple):
         """The K largest entries of each row of a link matrix (B, Hw, N, N), ties by column.
 
         With K < N, entries of zero leave their places empty.
+
+        Raises:
+            ValueError: fan_out is not a number of entries.
         """
+        check_integer("fan_out", fan_out, minimum=1)
         N = link.shape[-1]
         order = link.detach().argsort(dim=-1, descending=True, stable=True)[..., :fan_out]
         columns = order.sort(-1).values
@@ -66,7 +72,12 @@ class SeparableLink(NamedTuple):
     precedence: Tensor
 
     def last(self, count: int) -> SeparableLink:
-        """The newest `count` writes; those before them are forgotten, and so are their links."""
+        """The newest `count` writes; those before them are forgotten, and so are their links.
+
+        Raises:
+            ValueError: count is not a number of writes.
+        """
+        check_integer("count", count, minimum=0)
         start = max(self.write_weights.shape[-2] - count, 0)
         return SeparableLink(*(tensor[..., start:, :] for tensor in self))
 

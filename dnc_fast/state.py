@@ -247,7 +247,7 @@ def _link_shapes(link: Link, sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
     """The shapes that the tensors of a link must have; what may be any is taken from itself."""
     B, N, _, _, Hw = sizes
     if isinstance(link, SparseLink):
-        shape = (B, Hw, N, link.values.shape[-1])
+        shape = (B, Hw, N, link.values.shape[-1] if link.values.dim() == 4 else 0)
     elif isinstance(link, SeparableLink):
         writes = link.write_weights
         shape = (B, Hw, writes.shape[-2] if writes.dim() == 4 else 0, N)
@@ -257,7 +257,10 @@ def _link_shapes(link: Link, sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
 
 
 def _check_columns(columns: Tensor, num_cells: int) -> None:
-    """Raise where a column is no cell (on a CPU only: elsewhere it would wait for the device)."""
+    """Raise where columns are no cells, or not in rising order with the empty places last.
+
+    On a CPU only: elsewhere it would wait for the device.
+    """
     if columns.device.type != "cpu" or not columns.numel():
         return
     lowest, highest = columns.aminmax()
@@ -265,6 +268,12 @@ def _check_columns(columns: Tensor, num_cells: int) -> None:
         raise ValueError(
             f"state.link.columns must be cells from 0 to {num_cells - 1}, or -1 in empty places, "
             f"got {int(lowest)} to {int(highest)}"
+        )
+    left, right = columns[..., :-1], columns[..., 1:]
+    if ((right >= 0) & ((right <= left) | (left < 0))).any():
+        raise ValueError(
+            "state.link.columns must rise along each row, each cell once and -1 last; "
+            "SparseLink.from_dense makes such rows"
         )
 
 

@@ -159,6 +159,20 @@ def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "careful, device: Abacus, 2 threads against another" in shown.err
 
 
+def test_what_has_no_figure_any_more_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up(tmp_path / "a")
+    b = made_up(tmp_path / "b")
+    record = next(one for one in b.records if one["kind"] == "time" and one["provider"] == "cpu")
+    del record["seconds"]
+    record["refused"] = "WRONG"
+    b.add("none", [])
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--fail"]) == 1
+    shown = capsys.readouterr().out
+    assert "cpu: WRONG" in shown and "0 slower or larger than noise, 1 lost" in shown
+
+
 # Tables
 
 

@@ -192,6 +192,49 @@ def test_second_way_back(linkage):
     assert_close(list(tensors(state)), before, "equal")  # the way back leaves it alone
 
 
+def change_in_place(state):
+    """As one who begins an episode anew does."""
+    for part in tensors(state.detach().memory):
+        part[:1] = 0
+
+
+@pytest.mark.parametrize("linkage", ["sparse", "none"])
+@pytest.mark.parametrize("write_topk", [None, 3])
+def test_a_state_may_be_changed_before_the_way_back(linkage, write_topk):
+    model = lively_dnc(linkage=linkage, num_cells=6, write_topk=write_topk)
+    x, gradients = normal(4, 2, 3), []
+    for change in (lambda state: None, change_in_place):
+        output, state = model(x)
+        change(state)
+        gradients.append(list(torch.autograd.grad(output.square().sum(), list(model.parameters()))))
+    assert_close(*gradients, "equal")
+
+
+def test_a_separable_link_that_was_changed_is_refused_on_the_way_back():
+    model = lively_dnc(linkage="separable", num_cells=6)
+    output, state = model(normal(4, 2, 3))
+    change_in_place(state)
+    with pytest.raises(RuntimeError, match=r"state.memory.link was modified in place"):
+        output.square().sum().backward()
+
+
+@pytest.mark.skipif(not numba_installed(), reason="needs Numba")
+def test_nan_stays_within_its_rows():
+    from dnc_fast.backends import cpu_parts
+
+    N, K = 12, 3
+    values, columns = torch.full((N * K + 64,), 777.0), torch.full((N * K + 64,), 777).int()
+    link = SparseLink(*(part[: N * K].view(1, 1, N, K) for part in (values, columns)))
+    link.values.fill_(1 / 3)
+    for i in range(N):
+        link.columns[0, 0, i] = torch.tensor([j for j in range(4) if j != i][:K])
+    weights, precedence = torch.zeros(2, 1, 1, N)
+    weights[..., 11], precedence[..., 4:7] = torch.nan, 0.3
+    cpu_parts.prepare(torch.float32)
+    cpu_parts.update_sparse_link_(link, link_entry(precedence, weights, K), 0.0)
+    assert (values[N * K :] == 777).all() and (columns[N * K :] == 777).all()
+
+
 @pytest.mark.parametrize("linkage", NEW)
 def test_both_directions_train_in_float32(linkage):
     model = DNC(3, 4, num_cells=6, cell_size=3, linkage=linkage, bidirectional=True)
@@ -328,6 +371,7 @@ def test_keep_largest_keeps_the_sum_and_breaks_ties_by_cell():
     torch.testing.assert_close(kept.values.sum(), torch.tensor(0.7))
     assert keep_largest(torch.zeros(4), 2).values.tolist() == [0, 0]
     torch.testing.assert_close(keep_largest(torch.rand(9), 2, True).values.sum(), torch.tensor(1.0))
+    assert (keep_largest(torch.rand(99, 9), 1, True).values == 1).all()  # not nearly
 
 
 @pytest.mark.parametrize("unit_sums", [False, True])
@@ -417,12 +461,24 @@ def test_a_full_separable_link_says_what_to_do():
         model(torch.randn(1, 1, 3), state)
     memory = state.memory._replace(link=state.memory.link.last(3))
     model(torch.randn(1, 1, 3), state._replace(memory=memory))
+    with pytest.raises(ValueError, match=r"got 0 .* 5 more .*give the sequence in parts"):
+        model(torch.randn(5, 1, 3))
+
+
+def test_counts_of_links_are_checked():
+    with pytest.raises(ValueError, match="fan_out must be at least 1, got 0"):
+        SparseLink.from_dense(torch.zeros(1, 1, 4, 4), 0)
+    with pytest.raises(ValueError, match="count must be at least 0, got -1"):
+        SeparableLink(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)).last(-1)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"columns": 9}, ValueError, "cells from 0 to 5, or -1"),
+        ({"columns": 2}, ValueError, "must rise along each row, each cell once and -1 last"),
+        ({"columns": [5, 2, 1]}, ValueError, "must rise along each row"),
+        ({"columns": [-1, 2, 5]}, ValueError, "must rise along each row"),
         ({"columns": torch.int64}, TypeError, "state.link.columns must be an int32 tensor"),
         ({"values": torch.float64}, ValueError, "state.link.values must be torch.float32"),
         ({"values": 3}, ValueError, r"state.link.values must have shape \(1, 1, 6, 3\)"),
@@ -437,7 +493,9 @@ def test_bad_sparse_links_are_refused(change, error, message):
         if isinstance(value, torch.dtype):
             part = part.to(value)
         elif name == "columns":
-            part = torch.full_like(part, value)
+            row = value if isinstance(value, list) else [value] * part.shape[-1]
+            row = torch.tensor(row + [-1] * (part.shape[-1] - len(row)), dtype=torch.int32)
+            part = row.expand_as(part).clone()
         else:
             part = part[..., 0, :value]
             message = "state.link.values must have shape"
@@ -452,6 +510,7 @@ def test_bad_sparse_links_are_refused(change, error, message):
     [
         ({"linkage": "spars"}, "linkage must be one of"),
         ({"link_fan_out": 0}, "link_fan_out must be at least 1"),
+        ({"linkage": "sparse", "link_fan_out": 1}, "link_threshold must be given with link_fan_"),
         ({"link_threshold": -0.5}, "link_threshold must be finite, at least 0"),
         ({"read_topk": 0}, "read_topk must be at least 1"),
         ({"write_topk": -1}, "write_topk must be at least 1"),

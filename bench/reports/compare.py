@@ -73,6 +73,19 @@ def ratios(a: Results, b: Results, least: float = LEAST) -> list[Ratio]:
     return found
 
 
+def lost(a: Results, b: Results) -> list[str]:
+    """What A has a figure of, and B was to measure and has none."""
+    of_b = {key(record): record for record in b.records if record["kind"] in ("time", "peak")}
+    found = []
+    for record in a.records:
+        other = of_b.get(key(record)) if record["kind"] in ("time", "peak") else None
+        measured = "seconds" if record["kind"] == "time" else "peak_bytes"
+        if other is not None and measured in record and measured not in other:
+            why = other.get("refused") or other.get("failed") or other.get("absent") or "no figure"
+            found.append("{kind} {op} {passes} {size} {provider}".format(**record) + f": {why}")
+    return found
+
+
 def differences(a: Results, b: Results) -> list[str]:
     """Why the ratios are not of the code alone."""
     first, second = a.provenance, b.provenance
@@ -105,8 +118,11 @@ def run(options: argparse.Namespace) -> int:
         return 2
     print(table(found))
     worse = [one for one in found if one.verdict in ("slower", "more")]
-    print(f"\n{len(found)} compared, {len(worse)} slower or larger than noise")
-    return 1 if worse and options.fail else 0
+    gone = lost(a, b)
+    for one in gone:
+        print(f"not in B: {one}")
+    print(f"\n{len(found)} compared, {len(worse)} slower or larger than noise, {len(gone)} lost")
+    return 1 if (worse or gone) and options.fail else 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -105,10 +105,9 @@ class SparseLinking:
         return weightings
 
     def final(self) -> Link:
-        return self._link
+        return SparseLink(*map(_own, self._link)) if self._keep else self._link
 
     def start_backward(self, d_final: list[Tensor | None]) -> None:
-        self._link = SparseLink(*map(_own, self._link))
         given = d_final[0]
         self._d_values = torch.zeros_like(self._link.values) if given is None else _own(given)
         self._d_values.masked_fill_(self._link.columns < 0, 0)
@@ -165,6 +164,7 @@ class SeparableLinking:
         for history, tensor in zip(self._history, link, strict=True):
             history[:held] = tensor.detach().permute(2, 0, 1, 3)
         self._gradient = self._history
+        self._versions: list[int] = []
 
     def forward(self, step: Step) -> Weightings:
         active = len(step.read0)
@@ -175,6 +175,7 @@ class SeparableLinking:
         return weightings
 
     def final(self) -> Link:
+        self._versions = [tensor._version for tensor in self._history]
         return self._link(self._history.precedence.shape[1])
 
     def _link(self, active: int) -> SeparableLink:
@@ -187,6 +188,11 @@ class SeparableLinking:
         )
 
     def start_backward(self, d_final: list[Tensor | None]) -> None:
+        if self._versions != [tensor._version for tensor in self._history]:
+            raise RuntimeError(
+                "state.memory.link was modified in place before the backward pass, which needs the "
+                "writes that it holds; change a copy of it"
+            )
         self._gradient = SeparableLink(
             *(
                 torch.zeros_like(history) if given is None else _own(given.permute(2, 0, 1, 3))

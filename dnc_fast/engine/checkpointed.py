@@ -249,7 +249,7 @@ class Run:
         else:
             self._forward_step_by_step(weight, bias, reads0)
         self.tape.release_ring()
-        final = self.tape.final
+        final = self.tape.result()
         if self._composed is not None:
             final = final._replace(link=self._composed.linking.final())
         return [self.features, *controller.final_state(), *tensors(final), self.final_reads]

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..backends.composed import Composed
+from ..state import MemoryState
 from .memory_tape import MemoryPlayback, MemoryTape
 
 OF_A_SEGMENT = ("usage", "precedence")
@@ -71,6 +72,11 @@ class InPlaceTape(MemoryTape):
         """The memory, and the link matrix that is not there."""
         return self.final.memory, self.final.link
 
+    def result(self) -> MemoryState:
+        """As of `MemoryTape`; a copy, for the way back writes to the memory."""
+        memory = self.final.memory
+        return self.final._replace(memory=memory.clone() if self.rows.keep else memory)
+
     def restore(self, t: int) -> None:
         """Make the weightings before step t whole again."""
         for name, part in self._cut.items():
@@ -96,13 +102,9 @@ class InPlaceTape(MemoryTape):
 
 
 class InPlacePlayback(MemoryPlayback):
-    """A `MemoryPlayback` of an `InPlaceTape`; the final state stays as it is."""
+    """A `MemoryPlayback` of an `InPlaceTape`."""
 
     tape: InPlaceTape
-
-    def __init__(self, tape: InPlaceTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
-        super().__init__(tape, d_final, d_reads)
-        self._memory = tape.final.memory.clone()
 
     def backward(self, t: int) -> Tensor:
         """As of `MemoryPlayback`."""
@@ -112,7 +114,7 @@ class InPlacePlayback(MemoryPlayback):
     def segment(self, last: int) -> list[tuple[Tensor, Tensor]]:
         """As of `MemoryPlayback`."""
         steps = last - last % self.tape.interval
-        return [(self._memory, self.tape.final.link)] * (last - steps + 2)
+        return [self.tape.matrices(last)] * (last - steps + 2)
 
     def _rebuild(self, last: int) -> None:
         """As of `MemoryPlayback`; the last segment is still there."""

@@ -131,6 +131,10 @@ class MemoryTape:
             self.final.memory[ending] = memory[ending]
             self.final.link[ending] = link[ending]
 
+    def result(self) -> MemoryState:
+        """The final state, to be handed out."""
+        return self.final
+
     def matrices(self, t: int) -> tuple[Tensor, Tensor]:
         """Where memory and link matrix before step t are, or are to be written."""
         if t == 0:

@@ -24,8 +24,14 @@ class Kept(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """(..., K): the entries, scaled; those that sum to zero are not."""
-        return self.entries * self.scale
+        """(..., K): the entries, scaled; those that sum to zero are not.
+
+        Of one entry, x / x is one exactly, and x (1 / x) is not: a link would live or die by it.
+        """
+        part = self.entries.sum(-1, keepdim=True)
+        as_they_are = (part == 0) | (part == self.total)
+        scaled = self.entries / part.masked_fill(as_they_are, 1) * self.total
+        return torch.where(as_they_are, self.entries, scaled)
 
     @property
     def scale(self) -> Tensor:

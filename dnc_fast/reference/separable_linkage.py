@@ -23,10 +23,11 @@ def check_room(link: SeparableLink, steps: int, capacity: int) -> None:
     """
     held = link.write_weights.shape[-2]
     if held + steps > capacity:
+        part = "" if steps <= capacity else f"give the sequence in parts of at most {capacity}, "
         raise ValueError(
             f"a separable link holds at most link_history={capacity} writes, got {held} in "
-            f"state.memory.link and {steps} more to come; raise link_history, or let the oldest go "
-            "with state.memory.link.last(count)"
+            f"state.memory.link and {steps} more to come; raise link_history, or {part}let the "
+            "oldest go with state.memory.link.last(count)"
         )
 
 

@@ -141,7 +141,7 @@ def update(
                 for other in range(count):
                     if found[other] > found[k] or (found[other] == found[k] and other < k):
                         before += 1
-            if before < K:
+            if before < K and kept < K:  # NaN is before none
                 row[kept] = found[k]
                 places[kept] = at[k]
                 kept += 1
