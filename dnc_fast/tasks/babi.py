@@ -30,8 +30,6 @@ VALIDATION_SHARE = 0.1
 """The last stories of each training file, which decide when to stop (Graves et al. 2016: 10 %)."""
 MOST_QUESTIONS = 5
 """Questions of a story in most tasks; none has many more."""
-DISTRACTORS = (0, 1, 2, 4, 8)
-"""Of the lessons on files."""
 LIKE_LENGTHS = 1.15
 """The stories of a batch differ in length by this factor at most."""
 
@@ -81,21 +79,12 @@ class BabiTask(ClassTask):
         metadata={"help": "share of stories whose names are exchanged in training"},
     )
 
-    distractors: int = field(
-        default=-1,
-        metadata={
-            "help": "of each story one question, the sentences that support its answer and so many "
-            "others; -1: whole stories"
-        },
-    )
-
     def __post_init__(self) -> None:
         check_choice("files", self.files, FILE_SETS)
         check_choice("part", self.part, PARTS)
         check_integer("max_questions", self.max_questions, minimum=0)
         check_number("word_dropout", self.word_dropout, 0.0, 1.0)
         check_number("renamed", self.renamed, 0.0, 1.0)
-        check_integer("distractors", self.distractors, minimum=-1)
         if self.data:
             choose_files(self.data, self.files, self.numbers, self.kind)
         else:
@@ -144,12 +133,7 @@ class BabiTask(ClassTask):
         return replace(self, part="test")
 
     def lessons(self) -> tuple[BabiTask, ...]:
-        """Of files, one question with its supports and ever more distractors; then whole stories.
-
-        Made-up stories are told up to their first question, up to the second, ..., then whole.
-        """
-        if self.data:
-            return (*(replace(self, distractors=count) for count in DISTRACTORS), self)
+        """Stories up to their first question, up to the second, ...; then whole."""
         last = self.max_questions or MOST_QUESTIONS
         cut = tuple(replace(self, max_questions=count) for count in range(1, last))
         return (*cut, self)
@@ -183,9 +167,8 @@ class BabiTask(ClassTask):
 
     @property
     def size(self) -> int | None:
-        """Stories in the files' part; None where parts of stories, or made-up ones, are drawn."""
-        whole = self.data and self.distractors < 0
-        return len(self._library().stories) if whole else None
+        """Stories in the files' part; None for stories that are made up."""
+        return len(self._library().stories) if self.data else None
 
     def sequences(self, first: int, last: int) -> Batch:
         """Stories `first` to `last` - 1, from short to long."""
@@ -205,10 +188,8 @@ class BabiTask(ClassTask):
         first, last = library.groups[int(group)]
         places = first + draw(library.weights[first:last], batch_size, generator)
         stories = [library.stories[place] for place in places.tolist()]
-        random = Random(int(uniform(0, 2**62, (), generator)))
-        if self.distractors >= 0:
-            stories = [story.one_question(self.distractors, random) for story in stories]
-        if self.part == "train":
+        if self.renamed and self.part == "train":
+            random = Random(int(uniform(0, 2**62, (), generator)))
             stories = [
                 exchange_names(story, library.names[place], random)
                 if random.random() < self.renamed

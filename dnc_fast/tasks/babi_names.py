@@ -46,5 +46,4 @@ def exchange_names(story: Story, kinds: Kinds, random: Random) -> Story:
     return Story(
         tuple(new.get(word, word) for word in story.words),
         tuple(new.get(word, word) for word in story.answers),
-        story.supports,
     )

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Container, Iterable
-from random import Random
+from collections.abc import Iterable
 from typing import NamedTuple
 
 ANSWER = "-"
@@ -43,39 +42,10 @@ class Story(NamedTuple):
 
     words: what is heard, with `ANSWER` once for each word of an answer, after its question.
     answers: the words expected at those places, in order.
-    supports: of each question the places of the sentences that its answer follows from, counted
-        from 0 over sentences and questions; empty where nothing is known of them.
     """
 
     words: tuple[str, ...]
     answers: tuple[str, ...]
-    supports: tuple[tuple[int, ...], ...] = ()
-
-    def lines(self) -> list[tuple[str, ...]]:
-        """The words of each sentence, and of each question with the signs for its answer."""
-        lines: list[list[str]] = []
-        ended = True
-        for word in self.words:
-            if ended and word != ANSWER:
-                lines.append([])
-            lines[-1].append(word)
-            ended = word in (".", "?", ANSWER)
-        return [tuple(line) for line in lines]
-
-    def one_question(self, distractors: int, random: Random) -> Story:
-        """A question drawn at random, what supports it, and so many other sentences before it."""
-        lines = self.lines()
-        asked = [place for place, line in enumerate(lines) if line[-1] == ANSWER]
-        number = random.randrange(len(asked))
-        end = asked[number]
-        supports = self.supports[number]
-        others = [place for place in range(end) if place not in (*supports, *asked)]
-        drawn = random.sample(others, min(distractors, len(others)))
-        told = sorted((*supports, *drawn))
-        words = tuple(word for place in (*told, end) for word in lines[place])
-        answered = sum(lines[place].count(ANSWER) for place in asked[:number])
-        answers = self.answers[answered : answered + words.count(ANSWER)]
-        return Story(words, answers, (tuple(told.index(place) for place in supports),))
 
     def cut(self, questions: int) -> Story:
         """The story up to the end of that question, counted from 1; all of it for 0."""
@@ -87,7 +57,7 @@ class Story(NamedTuple):
         if not 0 < questions < len(ends):
             return self
         words = self.words[: ends[questions - 1]]
-        return Story(words, self.answers[: words.count(ANSWER)], self.supports[:questions])
+        return Story(words, self.answers[: words.count(ANSWER)])
 
 
 def split_words(sentence: str) -> list[str]:
@@ -110,20 +80,6 @@ def check_words(words: Iterable[str], where: str) -> None:
             )
 
 
-def parse_supports(text: str, sentences: Container[int], where: str) -> tuple[int, ...]:
-    """The places of the sentences that support an answer, from their numbers.
-
-    Raises:
-        BabiError: names `where`; a word is not the number of a sentence told so far.
-    """
-    for word in text.split():
-        if not word.isdecimal() or int(word) not in sentences:
-            raise BabiError(
-                f"{where}: expected the numbers of sentences before the question, got {word!r}"
-            )
-    return tuple(sorted({int(word) - 1 for word in text.split()}))
-
-
 def parse_stories(text: str, name: str) -> list[Story]:
     """The stories of a file.
 
@@ -137,18 +93,14 @@ def parse_stories(text: str, name: str) -> list[Story]:
     stories: list[Story] = []
     words: list[str] = []
     answers: list[str] = []
-    supports: list[tuple[int, ...]] = []
-    sentences: set[int] = set()
     number = 0
 
     def finish(where: str) -> None:
         if not answers:
             raise BabiError(f"{where}: the story that ends here asks no question")
-        stories.append(Story(tuple(words), tuple(answers), tuple(supports)))
+        stories.append(Story(tuple(words), tuple(answers)))
         words.clear()
         answers.clear()
-        supports.clear()
-        sentences.clear()
 
     lines = [line for line in enumerate(text.splitlines(), 1) if line[1].strip()]
     for place, line in lines:
@@ -174,13 +126,11 @@ def parse_stories(text: str, name: str) -> list[Story]:
         if match[3] is None:
             if sentence[-1] == "?":
                 raise BabiError(f"{where}: expected a tab and an answer after a question, got none")
-            sentences.add(number)
             continue
         answer = [word.strip().lower() for word in match[3].split(",")]
         check_words(answer, where)
         words += [ANSWER] * len(answer)
         answers += answer
-        supports.append(parse_supports(match[4] or "", sentences, where))
     if not lines:
         raise BabiError(f"{name}: expected stories, got an empty file")
     finish(f"{name}, line {lines[-1][0]}")
