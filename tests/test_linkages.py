@@ -376,9 +376,16 @@ def test_keep_largest_keeps_the_sum_and_breaks_ties_by_cell():
 
 @pytest.mark.parametrize("unit_sums", [False, True])
 @pytest.mark.parametrize("count", [1, 3, 6, 9])
-def test_keep_largest_backward(count, unit_sums):
-    weights = random_weighting(2, 2, 6).requires_grad_()
-    torch.autograd.gradcheck(lambda w: keep_largest(w, count, unit_sums).spread(6), weights)
+@pytest.mark.parametrize("zeros", [False, True])
+def test_keep_largest_backward(count, unit_sums, zeros):
+    weights = random_weighting(2, 2, 6)
+    if zeros:  # the kept entries are all there is, and yet the others have a gradient
+        weights[..., ::3] = 0
+    else:
+        torch.autograd.gradcheck(
+            lambda w: keep_largest(w, count, unit_sums).spread(6), weights.clone().requires_grad_()
+        )
+    weights.requires_grad_()
     kept = keep_largest(weights, count, unit_sums)
     d_values = normal(*kept.values.shape)
     expected = torch.autograd.grad((kept.values * d_values).sum(), weights)

@@ -26,12 +26,12 @@ class Kept(NamedTuple):
     def values(self) -> Tensor:
         """(..., K): the entries, scaled; those that sum to zero are not.
 
-        Of one entry, x / x is one exactly, and x (1 / x) is not: a link would live or die by it.
+        With a total of one they are divided by their sum: of a single entry, x / x is one exactly
+        and x (1 / x) is not, and a link would live or die by that.
         """
         part = self.entries.sum(-1, keepdim=True)
-        as_they_are = (part == 0) | (part == self.total)
-        scaled = self.entries / part.masked_fill(as_they_are, 1) * self.total
-        return torch.where(as_they_are, self.entries, scaled)
+        shares = self.entries / part.masked_fill(part == 0, 1)
+        return torch.where(self.total == 1, shares, self.entries * self.scale)
 
     @property
     def scale(self) -> Tensor:
