@@ -375,11 +375,12 @@ def test_keep_largest_keeps_the_sum_and_breaks_ties_by_cell():
 
 
 @pytest.mark.parametrize("unit_sums", [False, True])
-@pytest.mark.parametrize("count", [1, 3, 6, 9])
+@pytest.mark.parametrize("count", [1, 3, 4, 6, 9])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_keep_largest_backward(count, unit_sums, zeros):
     weights = random_weighting(2, 2, 6)
     if zeros:  # the kept entries are all there is, and yet the others have a gradient
+        weights = (256 * weights).round() / 256  # so that sums are exact
         weights[..., ::3] = 0
     else:
         torch.autograd.gradcheck(
