@@ -8,11 +8,7 @@ Writes a table, the records and a picture; exponents are fitted to the last poin
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +19,7 @@ from torch import Tensor
 from dnc_fast import DNC
 from dnc_fast.pictures import style
 
-from .harness.peak import status
+from .harness.peak import give_back, run_module, start_mark, status
 from .harness.provenance import ROOT, facts, folder_name, provenance
 from .harness.results import write_whole
 from .reports.growth import LAST, exponent
@@ -111,10 +107,8 @@ def measure(kind: Kind, N: int, steps: int, rounds: int, device: str) -> dict[st
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        before = status("VmRSS")
+        give_back()
+        before = start_mark()
     times, forwards = [], []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -129,16 +123,14 @@ def measure(kind: Kind, N: int, steps: int, rounds: int, device: str) -> dict[st
 
 
 def in_a_process(options: argparse.Namespace, kind: Kind, N: int) -> dict[str, Any]:
-    command = [
-        sys.executable, "-m", "bench.large_memory", "--one", str(kind), "--cells", str(N),
-        "--steps", str(options.steps), "--rounds", str(options.rounds),
-        "--threads", str(options.threads), "--device", options.device,
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["killed, out of memory?"])[-1]
-        return {"kind": str(kind), "N": N, "T": options.steps, "failed": last}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    try:
+        return run_module(
+            "bench.large_memory", "--one", str(kind), "--cells", str(N),
+            "--steps", str(options.steps), "--rounds", str(options.rounds),
+            "--threads", str(options.threads), "--device", options.device,
+        )  # fmt: skip
+    except RuntimeError as error:
+        return {"kind": str(kind), "N": N, "T": options.steps, "failed": str(error)}
 
 
 def table(records: list[dict[str, Any]]) -> str:

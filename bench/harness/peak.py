@@ -68,17 +68,30 @@ def peak_on_gpu(case: Case) -> int:
 
 
 def peak_in_a_process(case: Case, threads: int) -> int:
-    command = [
-        sys.executable, "-m", "bench.harness.peak", ",".join(map(str, case.size)),
-        case.provider.name, "--passes", case.passes, "--threads", str(threads),
-    ]  # fmt: skip
+    size = ",".join(map(str, case.size))
+    options = ("--passes", case.passes, "--threads", str(threads))
+    found = run_module("bench.harness.peak", size, case.provider.name, *options, limit=LIMIT)
+    return int(found["peak_bytes"])
+
+
+def run_module(*command: str, limit: float | None = None) -> dict[str, Any]:
+    """What a module of ours prints last, as JSON, in a process of its own.
+
+    Args:
+        *command: the module and its arguments.
+        limit: seconds that it may take.
+
+    Raises:
+        RuntimeError: it failed, with the last line of its error, or took longer.
+    """
+    command = (sys.executable, "-m", *command)
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"stopped after {LIMIT:g} s") from None
+        raise RuntimeError(f"stopped after {limit:g} s") from None
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["killed, out of memory?"])[-1])
-    return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def status(field: str) -> int:
@@ -90,6 +103,18 @@ def status(field: str) -> int:
     raise OSError(f"the system tells no {field}")
 
 
+def give_back() -> None:
+    """Free what can be, so that it counts as no one's peak."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def start_mark() -> int:
+    """Start the high-water mark of the resident set anew; the bytes that it starts from."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS")
+
+
 def peak_here(case: Case) -> int:
     """The peak of one step of a model, in this process."""
     tiny = case._replace(size=case.size._replace(B=1, T=2, N=4))
@@ -97,10 +122,8 @@ def peak_here(case: Case) -> int:
     step = work(case)
     if case.provider.kind == "compiled":  # compiling takes memory of its own; give it back
         step.run(case.passes)
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = status("VmRSS")
+        give_back()
+    before = start_mark()
     step.run(case.passes)
     return status("VmHWM") - before
 

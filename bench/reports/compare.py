@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,15 +58,23 @@ def peak_ratio(what: str, a: Record, b: Record, least: float) -> Ratio:
     return Ratio(what, first, second, ratio, ratio, ratio, verdict)
 
 
+FIGURES = {"time": "seconds", "peak": "peak_bytes"}
+"""The kinds of records that are compared, and where their figures stand."""
+
+
+def pairs(a: Results, b: Results) -> Iterator[tuple[str, Record, Record]]:
+    """What both files were to measure: its name, and the record of each."""
+    of_b = {key(record): record for record in b.records if record["kind"] in FIGURES}
+    for record in a.records:
+        if record["kind"] in FIGURES and key(record) in of_b:
+            what = "{kind} {op} {passes} {size} {provider}".format(**record)
+            yield what, record, of_b[key(record)]
+
+
 def ratios(a: Results, b: Results, least: float = LEAST) -> list[Ratio]:
     """All that both files have."""
-    of_b = {key(record): record for record in b.records if record["kind"] in ("time", "peak")}
     found = []
-    for record in a.records:
-        other = of_b.get(key(record)) if record["kind"] in ("time", "peak") else None
-        if other is None:
-            continue
-        what = "{kind} {op} {passes} {size} {provider}".format(**record)
+    for what, record, other in pairs(a, b):
         if "seconds" in record and "seconds" in other:
             found.append(time_ratio(what, record, other, least))
         elif "peak_bytes" in record and "peak_bytes" in other:
@@ -75,14 +84,12 @@ def ratios(a: Results, b: Results, least: float = LEAST) -> list[Ratio]:
 
 def lost(a: Results, b: Results) -> list[str]:
     """What A has a figure of, and B was to measure and has none."""
-    of_b = {key(record): record for record in b.records if record["kind"] in ("time", "peak")}
     found = []
-    for record in a.records:
-        other = of_b.get(key(record)) if record["kind"] in ("time", "peak") else None
-        measured = "seconds" if record["kind"] == "time" else "peak_bytes"
-        if other is not None and measured in record and measured not in other:
+    for what, record, other in pairs(a, b):
+        figure = FIGURES[record["kind"]]
+        if figure in record and figure not in other:
             why = other.get("refused") or other.get("failed") or other.get("absent") or "no figure"
-            found.append("{kind} {op} {passes} {size} {provider}".format(**record) + f": {why}")
+            found.append(f"{what}: {why}")
     return found
 
 
