@@ -138,6 +138,16 @@ class DNCConfig:
         return interface_size(self.cell_size, self.num_read_heads, self.num_write_heads)
 
     @property
+    def dense_and_cut(self) -> bool:
+        """Whether links are dense and weightings cut, for which there is autograd alone."""
+        return self.linkage == "dense" and self.step_options.sparse_weightings
+
+    @property
+    def in_place(self) -> bool:
+        """Whether steps write to few cells, in one memory for all of them."""
+        return self.linkage != "dense" and self.write_topk is not None
+
+    @property
     def step_options(self) -> StepOptions:
         """The options of a memory step."""
         return StepOptions(

@@ -367,14 +367,14 @@ class DNCCell(nn.Module):
         if precision is not None and precision.half is not None:
             # A controller of your own is called where torch's autocast reaches it.
             plain = plain and is_built_in(self.controller)
-        options, dense = self.config.step_options, self.config.linkage == "dense"
-        plain = plain and not (dense and options.sparse_weightings)
+        plain = plain and not self.config.dense_and_cut
         if backend == "reference" or trace is not None or not plain or precision is None:
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
         plan = Plan(
             primitives=primitives(backend),
-            options=options,
-            parts=None if dense else composed_parts(backend),
+            options=self.config.step_options,
+            parts=None if self.config.linkage == "dense" else composed_parts(backend),
+            in_place=self.config.in_place,
             interval=self.config.checkpoint_interval,
             checkpoint_dtype=self.config.checkpoint_dtype,
             precision=precision,
@@ -386,9 +386,9 @@ class DNCCell(nn.Module):
         """See `DNC.memory_report`."""
         config, weight = self.config, self.interface.weight
         backend = resolve_backend(config.backend, weight.device, self.state_dtype)
-        through_autograd = config.linkage == "dense" and config.step_options.sparse_weightings
-        if backend == "reference" or through_autograd:
-            way = "dense links with read_topk or write_topk" if through_autograd else '"reference"'
+        if backend == "reference" or config.dense_and_cut:
+            cut = "dense links with read_topk or write_topk"
+            way = cut if config.dense_and_cut else '"reference"'
             raise ValueError(
                 'memory_report is of the engine, of backend "cpu", "eager" or "triton"; got '
                 f"{way}, which keeps what autograd keeps: several link matrices for every step"
@@ -401,13 +401,11 @@ class DNCCell(nn.Module):
             config.num_write_heads,
         )
         itemsize = self.state_dtype.itemsize
-        dense = config.linkage == "dense"
-        in_place = not dense and config.write_topk is not None
         interval = config.checkpoint_interval or checkpoint_interval(
-            steps, sizes, itemsize, dense, in_place
+            steps, sizes, itemsize, config.linkage == "dense", config.in_place
         )
-        cut_heads = config.num_write_heads if in_place else 0
-        if in_place and config.read_topk is not None:
+        cut_heads = config.num_write_heads if config.in_place else 0
+        if config.in_place and config.read_topk is not None:
             cut_heads += config.num_read_heads
         kept = getattr(self.controller, "kept_numbers", None)
         return memory_report(
@@ -425,7 +423,7 @@ class DNCCell(nn.Module):
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
             linkage=config.linkage,
             fan_out=config.link_fan_out,
-            in_place=in_place,
+            in_place=config.in_place,
             cut_heads=cut_heads,
         )
 

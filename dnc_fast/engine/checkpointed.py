@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     | primitives       | a module of `dnc_fast.backends`                                      |
     | options          | of the memory's steps                                                |
     | parts            | of composed steps; None for steps with the dense link matrix         |
+    | in_place         | whether steps write to few cells, in one memory for all of them      |
     | interval         | K; None for the rule of `checkpoint_interval`                        |
     | checkpoint_dtype | of the link matrices of checkpoints; None for the state's            |
     | precision        | of the run                                                           |
@@ -47,15 +48,11 @@ class Plan(NamedTuple):
     primitives: Any
     options: StepOptions
     parts: Any
+    in_place: bool
     interval: int | None
     checkpoint_dtype: torch.dtype | None
     precision: Precision
     capture: bool
-
-    @property
-    def in_place(self) -> bool:
-        """Whether steps write to few cells, in one memory for all of them."""
-        return self.parts is not None and self.options.write_topk is not None
 
 
 @torch.compiler.disable

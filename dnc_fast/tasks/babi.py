@@ -73,10 +73,9 @@ class BabiTask(ClassTask):
     word_dropout: float = field(
         default=0.0, metadata={"help": "share of words left blank in training, against overfitting"}
     )
-
     renamed: float = field(
         default=0.0,
-        metadata={"help": "share of stories whose names are exchanged in training"},
+        metadata={"help": "share of the files' stories whose names are exchanged in training"},
     )
 
     def __post_init__(self) -> None:
