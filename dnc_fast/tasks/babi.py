@@ -18,6 +18,7 @@ from ..checks import check_choice, check_integer, check_number
 from .babi_files import FILE_SETS, choose_files, read_stories
 from .babi_names import Kinds, exchange_names, names_of
 from .babi_published import error_table
+from .babi_retelling import FIXED_FACTS, retell
 from .babi_stories import MAKERS
 from .babi_text import ANSWER, CODES, VOCABULARY, Story
 from .base import SMALL_STEPS, Batch, ClassTask, Preset, Score, Task, random_shares, uniform
@@ -77,6 +78,17 @@ class BabiTask(ClassTask):
         default=0.0,
         metadata={"help": "share of the files' stories whose names are exchanged in training"},
     )
+    retold: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the files' stories whose sentences are told in another order in "
+            f"training, some twice; only of tasks {', '.join(map(str, sorted(FIXED_FACTS)))}"
+        },
+    )
+    next_word_loss: float = field(
+        default=0.0,
+        metadata={"help": "weight of a loss for the next word of a story, added in training"},
+    )
 
     def __post_init__(self) -> None:
         check_choice("files", self.files, FILE_SETS)
@@ -84,6 +96,13 @@ class BabiTask(ClassTask):
         check_integer("max_questions", self.max_questions, minimum=0)
         check_number("word_dropout", self.word_dropout, 0.0, 1.0)
         check_number("renamed", self.renamed, 0.0, 1.0)
+        check_number("retold", self.retold, 0.0, 1.0)
+        check_number("next_word_loss", self.next_word_loss, 0.0)
+        if self.retold and FIXED_FACTS.isdisjoint(self.numbers):
+            raise ValueError(
+                f"retold must be 0 unless tasks has some of {sorted(FIXED_FACTS)}, whose facts "
+                f"hold in any order; got retold={self.retold} and tasks={self.tasks!r}"
+            )
         if self.data:
             choose_files(self.data, self.files, self.numbers, self.kind)
         else:
@@ -187,15 +206,19 @@ class BabiTask(ClassTask):
         first, last = library.groups[int(group)]
         places = first + draw(library.weights[first:last], batch_size, generator)
         stories = [library.stories[place] for place in places.tolist()]
-        if self.renamed and self.part == "train":
+        if (self.renamed or self.retold) and self.part == "train":
             random = Random(int(uniform(0, 2**62, (), generator)))
-            stories = [
-                exchange_names(story, library.names[place], random)
-                if random.random() < self.renamed
-                else story
-                for place, story in zip(places.tolist(), stories, strict=True)
-            ]
+            stories = [self._changed(library, place, random) for place in places.tolist()]
         return self._with_dropout(encode(stories, generator.device), generator)
+
+    def _changed(self, library: Library, place: int, random: Random) -> Story:
+        """A story of the library as it is trained on: perhaps renamed, perhaps retold."""
+        story = library.stories[place]
+        if random.random() < self.renamed:
+            story = exchange_names(story, library.names[place], random)
+        if self.retold and library.fixed[place] and random.random() < self.retold:
+            story = retell(story, random)
+        return story
 
     def _with_dropout(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with some words left blank in training; the signs for an answer all stay."""
@@ -203,6 +226,19 @@ class BabiTask(ClassTask):
             return batch
         kept = random_shares(tuple(batch.mask.shape), generator) >= self.word_dropout
         return batch._replace(inputs=batch.inputs * (kept | batch.mask).unsqueeze(-1))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """As of any task; in training with that of the next words, see `next_word_loss`.
+
+        Words left blank, the signs for an answer and what follows an answer are not foretold.
+        """
+        loss = super().loss(outputs, batch)
+        if not self.next_word_loss or self.part != "train":
+            return loss
+        asked = batch.mask[:-1] | batch.mask[1:]
+        words = batch.inputs[1:].masked_fill(asked.unsqueeze(-1), 0.0)
+        losses = self.losses(outputs[:-1], words)
+        return loss + self.next_word_loss * losses.sum() / words.sum().clamp(min=1)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
         """The score of each story in questions; a question is right when all its words are."""
@@ -223,6 +259,7 @@ class Library(NamedTuple):
     """Stories from short to long.
 
     names: those that may be exchanged in each story.
+    fixed: whether each story may be retold.
     weights: (stories) how likely each is drawn, so that every task is as likely.
     groups: first and last place + 1 of stories of like length.
     group_weights: (groups) how likely each group is.
@@ -230,6 +267,7 @@ class Library(NamedTuple):
 
     stories: list[Story]
     names: list[Kinds]
+    fixed: list[bool]
     weights: Tensor
     groups: list[tuple[int, int]]
     group_weights: Tensor
@@ -246,7 +284,7 @@ def make_library(
         ValueError: a training file has too few stories for a validation part.
     """
     by_task = read_stories(data, files, numbers, "test" if part == "test" else "train")
-    weighted: list[tuple[Story, Kinds, float]] = []
+    weighted: list[tuple[Story, Kinds, bool, float]] = []
     for number, stories in zip(numbers, by_task, strict=True):
         cut = len(stories) - round(VALIDATION_SHARE * len(stories))
         chosen = {"train": stories[:cut], "validation": stories[cut:], "test": stories}[part]
@@ -256,9 +294,10 @@ def make_library(
                 f"{len(stories)} in all"
             )
         names = names_of(number, chosen)
-        weighted += [(story.cut(max_questions), names, 1.0 / len(chosen)) for story in chosen]
+        fixed, chance = number in FIXED_FACTS, 1.0 / len(chosen)
+        weighted += [(story.cut(max_questions), names, fixed, chance) for story in chosen]
     weighted.sort(key=lambda item: len(item[0].words))
-    stories, kinds, chances = zip(*weighted, strict=True)
+    stories, kinds, fixed_facts, chances = zip(*weighted, strict=True)
     lengths = [len(story.words) for story in stories]
     edges = [0]
     while edges[-1] < len(lengths):
@@ -266,7 +305,7 @@ def make_library(
     groups = list(pairwise(edges))
     weights = torch.tensor(chances, dtype=torch.float64, device="cpu")
     sums = torch.stack([weights[first:last].sum() for first, last in groups])
-    return Library(list(stories), list(kinds), weights, groups, sums)
+    return Library(list(stories), list(kinds), list(fixed_facts), weights, groups, sums)
 
 
 def draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 ANSWER = "-"
@@ -46,6 +47,15 @@ class Story(NamedTuple):
 
     words: tuple[str, ...]
     answers: tuple[str, ...]
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """The words of each sentence, and of each question with the signs for its answer."""
+        ends = [
+            place + 1
+            for place, word in enumerate(self.words)
+            if word in (".", ANSWER) and self.words[place + 1 : place + 2] != (ANSWER,)
+        ]
+        return [self.words[first:last] for first, last in pairwise((0, *ends))]
 
     def cut(self, questions: int) -> Story:
         """The story up to the end of that question, counted from 1; all of it for 0."""
