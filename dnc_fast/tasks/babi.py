@@ -45,9 +45,9 @@ class BabiTask(ClassTask):
 
     With `data`, the stories are those of the files: the last tenth of each task's training file
     decides when to stop, its test file is held out, whole. A batch draws a task, each as likely,
-    and stories of like length. Without, stories like those of the tasks 1, 2, 4, 6 and 7 are made
-    up without end. The files must stay as they are while a run goes on: a checkpoint holds their
-    name only.
+    and stories of like length. Without, stories like those of the tasks 1, 2, 4, 6, 7 and 15 are
+    made up without end. The files must stay as they are while a run goes on: a checkpoint holds
+    their name only.
     """
 
     unit = "question"
@@ -81,8 +81,8 @@ class BabiTask(ClassTask):
     retold: float = field(
         default=0.0,
         metadata={
-            "help": "share of the files' stories whose sentences are told in another order in "
-            f"training, some twice; only of tasks {', '.join(map(str, sorted(FIXED_FACTS)))}"
+            "help": "share of stories whose sentences are told in another order in training, some "
+            f"twice; only of tasks {', '.join(map(str, sorted(FIXED_FACTS)))}"
         },
     )
     next_word_loss: float = field(
@@ -197,9 +197,7 @@ class BabiTask(ClassTask):
         check_integer("batch_size", batch_size, minimum=1)
         if not self.data:
             random = Random(int(uniform(0, 2**62, (), generator)))
-            makers = [MAKERS[number] for number in self.numbers]
-            stories = [random.choice(makers)(random) for _ in range(batch_size)]
-            stories = [story.cut(self.max_questions) for story in stories]
+            stories = [self._made_up(random) for _ in range(batch_size)]
             return self._with_dropout(encode(stories, generator.device), generator)
         library = self._library()
         group = draw(library.group_weights, 1, generator).item()
@@ -211,14 +209,24 @@ class BabiTask(ClassTask):
             stories = [self._changed(library, place, random) for place in places.tolist()]
         return self._with_dropout(encode(stories, generator.device), generator)
 
+    def _made_up(self, random: Random) -> Story:
+        """A new story of one of the tasks, each as likely; in training perhaps retold."""
+        number = random.choice(self.numbers)
+        story = MAKERS[number](random).cut(self.max_questions)
+        return self._perhaps_retold(story, number in FIXED_FACTS, random)
+
     def _changed(self, library: Library, place: int, random: Random) -> Story:
         """A story of the library as it is trained on: perhaps renamed, perhaps retold."""
         story = library.stories[place]
         if random.random() < self.renamed:
             story = exchange_names(story, library.names[place], random)
-        if self.retold and library.fixed[place] and random.random() < self.retold:
-            story = retell(story, random)
-        return story
+        return self._perhaps_retold(story, library.fixed[place], random)
+
+    def _perhaps_retold(self, story: Story, fixed: bool, random: Random) -> Story:
+        """The story, told anew by chance where its facts are fixed and it is for training."""
+        if not (fixed and self.retold and self.part == "train"):
+            return story
+        return retell(story, random) if random.random() < self.retold else story
 
     def _with_dropout(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with some words left blank in training; the signs for an answer all stay."""

@@ -14,6 +14,8 @@ NUMBERS = ("none", "one", "two", "three")
 GO = ("went to", "moved to", "journeyed to", "travelled to", "went back to")
 TAKE = ("got", "took", "grabbed", "picked up")
 LEAVE = ("dropped", "left", "discarded", "put down")
+WOMEN = ("emily", "gertrude", "jessica", "winona")
+ANIMALS = {"cat": "cats", "mouse": "mice", "sheep": "sheep", "wolf": "wolves"}
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
@@ -160,11 +162,28 @@ def counting(random: Random) -> Story:
     return world.story()
 
 
+def deduction(random: Random) -> Story:
+    """What is a woman afraid of? Four kinds of animals, each afraid of another; four questions."""
+    feared = {
+        kind: random.choice([other for other in ANIMALS if other != kind]) for kind in ANIMALS
+    }
+    kind_of = {woman: random.choice(list(ANIMALS)) for woman in WOMEN}
+    facts = [f"{ANIMALS[kind]} are afraid of {ANIMALS[other]} ." for kind, other in feared.items()]
+    facts += [f"{woman} is a {kind} ." for woman, kind in kind_of.items()]
+    teller = Teller()
+    for fact in random.sample(facts, len(facts)):
+        teller.tell(fact)
+    for woman in random.choices(WOMEN, k=4):
+        teller.ask(f"what is {woman} afraid of ?", feared[kind_of[woman]])
+    return teller.story()
+
+
 MAKERS: dict[int, Callable[[Random], Story]] = {
     1: one_fact,
     2: two_facts,
     4: relations,
     6: yes_or_no,
     7: counting,
+    15: deduction,
 }
 """What makes up a story, by the number of the bAbI task that it is like."""
