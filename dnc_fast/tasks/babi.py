@@ -195,19 +195,22 @@ class BabiTask(ClassTask):
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B stories, see `Batch`; of the files, with those of like length."""
         check_integer("batch_size", batch_size, minimum=1)
+        stories = self._draw(batch_size, generator)
+        return self._with_dropout(encode(stories, generator.device), generator)
+
+    def _draw(self, batch_size: int, generator: torch.Generator) -> list[Story]:
+        """The stories of a batch; in training those of the files are perhaps changed."""
         if not self.data:
             random = Random(int(uniform(0, 2**62, (), generator)))
-            stories = [self._made_up(random) for _ in range(batch_size)]
-            return self._with_dropout(encode(stories, generator.device), generator)
+            return [self._made_up(random) for _ in range(batch_size)]
         library = self._library()
         group = draw(library.group_weights, 1, generator).item()
         first, last = library.groups[int(group)]
-        places = first + draw(library.weights[first:last], batch_size, generator)
-        stories = [library.stories[place] for place in places.tolist()]
-        if (self.renamed or self.retold) and self.part == "train":
-            random = Random(int(uniform(0, 2**62, (), generator)))
-            stories = [self._changed(library, place, random) for place in places.tolist()]
-        return self._with_dropout(encode(stories, generator.device), generator)
+        places = (first + draw(library.weights[first:last], batch_size, generator)).tolist()
+        if not (self.renamed or self.retold) or self.part != "train":
+            return [library.stories[place] for place in places]
+        random = Random(int(uniform(0, 2**62, (), generator)))
+        return [self._changed(library, place, random) for place in places]
 
     def _made_up(self, random: Random) -> Story:
         """A new story of one of the tasks, each as likely; in training perhaps retold."""

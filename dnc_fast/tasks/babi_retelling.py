@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from random import Random
 
 from .babi_text import ANSWER, Story
@@ -24,4 +25,4 @@ def retell(story: Story, random: Random) -> Story:
         again = [fact for fact in facts if random.random() < 0.5]
         lines += random.sample(facts, len(facts)) + random.sample(again, len(again)) + [line]
         facts.clear()
-    return Story(tuple(word for line in lines for word in line), story.answers)
+    return Story(tuple(chain.from_iterable(lines)), story.answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
+from .babi_names import ANIMALS
 from .babi_text import ANSWER, Story, split_words
 
 PEOPLE = ("daniel", "john", "mary", "sandra")
@@ -15,7 +16,7 @@ GO = ("went to", "moved to", "journeyed to", "travelled to", "went back to")
 TAKE = ("got", "took", "grabbed", "picked up")
 LEAVE = ("dropped", "left", "discarded", "put down")
 WOMEN = ("emily", "gertrude", "jessica", "winona")
-ANIMALS = {"cat": "cats", "mouse": "mice", "sheep": "sheep", "wolf": "wolves"}
+PLURALS = dict(sorted((*ANIMALS, ("sheep", "sheep"))))
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
@@ -165,10 +166,10 @@ def counting(random: Random) -> Story:
 def deduction(random: Random) -> Story:
     """What is a woman afraid of? Four kinds of animals, each afraid of another; four questions."""
     feared = {
-        kind: random.choice([other for other in ANIMALS if other != kind]) for kind in ANIMALS
+        kind: random.choice([other for other in PLURALS if other != kind]) for kind in PLURALS
     }
-    kind_of = {woman: random.choice(list(ANIMALS)) for woman in WOMEN}
-    facts = [f"{ANIMALS[kind]} are afraid of {ANIMALS[other]} ." for kind, other in feared.items()]
+    kind_of = {woman: random.choice(list(PLURALS)) for woman in WOMEN}
+    facts = [f"{PLURALS[kind]} are afraid of {PLURALS[other]} ." for kind, other in feared.items()]
     facts += [f"{woman} is a {kind} ." for woman, kind in kind_of.items()]
     teller = Teller()
     for fact in random.sample(facts, len(facts)):

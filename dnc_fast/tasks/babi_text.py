@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 ANSWER = "-"
@@ -59,14 +59,11 @@ class Story(NamedTuple):
 
     def cut(self, questions: int) -> Story:
         """The story up to the end of that question, counted from 1; all of it for 0."""
-        ends = [
-            place + 1
-            for place, word in enumerate(self.words)
-            if word == ANSWER and self.words[place + 1 : place + 2] != (ANSWER,)
-        ]
+        lines = self.lines()
+        ends = [place for place, line in enumerate(lines, 1) if line[-1] == ANSWER]
         if not 0 < questions < len(ends):
             return self
-        words = self.words[: ends[questions - 1]]
+        words = tuple(chain.from_iterable(lines[: ends[questions - 1]]))
         return Story(words, self.answers[: words.count(ANSWER)])
 
 
