@@ -41,6 +41,9 @@ class DNCConfig:
     activation_clip: float | None = field(
         default=None, metadata={"help": "clip gradients of controller activations to this"}
     )
+    input_gain: float = field(
+        default=1.0, metadata={"help": "initial controller weights of the inputs, times this"}
+    )
     usage_order: str = field(
         default="exact",
         metadata={"choices": USAGE_ORDERS, "help": "how cells are ordered for allocation"},
@@ -111,6 +114,12 @@ class DNCConfig:
             raise ValueError(
                 "controller must be a name or a function when bidirectional=True, because each "
                 "direction has a controller of its own; got one module"
+            )
+        check_number("input_gain", self.input_gain, 0.0, above=True)
+        if self.input_gain != 1 and not isinstance(self.controller, str):
+            raise ValueError(
+                "input_gain must be 1 with a controller of your own, which draws its own weights; "
+                f"got {self.input_gain}"
             )
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
         check_choice("linkage", self.linkage, LINKAGES)

@@ -131,6 +131,13 @@ class LayeredController(nn.Module):
         for layer in self.layers:
             layer.reset_parameters()
 
+    @torch.no_grad()
+    def scale_inputs(self, count: int, gain: float) -> None:
+        """Multiply every layer's weights of the first `count` inputs by `gain`."""
+        for layer in self.layers:
+            weight = next(layer.parameters())
+            weight[:, :count] *= gain
+
     def extra_repr(self) -> str:
         return f"dropout={self.dropout}, activation_clip={self.activation_clip}"
 

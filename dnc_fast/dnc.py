@@ -20,7 +20,7 @@ from .backends import (
 )
 from .checks import autocasts, check_integer, check_tensor
 from .config import DNCConfig
-from .controllers import CONTROLLERS, check_controller
+from .controllers import CONTROLLERS, LayeredController, check_controller
 from .engine import (
     MemoryReport,
     Plan,
@@ -71,6 +71,7 @@ class DNCCell(nn.Module):
         output_size: int | None = None,
         controller: str | nn.Module | Callable[[int], nn.Module] = "lstm",
         activation_clip: float | None = None,
+        input_gain: float = 1.0,
         usage_order: str = "exact",
         linkage: str = "dense",
         link_fan_out: int = 8,
@@ -100,6 +101,7 @@ class DNCCell(nn.Module):
             output_size=output_size,
             controller=controller,
             activation_clip=activation_clip,
+            input_gain=input_gain,
             usage_order=usage_order,
             linkage=linkage,
             link_fan_out=link_fan_out,
@@ -147,6 +149,7 @@ class DNCCell(nn.Module):
                 device=device,
                 dtype=dtype,
             )
+            self.controller.scale_inputs(config.input_size, config.input_gain)
         elif isinstance(config.controller, nn.Module):
             self.controller = check_controller(config.controller)
         else:
@@ -273,10 +276,12 @@ class DNCCell(nn.Module):
                 )
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as torch's own layers do."""
+        """Draw all parameters anew, as when the module was made."""
         for part in (self.controller, self.interface, self.output):
             if hasattr(part, "reset_parameters"):
                 part.reset_parameters()
+        if isinstance(self.controller, LayeredController):
+            self.controller.scale_inputs(self.config.input_size, self.config.input_gain)
 
     def forward(self, input: Tensor, state: DNCState | None = None) -> tuple[Tensor, DNCState]:
         """One step.
@@ -435,7 +440,8 @@ class DNC(nn.Module):
     """A Differentiable Neural Computer (Graves et al., Nature 2016) in the place of an nn.LSTM.
 
     `output, state = dnc(x, state)`. The leading arguments and the forms of `x` are nn.LSTM's. The
-    parameters start as in torch's own layers (nn.LSTMCell, nn.Linear), the state from zero.
+    parameters start as in torch's own layers (nn.LSTMCell, nn.Linear), but for `input_gain`, the
+    state from zero.
 
     Args:
         input_size: X, features of each step's input.
@@ -456,6 +462,9 @@ class DNC(nn.Module):
             For the latter two hidden_size only sets the default of output_size.
         activation_clip: clip gradients of the controller's activations to this (the paper: 10);
             under a loss scale, scaled gradients are what is clipped.
+        input_gain: the controller's initial weights of x are those of torch's layer times this.
+            One-hot inputs need more than 1: drawn from +-1 / sqrt(H), a word's weights hardly move
+            the gates, see docs/stories_and_graphs.md. Of a named controller only.
         usage_order: "exact" orders cells for allocation by usage, "robust" by usage rounded to
             1/256; ties by index.
         linkage: how writes are linked in time, see docs/large_memories.md: "dense" by the link
@@ -507,6 +516,7 @@ class DNC(nn.Module):
         output_size: int | None = None,
         controller: str | nn.Module | Callable[[int], nn.Module] = "lstm",
         activation_clip: float | None = None,
+        input_gain: float = 1.0,
         usage_order: str = "exact",
         linkage: str = "dense",
         link_fan_out: int = 8,
@@ -538,6 +548,7 @@ class DNC(nn.Module):
             output_size=output_size,
             controller=controller,
             activation_clip=activation_clip,
+            input_gain=input_gain,
             usage_order=usage_order,
             linkage=linkage,
             link_fan_out=link_fan_out,
@@ -616,7 +627,7 @@ class DNC(nn.Module):
         return sum(others, start=first)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as torch's own layers do."""
+        """Draw all parameters anew, as when the module was made."""
         for cell in self.cells:
             cell.reset_parameters()
 

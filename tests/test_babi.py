@@ -5,7 +5,6 @@ import os
 import re
 import tarfile
 import zipfile
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -15,10 +14,10 @@ import torch
 from dnc_fast.cli import main
 from dnc_fast.tasks import BabiTask
 from dnc_fast.tasks.babi import LIKE_LENGTHS, encode, parse_numbers
+from dnc_fast.tasks.babi_drill import FIXED_FACTS, drill
 from dnc_fast.tasks.babi_files import find_files
 from dnc_fast.tasks.babi_names import exchange_names, names_of
 from dnc_fast.tasks.babi_published import PUBLISHED, error_table
-from dnc_fast.tasks.babi_retelling import FIXED_FACTS, retell
 from dnc_fast.tasks.babi_stories import MAKERS
 from dnc_fast.tasks.babi_text import VOCABULARY, BabiError, Story, parse_stories, split_words
 from dnc_fast.training import evaluate, restore_model
@@ -219,9 +218,11 @@ def test_a_task_that_a_set_lacks_is_taken_from_the_other_and_named(folder, tmp_p
         ({"part": "all"}, "part must be one of"),
         ({"max_questions": -1}, "max_questions must be at least 0, got -1"),
         ({"renamed": -0.1}, "renamed must be finite, at least 0 and at most 1, got -0.1"),
-        ({"retold": 1.1, "tasks": "4"}, "retold must be finite, at least 0 and at most 1, got 1.1"),
-        ({"retold": 0.5}, r"retold must be 0 unless tasks has some of \[4, 15, 17, 18, 19\]"),
-        ({"next_word_loss": -1}, "next_word_loss must be finite, at least 0, got -1"),
+        (
+            {"drilled": 1.1, "tasks": "4"},
+            "drilled must be finite, at least 0 and at most 1, got 1.1",
+        ),
+        ({"drilled": 0.5}, r"drilled must be 0 unless tasks has some of \[4, 15, 17, 18, 19\]"),
         ({"word_dropout": 1.5}, "word_dropout must be finite, at least 0 and at most 1, got 1.5"),
     ],
 )
@@ -381,7 +382,7 @@ def test_names_are_exchanged_in_training_only(folder):
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
 
 
-def test_a_story_retold_has_the_same_facts_before_each_question():
+def test_a_drill_is_of_the_same_facts_and_asks_for_each():
     text = (
         "1 The office is north of the kitchen.\n2 The garden is west of the office.\n"
         "3 What is north of the kitchen?\toffice\t1\n4 The hallway is east of the garden.\n"
@@ -389,58 +390,51 @@ def test_a_story_retold_has_the_same_facts_before_each_question():
     )
     (story,) = parse_stories(text, "file")
     assert [len(line) for line in story.lines()] == [8, 8, 8, 8, 13]
-    first, second = (line for line in story.lines() if line[-1] == "-")
-    orders, counts = set(), set()
+    facts = [line for line in story.lines() if line[-1] == "."]
+    expected = {(*fact[:-2], "-"): (fact[-2],) for fact in facts}
+    expected[story.lines()[2]] = ("office",)
+    expected[story.lines()[4]] = ("w", "e")
+    orders = set()
     for seed in range(40):
-        told = retell(story, Random(seed))
-        assert told.answers == story.answers
-        lines = told.lines()
-        asked = lines.index(first)
-        assert lines[-1] == second and set(lines[:2]) == set(story.lines()[:2])
-        assert set(lines[2:asked]) <= set(lines[:2]) and len(set(lines[2:asked])) == asked - 2
-        assert set(lines[asked + 1 : -1]) == {story.lines()[3]}
-        orders.add(lines[0])
-        counts.add((asked - 2, len(lines) - asked - 3))
-    assert len(orders) == 2 and counts == {(n, m) for n in range(3) for m in range(2)}
+        drilled = drill(story, Random(seed))
+        lines = drilled.lines()
+        assert sorted(lines[:3]) == sorted(facts)
+        given = iter(drilled.answers)
+        asked = {line: tuple(next(given) for _ in range(line.count("-"))) for line in lines[3:]}
+        assert asked == expected and len(lines) == 8 and not list(given)
+        orders.add((*lines[:3], *lines[3:]))
+    assert len(orders) > 30
 
 
-def test_stories_of_fixed_facts_are_retold_in_training_only(folder):
+def test_a_drill_does_not_ask_what_has_two_answers():
+    text = (
+        "1 The box is bigger than the box of chocolates.\n2 The box is bigger than the chest.\n"
+        "3 The chest fits inside the box.\n4 Is the box bigger than the chest?\tyes\t2\n"
+    )
+    (story,) = parse_stories(text, "file")
+    lines = drill(story, Random(0)).lines()
+    begun = [" ".join(line[:-1]) for line in lines[3:] if "?" not in line]
+    assert sorted(begun) == ["the box is bigger than the box of", "the chest fits inside the"]
+
+
+def test_stories_of_fixed_facts_are_drilled_in_training_only(folder):
     assert {4} == FIXED_FACTS & {1, 4}
-    plain, retold = (BabiTask(str(folder), "1,4", retold=share) for share in (0.0, 1.0))
-    known = {story.words for story in plain._library().stories}
+    plain, drilled = (BabiTask(str(folder), "1,4", drilled=share) for share in (0.0, 1.0))
+    known = {story.words: story.answers for story in plain._library().stories}
     changed = 0
     for seed in range(8):
-        batch = retold.batch(10, generator(seed))
+        batch = drilled.batch(10, generator(seed))
         for place in range(10):
             words, answers = read(batch, place)
-            assert solve(words) == tuple(answers.values())
-            if len(answers) == 1:  # task 4
-                changed += tuple(words) not in known
-            else:
-                assert tuple(words) in known
+            if tuple(words) in known:
+                assert known[tuple(words)] == tuple(answers.values())
+            else:  # task 4: its question and one for each of two facts
+                assert len(answers) == 3
+                changed += 1
     assert changed
     for part in (BabiTask.validation, BabiTask.held_out):
-        a, b = (part(task).batch(10, generator()) for task in (plain, retold))
+        a, b = (part(task).batch(10, generator()) for task in (plain, drilled))
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
-
-
-def test_next_words_count_in_training_beside_the_answers():
-    plain, task = BabiTask(), BabiTask(next_word_loss=0.5)
-    batch = encode(parse_stories(TWO_STORIES, "file"), torch.device("cpu"))
-    outputs = torch.randn(batch.targets.shape, generator=generator())
-    losses = []
-    for place in range(2):
-        words, _ = read(batch, place)
-        for step, (word, following) in enumerate(pairwise(words)):
-            if "-" not in (word, following):
-                scores = outputs[step, place].log_softmax(-1)
-                losses.append(-scores[VOCABULARY.index(following)])
-    expected = plain.loss(outputs, batch) + 0.5 * torch.stack(losses).mean()
-    torch.testing.assert_close(task.loss(outputs, batch), expected)
-    for other in (task.validation(), task.held_out()):
-        assert torch.equal(other.loss(outputs, batch), plain.loss(outputs, batch))
-    blank = batch._replace(inputs=torch.where(batch.mask.unsqueeze(-1), batch.inputs, 0.0))
-    assert torch.equal(task.loss(outputs, blank), plain.loss(outputs, blank))
 
 
 def test_batches_of_files_are_of_like_length_and_of_each_task_alike(folder):

@@ -36,6 +36,8 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ("dropout", True, TypeError, "a number, got True"),
     *(("activation_clip", value, ValueError, "above 0, got") for value in (0, -1.0, math.inf)),
     ("activation_clip", "10", TypeError, "a number, got '10'"),
+    *(("input_gain", value, ValueError, "above 0, got") for value in (0, -1.0, math.nan)),
+    ("input_gain", None, TypeError, "a number, got None"),
     ("controller", "transformer", ValueError, "'lstm'.*'feedforward'.*got 'transformer'"),
     ("controller", 3, TypeError, "'lstm'.*got 3"),
     ("controller", None, TypeError, "'lstm'.*got None"),

@@ -87,6 +87,30 @@ def test_reset_parameters_draws_anew(controller: str) -> None:
 # Clipping, dropout
 
 
+@every_controller
+def test_input_gain_scales_the_initial_weights_of_the_inputs_alone(controller: str) -> None:
+    torch.manual_seed(0)
+    plain = DNC(3, 4, num_layers=2, controller=controller)
+    torch.manual_seed(0)
+    gained = DNC(3, 4, num_layers=2, controller=controller, input_gain=8)
+    expected = dict(plain.named_parameters())
+    for layer in range(2):
+        name = f"cell.controller.layers.{layer}.weight"
+        name += "" if controller == "feedforward" else "_ih"
+        expected[name].data[:, :3] *= 8
+    assert_close(dict(gained.named_parameters()), expected, "equal")
+    torch.manual_seed(1)
+    gained.reset_parameters()
+    torch.manual_seed(1)
+    again = DNC(3, 4, num_layers=2, controller=controller, input_gain=8)
+    assert_close(list(gained.parameters()), list(again.parameters()), "equal")
+
+
+def test_input_gain_is_for_named_controllers_only() -> None:
+    with pytest.raises(ValueError, match=r"input_gain must be 1 with a controller of your own.* 2"):
+        DNC(3, 4, controller=CONTROLLERS["lstm"](3 + 4 * 32, 4), input_gain=2.0)
+
+
 def final_gradients(
     controller: str, weight: float, clip: float | None, of_state: bool
 ) -> tuple[Tensor, list[Tensor]]:

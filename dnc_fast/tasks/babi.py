@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_choice, check_integer, check_number
+from .babi_drill import FIXED_FACTS, drill
 from .babi_files import FILE_SETS, choose_files, read_stories
 from .babi_names import Kinds, exchange_names, names_of
 from .babi_published import error_table
-from .babi_retelling import FIXED_FACTS, retell
 from .babi_stories import MAKERS
 from .babi_text import ANSWER, CODES, VOCABULARY, Story
 from .base import SMALL_STEPS, Batch, ClassTask, Preset, Score, Task, random_shares, uniform
@@ -78,16 +78,12 @@ class BabiTask(ClassTask):
         default=0.0,
         metadata={"help": "share of the files' stories whose names are exchanged in training"},
     )
-    retold: float = field(
+    drilled: float = field(
         default=0.0,
         metadata={
-            "help": "share of stories whose sentences are told in another order in training, some "
-            f"twice; only of tasks {', '.join(map(str, sorted(FIXED_FACTS)))}"
+            "help": "share of stories whose facts come in another order in training, and are each "
+            f"asked for too; only of tasks {', '.join(map(str, sorted(FIXED_FACTS)))}"
         },
-    )
-    next_word_loss: float = field(
-        default=0.0,
-        metadata={"help": "weight of a loss for the next word of a story, added in training"},
     )
 
     def __post_init__(self) -> None:
@@ -96,12 +92,11 @@ class BabiTask(ClassTask):
         check_integer("max_questions", self.max_questions, minimum=0)
         check_number("word_dropout", self.word_dropout, 0.0, 1.0)
         check_number("renamed", self.renamed, 0.0, 1.0)
-        check_number("retold", self.retold, 0.0, 1.0)
-        check_number("next_word_loss", self.next_word_loss, 0.0)
-        if self.retold and FIXED_FACTS.isdisjoint(self.numbers):
+        check_number("drilled", self.drilled, 0.0, 1.0)
+        if self.drilled and FIXED_FACTS.isdisjoint(self.numbers):
             raise ValueError(
-                f"retold must be 0 unless tasks has some of {sorted(FIXED_FACTS)}, whose facts "
-                f"hold in any order; got retold={self.retold} and tasks={self.tasks!r}"
+                f"drilled must be 0 unless tasks has some of {sorted(FIXED_FACTS)}, whose facts "
+                f"hold in any order; got drilled={self.drilled} and tasks={self.tasks!r}"
             )
         if self.data:
             choose_files(self.data, self.files, self.numbers, self.kind)
@@ -207,29 +202,29 @@ class BabiTask(ClassTask):
         group = draw(library.group_weights, 1, generator).item()
         first, last = library.groups[int(group)]
         places = (first + draw(library.weights[first:last], batch_size, generator)).tolist()
-        if not (self.renamed or self.retold) or self.part != "train":
+        if not (self.renamed or self.drilled) or self.part != "train":
             return [library.stories[place] for place in places]
         random = Random(int(uniform(0, 2**62, (), generator)))
         return [self._changed(library, place, random) for place in places]
 
     def _made_up(self, random: Random) -> Story:
-        """A new story of one of the tasks, each as likely; in training perhaps retold."""
+        """A new story of one of the tasks, each as likely; in training perhaps drilled."""
         number = random.choice(self.numbers)
         story = MAKERS[number](random).cut(self.max_questions)
-        return self._perhaps_retold(story, number in FIXED_FACTS, random)
+        return self._perhaps_drilled(story, number in FIXED_FACTS, random)
 
     def _changed(self, library: Library, place: int, random: Random) -> Story:
-        """A story of the library as it is trained on: perhaps renamed, perhaps retold."""
+        """A story of the library as it is trained on: perhaps renamed, perhaps drilled."""
         story = library.stories[place]
         if random.random() < self.renamed:
             story = exchange_names(story, library.names[place], random)
-        return self._perhaps_retold(story, library.fixed[place], random)
+        return self._perhaps_drilled(story, library.fixed[place], random)
 
-    def _perhaps_retold(self, story: Story, fixed: bool, random: Random) -> Story:
+    def _perhaps_drilled(self, story: Story, fixed: bool, random: Random) -> Story:
         """The story, told anew by chance where its facts are fixed and it is for training."""
-        if not (fixed and self.retold and self.part == "train"):
+        if not (fixed and self.drilled and self.part == "train"):
             return story
-        return retell(story, random) if random.random() < self.retold else story
+        return drill(story, random) if random.random() < self.drilled else story
 
     def _with_dropout(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with some words left blank in training; the signs for an answer all stay."""
@@ -237,19 +232,6 @@ class BabiTask(ClassTask):
             return batch
         kept = random_shares(tuple(batch.mask.shape), generator) >= self.word_dropout
         return batch._replace(inputs=batch.inputs * (kept | batch.mask).unsqueeze(-1))
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """As of any task; in training with that of the next words, see `next_word_loss`.
-
-        Words left blank, the signs for an answer and what follows an answer are not foretold.
-        """
-        loss = super().loss(outputs, batch)
-        if not self.next_word_loss or self.part != "train":
-            return loss
-        asked = batch.mask[:-1] | batch.mask[1:]
-        words = batch.inputs[1:].masked_fill(asked.unsqueeze(-1), 0.0)
-        losses = self.losses(outputs[:-1], words)
-        return loss + self.next_word_loss * losses.sum() / words.sum().clamp(min=1)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
         """The score of each story in questions; a question is right when all its words are."""
@@ -270,7 +252,7 @@ class Library(NamedTuple):
     """Stories from short to long.
 
     names: those that may be exchanged in each story.
-    fixed: whether each story may be retold.
+    fixed: whether each story may be drilled.
     weights: (stories) how likely each is drawn, so that every task is as likely.
     groups: first and last place + 1 of stories of like length.
     group_weights: (groups) how likely each group is.
