@@ -41,6 +41,7 @@ MODEL_OPTIONS = (
     "num_read_heads",
     "num_write_heads",
     "activation_clip",
+    "input_gain",
     "usage_order",
     "linkage",
     "link_fan_out",
