@@ -14,7 +14,7 @@ from dnc_fast.cli import main
 from dnc_fast.tasks import InferenceTask, ShortestPathTask, TraversalTask, read_episode
 from dnc_fast.tasks.family import FAMILY
 from dnc_fast.tasks.graphs import GraphTask, distinct, random_graphs
-from dnc_fast.tasks.inference import FIRST_RELATION, relations
+from dnc_fast.tasks.inference import relations
 from dnc_fast.tasks.known_graph import KnownGraph
 from dnc_fast.tasks.shortest_path import PathAnswerer
 from dnc_fast.tasks.triples import decode_triples, encode_triples
@@ -127,6 +127,7 @@ INFERENCES = [
     InferenceTask(),
     InferenceTask(max_nodes=12, max_degree=4, max_relation=5, num_queries=2, planning_steps=1),
     InferenceTask(graph="family", min_relation=4, max_relation=4),
+    InferenceTask(min_relation=1),
 ]
 
 
@@ -145,11 +146,11 @@ def test_inference_asks_where_relations_lead(task):
             assert end is None and len(planning) == task.planning_steps
             assert all(heard == (None,) * 3 and not wanted for heard, wanted, _ in planning)
             node = source
-            for edge in table[relation - FIRST_RELATION]:
+            for edge in table[relation]:
                 node = edges[node][edge]
             assert [target for _, _, target in answer] == [(source, relation, node), END]
-            asked[len(table[relation - FIRST_RELATION])] += 1
-    assert set(asked) <= set(range(2, task.max_relation + 1))
+            asked[len(table[relation])] += 1
+    assert set(asked) <= set(range(min(task.min_relation, 2), task.max_relation + 1))
     wanted = sum(asked[length] for length in range(task.min_relation, task.max_relation + 1))
     assert wanted > 0.9 * asked.total()
 
@@ -157,11 +158,13 @@ def test_inference_asks_where_relations_lead(task):
 def test_relations_are_fixed_and_differ():
     table = relations()
     lengths = (table >= 0).sum(1)
-    assert [int((lengths == length).sum()) for length in (2, 3, 4, 5)] == [100] * 4
-    assert len({tuple(row) for row in table.tolist()}) == 400
-    assert sorted(table[:100, :2].tolist()) == [[a, b] for a in range(10) for b in range(10)]
+    counts = [int((lengths == length).sum()) for length in (1, 2, 3, 4, 5)]
+    assert counts == [10, 100, 100, 100, 100]
+    assert len({tuple(row) for row in table.tolist()}) == 410
+    assert table[:10, 0].tolist() == list(range(10))
+    assert sorted(table[10:110, :2].tolist()) == [[a, b] for a in range(10) for b in range(10)]
     # Drawn once and for all: another draw would make every checkpoint worthless.
-    assert table[200].tolist() == [0, 1, 8, 2, -1] and table[399].tolist() == [9, 9, 9, 3, 0]
+    assert table[210].tolist() == [0, 1, 8, 2, -1] and table[409].tolist() == [9, 9, 9, 3, 0]
 
 
 PATHS = [
@@ -536,7 +539,7 @@ def test_train_eval_show(name, known, words, tmp_path, capsys):
         (lambda: TraversalTask(max_nodes=1001), "max_nodes must be at most 1000"),
         (lambda: TraversalTask(min_path=4), "max_path must be at least 4, got 3"),
         (lambda: InferenceTask(max_degree=11), "max_degree must be at most 10, .* got 11"),
-        (lambda: InferenceTask(max_relation=6), "max_relation must be from 2 to 5, got 6"),
+        (lambda: InferenceTask(max_relation=6), "max_relation must be from 1 to 5, got 6"),
         (lambda: InferenceTask("underground"), "graph must have at most 10 names .* with 18"),
         (lambda: InferenceTask(planning_steps=0), "planning_steps must be at least 1, got 0"),
         (lambda: ShortestPathTask(mixing=1.1), "mixing must be finite, at least 0 and at most 1"),

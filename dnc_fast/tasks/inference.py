@@ -19,20 +19,20 @@ from .triples import BLANK, Phase, answer_phase, join_phases, silence
 EDGE_LABELS = 10
 RELATION_LENGTHS = (2, 3, 4, 5)
 OF_EACH_LENGTH = 100
-FIRST_RELATION = 10
-"""Relations have the labels from here on, the shorter ones first."""
 
 RELATION_SEED = 2016
 
 
 @lru_cache(maxsize=1)
 def relations() -> Tensor:
-    """(400, 5) int64: the edge labels that each relation stands for, in order; `BLANK` past them.
+    """(410, 5) int64: the edge labels that each label stands for, in order; `BLANK` past them.
 
-    100 of each length from 2 to 5, drawn once and for all; those of length 2 are all there are.
+    The labels 0 to 9 are edges themselves; then come 100 relations of each length from 2 to 5,
+    drawn once and for all; those of length 2 are all there are.
     """
     generator = torch.Generator("cpu").manual_seed(RELATION_SEED)
-    rows = []
+    edges = torch.arange(EDGE_LABELS, device="cpu").unsqueeze(1)
+    rows = [F.pad(edges, (0, RELATION_LENGTHS[-1] - 1), value=BLANK)]
     for length in RELATION_LENGTHS:
         numbers = torch.randperm(EDGE_LABELS**length, generator=generator, device="cpu")
         places = EDGE_LABELS ** torch.arange(length, device="cpu")
@@ -49,6 +49,8 @@ class InferenceTask(GraphTask):
     the description never tells: it has to be learned. There are 400, with the labels 10 to 409. The
     answer is (node, relation, the node that the edges lead to), then (0, 0, 0). Where no relation
     of the length drawn leads anywhere, another one is asked.
+
+    With `min_relation` 1, which the paper does not have, edges by themselves are asked for too.
     """
 
     LESSONS: ClassVar = (
@@ -80,7 +82,9 @@ class InferenceTask(GraphTask):
     max_nodes: int = field(default=3, metadata={"help": "most nodes of a random graph"})
     min_degree: int = field(default=2, metadata={"help": "fewest edges out of a node"})
     max_degree: int = field(default=2, metadata={"help": "most edges out of a node"})
-    min_relation: int = field(default=2, metadata={"help": "fewest edges of a relation"})
+    min_relation: int = field(
+        default=2, metadata={"help": "fewest edges of a relation; 1: an edge"}
+    )
     max_relation: int = field(default=2, metadata={"help": "most edges of a relation"})
     num_queries: int = field(default=3, metadata={"help": "queries in an episode"})
     planning_steps: int = field(default=10, metadata={"help": "steps between query and answer"})
@@ -88,10 +92,9 @@ class InferenceTask(GraphTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("min_relation", "max_relation"):
-            if not RELATION_LENGTHS[0] <= getattr(self, name) <= RELATION_LENGTHS[-1]:
+            if not 1 <= getattr(self, name) <= RELATION_LENGTHS[-1]:
                 raise ValueError(
-                    f"{name} must be from {RELATION_LENGTHS[0]} to {RELATION_LENGTHS[-1]}, got "
-                    f"{getattr(self, name)}"
+                    f"{name} must be from 1 to {RELATION_LENGTHS[-1]}, got {getattr(self, name)}"
                 )
         check_integer("num_queries", self.num_queries, minimum=1)
         check_integer("planning_steps", self.planning_steps, minimum=1)
@@ -117,9 +120,10 @@ class InferenceTask(GraphTask):
     def _answers(self, graphs: Graphs, generator: torch.Generator) -> Tensor:
         """For each query a node, a relation and the node that it leads to, as labels (B, Q, 3)."""
         batch_size, num_nodes = graphs.nodes.shape
-        ends = follow_relations(graphs, self.max_relation)
-        count = ends.shape[-1]
-        lengths = torch.arange(count, device=ends.device) // OF_EACH_LENGTH + RELATION_LENGTHS[0]
+        first = 0 if self.min_relation == 1 else EDGE_LABELS
+        last = EDGE_LABELS + OF_EACH_LENGTH * (self.max_relation - 1)
+        rows = relations()[first:last, : self.max_relation].to(graphs.nodes.device)
+        ends, count, lengths = follow(graphs, rows), len(rows), (rows != BLANK).sum(1)
         shape = (batch_size, self.num_queries)
         wanted = uniform(self.min_relation, self.max_relation, (*shape, 1, 1), generator)
         rank = random_shares((*shape, num_nodes, count), generator) + (lengths == wanted)
@@ -127,7 +131,7 @@ class InferenceTask(GraphTask):
         chosen = rank.flatten(2).argmax(-1)
         nodes = graphs.nodes.gather(1, chosen // count)
         reached = graphs.nodes.gather(1, ends.flatten(1).gather(1, chosen))
-        return torch.stack([nodes, FIRST_RELATION + chosen % count, reached], -1)
+        return torch.stack([nodes, first + chosen % count, reached], -1)
 
     def names(self, batch_size: int, generator: torch.Generator) -> list[Names]:
         """As of other graph tasks; a relation is named by its edges."""
@@ -140,15 +144,19 @@ class InferenceTask(GraphTask):
 def relation_names(edges: Any) -> dict[int, str]:
     """Each relation whose edges all have names, by their names."""
     named = {}
-    for label, row in enumerate(relations().tolist(), FIRST_RELATION):
+    for label, row in enumerate(relations().tolist()):
         parts = [part for part in row if part != BLANK]
         if all(part in edges for part in parts):
             named[label] = "'s ".join(edges[part] for part in parts)
     return named
 
 
-def follow_relations(graphs: Graphs, max_relation: int) -> Tensor:
-    """Where each relation of at most so many edges leads from each node.
+def follow(graphs: Graphs, rows: Tensor) -> Tensor:
+    """Where rows of edges lead from each node.
+
+    Args:
+        graphs: B graphs of V nodes.
+        rows: (relations, edges) labels of edges, `BLANK` past the last.
 
     Returns:
         (B, V, relations) int64: places in `graphs.nodes`, `BLANK` where it leads nowhere.
@@ -160,11 +168,10 @@ def follow_relations(graphs: Graphs, max_relation: int) -> Tensor:
     edges = torch.where(graphs.edges == BLANK, EDGE_LABELS, graphs.edges)
     next_node[:, :num_nodes].scatter_(2, edges, graphs.ends)
     next_node[..., EDGE_LABELS] = torch.arange(num_nodes + 1, device=device)  # no edge: stay
-    rows = relations()[: OF_EACH_LENGTH * (max_relation - 1)].to(device)
     rows = torch.where(rows == BLANK, EDGE_LABELS, rows)
     place = torch.arange(num_nodes, device=device).view(1, -1, 1).expand(batch_size, -1, len(rows))
     table = next_node.flatten(1)
-    for labels in rows[:, :max_relation].unbind(1):
+    for labels in rows.unbind(1):
         index = place * (EDGE_LABELS + 1) + labels
         place = table.gather(1, index.flatten(1)).view_as(place)
     there = (graphs.nodes != BLANK).unsqueeze(-1) & (place < num_nodes)
