@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,29 @@ def test_inference_asks_where_relations_lead(task):
     assert set(asked) <= set(range(min(task.min_relation, 2), task.max_relation + 1))
     wanted = sum(asked[length] for length in range(task.min_relation, task.max_relation + 1))
     assert wanted > 0.9 * asked.total()
+
+
+def test_guidance_asks_for_the_edges_on_the_way_in_training_only():
+    options = {"max_nodes": 6, "max_degree": 4, "min_relation": 1, "max_relation": 3}
+    plain = InferenceTask(**options, planning_steps=2)
+    guided = replace(plain, guided=1.0)
+    batch = guided.batch(20, generator())
+    table = relations().tolist()
+    for place in range(20):
+        description, *exchanges = read_phases(batch, place)
+        edges = read_graph(guided, description)
+        for query, planning, _ in zip(*[iter(exchanges)] * 3, strict=True):
+            (((node, relation, _), _, _),) = query
+            expected = []
+            for edge in table[relation]:
+                if edge >= 0:
+                    expected.append((node, edge, edges[node][edge]))
+                    node = expected[-1][-1]
+            assert [target for _, _, target in planning] == [*expected, None, None][:2]
+    for part in (guided.validation(), guided.held_out()):
+        assert part == plain
+    asked = replace(plain, guided=0.5).batch(40, generator()).mask.sum(0)
+    assert 10 < int((asked == 6).sum()) < 30  # three answers of two steps, where not guided
 
 
 def test_relations_are_fixed_and_differ():
@@ -542,6 +566,7 @@ def test_train_eval_show(name, known, words, tmp_path, capsys):
         (lambda: InferenceTask(max_relation=6), "max_relation must be from 1 to 5, got 6"),
         (lambda: InferenceTask("underground"), "graph must have at most 10 names .* with 18"),
         (lambda: InferenceTask(planning_steps=0), "planning_steps must be at least 1, got 0"),
+        (lambda: InferenceTask(guided=-0.5), "guided must be finite, at least 0 and at most 1"),
         (lambda: ShortestPathTask(mixing=1.1), "mixing must be finite, at least 0 and at most 1"),
         (lambda: ShortestPathTask(slack=-1), "slack must be at least 0, got -1"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_integer
+from ..checks import check_integer, check_number
 from .base import Batch, random_shares, uniform
 from .graphs import Graphs, GraphTask, Names
 from .paper import INFERENCE
@@ -88,6 +88,13 @@ class InferenceTask(GraphTask):
     max_relation: int = field(default=2, metadata={"help": "most edges of a relation"})
     num_queries: int = field(default=3, metadata={"help": "queries in an episode"})
     planning_steps: int = field(default=10, metadata={"help": "steps between query and answer"})
+    guided: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of episodes that ask for the edges on the way, while there is time to "
+            "plan, in training"
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,27 +105,38 @@ class InferenceTask(GraphTask):
                 )
         check_integer("num_queries", self.num_queries, minimum=1)
         check_integer("planning_steps", self.planning_steps, minimum=1)
+        check_number("guided", self.guided, 0.0, 1.0)
 
     def __str__(self) -> str:
         return f"relations of {self.min_relation} to {self.max_relation} edges in {self.place}"
+
+    def held_out(self) -> InferenceTask:
+        """The same without guidance."""
+        return replace(self, guided=0.0)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
         graphs = self.draw_graphs(batch_size, generator)
         phases = [graphs.describe(generator)]
-        for answer in self._answers(graphs, generator).split(1, 1):
+        answers, ways = self._answers(graphs, generator)
+        guided = random_shares((batch_size, 1, 1), generator) < self.guided if self.guided else None
+        for answer, on_the_way in zip(answers.split(1, 1), ways.unbind(1), strict=True):
             one = torch.ones(batch_size, dtype=torch.int64, device=answer.device)
             query = answer.clone()
             query[..., 2] = BLANK
-            phases += [
-                Phase(query, one),
-                silence(self.planning_steps, batch_size, answer.device),
-                answer_phase(answer, one),
-            ]
+            planning = silence(self.planning_steps, batch_size, answer.device)
+            if guided is not None:
+                hints = F.pad(on_the_way, (0, 0, 0, self.planning_steps), value=BLANK)
+                hints = torch.where(guided, hints[:, : self.planning_steps], BLANK)
+                planning = planning._replace(hints=hints)
+            phases += [Phase(query, one), planning, answer_phase(answer, one)]
         return join_phases(phases)
 
-    def _answers(self, graphs: Graphs, generator: torch.Generator) -> Tensor:
-        """For each query a node, a relation and the node that it leads to, as labels (B, Q, 3)."""
+    def _answers(self, graphs: Graphs, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """For each query a node, a relation and the node that it leads to, as labels (B, Q, 3).
+
+        Also the triples on the way, (B, Q, edges, 3).
+        """
         batch_size, num_nodes = graphs.nodes.shape
         first = 0 if self.min_relation == 1 else EDGE_LABELS
         last = EDGE_LABELS + OF_EACH_LENGTH * (self.max_relation - 1)
@@ -129,9 +147,11 @@ class InferenceTask(GraphTask):
         rank = random_shares((*shape, num_nodes, count), generator) + (lengths == wanted)
         rank = rank.masked_fill((ends == BLANK).unsqueeze(1), -1.0)
         chosen = rank.flatten(2).argmax(-1)
-        nodes = graphs.nodes.gather(1, chosen // count)
+        starts, relation = chosen // count, chosen % count
+        nodes = graphs.nodes.gather(1, starts)
         reached = graphs.nodes.gather(1, ends.flatten(1).gather(1, chosen))
-        return torch.stack([nodes, first + chosen % count, reached], -1)
+        answers = torch.stack([nodes, first + relation, reached], -1)
+        return answers, way(graphs, starts, rows[relation])
 
     def names(self, batch_size: int, generator: torch.Generator) -> list[Names]:
         """As of other graph tasks; a relation is named by its edges."""
@@ -176,3 +196,26 @@ def follow(graphs: Graphs, rows: Tensor) -> Tensor:
         place = table.gather(1, index.flatten(1)).view_as(place)
     there = (graphs.nodes != BLANK).unsqueeze(-1) & (place < num_nodes)
     return torch.where(there, place, BLANK)
+
+
+def way(graphs: Graphs, starts: Tensor, rows: Tensor) -> Tensor:
+    """The triples on the way along rows of edges, all of which are there.
+
+    Args:
+        graphs: B graphs of V nodes.
+        starts: (B, Q) places in `graphs.nodes`.
+        rows: (B, Q, edges) labels of edges, `BLANK` past the last.
+
+    Returns:
+        (B, Q, edges, 3) labels, `BLANK` past the last.
+    """
+    batch = torch.arange(len(starts), device=starts.device).unsqueeze(1)
+    triples, place = [], starts
+    for labels in rows.unbind(-1):
+        edge = (graphs.edges[batch, place] == labels.unsqueeze(-1)).long().argmax(-1)
+        end = graphs.ends[batch, place, edge]
+        triple = torch.stack([graphs.nodes[batch, place], labels, graphs.nodes[batch, end]], -1)
+        there = labels != BLANK
+        triples.append(torch.where(there.unsqueeze(-1), triple, BLANK))
+        place = torch.where(there, end, place)
+    return torch.stack(triples, 2)

@@ -86,11 +86,13 @@ class Phase(NamedTuple):
 
     heard: (B, S, 3) labels of the input. lengths: (B) how many of the S steps count.
     answers: (B, S, 3) labels of the target in an answer, else None.
+    hints: (B, S, 3) labels of the target where no answer is due, `BLANK` where there is none.
     """
 
     heard: Tensor
     lengths: Tensor
     answers: Tensor | None = None
+    hints: Tensor | None = None
 
 
 def silence(steps: int, batch_size: int, device: torch.device) -> Phase:
@@ -131,6 +133,8 @@ def join_phases(phases: Sequence[Phase]) -> Batch:
         if phase.answers is not None:
             answers[rows.unsqueeze(1), place] = phase.answers
             cues[rows.unsqueeze(1), place, 1] = 1.0
+        if phase.hints is not None:
+            answers[rows.unsqueeze(1), place] = phase.hints
         if number:
             cues[rows, start, 0] = 1.0
         start = start + phase.lengths
