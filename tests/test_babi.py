@@ -510,7 +510,9 @@ def run(capsys, *arguments, status=0):
 
 def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     tiny = [*TINY.split(), "--max-steps", 3, "--evaluation-size", 4, "--evaluate-every", 2]
-    arguments = ["train", "babi", "--data", folder, "--tasks", "1,4", *tiny, "--out", tmp_path]
+    changed = ["--drilled", 0.5, "--input-gain", 4]
+    arguments = ["train", "babi", "--data", folder, "--tasks", "1,4", *changed, *tiny]
+    arguments += ["--out", tmp_path]
     assert "20 held-out" not in run(capsys, *arguments).out
     printed = run(capsys, "eval", tmp_path).out
     assert (

@@ -46,7 +46,7 @@ def _ask(options: argparse.Namespace) -> int:
             f"checkpoint must be of a run of the task 'babi', got {content['task']['name']!r}; "
             "`dnc-fast train babi` makes one"
         )
-    task = restore_task(content, data="", tasks="1")  # the files themselves are not needed
+    task = restore_task(content, data="", tasks="1", drilled=0.0)  # no files are needed
     assert isinstance(task, BabiTask)
     model = restore_model(content).to(options.device)
     model.eval()

@@ -153,7 +153,12 @@ class BabiTask(ClassTask):
 
     def parts(self) -> dict[str, Task]:
         """Each of the tasks by itself."""
-        return {str(number): replace(self, tasks=str(number)) for number in self.numbers}
+        return {
+            str(number): replace(
+                self, tasks=str(number), drilled=self.drilled if number in FIXED_FACTS else 0.0
+            )
+            for number in self.numbers
+        }
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
