@@ -20,7 +20,7 @@ from .backends import (
 )
 from .checks import autocasts, check_integer, check_tensor
 from .config import DNCConfig
-from .controllers import CONTROLLERS, LayeredController, check_controller
+from .controllers import CONTROLLERS, check_controller
 from .engine import (
     MemoryReport,
     Plan,
@@ -149,7 +149,6 @@ class DNCCell(nn.Module):
                 device=device,
                 dtype=dtype,
             )
-            self.controller.scale_inputs(config.input_size, config.input_gain)
         elif isinstance(config.controller, nn.Module):
             self.controller = check_controller(config.controller)
         else:
@@ -165,6 +164,7 @@ class DNCCell(nn.Module):
             device=device,
             dtype=dtype,
         )
+        self._scale_inputs()
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -280,7 +280,11 @@ class DNCCell(nn.Module):
         for part in (self.controller, self.interface, self.output):
             if hasattr(part, "reset_parameters"):
                 part.reset_parameters()
-        if isinstance(self.controller, LayeredController):
+        self._scale_inputs()
+
+    def _scale_inputs(self) -> None:
+        """Let parameters that were just drawn start with `input_gain`."""
+        if self.config.input_gain != 1:  # so the controller is one of ours
             self.controller.scale_inputs(self.config.input_size, self.config.input_gain)
 
     def forward(self, input: Tensor, state: DNCState | None = None) -> tuple[Tensor, DNCState]:

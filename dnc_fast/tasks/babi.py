@@ -199,7 +199,7 @@ class BabiTask(ClassTask):
         return self._with_dropout(encode(stories, generator.device), generator)
 
     def _draw(self, batch_size: int, generator: torch.Generator) -> list[Story]:
-        """The stories of a batch; in training those of the files are perhaps changed."""
+        """The stories of a batch, in training perhaps changed."""
         if not self.data:
             random = Random(int(uniform(0, 2**62, (), generator)))
             return [self._made_up(random) for _ in range(batch_size)]
@@ -226,7 +226,7 @@ class BabiTask(ClassTask):
         return self._perhaps_drilled(story, library.fixed[place], random)
 
     def _perhaps_drilled(self, story: Story, fixed: bool, random: Random) -> Story:
-        """The story, told anew by chance where its facts are fixed and it is for training."""
+        """The story, by chance as a drill where its facts are fixed and it is for training."""
         if not (fixed and self.drilled and self.part == "train"):
             return story
         return drill(story, random) if random.random() < self.drilled else story

@@ -118,25 +118,21 @@ class InferenceTask(GraphTask):
         """Draw B episodes, see `Batch`."""
         graphs = self.draw_graphs(batch_size, generator)
         phases = [graphs.describe(generator)]
-        answers, ways = self._answers(graphs, generator)
-        guided = random_shares((batch_size, 1, 1), generator) < self.guided if self.guided else None
-        for answer, on_the_way in zip(answers.split(1, 1), ways.unbind(1), strict=True):
-            one = torch.ones(batch_size, dtype=torch.int64, device=answer.device)
+        answers = self._answers(graphs, generator)
+        hints = self._hints(graphs, answers, generator) if self.guided else None
+        for number in range(self.num_queries):
+            one = torch.ones(batch_size, dtype=torch.int64, device=answers.device)
+            answer = answers[:, number : number + 1]
             query = answer.clone()
             query[..., 2] = BLANK
-            planning = silence(self.planning_steps, batch_size, answer.device)
-            if guided is not None:
-                hints = F.pad(on_the_way, (0, 0, 0, self.planning_steps), value=BLANK)
-                hints = torch.where(guided, hints[:, : self.planning_steps], BLANK)
-                planning = planning._replace(hints=hints)
+            planning = silence(self.planning_steps, batch_size, answers.device)
+            if hints is not None:
+                planning = planning._replace(hints=hints[:, number])
             phases += [Phase(query, one), planning, answer_phase(answer, one)]
         return join_phases(phases)
 
-    def _answers(self, graphs: Graphs, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """For each query a node, a relation and the node that it leads to, as labels (B, Q, 3).
-
-        Also the triples on the way, (B, Q, edges, 3).
-        """
+    def _answers(self, graphs: Graphs, generator: torch.Generator) -> Tensor:
+        """For each query a node, a relation and the node that it leads to, as labels (B, Q, 3)."""
         batch_size, num_nodes = graphs.nodes.shape
         first = 0 if self.min_relation == 1 else EDGE_LABELS
         last = EDGE_LABELS + OF_EACH_LENGTH * (self.max_relation - 1)
@@ -147,11 +143,16 @@ class InferenceTask(GraphTask):
         rank = random_shares((*shape, num_nodes, count), generator) + (lengths == wanted)
         rank = rank.masked_fill((ends == BLANK).unsqueeze(1), -1.0)
         chosen = rank.flatten(2).argmax(-1)
-        starts, relation = chosen // count, chosen % count
-        nodes = graphs.nodes.gather(1, starts)
+        nodes = graphs.nodes.gather(1, chosen // count)
         reached = graphs.nodes.gather(1, ends.flatten(1).gather(1, chosen))
-        answers = torch.stack([nodes, first + relation, reached], -1)
-        return answers, way(graphs, starts, rows[relation])
+        return torch.stack([nodes, first + chosen % count, reached], -1)
+
+    def _hints(self, graphs: Graphs, answers: Tensor, generator: torch.Generator) -> Tensor:
+        """The triple for each planning step of each query, `BLANK` for none: (B, Q, S, 3)."""
+        edges = triples_on_the_way(graphs, answers)
+        edges = F.pad(edges, (0, 0, 0, self.planning_steps), value=BLANK)
+        guided = random_shares((len(answers), 1, 1, 1), generator) < self.guided
+        return torch.where(guided, edges[:, :, : self.planning_steps], BLANK)
 
     def names(self, batch_size: int, generator: torch.Generator) -> list[Names]:
         """As of other graph tasks; a relation is named by its edges."""
@@ -198,19 +199,20 @@ def follow(graphs: Graphs, rows: Tensor) -> Tensor:
     return torch.where(there, place, BLANK)
 
 
-def way(graphs: Graphs, starts: Tensor, rows: Tensor) -> Tensor:
-    """The triples on the way along rows of edges, all of which are there.
+def triples_on_the_way(graphs: Graphs, answers: Tensor) -> Tensor:
+    """The triples that a relation goes along.
 
     Args:
         graphs: B graphs of V nodes.
-        starts: (B, Q) places in `graphs.nodes`.
-        rows: (B, Q, edges) labels of edges, `BLANK` past the last.
+        answers: (B, Q, 3) labels of a node, a relation from there, and the node it leads to.
 
     Returns:
         (B, Q, edges, 3) labels, `BLANK` past the last.
     """
-    batch = torch.arange(len(starts), device=starts.device).unsqueeze(1)
-    triples, place = [], starts
+    batch = torch.arange(len(answers), device=answers.device).unsqueeze(1)
+    rows = relations().to(answers.device)[answers[..., 1]]
+    place = (graphs.nodes.unsqueeze(1) == answers[..., :1]).long().argmax(-1)
+    triples = []
     for labels in rows.unbind(-1):
         edge = (graphs.edges[batch, place] == labels.unsqueeze(-1)).long().argmax(-1)
         end = graphs.ends[batch, place, edge]
