@@ -1,20 +1,20 @@
-"""The parts of a memory step as functions of their own, by the reference or by Triton kernels.
+"""The parts of a memory step as functions of their own, by every backend.
 
-`memory_step` is all of them in one, with fewer launches; these are for models that need one part.
+`memory_step` is all of them in one; these are for models that need one part.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .backends import VARIABLE, memory_step, resolve_backend
+from .backends import backend_names, load_backend, memory_step, resolve_backend
 from .checks import check_choice, check_shapes, check_tensor
-from .reference import USAGE_ORDERS
+from .linkages import LINKAGES
+from .options import PAPER, USAGE_ORDERS
 
 __all__ = [
     "allocation_weighting",
@@ -25,16 +25,16 @@ __all__ = [
     "write_memory",
 ]
 
-BACKENDS = ("auto", "reference", "triton")
-"""What `backend=` may be here; `auto` takes Triton kernels on a GPU, plain torch elsewhere."""
+BACKENDS = backend_names()
+"""What `backend=` may be."""
 
 
-def _kernels(backend: str, tensor: Tensor) -> bool:
-    """Whether the Triton kernels run."""
-    check_choice("backend", backend, BACKENDS)
-    if backend == "auto" and os.environ.get(VARIABLE, "auto") not in ("auto", "triton", ""):
-        return False
-    return resolve_backend(backend, tensor.device, tensor.dtype) == "triton"
+def _parts(backend: str, tensor: Tensor) -> Any:
+    """What has the parts: a backend, or the module of the reference."""
+    name = resolve_backend(backend, tensor.device, tensor.dtype)
+    if backend == "auto" and name != "triton" and torch.compiler.is_compiling():
+        return reference  # which can be compiled as part of a graph
+    return reference if name == "reference" else load_backend(name)
 
 
 def _check(shapes: dict[str, str], **tensors: Any) -> dict[str, int]:
@@ -73,11 +73,7 @@ def content_weighting(
         strengths=strengths,
         memory=memory,
     )
-    if _kernels(backend, keys):
-        from .kernels.gpu import content
-
-        return content.content_weighting(keys, strengths, memory)
-    return reference.content_weighting(keys, strengths, memory)
+    return _parts(backend, keys).content_weighting(keys, strengths, memory)
 
 
 def allocation_weighting(
@@ -100,11 +96,7 @@ def allocation_weighting(
     """
     _check({"usage": "B N"}, usage=usage)
     check_choice("usage_order", usage_order, USAGE_ORDERS)
-    if _kernels(backend, usage):
-        from .kernels.gpu import allocation
-
-        return allocation.allocation_weighting(usage, usage_order == "robust")
-    return reference.allocation_weighting(usage, usage_order)
+    return _parts(backend, usage).allocation_weighting(usage, usage_order)
 
 
 def linkage(
@@ -145,13 +137,11 @@ def linkage(
         write_weights=write_weights,
         read_weights=read_weights,
     )
-    if _kernels(backend, link):
-        from .kernels.gpu import linkage as kernels
-
-        return kernels.linkage(link, precedence, write_weights, read_weights)
-    link = reference.update_link(link, precedence, write_weights)
-    precedence = reference.update_precedence(precedence, write_weights)
-    return link, precedence, *reference.directional_weightings(link, read_weights)
+    parts = _parts(backend, link)
+    if parts is not reference:
+        return parts.linkage(link, precedence, write_weights, read_weights)
+    step = LINKAGES["dense"].step(link, precedence, write_weights, read_weights, PAPER)
+    return step[0], reference.update_precedence(precedence, write_weights), *step[1:]
 
 
 def write_memory(
@@ -189,11 +179,8 @@ def write_memory(
         erase_vectors=erase_vectors,
         write_vectors=write_vectors,
     )
-    if _kernels(backend, memory):
-        from .kernels.gpu import memory as kernels
-
-        return kernels.write_memory(memory, write_weights, erase_vectors, write_vectors)
-    return reference.write_memory(memory, write_weights, erase_vectors, write_vectors)
+    parts = _parts(backend, memory)
+    return parts.write_memory(memory, write_weights, erase_vectors, write_vectors)
 
 
 def read_memory(memory: Tensor, read_weights: Tensor, *, backend: str = "auto") -> Tensor:
@@ -211,8 +198,4 @@ def read_memory(memory: Tensor, read_weights: Tensor, *, backend: str = "auto") 
         See `content_weighting`.
     """
     _check({"memory": "B N W", "read_weights": "B R N"}, memory=memory, read_weights=read_weights)
-    if _kernels(backend, memory):
-        from .kernels.gpu import memory as kernels
-
-        return kernels.read_memory(memory, read_weights)
-    return reference.read_memory(memory, read_weights)
+    return _parts(backend, memory).read_memory(memory, read_weights)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_choice, check_integer
-from .links import LINKAGES, Link, SeparableLink, SparseLink, empty_link
+from .linkages import LINKAGES, LinkSizes, linkage_of
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
@@ -55,19 +55,14 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 def join_batches(states: list[Any]) -> Any:
     """Join states of one structure along the batch axis: the inverse of `slice_batch`.
 
-    Of separable links, those with fewer writes are filled up with empty ones.
+    Links are first made equal in what else may differ, such as the number of writes they hold.
     """
-    held = [
-        state.memory.link.write_weights.shape[-2]
-        for state in states
-        if isinstance(state, DNCState)
-        and state.memory is not None
-        and isinstance(state.memory.link, SeparableLink)
-    ]
-    if len(set(held)) > 1:
+    memories = [getattr(state, "memory", None) for state in states]
+    if all(memories):
+        links = [memory.link for memory in memories]
+        joined = zip(states, memories, linkage_of(links[0]).join(links), strict=True)
         states = [
-            state._replace(memory=state.memory._replace(link=state.memory.link.filled(max(held))))
-            for state in states
+            state._replace(memory=memory._replace(link=link)) for state, memory, link in joined
         ]
     rest = [tensors(state) for state in states[1:]]
     return map_tensors(lambda first: torch.cat([first, *map(next, rest)]), states[0])
@@ -91,9 +86,9 @@ class MemoryState(NamedTuple):
     | memory        | (B, N, W)    | real   | the cells, M_t                                   |
     | usage         | (B, N)       | [0, 1] | how much each cell is in use, u_t                |
     | precedence    | (B, Hw, N)   | [0, 1] | how much each cell was written last, p_t         |
-    | link          | (B, Hw, N, N)| [0, 1] | L_t[i, j]: i was written right after j; a        |
-    |               |              |        | `SparseLink`, `SeparableLink` or None with other |
-    |               |              |        | linkages than the dense one                      |
+    | link          | (B, Hw, N, N)| [0, 1] | L_t[i, j]: i was written right after j; another  |
+    |               |              |        | structure, or None, with other linkages than the |
+    |               |              |        | dense one, see `LINKAGES`                        |
     | write_weights | (B, Hw, N)   | [0, 1] | write weightings of the step, sums at most 1     |
     | read_weights  | (B, R, N)    | [0, 1] | read weightings of the step, sums at most 1      |
     """
@@ -136,12 +131,11 @@ class MemoryState(NamedTuple):
             check_integer(name, size, minimum=1)
         check_choice("linkage", linkage, LINKAGES)
         check_integer("link_fan_out", link_fan_out, minimum=1)
-        shape = (batch_size, num_write_heads, num_cells)
-        link = empty_link(linkage, shape, link_fan_out, dtype, device)
+        link_sizes = LinkSizes(batch_size, num_write_heads, num_cells, link_fan_out)
+        link = LINKAGES[linkage].empty(link_sizes, dtype, device)
         fields: dict[str, Any] = {
             field: torch.zeros(shape, dtype=dtype, device=device)
             for field, shape in memory_state_shapes(sizes).items()
-            if field != "link"
         }
         return cls(**fields, link=link)
 
@@ -171,13 +165,12 @@ class MemoryState(NamedTuple):
 
 
 def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
-    """The shape of each field of a `MemoryState` of these sizes, with the dense linkage."""
+    """The shape of each field of a `MemoryState` of these sizes but for the link."""
     B, N, W, R, Hw = sizes
     return {
         "memory": (B, N, W),
         "usage": (B, N),
         "precedence": (B, Hw, N),
-        "link": (B, Hw, N, N),
         "write_weights": (B, Hw, N),
         "read_weights": (B, R, N),
     }
@@ -195,9 +188,11 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
             f"state must be a MemoryState, got {type(state).__name__}; "
             "MemoryState.zeros(batch_size, num_cells, cell_size, ...) makes an empty one"
         )
-    parts = _named_tensors(state)
+    parts = state._asdict()
+    linkage = linkage_of(parts.pop("link"))
+    parts |= linkage.tensors(state.link)
     for name, tensor in parts.items():
-        integer = name == "link.columns"
+        integer = name in linkage.integers
         if not isinstance(tensor, Tensor) or not (
             tensor.dtype == torch.int32 if integer else tensor.is_floating_point()
         ):
@@ -213,7 +208,8 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
         if len(shape) != 3 or 0 in shape:
             raise ValueError(f"state.{name} must have shape {axes}, none of it 0, got {shape}")
     sizes = state.sizes
-    shapes = memory_state_shapes(sizes) | _link_shapes(state.link, sizes)
+    link_sizes = LinkSizes(sizes.batch_size, sizes.num_write_heads, sizes.num_cells)
+    shapes = memory_state_shapes(sizes) | linkage.shapes(state.link, link_sizes)
     for name, tensor in parts.items():
         if tuple(tensor.shape) != shapes[name]:
             raise ValueError(
@@ -227,54 +223,8 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
                 f"state.{name} must be {state.memory.dtype} on {state.memory.device} like "
                 f"state.memory, got {tensor.dtype} on {tensor.device}; state.to(...) casts all"
             )
-    if isinstance(state.link, SparseLink):
-        _check_columns(state.link.columns, sizes.num_cells)
+    linkage.check(state.link, sizes.num_cells)
     return sizes
-
-
-def _named_tensors(state: MemoryState) -> dict[str, Any]:
-    """What a state holds by its names, such as "memory" and "link.values"."""
-    parts = state._asdict()
-    link = parts["link"]
-    if link is None or isinstance(link, SparseLink | SeparableLink):
-        del parts["link"]
-    if isinstance(link, SparseLink | SeparableLink):
-        parts |= {f"link.{name}": tensor for name, tensor in link._asdict().items()}
-    return parts
-
-
-def _link_shapes(link: Link, sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
-    """The shapes that the tensors of a link must have; what may be any is taken from itself."""
-    B, N, _, _, Hw = sizes
-    if isinstance(link, SparseLink):
-        shape = (B, Hw, N, link.values.shape[-1] if link.values.dim() == 4 else 0)
-    elif isinstance(link, SeparableLink):
-        writes = link.write_weights
-        shape = (B, Hw, writes.shape[-2] if writes.dim() == 4 else 0, N)
-    else:
-        return {}
-    return {f"link.{name}": shape for name in link._fields}
-
-
-def _check_columns(columns: Tensor, num_cells: int) -> None:
-    """Raise where columns are no cells, or not in rising order with the empty places last.
-
-    On a CPU only: elsewhere it would wait for the device.
-    """
-    if columns.device.type != "cpu" or not columns.numel():
-        return
-    lowest, highest = columns.aminmax()
-    if lowest < -1 or highest >= num_cells:
-        raise ValueError(
-            f"state.link.columns must be cells from 0 to {num_cells - 1}, or -1 in empty places, "
-            f"got {int(lowest)} to {int(highest)}"
-        )
-    left, right = columns[..., :-1], columns[..., 1:]
-    if ((right >= 0) & ((right <= left) | (left < 0))).any():
-        raise ValueError(
-            "state.link.columns must rise along each row, each cell once and -1 last; "
-            "SparseLink.from_dense makes such rows"
-        )
 
 
 class DNCState(NamedTuple):

@@ -78,8 +78,8 @@ class Steps(NamedTuple):
     | write, read       | (rows, Hw, N) and (rows, R, N), weightings of all states               |
     | memory0, memory1  | (T), addresses of the memory before and after each step, (b, N, W)     |
     | link0, link1      | (T), likewise of the link matrix, (b, Hw, N, N)                        |
-    | anew              | (T), in the backward pass: whether to make the memory (1), and the     |
-    |                   | link matrix (2), after the step anew                                   |
+    | rebuilt           | (T), in the backward pass: whether to rebuild the memory (1), and the  |
+    |                   | link matrix (2), after the step                                        |
     """
 
     kind: Any
@@ -111,7 +111,7 @@ class Steps(NamedTuple):
     memory1: Any
     link0: Any
     link1: Any
-    anew: Any
+    rebuilt: Any
 
 
 class AdjointSteps(NamedTuple):

@@ -1,15 +1,11 @@
 """The one door between the maths and everything above it: the memory step, by backend.
 
-`reference` is autograd through the paper's equations. `eager` (plain torch), `cpu` (compiled by
-Numba) and `triton` (kernels for GPUs) are the hand-derived step, forward and backward; each is a
-module with the same primitives: `array`, `make_scratch`, `forward`, `rebuild`, `backward`,
-`lstm_forward`, `lstm_backward`. `cpu` also has `forward_steps` and `backward_steps`: all steps in
-one call.
+`reference` is autograd through the paper's equations. All others are a `Backend` each: the same
+step, forward and backward by hand.
 """
 
 from __future__ import annotations
 
-import importlib
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,60 +13,41 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_choice, check_flag, check_integer, check_number, check_tensor
+from ..checks import check_tensor
 from ..interface import Interface, interface_size, parse_interface
-from ..reference import USAGE_ORDERS, StepOptions, Weightings
+from ..options import StepOptions, read_options, takes_options
+from ..reference import Weightings
 from ..state import MemoryState, check_memory_state
+from .base import FULL_DTYPES, Backend
 from .choice import (
-    BACKENDS,
-    FULL_DTYPES,
+    REGISTRY,
     VARIABLE,
-    numba_installed,
+    Registered,
+    backend_names,
+    backend_problem,
+    load_backend,
     resolve_backend,
-    triton_problem,
 )
-from .step import hand_derived_step
 
 __all__ = [
-    "BACKENDS",
     "FULL_DTYPES",
+    "REGISTRY",
     "VARIABLE",
-    "composed_parts",
+    "Backend",
+    "Registered",
+    "backend_names",
+    "backend_problem",
     "inspected_step",
+    "load_backend",
     "memory_step",
-    "numba_installed",
-    "primitives",
     "resolve_backend",
-    "triton_problem",
     "unchecked_step",
 ]
 
 
-def primitives(backend: str) -> Any:
-    """The module of a hand-derived backend: "eager", "cpu" or "triton"."""
-    return importlib.import_module(f"{__name__}.{backend}")
-
-
-PARTS = {"eager": "plain_parts", "cpu": "cpu_parts", "triton": "triton_parts"}
-"""The modules of parts, by backend."""
-
-
-def composed_parts(backend: str) -> Any:
-    """The module of parts with which a backend takes composed steps, see `composed`."""
-    return importlib.import_module(f"{__name__}.{PARTS[backend]}")
-
-
+@takes_options(StepOptions)
 def memory_step(
-    interface: Tensor,
-    state: MemoryState,
-    *,
-    backend: str = "auto",
-    usage_order: str = "exact",
-    read_topk: int | None = None,
-    write_topk: int | None = None,
-    link_threshold: float | None = None,
-    link_unit_sums: bool = False,
-    link_history: int = 1024,
+    interface: Tensor, state: MemoryState, *, backend: str = "auto", **options: Any
 ) -> tuple[Tensor, MemoryState]:
     """One step of the external memory: write, then read (Graves et al. 2016, Methods).
 
@@ -81,11 +58,8 @@ def memory_step(
         interface: (B, R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)), the controller's raw vector in
             the order of `dnc_fast.interface`, before any activation.
         state: the memory after the step before; `MemoryState.zeros(...)` before the first.
-        backend: one of `BACKENDS`.
-        usage_order: one of `USAGE_ORDERS`: how cells are ordered for allocation.
-        read_topk, write_topk, link_threshold, link_unit_sums, link_history: see `DNC`. Where a
-            weighting is cut, or the linkage is not dense, every backend takes the reference here;
-            a whole sequence in a `DNC` runs on its kernels.
+        backend: one of `backend_names()`, see `DNC`.
+        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history: see `DNC`.
 
     Returns:
         read vectors (B, R, W) and the state after the step, both in the state's dtype.
@@ -96,14 +70,7 @@ def memory_step(
             (looked at on a CPU only: elsewhere it would wait for the device).
         ModuleNotFoundError: the backend needs a package that is not installed.
     """
-    check_choice("usage_order", usage_order, USAGE_ORDERS)
-    for name, count in (("read_topk", read_topk), ("write_topk", write_topk)):
-        if count is not None:
-            check_integer(name, count, minimum=1)
-    if link_threshold is not None:
-        check_number("link_threshold", link_threshold, 0.0, 1.0)
-    check_flag("link_unit_sums", link_unit_sums)
-    check_integer("link_history", link_history, minimum=1)
+    chosen = read_options(StepOptions, **options)
     B, _, W, R, Hw = check_memory_state(state)
     check_tensor("interface", interface, state.memory.device)
     expected = (B, interface_size(W, R, Hw))
@@ -112,10 +79,7 @@ def memory_step(
             f"interface must have shape {expected} for a state with B={B}, W={W}, R={R}, Hw={Hw}, "
             f"got {tuple(interface.shape)}"
         )
-    options = StepOptions(
-        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history
-    )
-    return unchecked_step(interface, state, backend, options)
+    return unchecked_step(interface, state, backend, chosen)
 
 
 def unchecked_step(
@@ -123,16 +87,10 @@ def unchecked_step(
 ) -> tuple[Tensor, MemoryState]:
     """`memory_step` without the checks of its tensors."""
     backend = resolve_backend(backend, state.memory.device, state.memory.dtype)
-    paper = isinstance(state.link, Tensor) and not options.sparse_weightings
-    if backend == "reference" or not paper:
+    if backend == "reference":
         read_vectors, new_state, _, _ = inspected_step(vector, state, options)
         return read_vectors, new_state
-    usage_order = options.usage_order
-    if backend == "triton":
-        from . import triton
-
-        return triton.memory_step(vector, state, usage_order)
-    return hand_derived_step(primitives(backend), vector.to(state.memory.dtype), state, usage_order)
+    return load_backend(backend).memory_step(vector, state, options)
 
 
 def inspected_step(

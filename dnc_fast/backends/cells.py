@@ -1,8 +1,6 @@
-"""How composed steps write to the memory: to all of its cells, or to a few, in place."""
+"""How steps made of parts write to the memory: to all of its cells, or to a few, in place."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,38 +8,38 @@ from torch import Tensor
 from .. import reference
 from ..interface import Interface
 from ..kernels.arrays import Step
-from ..reference import Kept
+from ..linkages.selection import Kept
+from .parts import Parts
 
 
 class WholeCells:
     """Every cell may change; a step writes from one memory to another.
 
     Args:
-        parts: a module of parts, see `composed`.
+        backend: whose parts are used.
     """
 
-    def __init__(self, parts: Any) -> None:
-        self._parts = parts
+    def __init__(self, backend: Parts) -> None:
+        self._backend = backend
 
     def write(self, step: Step, interface: Interface, kept: Kept | None) -> None:
         """Fill step.memory1."""
-        self._parts.write_memory(step, interface)
+        vectors = interface.erase_vectors, interface.write_vectors
+        self._backend.write(step.memory0, step.write1, *vectors, step.memory1)
 
     def write_backward(
         self, step: Step, interface: Interface, d_memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of write weightings, erase and write vectors; d_memory goes to M_{t-1}."""
-        gradients: tuple[Tensor, Tensor, Tensor] = self._parts.write_memory_backward(
-            step, interface, d_memory
-        )
-        return gradients
+        vectors = interface.erase_vectors, interface.write_vectors
+        return self._backend.write_backward(d_memory, step.memory0, step.write1, *vectors)
 
 
 class KeptCells:
-    """Few cells change, in one memory for all steps; what they held is put away.
+    """Few cells change, in one memory for all steps; what they held before is kept.
 
     Args:
-        keep: whether there will be a way back.
+        keep: whether there will be a backward pass.
     """
 
     def __init__(self, keep: bool) -> None:

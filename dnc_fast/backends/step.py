@@ -1,88 +1,258 @@
-"""One memory step by hand-derived primitives, as a function that autograd can go through."""
+"""Memory steps by hand-derived gradients: fused where a backend can, else made of its parts.
+
+Steps are taken one after another, and backward in the opposite order. What the backward pass needs
+besides the arrays of the steps is kept on the way.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import reference
+from ..interface import Interface, parse_interface, parse_interface_backward
 from ..kernels.arrays import Adjoint, Step
-from ..state import MemorySizes, MemoryState
+from ..linkages import LinkGradients, LinkRun, linkage_of
+from ..linkages.selection import Kept, keep_largest_backward
+from ..options import StepOptions
+from ..state import MemoryState
+from .cells import KeptCells, WholeCells
+from .parts import Parts, StepRun
 
 
-@torch.compiler.disable
-def hand_derived_step(
-    primitives: Any, vector: Tensor, state: MemoryState, usage_order: str
-) -> tuple[Tensor, MemoryState]:
-    """A step by a module of primitives; arguments and results as for `memory_step`."""
-    read_vectors, *new_state = _Step.apply(primitives, usage_order, vector, *state)
-    return read_vectors, MemoryState(*new_state)
+def step_run(
+    backend: Parts,
+    state: MemoryState,
+    options: StepOptions,
+    *,
+    steps: int,
+    keep: bool,
+    in_place: bool = False,
+) -> StepRun:
+    """What takes the memory through the steps of a run.
+
+    Args:
+        backend: whose kernels are used.
+        state: before the first step; its link tells the linkage.
+        options: of the steps.
+        steps: T.
+        keep: whether there will be a backward pass.
+        in_place: whether steps write to few cells, in one memory for all of them.
+
+    Raises:
+        ValueError: a separable link has no room for so many writes.
+    """
+    linkage = linkage_of(state.link)
+    if linkage.is_matrix and not options.cut_weightings:
+        memory = state.memory
+        fused = backend.fused_step(state.sizes, memory.dtype, memory.device, options.usage_order)
+        if fused is not None:
+            return fused
+    backend.prepare(state.memory.dtype)
+    link = linkage.run(state.link, options, steps, keep, backend.link_runs)
+    return ComposedRun(backend, link, options, keep, in_place)
 
 
-def refuse_second_gradient() -> None:
-    """Raise when a backward pass is itself to be differentiated."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "hand-derived gradients cannot be differentiated again (create_graph=True); "
-            'backend="reference" can do that'
+class KeptWeights(NamedTuple):
+    """The entries that a step kept of its weightings, where it did not keep all."""
+
+    write: Kept | None = None
+    read: Kept | None = None
+
+
+class ComposedRun(StepRun):
+    """Steps made of a backend's parts and the run of a link.
+
+    Args:
+        backend: whose parts they are.
+        link: what the steps do with the link.
+        options: of the steps.
+        keep: whether there will be a backward pass.
+        in_place: whether steps write to few cells, in one memory for all of them.
+    """
+
+    def __init__(
+        self, backend: Parts, link: LinkRun, options: StepOptions, keep: bool, in_place: bool
+    ) -> None:
+        self.backend = backend
+        self.link = link
+        self.options = options
+        self.keep = keep
+        self.cells = KeptCells(keep) if in_place else WholeCells(backend)
+        self.kept: list[KeptWeights] = []
+
+    def forward(self, step: Step) -> None:
+        interface = _interface(step)
+        self.backend.update_usage(step, interface.free_gates)
+        content = self._content(interface.write_keys, interface.write_strengths, step.memory0)
+        weights = self.backend.write_weighting(
+            interface, step.usage1, content, self.options.usage_order
         )
+        write = self._cut(weights, self.options.write_topk, step.write1)
+        self.cells.write(step, interface, write)
+        linked = self.link.forward(step)
+        step.precedence1.copy_(reference.update_precedence(step.precedence0, step.write1))
+        content = self._content(interface.read_keys, interface.read_strengths, step.memory1)
+        weights = _mix(interface.read_modes, content, linked)
+        read = self._cut(weights, self.options.read_topk, step.read1)
+        if read is None:
+            torch.matmul(step.read1, step.memory1, out=step.reads)
+        else:
+            step.reads.copy_(
+                (read.values.unsqueeze(-2) @ _cells_of(step.memory1, read)).squeeze(-2)
+            )
+        if self.keep and self.options.cut_weightings:
+            self.kept.append(KeptWeights(write, read))
 
+    def rebuild(self, step: Step, with_link: bool) -> None:
+        self.cells.write(step, _interface(step), None)
+        if with_link:
+            self.link.rebuild(step)
 
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, primitives: Any, usage_order: str, vector: Tensor, *fields: Tensor
-    ) -> tuple[Tensor, ...]:
-        vector = vector.contiguous()
-        state = MemoryState(*(field.contiguous() for field in fields))
-        new_state = MemoryState(*map(torch.empty_like, state))
-        B, _, W, R, _ = state.sizes
-        read_vectors = vector.new_empty(B, R, W)
-        scratch = primitives.make_scratch(state.sizes, vector.dtype, vector.device)
-        step = _arrays(primitives, vector, state, new_state, read_vectors)
-        primitives.forward(step, scratch, usage_order)
-        ctx.save_for_backward(vector, *state, *new_state)
-        ctx.primitives, ctx.usage_order = primitives, usage_order
-        return read_vectors, *new_state
+    def rebuild_usage(self, step: Step) -> None:
+        """Fill usage1 and precedence1 from those before and the weightings."""
+        self.backend.update_usage(step, _interface(step).free_gates)
+        step.precedence1.copy_(reference.update_precedence(step.precedence0, step.write1))
 
-    @staticmethod
-    def backward(
-        ctx: Any, d_read_vectors: Tensor, *d_new_state: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
-        vector, *fields = ctx.saved_tensors
-        state, new_state = MemoryState(*fields[:6]), MemoryState(*fields[6:])
-        whole = torch.contiguous_format
-        gradient = MemoryState(*(part.clone(memory_format=whole) for part in d_new_state))
-        d_vector = torch.empty_like(vector)
-        memory, usage, precedence, link, write, read = map(ctx.primitives.array, gradient)
-        ctx.primitives.backward(
-            _arrays(ctx.primitives, vector, state, new_state, d_read_vectors.contiguous()),
-            Adjoint(ctx.primitives.array(d_vector), memory, usage, precedence, link, write, read),
-            ctx.primitives.make_scratch(MemorySizes(*state.sizes), vector.dtype, vector.device),
-            ctx.usage_order,
+    def link_matrix(self, state: MemoryState) -> Tensor:
+        return self.link.matrix(state.link, state.precedence)
+
+    def final_link(self, matrix: Tensor) -> Any:
+        return self.link.final(matrix)
+
+    def begin_backward(self, d_final: list[Tensor | None]) -> Tensor | None:
+        return self.link.begin_backward(d_final)
+
+    def link_gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
+        return self.link.gradient(d_matrix)
+
+    def _content(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
+        return self.backend.look_up(keys, strengths, memory).weights
+
+    def _cut(self, weights: Tensor, count: int | None, out: Tensor) -> Kept | None:
+        """Fill out with a weighting, or with its largest entries, which are returned."""
+        if count is None:
+            out.copy_(weights)
+            return None
+        kept = self.backend.keep_largest(weights, count)
+        out.zero_().scatter_(-1, kept.cells, kept.values)
+        return kept
+
+    def backward(self, step: Step, adjoint: Adjoint) -> None:
+        """As of `StepRun`; the link, and memory that is written in place, go back too."""
+        backend, interface = self.backend, _interface(step)
+        kept = self.kept.pop() if self.options.cut_weightings else KeptWeights()
+        d_read = self._read_backward(step, adjoint, kept.read)
+        keys, strengths = interface.read_keys, interface.read_strengths
+        found = backend.look_up(keys, strengths, step.memory1)
+        Hw = step.write1.shape[1]
+        behind, content, ahead = interface.read_modes.split([Hw, 1, Hw], dim=-1)
+        d_content_mode = (d_read * found.weights).sum(-1, keepdim=True)
+        d_read_keys, d_read_strengths = backend.look_up_backward(
+            content * d_read, found, keys, strengths, step.memory1, adjoint.memory
         )
-        return None, None, d_vector, *gradient
+        del found  # as large as the memory's own vectors
+
+        linked = self.link.backward(step, adjoint.link, d_read, ahead, behind)
+        d_modes = _modes_backward(step, adjoint, linked, d_content_mode, ahead, behind)
+        del d_read
+        d_precedence, d_weights = reference.update_precedence_backward(
+            adjoint.precedence, step.precedence0, step.write1
+        )
+        d_weights += adjoint.write
+        if linked is not None:
+            d_precedence += linked.precedence
+            d_weights += linked.write_weights
+        adjoint.precedence.copy_(d_precedence)
+        d_write, d_erase, d_vectors = self.cells.write_backward(step, interface, adjoint.memory)
+        d_weights += d_write
+        if kept.write is not None:
+            d_weights = _cut_backward(d_weights, kept.write)
+
+        keys, strengths = interface.write_keys, interface.write_strengths
+        found = backend.look_up(keys, strengths, step.memory0)
+        d_allocation_gates, d_write_gates, d_usage, d_content = backend.write_weighting_backward(
+            d_weights, interface, step.usage1, found.weights, self.options.usage_order
+        )
+        d_write_keys, d_write_strengths = backend.look_up_backward(
+            d_content, found, keys, strengths, step.memory0, adjoint.memory
+        )
+        adjoint.usage.add_(d_usage)
+        d_free_gates = backend.update_usage_backward(step, interface.free_gates, adjoint)
+        d_interface = Interface(
+            read_keys=d_read_keys,
+            read_strengths=d_read_strengths,
+            write_keys=d_write_keys,
+            write_strengths=d_write_strengths,
+            erase_vectors=d_erase,
+            write_vectors=d_vectors,
+            free_gates=d_free_gates,
+            allocation_gates=d_allocation_gates,
+            write_gates=d_write_gates,
+            read_modes=d_modes,
+        )
+        adjoint.vector.copy_(parse_interface_backward(d_interface, interface))
+
+    def _read_backward(self, step: Step, adjoint: Adjoint, read: Kept | None) -> Tensor:
+        """The gradient of the read weightings, before they were cut; adds to adjoint.memory."""
+        if read is None:
+            adjoint.memory.baddbmm_(step.read1.mT, step.reads)
+            return torch.baddbmm(adjoint.read, step.reads, step.memory1.mT)
+        cells = _cells_of(step.memory1, read)
+        d_values = (cells @ step.reads.unsqueeze(-1)).squeeze(-1)
+        d_values += adjoint.read.gather(-1, read.cells)
+        parts = read.values.unsqueeze(-1) * step.reads.unsqueeze(-2)
+        for r, cells_of_head in enumerate(read.cells.unbind(1)):  # each has a cell only once
+            index = cells_of_head.unsqueeze(-1).expand_as(parts[:, r])
+            adjoint.memory.scatter_add_(1, index, parts[:, r])
+        return keep_largest_backward(d_values, read, step.memory1.shape[1])
 
 
-def _arrays(
-    primitives: Any, vector: Tensor, state: MemoryState, new_state: MemoryState, reads: Tensor
-) -> Step:
-    array = primitives.array
-    return Step(
-        vector=array(vector),
-        memory0=array(state.memory),
-        memory1=array(new_state.memory),
-        usage0=array(state.usage),
-        usage1=array(new_state.usage),
-        precedence0=array(state.precedence),
-        precedence1=array(new_state.precedence),
-        link0=array(state.link),
-        link1=array(new_state.link),
-        write0=array(state.write_weights),
-        write1=array(new_state.write_weights),
-        read0=array(state.read_weights),
-        read1=array(new_state.read_weights),
-        reads=array(reads),
+def _interface(step: Step) -> Interface:
+    return parse_interface(
+        step.vector, step.memory0.shape[-1], step.read0.shape[1], step.write0.shape[1]
     )
+
+
+def _mix(read_modes: Tensor, content: Tensor, linked: tuple[Tensor, Tensor] | None) -> Tensor:
+    """`read_weighting` with forward and backward weightings (B, Hw, R, N), or without."""
+    if linked is None:
+        return read_modes[..., read_modes.shape[-1] // 2, None] * content
+    ahead, behind = (part.transpose(1, 2) for part in linked)
+    return reference.read_weighting(read_modes, behind, content, ahead)
+
+
+def _modes_backward(
+    step: Step,
+    adjoint: Adjoint,
+    linked: LinkGradients | None,
+    d_content_mode: Tensor,
+    ahead: Tensor,
+    behind: Tensor,
+) -> Tensor:
+    """Gradient of the read modes; fills adjoint.read with that of the last read weightings.
+
+    L_t d and L_t^T d serve both.
+    """
+    if linked is None:
+        adjoint.read.zero_()
+        nothing = torch.zeros_like(ahead)
+        return torch.cat([nothing, d_content_mode, nothing], dim=-1)
+    last, x, y = step.read0.unsqueeze(1), linked.ahead, linked.behind
+    torch.sum(behind.mT.unsqueeze(-1) * x + ahead.mT.unsqueeze(-1) * y, 1, out=adjoint.read)
+    parts = [(last * x).sum(-1).mT, d_content_mode, (last * y).sum(-1).mT]
+    return torch.cat(parts, dim=-1)
+
+
+def _cells_of(memory: Tensor, kept: Kept) -> Tensor:
+    """The rows (B, heads, K, W) of the memory that were kept."""
+    index = kept.cells.flatten(1).unsqueeze(-1).expand(-1, -1, memory.shape[-1])
+    return memory.gather(1, index).unflatten(1, kept.cells.shape[1:])
+
+
+def _cut_backward(d_weights: Tensor, kept: Kept) -> Tensor:
+    """Through the cut of a weighting to its largest entries."""
+    d_values = d_weights.gather(-1, kept.cells)
+    return keep_largest_backward(d_values, kept, d_weights.shape[-1])

@@ -1,8 +1,8 @@
 """The memory over the steps of a batch where steps write to few cells: one memory for all of them.
 
-Composed steps put away what the cells held and put it back on the way back, see `cells`. What grows
-with N is kept of few steps: usage and precedence of every K-th, from which those of a segment of K
-steps are made anew by the weightings, of which only the entries that were kept are held.
+The steps keep what the cells held, and put it back in the backward pass, see `backends.cells`. What
+grows with N is kept of few steps: usage and precedence of every K-th, from which those of a segment
+of K steps are rebuilt by the weightings, of which only the entries that were kept are held.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends.composed import Composed
+from ..backends.step import ComposedRun
 from ..state import MemoryState
-from .memory_tape import MemoryPlayback, MemoryTape
+from .memory_tape import MemoryGradients, MemoryTape
 
 OF_A_SEGMENT = ("usage", "precedence")
 """Vector states that are held before each step of a segment, and after its last."""
@@ -25,12 +25,14 @@ class InPlaceTape(MemoryTape):
     Of weightings that are cut, only those around the present step are held as a whole.
     """
 
-    def __init__(self, composed: Composed, *args: Any) -> None:
+    steps: ComposedRun
+
+    def __init__(self, steps: ComposedRun, *args: Any) -> None:
         self._cut = {"write_weights": "write"}
-        if composed.options.read_topk is not None:
+        if steps.options.read_topk is not None:
             self._cut["read_weights"] = "read"
         self._begins: dict[int, list[Tensor]] = {}
-        super().__init__(composed, *args)
+        super().__init__(steps, *args)
         self.final.memory.copy_(self.initial.memory)
 
     def alternates(self, name: str) -> bool:
@@ -40,24 +42,24 @@ class InPlaceTape(MemoryTape):
     def num_rows(self, name: str) -> int:
         """As of `MemoryTape`."""
         if self._of_a_segment(name):
-            return (min(self.interval, self.rows.steps) + 1) * self.rows.batch_size
+            return (min(self.interval, self.layout.steps) + 1) * self.layout.batch_size
         return super().num_rows(name)
 
     def around(self, name: str, t: int) -> tuple[slice, slice]:
         """As of `MemoryTape`."""
         if not self._of_a_segment(name):
             return super().around(name, t)
-        B, size = self.rows.batch_size, self.rows.batch_sizes[t]
+        B, size = self.layout.batch_size, self.layout.batch_sizes[t]
         start = t % self.interval * B
         return slice(start, start + size), slice(start + B, start + B + size)
 
     def _of_a_segment(self, name: str) -> bool:
-        return name in OF_A_SEGMENT and self.rows.keep
+        return name in OF_A_SEGMENT and self.layout.keep
 
     def forward(self, t: int) -> Tensor:
         """As of `MemoryTape`."""
-        if self.rows.keep and t > 0 and t % self.interval == 0:
-            last = slice(self.interval * self.rows.batch_size, None)
+        if self.layout.keep and t > 0 and t % self.interval == 0:
+            last = slice(self.interval * self.layout.batch_size, None)
             self._begins[t] = [self.vector_states[name][last].clone() for name in OF_A_SEGMENT]
             self._begin(t)
         return super().forward(t)
@@ -73,50 +75,50 @@ class InPlaceTape(MemoryTape):
         return self.final.memory, self.final.link
 
     def result(self) -> MemoryState:
-        """As of `MemoryTape`; a copy, for the way back writes to the memory."""
+        """As of `MemoryTape`; a copy, because the backward pass writes to the memory."""
         memory = self.final.memory
-        return self.final._replace(memory=memory.clone() if self.rows.keep else memory)
+        return self.final._replace(memory=memory.clone() if self.layout.keep else memory)
 
     def restore(self, t: int) -> None:
-        """Make the weightings before step t whole again."""
+        """Rebuild the weightings before step t."""
         for name, part in self._cut.items():
-            block = t % 2 * self.rows.batch_size
-            weights = self.vector_states[name][block : block + self.rows.batch_size]
+            block = t % 2 * self.layout.batch_size
+            weights = self.vector_states[name][block : block + self.layout.batch_size]
             if t == 0:
                 weights.copy_(getattr(self.initial, name))
                 continue
-            kept = getattr(self.primitives.records[t - 1], part)
+            kept = getattr(self.steps.kept[t - 1], part)
             cells, values = kept.cells, kept.values
             weights[: len(cells)].zero_().scatter_(-1, cells, values)
 
-    def replay(self, first: int, last: int) -> None:
-        """Make usage and precedence of the steps of a segment anew."""
+    def rebuild(self, first: int, last: int) -> None:
+        """Rebuild usage and precedence of the steps of a segment."""
         self._begin(first)
         self.restore(first)
         for t in range(first, last + 1):
             self.restore(t + 1)
-            size = self.rows.batch_sizes[t]
+            size = self.layout.batch_sizes[t]
             memory, link = (matrix[:size] for matrix in self.matrices(t))
             step = self._step(t, memory, memory, link, link, self.reads[:size])
-            self.primitives.replay(step)
+            self.steps.rebuild_usage(step)
 
 
-class InPlacePlayback(MemoryPlayback):
-    """A `MemoryPlayback` of an `InPlaceTape`."""
+class InPlaceGradients(MemoryGradients):
+    """The `MemoryGradients` of an `InPlaceTape`."""
 
     tape: InPlaceTape
 
     def backward(self, t: int) -> Tensor:
-        """As of `MemoryPlayback`."""
+        """As of `MemoryGradients`."""
         self.tape.restore(t)
         return super().backward(t)
 
     def segment(self, last: int) -> list[tuple[Tensor, Tensor]]:
-        """As of `MemoryPlayback`."""
+        """As of `MemoryGradients`."""
         steps = last - last % self.tape.interval
         return [self.tape.matrices(last)] * (last - steps + 2)
 
     def _rebuild(self, last: int) -> None:
-        """As of `MemoryPlayback`; the last segment is still there."""
-        if last + 1 < self.tape.rows.steps:
-            self.tape.replay(self._first, last)
+        """As of `MemoryGradients`; the last segment is still there."""
+        if last + 1 < self.tape.layout.steps:
+            self.tape.rebuild(self._first, last)

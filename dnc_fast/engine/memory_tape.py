@@ -1,8 +1,8 @@
 """The memory over the steps of a batch: vectors of every step, matrices of every K-th.
 
 Memory and link matrix after a step follow from those before it and from vectors alone (write
-weightings, precedence, erase and write vectors), so backpropagation makes them anew from the last
-checkpoint, a segment of K steps at a time, and never stores more than T / K + K of each.
+weightings, precedence, erase and write vectors), so the backward pass rebuilds them from the last
+checkpoint, a segment of K steps at a time, and never holds more than T / K + K of each.
 """
 
 from __future__ import annotations
@@ -13,92 +13,88 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends.autograd import final_gradients
+from ..backends.parts import StepRun
 from ..interface import interface_size
 from ..kernels.arrays import Adjoint, Step
+from ..layout import Layout
 from ..state import MemorySizes, MemoryState
-from .rows import Rows
 
 KEEP_ALL_BELOW = 32 * 2**20
 """Bytes of link matrices of all steps up to which every step is a checkpoint."""
 
 
 def checkpoint_interval(
-    steps: int, sizes: MemorySizes, itemsize: int, dense: bool = True, in_place: bool = False
+    steps: int, sizes: MemorySizes, itemsize: int, matrix: bool = True, in_place: bool = False
 ) -> int:
     """K: 1 where all link matrices fit in `KEEP_ALL_BELOW`, else the root of T, rounded up.
 
-    Checkpoints and the segment that is made anew take T / K + K matrices, least at that root. Where
-    the linkage is not dense, memories count instead. Where memory is written in place, usage and
+    Checkpoints and the segment that is rebuilt take T / K + K matrices, least at that root. Where
+    the link is not a matrix, memories count instead. Where memory is written in place, usage and
     precedence do, and where those of all steps fit, all steps are one segment: K is T.
     """
     B, N, W, _, Hw = sizes
-    for_each_cell = 1 + Hw if in_place else Hw * N if dense else W
+    for_each_cell = 1 + Hw if in_place else Hw * N if matrix else W
     if steps * B * N * for_each_cell * itemsize <= KEEP_ALL_BELOW:
         return steps if in_place else 1
     return math.isqrt(steps - 1) + 1
 
 
 class MemoryTape:
-    """Records a forward run of the memory, and plays it backward.
+    """Records a forward run of the memory.
 
     Args:
-        primitives: a module of `dnc_fast.backends` with the step's forward, rebuild and backward.
-        rows: where the states lie.
-        state: the memory before the first step.
+        steps: what takes the memory from step to step.
+        layout: where the states lie.
+        state: the memory before the first step, with the matrix of its link.
         interval: K.
-        usage_order: one of `USAGE_ORDERS`.
         checkpoint_dtype: of the link matrices of checkpoints; None for the state's.
     """
 
     def __init__(
         self,
-        primitives: Any,
-        rows: Rows,
+        steps: StepRun,
+        layout: Layout,
         state: MemoryState,
         interval: int,
-        usage_order: str,
         checkpoint_dtype: torch.dtype | None = None,
     ) -> None:
         _, N, W, R, Hw = state.sizes
-        self.primitives = primitives
-        self.rows = rows
-        self.interval = interval if rows.keep else rows.steps
-        self.usage_order = usage_order
+        self.steps = steps
+        self.layout = layout
+        self.interval = interval if layout.keep else layout.steps
         self.link_dtype = checkpoint_dtype or state.link.dtype
         self.initial = MemoryState(*(tensor.detach().contiguous() for tensor in state))
         self.final = MemoryState(*map(torch.empty_like, self.initial))
         new = state.memory.new_empty
-        self.vectors = new(rows.num_step_rows, interface_size(W, R, Hw))
-        self.reads = new(rows.num_step_rows, R, W)
+        self.vectors = new(layout.num_step_rows, interface_size(W, R, Hw))
+        self.reads = new(layout.num_step_rows, R, W)
         sizes = {
             "usage": (N,), "precedence": (Hw, N), "write_weights": (Hw, N), "read_weights": (R, N)
         }  # fmt: skip
         self.vector_states = {name: new(self.num_rows(name), *size) for name, size in sizes.items()}
         for name, buffer in self.vector_states.items():
-            buffer[: rows.batch_size] = getattr(self.initial, name)
+            buffer[: layout.batch_size] = getattr(self.initial, name)
         self.checkpoints: dict[int, tuple[Tensor, Tensor]] = {}
         self._ring: list[tuple[Tensor, Tensor]] = []
-        self.scratch = primitives.make_scratch(state.sizes, state.memory.dtype, state.memory.device)
-        self._arrays = {
-            name: primitives.array(buffer) for name, buffer in self.vector_states.items()
-        }
-        self._vectors, self._reads = map(primitives.array, (self.vectors, self.reads))
+        self._arrays = {name: steps.array(part) for name, part in self.vector_states.items()}
+        self._vectors, self._reads = map(steps.array, (self.vectors, self.reads))
 
     def alternates(self, name: str) -> bool:
         """Whether a vector state has two blocks of B rows that take turns, and not all steps'."""
-        return not self.rows.keep
+        return not self.layout.keep
 
     def num_rows(self, name: str) -> int:
         """Rows of the buffer of a vector state."""
-        return 2 * self.rows.batch_size if self.alternates(name) else self.rows.num_state_rows
+        return 2 * self.layout.batch_size if self.alternates(name) else self.layout.num_state_rows
 
     def around(self, name: str, t: int) -> tuple[slice, slice]:
         """The rows of a vector state before and after step t, of the sequences that it has."""
         if not self.alternates(name):
-            return self.rows.before(t), self.rows.after(t)
+            return self.layout.before(t), self.layout.after(t)
         starts, size = (
-            [(t + k) % 2 * self.rows.batch_size for k in (0, 1)],
-            self.rows.batch_sizes[t],
+            [(t + k) % 2 * self.layout.batch_size for k in (0, 1)],
+            self.layout.batch_sizes[t],
         )
         return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
 
@@ -108,22 +104,22 @@ class MemoryTape:
         Returns:
             read vectors (b, R, W).
         """
-        rows, size = self.rows, self.rows.batch_sizes[t]
+        place, size = self.layout.step(t), self.layout.batch_sizes[t]
         memory0, link0 = self.matrices(t)
         memory1, link1 = self.matrices(t + 1)
         step = self._step(
-            t, memory0[:size], memory1[:size], link0[:size], link1[:size], self._reads[rows.step(t)]
+            t, memory0[:size], memory1[:size], link0[:size], link1[:size], self._reads[place]
         )
-        self.primitives.forward(step, self.scratch, self.usage_order)
+        self.steps.forward(step)
         if t + 1 in self.checkpoints:
             kept = self.checkpoints[t + 1][1]
             if kept is not link1:
                 kept.copy_(link1[:size])
-        return self.reads[rows.step(t)]
+        return self.reads[place]
 
     def finish(self, t: int) -> None:
         """Put away the state of the sequences whose last step was t."""
-        ending = self.rows.ending(t)
+        ending = self.layout.ending(t)
         for name, buffer in self.vector_states.items():
             getattr(self.final, name)[ending] = buffer[self.around(name, t)[1]][ending]
         memory, link = self.matrices(t + 1)
@@ -139,11 +135,11 @@ class MemoryTape:
         """Where memory and link matrix before step t are, or are to be written."""
         if t == 0:
             return self.initial.memory, self.initial.link
-        if t == self.rows.steps:
+        if t == self.layout.steps:
             return self.final.memory, self.final.link
         if t % self.interval == 0:
             if t not in self.checkpoints:
-                size = self.rows.batch_sizes[t - 1]
+                size = self.layout.batch_sizes[t - 1]
                 self.checkpoints[t] = self._new_matrices(size, self.link_dtype)
             memory, link = self.checkpoints[t]
             return memory, link if link.dtype == self.initial.link.dtype else self._turn(t)[1]
@@ -152,7 +148,7 @@ class MemoryTape:
     def _turn(self, t: int) -> tuple[Tensor, Tensor]:
         """One of the two that take turns."""
         while len(self._ring) < 2:
-            self._ring.append(self._new_matrices(self.rows.batch_size, self.initial.link.dtype))
+            self._ring.append(self._new_matrices(self.layout.batch_size, self.initial.link.dtype))
         return self._ring[t % 2]
 
     def _new_matrices(self, size: int, link_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -172,12 +168,12 @@ class MemoryTape:
         reads: Any,
     ) -> Step:
         """The arrays of step t."""
-        array = self.primitives.array
+        array = self.steps.array
         usage, precedence, write, read = (
             [buffer[rows] for rows in self.around(name, t)] for name, buffer in self._arrays.items()
         )
         return Step(
-            self._vectors[self.rows.step(t)],
+            self._vectors[self.layout.step(t)],
             *(array(memory0), array(memory1), *usage, *precedence),
             *(array(link0), array(link1), *write, *read),
             reads,
@@ -188,62 +184,55 @@ class MemoryTape:
         self._ring = []
 
 
-class MemoryPlayback:
-    """Plays a `MemoryTape` backward, from the last step to the first.
+class MemoryGradients:
+    """Gradients on the way back through a `MemoryTape`, from the last step to the first.
 
     Args:
         tape: recorded with everything kept.
-        d_final: gradients of the final state, field by field; None stands for zeros.
-        d_reads: (rows, R, W), gradients of the read vectors, added to as steps are played.
+        d_final: gradients of the tensors of the final state; None stands for zeros.
+        d_reads: (rows, R, W), gradients of the read vectors, added to as steps are taken back.
     """
 
     def __init__(self, tape: MemoryTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
         self.tape = tape
-        self.gradient = MemoryState(
-            *(
-                torch.zeros_like(tensor)
-                if part is None
-                else part.clone(memory_format=torch.contiguous_format)
-                for part, tensor in zip(d_final, tape.initial, strict=True)
-            )
-        )
-        self.d_vectors = torch.empty_like(tape.vectors)
-        self.d_reads = d_reads
-        array = tape.primitives.array
-        self._d_vectors, self._d_reads = array(self.d_vectors), array(d_reads)
-        self._gradient = [array(part) for part in self.gradient]
-        self._first = tape.rows.steps
+        self.state = final_gradients(d_final, tape.steps, tape.initial)
+        self.vectors = torch.empty_like(tape.vectors)
+        self.reads = d_reads
+        array = tape.steps.array
+        self._vectors, self._reads = array(self.vectors), array(d_reads)
+        self._state = [array(part) for part in self.state]
+        self._first = tape.layout.steps
         self._segment: list[tuple[Tensor, Tensor]] = []
         self._spare: list[tuple[Tensor, Tensor]] = []
         self._widened: Tensor | None = None
 
     def backward(self, t: int) -> Tensor:
-        """Play step t; steps come in falling order.
+        """Go back through step t; steps come in falling order.
 
         Returns:
             gradients of its interface vectors (b, interface size).
         """
-        tape, rows = self.tape, self.tape.rows
+        tape, layout = self.tape, self.tape.layout
         if t < self._first:
             self._first, self._segment = t - t % tape.interval, self.segment(t)
             self._rebuild(t)
-        size, place = rows.batch_sizes[t], rows.step(t)
+        size, place = layout.batch_sizes[t], layout.step(t)
         (memory0, link0), (memory1, _) = self._segment[t - self._first : t - self._first + 2]
         step = tape._step(
-            t, memory0[:size], memory1[:size], link0[:size], link0[:size], self._d_reads[place]
+            t, memory0[:size], memory1[:size], link0[:size], link0[:size], self._reads[place]
         )
-        memory, usage, precedence, link, write, read = (part[:size] for part in self._gradient)
-        adjoint = Adjoint(self._d_vectors[place], memory, usage, precedence, link, write, read)
-        tape.primitives.backward(step, adjoint, tape.scratch, tape.usage_order)
-        return self.d_vectors[place]
+        memory, usage, precedence, link, write, read = (part[:size] for part in self._state)
+        adjoint = Adjoint(self._vectors[place], memory, usage, precedence, link, write, read)
+        tape.steps.backward(step, adjoint)
+        return self.vectors[place]
 
     def segment(self, last: int) -> list[tuple[Tensor, Tensor]]:
-        """Where the matrices of the segment that ends with step `last` are, or are to be made.
+        """Where the matrices of the segment that ends with step `last` are, or are to be rebuilt.
 
         Those before its first step, and after each step. The link matrix after the last step is
         never looked at.
         """
-        tape, steps = self.tape, self.tape.rows.steps
+        tape, steps = self.tape, self.tape.layout.steps
         first = last - last % tape.interval
         matrices = [self._matrices_before(first)]
         for place, t in enumerate(range(first, last + 1)):
@@ -274,12 +263,12 @@ class MemoryPlayback:
         return t + 1 in self.tape.checkpoints
 
     def _rebuild(self, last: int) -> None:
-        """Make the matrices of the segment that ends with step `last`."""
-        tape, rows = self.tape, self.tape.rows
+        """Rebuild the matrices of the segment that ends with step `last`."""
+        tape, layout = self.tape, self.tape.layout
         for place, t in enumerate(range(self._first, last + 1)):
             if self.kept(t):
                 return
-            size = rows.batch_sizes[t]
+            size = layout.batch_sizes[t]
             (memory0, link0), (memory1, link1) = self._segment[place : place + 2]
             step = tape._step(
                 t,
@@ -287,6 +276,6 @@ class MemoryPlayback:
                 memory1[:size],
                 link0[:size],
                 link1[:size],
-                self._d_reads[rows.step(t)],
+                self._reads[layout.step(t)],
             )
-            tape.primitives.rebuild(step, tape.scratch, with_link=t < last)
+            tape.steps.rebuild(step, with_link=t < last)

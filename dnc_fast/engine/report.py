@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
+from ..interface import interface_size
+from ..linkages import Linkage, LinkBudget, LinkSizes
 from ..state import MemorySizes
+from .memory_tape import checkpoint_interval
+from .plan import Plan
 
 
 class MemoryReport(NamedTuple):
@@ -13,7 +19,7 @@ class MemoryReport(NamedTuple):
     | field           | what                                                                 |
     |-----------------|----------------------------------------------------------------------|
     | parameters      | parameters and their gradients                                       |
-    | link_matrices   | checkpoints, the segment made anew, the gradient                     |
+    | link_matrices   | checkpoints, the segment that is rebuilt, the gradient                   |
     | memory_matrices | likewise                                                             |
     | weightings      | usage, precedence, write and read weightings of every step           |
     | interface       | interface and read vectors of every step, and their gradients        |
@@ -51,35 +57,18 @@ def checkpoints_held(steps: int, interval: int) -> int:
     return (steps - 1) // interval
 
 
-def matrices_held(steps: int, interval: int, eager: bool, narrow: bool = False) -> int:
+def matrices_held(steps: int, interval: int, in_torch: bool, narrow: bool = False) -> int:
     """Link matrices (or memories) that are held at the peak, besides checkpoints.
 
     The state before the first step and after the last, and the larger of what forward and backward
-    need besides: two that take turns, or the segment that is made anew, the gradient, and (in plain
-    torch) three in passing. Where checkpoints are narrower than the state, steps write to the two
-    that take turns, and a segment begins with its checkpoint made wide.
+    need besides: two that take turns, or the segment that is rebuilt, the gradient, and (in plain
+    torch) three in passing. Where checkpoints are narrower than the state, steps
+    write to the two that take turns, and a segment begins with its checkpoint made wide.
     """
     forward = 0 if interval == 1 and not narrow else 2
     segment, gradient = min(interval, steps) - 1, 1
-    backward = segment + gradient + (3 if eager else 0) + (1 if narrow else 0)
+    backward = segment + gradient + (3 if in_torch else 0) + (1 if narrow else 0)
     return 2 + max(forward, backward)
-
-
-def link_bytes(linkage: str, sizes: MemorySizes, steps: int, fan_out: int, itemsize: int) -> int:
-    """What a linkage that is not dense holds: values and columns, or all writes, and gradients.
-
-    A sparse link is held as it was before the first step, after the last, and on the way back; rows
-    that a step changes pass through about four arrays.
-    """
-    B, N, _, _, Hw = sizes
-    if linkage == "sparse":
-        return B * Hw * N * fan_out * (3 * (itemsize + 4) + 5 * itemsize)
-    return 4 * steps * B * Hw * N * itemsize if linkage == "separable" else 0
-
-
-def vectors_in_passing(R: int, Hw: int, linked: bool, cut_heads: int) -> int:
-    """Vectors of N numbers that a composed step makes besides those that are kept, about."""
-    return 8 * R + 8 * Hw + (8 * R * Hw if linked else 0) + 8 * cut_heads
 
 
 def vectors_kept(
@@ -97,62 +86,65 @@ def vectors_kept(
 
 
 def memory_report(
+    plan: Plan,
+    sizes: MemorySizes,
+    linkage: Linkage,
     *,
     steps: int,
-    sizes: MemorySizes,
-    interval: int,
-    eager: bool,
+    fan_out: int,
+    state_dtype: torch.dtype,
     itemsize: int,
-    state_itemsize: int,
-    checkpoint_itemsize: int,
-    interface_size: int,
     controller_numbers: int,
     features: int,
     output_size: int,
     parameters: int,
-    linkage: str = "dense",
-    fan_out: int = 1,
-    in_place: bool = False,
-    cut_heads: int = 0,
 ) -> MemoryReport:
     """The report of the engine for one direction.
 
     Args:
+        plan: how sequences are run.
+        sizes, linkage: of the memory.
         steps: T.
-        sizes: of the memory.
-        interval: K.
-        eager: whether the backend is "eager".
-        itemsize, state_itemsize, checkpoint_itemsize: bytes of a number of the parameters, of the
-            state, of the link matrices of checkpoints.
-        interface_size: length of the interface vector.
+        fan_out: K, entries in a row of a sparse link matrix.
+        state_dtype: of the memory.
+        itemsize: bytes of a parameter.
         controller_numbers: numbers that the controller keeps at each step of a sequence.
         features: L H + R W.
         output_size: Y.
         parameters: how many there are.
-        linkage, fan_out: one of `LINKAGES`, and entries in a row of a sparse link matrix.
-        in_place: whether steps write to few cells, in one memory for all of them.
-        cut_heads: heads of whose weightings only some entries are kept.
     """
     B, N, W, R, Hw = sizes
-    rows = B * steps
+    rows, state_itemsize = B * steps, state_dtype.itemsize
+    interval = plan.interval or checkpoint_interval(
+        steps, sizes, state_itemsize, linkage.is_matrix, plan.in_place
+    )
     checkpoints = checkpoints_held(steps, interval)
+    in_torch = linkage.is_matrix and linkage.name not in plan.backend.link_runs
     # In place: the first, the last, the one that goes back, and the gradient.
-    memories = 3 if in_place else checkpoints + matrices_held(steps, interval, eager)
-    if linkage == "dense":
-        narrow = checkpoint_itemsize != state_itemsize
-        links = matrices_held(steps, interval, eager, narrow) * state_itemsize
-        links = (links + checkpoints * checkpoint_itemsize) * B * Hw * N * N
-    else:
-        links = link_bytes(linkage, sizes, steps, fan_out, state_itemsize)
-    vectors = vectors_kept(steps, interval, sizes, in_place, cut_heads)
-    if linkage != "dense":
-        vectors += vectors_in_passing(R, Hw, linkage != "none", cut_heads)
+    memories = 3 if plan.in_place else checkpoints + matrices_held(steps, interval, in_torch)
+    checkpoint_dtype = plan.checkpoint_dtype or state_dtype
+    narrow = checkpoint_dtype.itemsize != state_itemsize
+    link_bytes = linkage.bytes(
+        LinkSizes(B, Hw, N, fan_out),
+        LinkBudget(
+            steps=steps,
+            num_read_heads=R,
+            itemsize=state_itemsize,
+            checkpoint_itemsize=checkpoint_dtype.itemsize,
+            matrices=matrices_held(steps, interval, in_torch, narrow),
+            checkpoints=checkpoints,
+        ),
+    )
+    cut_heads = (Hw + (R if plan.options.read_topk else 0)) if plan.in_place else 0
+    vectors = vectors_kept(steps, interval, sizes, plan.in_place, cut_heads)
+    if plan.options.cut_weightings or not linkage.is_matrix:  # in passing, about
+        vectors += 8 * (R + Hw + cut_heads)
     return MemoryReport(
         parameters=2 * parameters * itemsize,
-        link_matrices=links,
+        link_matrices=link_bytes,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
         weightings=vectors * B * N * state_itemsize,
-        interface=2 * rows * (interface_size + R * W) * state_itemsize,
+        interface=2 * rows * (interface_size(W, R, Hw) + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,
     )

@@ -14,22 +14,16 @@ EPSILON = 1e-6
 
 
 class LookUp(NamedTuple):
-    """What a look-up by content found, and what its gradient is made of.
+    """What a look-up by content found.
 
-    | field      | shape         |
-    |------------|---------------|
-    | weights    | (B, heads, N) |
-    | similarity | (B, heads, N) |
-    | key_norms  | (B, heads, 1) |
-    | cell_norms | (B, 1, N)     |
-    | scale      | (B, heads, N) |
+    | field   | shape         | what                                                          |
+    |---------|---------------|---------------------------------------------------------------|
+    | weights | (B, heads, N) | the content weightings                                        |
+    | kept    | any           | what the gradient needs besides, known to who made it alone   |
     """
 
     weights: Tensor
-    similarity: Tensor
-    key_norms: Tensor
-    cell_norms: Tensor
-    scale: Tensor
+    kept: tuple[Tensor, ...] = ()
 
 
 def look_up(keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
@@ -39,7 +33,7 @@ def look_up(keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
     scale = key_norms * cell_norms + EPSILON
     similarity = keys @ memory.mT / scale
     weights = torch.softmax(strengths.unsqueeze(-1) * similarity, dim=-1)
-    return LookUp(weights, similarity, key_norms, cell_norms, scale)
+    return LookUp(weights, (similarity, key_norms, cell_norms, scale))
 
 
 def cosine_similarity(keys: Tensor, memory: Tensor) -> Tensor:
@@ -54,7 +48,7 @@ def cosine_similarity(keys: Tensor, memory: Tensor) -> Tensor:
     Returns:
         (B, heads, N), in [-1, 1].
     """
-    return look_up(keys, keys.new_ones(keys.shape[:-1]), memory).similarity
+    return look_up(keys, keys.new_ones(keys.shape[:-1]), memory).kept[0]
 
 
 def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
@@ -89,7 +83,7 @@ def content_weighting_backward(
     Returns:
         gradients of keys, strengths and memory.
     """
-    weights, similarity, key_norms, cell_norms, scale = found
+    weights, (similarity, key_norms, cell_norms, scale) = found
     d_logits = softmax_backward(d_weights, weights, -1, weights.dtype)
     d_strengths = (d_logits * similarity).sum(-1)
     d_product = strengths.unsqueeze(-1) * d_logits / scale

@@ -8,34 +8,19 @@ import torch
 from torch import Tensor
 
 from ..interface import Interface
-from ..links import Link, SeparableLink, SparseLink
+from ..linkages import linkage_of
+from ..linkages.selection import keep_largest
+from ..options import PAPER, StepOptions
 from ..state import MemoryState
 from .allocation import (
     allocation_weighting,
     allocation_weighting_backward,
     retention,
-    retention_backward,
     update_usage,
-    update_usage_backward,
 )
-from .content import content_weighting, content_weighting_backward, look_up
-from .linkage import (
-    directional_weightings,
-    directional_weightings_backward,
-    update_link,
-    update_link_backward,
-    update_precedence,
-    update_precedence_backward,
-)
-from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
-from .options import PAPER, StepOptions
-from .selection import keep_largest
-from .separable_linkage import (
-    check_room,
-    extend_separable_link,
-    separable_directional_weightings,
-)
-from .sparse_linkage import link_entry, sparse_directional_weightings, update_sparse_link
+from .content import content_weighting
+from .memory import read_memory, write_memory
+from .precedence import update_precedence
 
 
 class Weightings(NamedTuple):
@@ -69,6 +54,9 @@ def memory_step(
 
     Returns:
         read vectors (B, R, W), the memory after this step, and the weightings' parts.
+
+    Raises:
+        ValueError: a separable link is full.
     """
     psi = retention(interface.free_gates, state.read_weights)
     usage = update_usage(state.usage, state.write_weights, psi)
@@ -80,7 +68,9 @@ def memory_step(
         state.memory, write_weights, interface.erase_vectors, interface.write_vectors
     )
 
-    link, forward, backward = link_writes(state, write_weights, options)
+    link, forward, backward = linkage_of(state.link).step(
+        state.link, state.precedence, write_weights, state.read_weights, options
+    )
     precedence = update_precedence(state.precedence, write_weights)
     read_content = content_weighting(interface.read_keys, interface.read_strengths, memory)
     read_weights = read_weighting(interface.read_modes, backward, read_content, forward)
@@ -98,41 +88,6 @@ def _largest(weights: Tensor, count: int | None) -> Tensor:
     if count is None:
         return weights
     return keep_largest(weights, count).spread(weights.shape[-1])
-
-
-def link_writes(
-    state: MemoryState, write_weights: Tensor, options: StepOptions
-) -> tuple[Link, Tensor, Tensor]:
-    """Link what is written to what was written before, by the linkage of the state.
-
-    Args:
-        state: the memory after the step before.
-        write_weights: (B, Hw, N), of this step.
-        options: of the step.
-
-    Returns:
-        the link of this step, and where it leads from what was read last, forward and backward,
-        each (B, R, Hw, N).
-
-    Raises:
-        ValueError: a separable link is full.
-    """
-    link, last = state.link, state.read_weights
-    if isinstance(link, SparseLink):
-        fan_out = link.values.shape[-1]
-        entry = link_entry(state.precedence, write_weights, fan_out, options.link_unit_sums)
-        link = update_sparse_link(link, entry, options.link_threshold)
-        return link, *sparse_directional_weightings(link, last)
-    if isinstance(link, SeparableLink):
-        check_room(link, 1, options.link_history)
-        link = extend_separable_link(link, state.precedence, write_weights)
-        return link, *separable_directional_weightings(link, last)
-    if link is None:
-        B, Hw, N = write_weights.shape
-        nowhere = write_weights.new_zeros(B, last.shape[1], Hw, N)
-        return None, nowhere, nowhere
-    link = update_link(link, state.precedence, write_weights)
-    return link, *directional_weightings(link, last)
 
 
 def write_weighting(
@@ -182,98 +137,6 @@ def read_weighting(
     return (read_modes.unsqueeze(-2) @ modes).squeeze(-2)
 
 
-def memory_step_backward(
-    d_read_vectors: Tensor,
-    d_new_state: MemoryState,
-    interface: Interface,
-    state: MemoryState,
-    new_state: MemoryState,
-    weightings: Weightings,
-    usage_order: str = "exact",
-) -> tuple[Interface, MemoryState]:
-    """Gradients of `memory_step`, derived by hand: the same equations from the last to the first.
-
-    Args:
-        d_read_vectors: (B, R, W), gradient of the read vectors.
-        d_new_state: gradient of the new state, tensor by tensor.
-        interface, state, usage_order: what `memory_step` was given.
-        new_state, weightings: what it returned.
-
-    Returns:
-        gradients of the interface and of the state.
-    """
-    allocation, write_content, read_content, forward, backward = weightings
-    memory, write_weights = new_state.memory, new_state.write_weights
-
-    d_memory, d_read_weights = read_memory_backward(d_read_vectors, memory, new_state.read_weights)
-    d_memory = d_memory + d_new_state.memory
-    d_read_weights = d_read_weights + d_new_state.read_weights
-    d_read_modes, d_backward, d_content, d_forward = read_weighting_backward(
-        d_read_weights, interface.read_modes, backward, read_content, forward
-    )
-    keys, strengths = interface.read_keys, interface.read_strengths
-    d_read_keys, d_read_strengths, d_memory_read = content_weighting_backward(
-        d_content, look_up(keys, strengths, memory), keys, strengths, memory
-    )
-    d_link, d_last_read_weights = directional_weightings_backward(
-        d_forward, d_backward, new_state.link, state.read_weights
-    )
-
-    d_precedence, d_write_weights = update_precedence_backward(
-        d_new_state.precedence, state.precedence, write_weights
-    )
-    d_link, d_precedence_link, d_write_weights_link = update_link_backward(
-        d_link + d_new_state.link, state.link, state.precedence, write_weights
-    )
-    d_memory, d_write_weights_memory, d_erase_vectors, d_write_vectors = write_memory_backward(
-        d_memory + d_memory_read,
-        state.memory,
-        write_weights,
-        interface.erase_vectors,
-        interface.write_vectors,
-    )
-    d_write_weights = (
-        d_new_state.write_weights + d_write_weights + d_write_weights_link + d_write_weights_memory
-    )
-    d_allocation_gates, d_write_gates, d_usage, d_write_content = write_weighting_backward(
-        d_write_weights, interface, new_state.usage, allocation, write_content, usage_order
-    )
-    keys, strengths = interface.write_keys, interface.write_strengths
-    d_write_keys, d_write_strengths, d_memory_write = content_weighting_backward(
-        d_write_content, look_up(keys, strengths, state.memory), keys, strengths, state.memory
-    )
-
-    psi = retention(interface.free_gates, state.read_weights)
-    d_usage, d_last_write_weights, d_psi = update_usage_backward(
-        d_usage + d_new_state.usage, state.usage, state.write_weights, psi
-    )
-    d_free_gates, d_read_weights_free = retention_backward(
-        d_psi, interface.free_gates, state.read_weights
-    )
-    return (
-        Interface(
-            read_keys=d_read_keys,
-            read_strengths=d_read_strengths,
-            write_keys=d_write_keys,
-            write_strengths=d_write_strengths,
-            erase_vectors=d_erase_vectors,
-            write_vectors=d_write_vectors,
-            free_gates=d_free_gates,
-            allocation_gates=d_allocation_gates,
-            write_gates=d_write_gates,
-            read_modes=d_read_modes,
-        ),
-        MemoryState(
-            memory=d_memory + d_memory_write,
-            usage=d_usage,
-            precedence=d_precedence + d_precedence_link,
-            link=d_link,
-            write_weights=d_last_write_weights,
-            read_weights=d_last_read_weights + d_read_weights_free,
-        ),
-    )
-
-
 def write_weighting_backward(
     d_write_weights: Tensor,
     interface: Interface,
@@ -314,15 +177,3 @@ def write_weighting_backward(
         d_usage,
         (1 - allocation_gates) * d_mixed,
     )
-
-
-def read_weighting_backward(
-    d_read_weights: Tensor, read_modes: Tensor, backward: Tensor, content: Tensor, forward: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `read_weighting`: of read modes, backward, content, forward."""
-    heads = forward.shape[-2]
-    modes = torch.cat([backward, content.unsqueeze(-2), forward], dim=-2)
-    d_read_modes = (modes @ d_read_weights.unsqueeze(-1)).squeeze(-1)
-    d_modes = read_modes.unsqueeze(-1) * d_read_weights.unsqueeze(-2)
-    d_backward, d_content, d_forward = d_modes.split([heads, 1, heads], dim=-2)
-    return d_read_modes, d_backward, d_content.squeeze(-2), d_forward

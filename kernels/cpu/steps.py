@@ -155,9 +155,9 @@ def _rebuild_segment(first, last, t, steps, scratch):
     strips = scratch.columns.shape[1]
     for s in range(t - t % steps.interval, t + 1):
         end = min(last, steps.batch_sizes[s])
-        if steps.anew[s] > 0:
+        if steps.rebuilt[s] > 0:
             rebuild(kernels.BEFORE, first, end, s, steps, scratch)
-        if steps.anew[s] > 1:
+        if steps.rebuilt[s] > 1:
             rebuild(kernels.LINKS, first * strips, end * strips, s, steps, scratch)
 
 
@@ -232,7 +232,7 @@ def _control_backward(first, last, t, steps, adjoint):
 def backward(stage, first, last, start, stop, steps, adjoint, scratch, robust):
     """Back through the steps [start, stop): all of them, for the batch elements [first, last).
 
-    Segments are made anew on the way. Or a stage of a single step, whose matrices are there, see
+    Segments are rebuilt on the way. Or a stage of a single step, whose matrices are there, see
     `step.backward`; the controller comes last.
     """
     for t in range(stop - 1, start - 1, -1):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import FULL_DTYPES
-from ..checks import autocasts
+from .backends import FULL_DTYPES
+from .checks import autocasts
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Rows:
+class Layout:
     """The rows of each step: first those of the initial state, then those after each step.
 
     Step t has `batch_sizes[t]` sequences, the longest first. When nothing is kept for

@@ -1,17 +1,15 @@
-"""The networks that drive the memory: LSTM, GRU, RNN, feed-forward, and the protocol for your own.
-
-A controller sees [x_t; r_{t-1}] (B, X + R W) and its own state, and gives an output (B, size) from
-which the interface vector and the DNC's output are made. `Controller` is all that is asked of one.
-"""
+"""What a controller is: the protocol for your own, and what the built-in ones have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .tape import LayerTape
 
 
 @runtime_checkable
@@ -85,6 +83,9 @@ class LayeredController(nn.Module):
 
     make_layer: Callable[..., nn.Module]
 
+    tape: ClassVar[type[LayerTape] | None] = None
+    """How the engine takes a layer through whole sequences; None: by calling the module."""
+
     def zero_state(self, batch_size: int) -> Any:
         raise NotImplementedError
 
@@ -142,20 +143,7 @@ class LayeredController(nn.Module):
         return f"dropout={self.dropout}, activation_clip={self.activation_clip}"
 
 
-class LSTMController(LayeredController):
-    """The paper's deep LSTM. State: a tuple with (h, c), each (B, H), for each layer."""
-
-    make_layer = nn.LSTMCell
-
-    def zero_state(self, batch_size: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        return tuple((self.zeros(batch_size), self.zeros(batch_size)) for _ in self.layers)
-
-    def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        hidden, cell = map(self.clip, layer(inputs, state))
-        return hidden, (hidden, cell)
-
-
-class _SingleStateController(LayeredController):
+class SingleStateController(LayeredController):
     """Recurrent layers whose state is their hidden activations alone."""
 
     def zero_state(self, batch_size: int) -> tuple[Tensor, ...]:
@@ -164,38 +152,6 @@ class _SingleStateController(LayeredController):
     def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         hidden = self.clip(layer(inputs, state))
         return hidden, hidden
-
-
-class GRUController(_SingleStateController):
-    """Gated recurrent units. State: a tuple with h (B, H) for each layer."""
-
-    make_layer = nn.GRUCell
-
-
-class RNNController(_SingleStateController):
-    """Plain tanh units. State: a tuple with h (B, H) for each layer."""
-
-    make_layer = nn.RNNCell
-
-
-class FeedForwardController(LayeredController):
-    """tanh layers without a state of their own: all that is remembered is in the memory."""
-
-    make_layer = nn.Linear
-
-    def zero_state(self, batch_size: int) -> tuple[tuple[()], ...]:
-        return ((),) * len(self.layers)
-
-    def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self.clip(torch.tanh(layer(inputs))), ()
-
-
-CONTROLLERS: dict[str, type[LayeredController]] = {
-    "lstm": LSTMController,
-    "gru": GRUController,
-    "rnn": RNNController,
-    "feedforward": FeedForwardController,
-}
 
 
 def check_controller(controller: Any) -> Any:

@@ -1,0 +1,275 @@
+"""A backend's step, and its parts, as functions that autograd can go through once."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels.arrays import Adjoint, Step
+from ..linkages import LINKAGES
+from ..options import PAPER, StepOptions
+from ..state import MemoryState, map_tensors, tensors
+from .parts import Parts, StepRun
+from .step import step_run
+
+LINK = MemoryState._fields.index("link")
+
+
+def refuse_second_gradient() -> None:
+    """Raise when a backward pass is itself to be differentiated."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "hand-derived gradients cannot be differentiated again (create_graph=True); "
+            'backend="reference" can do that'
+        )
+
+
+def final_gradients(given: list[Tensor | None], run: StepRun, like: MemoryState) -> MemoryState:
+    """Gradients of the final state to begin a backward pass with, to be changed in place.
+
+    Args:
+        given: those of the tensors of the final state; None stands for zeros.
+        run: the steps.
+        like: a state with the matrix of its link, for the shapes.
+    """
+    after = len(given) - (len(MemoryState._fields) - LINK - 1)
+    d_matrix = run.begin_backward(given[LINK:after])
+    parts = zip([*given[:LINK], d_matrix, *given[after:]], like, strict=True)
+    return MemoryState(
+        *(
+            torch.zeros_like(tensor)
+            if part is None
+            else part.clone(memory_format=torch.contiguous_format)
+            for part, tensor in parts
+        )
+    )
+
+
+def first_gradients(gradient: MemoryState, run: StepRun) -> list[Tensor | None]:
+    """Gradients of the tensors of the first state, from those that a backward pass ended with."""
+    return [*gradient[:LINK], *run.link_gradient(gradient.link), *gradient[LINK + 1 :]]
+
+
+def arrays(
+    run: StepRun, vector: Tensor, before: MemoryState, after: MemoryState, reads: Tensor
+) -> Step:
+    """The arrays of a step between two states with the matrices of their links."""
+    pairs = (part for pair in zip(before, after, strict=True) for part in pair)
+    return Step(*map(run.array, (vector, *pairs, reads)))
+
+
+@torch.compiler.disable
+def hand_derived_step(
+    backend: Parts, vector: Tensor, state: MemoryState, options: StepOptions
+) -> tuple[Tensor, MemoryState]:
+    """One step of a backend; arguments and results as of `memory_step`."""
+    form = map_tensors(lambda tensor: tensor.new_empty(0), state)
+    read_vectors, *found = _Step.apply(backend, options, form, vector, *tensors(state))
+    return read_vectors, _in_form(form, found)
+
+
+def _in_form(form: MemoryState, parts: Any) -> MemoryState:
+    """Tensors as the state that they are of."""
+    following = iter(parts)
+    state: MemoryState = map_tensors(lambda _: next(following), form)
+    return state
+
+
+class _Step(torch.autograd.Function):
+    """A memory step as a function of the interface vector and the tensors of the state."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, backend: Parts, options: StepOptions, form: MemoryState, *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        keep = any(ctx.needs_input_grad)
+        ctx.form, ctx.begin = form, partial(step_run, backend, options=options, steps=1, keep=keep)
+        vector, state = _given(form, given)
+        ctx.run = ctx.begin(state)
+        reads, after = _take(ctx.run, vector, state)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*given, *after)
+        results = reads, *tensors(after._replace(link=ctx.run.final_link(after.link)))
+        ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient()
+        d_reads, *d_final = gradients
+        count = len(ctx.saved_tensors) - len(MemoryState._fields)
+        vector, state = _given(ctx.form, ctx.saved_tensors[:count])
+        run, ctx.run = ctx.run, None
+        if run is None:  # another backward pass (retain_graph), after the first used up the run
+            run = ctx.begin(state)
+            _take(run, vector, state)
+        before = state._replace(link=run.link_matrix(state))
+        after = MemoryState(*ctx.saved_tensors[count:])
+        if d_reads is None:
+            d_reads = vector.new_zeros(len(vector), *_read_shape(state))
+        step = arrays(run, vector, before, after, d_reads.contiguous())
+        d_vector, gradient = torch.empty_like(vector), final_gradients(d_final, run, before)
+        run.backward(step, Adjoint(*map(run.array, (d_vector, *gradient))))
+        return None, None, None, d_vector, *first_gradients(gradient, run)
+
+
+def _given(form: MemoryState, given: Any) -> tuple[Tensor, MemoryState]:
+    """The interface vector and the state before a step, contiguous."""
+    vector, *fields = (tensor.contiguous() for tensor in given)
+    return vector, _in_form(form, fields)
+
+
+def _read_shape(state: MemoryState) -> tuple[int, int]:
+    _, _, W, R, _ = state.sizes
+    return R, W
+
+
+def _take(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+    """Take a step: read vectors, and the state after it with the matrix of its link."""
+    before = state._replace(link=run.link_matrix(state))
+    after = MemoryState(*map(torch.empty_like, before))
+    reads = vector.new_empty(len(vector), *_read_shape(state))
+    run.forward(arrays(run, vector, before, after, reads))
+    return reads, after
+
+
+class ContentWeighting(torch.autograd.Function):
+    """A backend's `look_up` of keys (B, heads, W) with strengths in a memory (B, N, W)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
+    ) -> Tensor:
+        backend.prepare(memory.dtype)
+        ctx.backend = backend
+        ctx.save_for_backward(keys, strengths, memory)
+        return backend.look_up(keys, strengths, memory).weights
+
+    @staticmethod
+    def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient()
+        given = ctx.saved_tensors
+        d_memory = torch.zeros_like(given[2], memory_format=torch.contiguous_format)
+        found = ctx.backend.look_up(*given)
+        d_keys, d_strengths = ctx.backend.look_up_backward(
+            d_weights.contiguous(), found, *given, d_memory
+        )
+        return None, d_keys, d_strengths, d_memory
+
+
+class AllocationWeighting(torch.autograd.Function):
+    """A backend's `allocate` on a usage (B, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
+        backend.prepare(usage.dtype)
+        ctx.backend, ctx.usage_order = backend, usage_order
+        ctx.save_for_backward(usage)
+        return backend.allocate(usage, usage_order)
+
+    @staticmethod
+    def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient()
+        (usage,) = ctx.saved_tensors
+        return None, ctx.backend.allocate_backward(d_weights, usage, ctx.usage_order), None
+
+
+class WriteMemory(torch.autograd.Function):
+    """A backend's `write` to a memory (B, N, W)."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
+        backend.prepare(given[0].dtype)
+        ctx.backend = backend
+        ctx.save_for_backward(*given)
+        out = torch.empty_like(given[0], memory_format=torch.contiguous_format)
+        backend.write(*given, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient()
+        d_memory = d_memory.clone(memory_format=torch.contiguous_format)
+        others = ctx.backend.write_backward(d_memory, *ctx.saved_tensors)
+        return None, d_memory, *others
+
+
+class DenseLink(torch.autograd.Function):
+    """Link matrix and both weightings (B, R, Hw, N) by a backend's run of a dense link.
+
+    A run has the gradient of read weightings that are mixed from all write heads. So in the
+    backward pass each write head is a batch element of its own, and reads with 2 R heads: R whose
+    mode is forward, and R whose mode is backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
+        backend.prepare(given[0].dtype)
+        ctx.backend = backend
+        ctx.save_for_backward(*given)
+        link, *others = (tensor.contiguous() for tensor in given)
+        out = torch.empty_like(link)
+        run, step = _link_step(backend, link, *others, out)
+        ahead, behind = run.forward(step)
+        return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient()
+        link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)
+        B, R, N = last.shape
+        Hw = link.shape[1]
+        d_link = d_link.clone(memory_format=torch.contiguous_format)
+        d_read = torch.cat([part.transpose(1, 2) for part in d_weightings], dim=2).flatten(0, 1)
+        last = last.unsqueeze(1).expand(-1, Hw, -1, -1).flatten(0, 1).repeat(1, 2, 1)
+        run, step = _link_step(
+            ctx.backend,
+            *(part.flatten(0, 1).unsqueeze(1) for part in (link, precedence, write_weights)),
+            last,
+            link.new_empty(B * Hw, 1, 0, 0),
+        )
+        ahead = link.new_zeros(B * Hw, 2 * R, 1)
+        ahead[:, :R] = 1
+        found = run.backward(step, d_link.flatten(0, 1).unsqueeze(1), d_read, ahead, 1 - ahead)
+        # forward = L wr has the gradient L^T d, backward = L^T wr has L d.
+        d_last = found.behind[:, 0, :R] + found.ahead[:, 0, R:]
+        return (
+            None,
+            d_link,
+            found.precedence.view(B, Hw, N),
+            found.write_weights.view(B, Hw, N),
+            d_last.view(B, Hw, R, N).sum(1),
+        )
+
+
+def _link_step(
+    backend: Parts,
+    link: Tensor,
+    precedence: Tensor,
+    write_weights: Tensor,
+    read_weights: Tensor,
+    out: Tensor,
+) -> tuple[Any, Step]:
+    """A run of a dense link, and the arrays of a step of which only those of the link count."""
+    nothing = link.new_empty(0)
+    run = LINKAGES["dense"].run(link, PAPER, 1, True, backend.link_runs)
+    step = Step(
+        vector=nothing,
+        memory0=nothing,
+        memory1=nothing,
+        usage0=precedence[:, 0],
+        usage1=nothing,
+        precedence0=precedence,
+        precedence1=torch.empty_like(precedence),
+        link0=link,
+        link1=out,
+        write0=write_weights,
+        write1=write_weights,
+        read0=read_weights,
+        read1=read_weights,
+        reads=nothing,
+    )
+    return run, step

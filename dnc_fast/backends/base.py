@@ -1,0 +1,79 @@
+"""What a backend is: the parts of a memory step, and where they can run.
+
+A backend is a subclass of `Backend`, which by itself is "eager", and an entry in
+`dnc_fast.backends.choice.REGISTRY`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..options import StepOptions
+from ..state import MemoryState
+from . import autograd
+from .parts import Parts
+
+FULL_DTYPES = (torch.float32, torch.float64)
+"""The dtypes in which gradients derived by hand are calculated."""
+
+
+class Backend(Parts):
+    """The hand-derived step in plain torch, on every device: the backend "eager".
+
+    Attributes:
+        name: as in `DNC(backend=...)`.
+    """
+
+    name: ClassVar[str] = "eager"
+
+    def problem(self, device: torch.device, dtype: torch.dtype) -> Exception | None:
+        """What to raise where it cannot take a state; None where it can."""
+        if dtype in FULL_DTYPES:
+            return None
+        return ValueError(
+            f"backend {self.name!r} takes a state in float32 or float64, got {dtype}; "
+            '"reference" takes every float dtype'
+        )
+
+    def memory_step(
+        self, vector: Tensor, state: MemoryState, options: StepOptions
+    ) -> tuple[Tensor, MemoryState]:
+        """One step that autograd can go through; arguments and results as of `memory_step`."""
+        dtype = state.memory.dtype
+        arithmetic = torch.promote_types(dtype, torch.float32)
+        if dtype == arithmetic:
+            return autograd.hand_derived_step(self, vector.to(dtype), state, options)
+        reads, final = autograd.hand_derived_step(
+            self, vector.to(arithmetic), state.to(arithmetic), options
+        )
+        return reads.to(dtype), final.to(dtype)
+
+    # The parts as functions that autograd can go through
+
+    def content_weighting(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
+        """See `functional.content_weighting`."""
+        return autograd.ContentWeighting.apply(self, keys, strengths, memory)
+
+    def allocation_weighting(self, usage: Tensor, usage_order: str) -> Tensor:
+        """See `functional.allocation_weighting`."""
+        return autograd.AllocationWeighting.apply(self, usage, usage_order)
+
+    def linkage(
+        self, link: Tensor, precedence: Tensor, write_weights: Tensor, read_weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `functional.linkage`."""
+        found = autograd.DenseLink.apply(self, link, precedence, write_weights, read_weights)
+        precedence = reference.update_precedence(precedence, write_weights)
+        return found[0], precedence, *found[1:]
+
+    def write_memory(self, *given: Tensor) -> Tensor:
+        """See `functional.write_memory`."""
+        return autograd.WriteMemory.apply(self, *given)
+
+    def read_memory(self, memory: Tensor, read_weights: Tensor) -> Tensor:
+        """See `functional.read_memory`."""
+        return reference.read_memory(memory, read_weights)

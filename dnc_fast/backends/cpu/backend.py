@@ -1,0 +1,196 @@
+"""The parts of a memory step by the compiled kernels, for memories of any size.
+
+Passes over the memory and over long vectors are shared out by strips of cells, in fixed strips, so
+that results do not depend on the number of threads. What is small is left to plain torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import reference
+from ...interface import Interface, interface_size
+from ...kernels.arrays import Adjoint, Step
+from ...kernels.cpu import strips
+from ...linkages.selection import Kept
+from ...options import USAGE_ORDERS, StepOptions
+from ...reference import LookUp
+from ...state import MemorySizes, MemoryState
+from ..base import Backend
+from ..parts import StepRun
+from . import allocation
+from .arrays import array, arrays, run_strips
+from .compiling import compile_once
+from .fused import CpuFusedRun, call_step_kernels
+from .links import CpuDenseRun, CpuSeparableRun, CpuSparseRun
+from .selection import FEW, keep_largest
+
+
+class CpuBackend(Backend):
+    """The backend "cpu"."""
+
+    name = "cpu"
+    link_runs = {"dense": CpuDenseRun, "sparse": CpuSparseRun, "separable": CpuSeparableRun}
+
+    def problem(self, device: torch.device, dtype: torch.dtype) -> Exception | None:
+        if device.type != "cpu":
+            return ValueError(f'backend "cpu" takes tensors on the cpu, got {device}; use "auto"')
+        return super().problem(device, dtype)
+
+    def fused_step(
+        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+    ) -> StepRun:
+        return CpuFusedRun(sizes, dtype, usage_order)
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        compile_once(dtype, "step", call_step_kernels)
+        compile_once(dtype, "parts", call_part_kernels)
+
+    def look_up(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
+        B, heads, _ = keys.shape
+        N = memory.shape[1]
+        count = strips.num_strips(N)
+        key_norms = (keys.square().sum(-1) + reference.content.EPSILON).sqrt()
+        cell_norms, parts = memory.new_empty(B, N), memory.new_empty(B, count, heads, 2)
+        similarity, weights = (memory.new_empty(B, heads, N) for _ in range(2))
+        run_strips(
+            B * count,
+            strips.look_up,
+            *arrays(keys, strengths, memory, key_norms, cell_norms, similarity, weights, parts),
+        )
+        highest, totals = parts.unbind(-1)
+        factors = (strengths.unsqueeze(1) * (highest - highest.amax(1, keepdim=True))).exp()
+        factors = factors / (totals * factors).sum(1, keepdim=True)
+        run_strips(B * count, strips.scale, *arrays(factors, weights))
+        return LookUp(weights, (similarity, key_norms, cell_norms))
+
+    def look_up_backward(
+        self,
+        d_weights: Tensor,
+        found: LookUp,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        d_memory: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        weights, (similarity, key_norms, cell_norms) = found
+        B, heads, W = keys.shape
+        count = strips.num_strips(memory.shape[1])
+        d_weights = d_weights.contiguous()
+        parts = memory.new_empty(B, count, heads)
+        run_strips(B * count, strips.means, *arrays(weights, d_weights, parts))
+        d_keys, sums = memory.new_empty(B, count, heads, W), memory.new_empty(B, count, heads, 2)
+        run_strips(
+            B * count,
+            strips.look_up_backward,
+            *arrays(parts.sum(1), d_weights, weights, similarity, keys, strengths),
+            *arrays(memory, key_norms, cell_norms, d_keys, sums, d_memory),
+        )
+        d_strengths, d_norms = sums.sum(1).unbind(-1)
+        return d_keys.sum(1) + (d_norms / key_norms).unsqueeze(-1) * keys, d_strengths
+
+    def update_usage(self, step: Step, free_gates: Tensor) -> None:
+        B, N = step.usage0.shape
+        run_strips(
+            B * strips.num_strips(N),
+            strips.usage,
+            *arrays(free_gates, step.usage0, step.write0, step.read0, step.usage1),
+        )
+
+    def update_usage_backward(self, step: Step, free_gates: Tensor, adjoint: Adjoint) -> Tensor:
+        B, N = step.usage0.shape
+        count = strips.num_strips(N)
+        d_gates = step.usage0.new_empty(B, count, free_gates.shape[1])
+        run_strips(
+            B * count,
+            strips.usage_backward,
+            *arrays(free_gates, step.usage0, step.write0, step.read0),
+            *arrays(adjoint.usage, adjoint.write, adjoint.read, d_gates),
+        )
+        return d_gates.sum(1)
+
+    def write_weighting(
+        self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+    ) -> Tensor:
+        if usage.shape[-1] <= FEW:
+            return super().write_weighting(interface, usage, content, usage_order)
+        return allocation.write_weighting(interface, usage, content, usage_order)
+
+    def write_weighting_backward(
+        self,
+        d_write_weights: Tensor,
+        interface: Interface,
+        usage: Tensor,
+        content: Tensor,
+        usage_order: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        given = d_write_weights, interface, usage, content, usage_order
+        if usage.shape[-1] <= FEW:
+            return super().write_weighting_backward(*given)
+        return allocation.write_weighting_backward(*given)
+
+    def allocate(self, usage: Tensor, usage_order: str) -> Tensor:
+        return allocation.allocate(usage, usage_order)
+
+    def allocate_backward(self, d_weights: Tensor, usage: Tensor, usage_order: str) -> Tensor:
+        return allocation.allocate_backward(d_weights, usage, usage_order)
+
+    def keep_largest(self, weights: Tensor, count: int) -> Kept:
+        return keep_largest(weights, count)
+
+    def write(
+        self,
+        memory: Tensor,
+        write_weights: Tensor,
+        erase_vectors: Tensor,
+        write_vectors: Tensor,
+        out: Tensor,
+    ) -> None:
+        B, N, _ = memory.shape
+        run_strips(
+            B * strips.num_strips(N),
+            strips.write_memory,
+            *arrays(memory, write_weights, erase_vectors, write_vectors),
+            array(out),
+        )
+
+    def write_backward(
+        self,
+        d_memory: Tensor,
+        memory: Tensor,
+        write_weights: Tensor,
+        erase_vectors: Tensor,
+        write_vectors: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        B, N, W = memory.shape
+        count, Hw = strips.num_strips(N), write_weights.shape[1]
+        d_write = d_memory.new_zeros(write_weights.shape)
+        d_erase, d_vectors = (d_memory.new_empty(B, count, Hw, W) for _ in range(2))
+        run_strips(
+            B * count,
+            strips.write_memory_backward,
+            *arrays(memory, write_weights, erase_vectors, write_vectors),
+            *arrays(d_memory, d_write, d_erase, d_vectors, d_memory.new_empty(B, count, W)),
+        )
+        return d_write, d_erase.sum(1), d_vectors.sum(1)
+
+
+def call_part_kernels(dtype: torch.dtype) -> None:
+    """Call each kernel of the parts and of the links, by a tiny step back and forth."""
+    B, N, W, R, Hw = 1, FEW + 1, 2, 1, 1
+    backend = CpuBackend()
+    for linkage in ("sparse", "separable"):
+        state = MemoryState.zeros(
+            *(B, N, W, R, Hw), linkage=linkage, link_fan_out=2, dtype=dtype, device="cpu"
+        )
+        vector = torch.zeros(B, interface_size(W, R, Hw), dtype=dtype, device="cpu")
+        for order in USAGE_ORDERS:
+            options = StepOptions(usage_order=order, read_topk=1, write_topk=1)
+            for chosen in (options, StepOptions(usage_order=order)):
+                with torch.enable_grad():
+                    vector.requires_grad_()
+                    reads, state_after = backend.memory_step(vector, state, chosen)
+                    reads.sum().backward()
+    usage = torch.zeros(B, N, dtype=dtype, device="cpu")
+    backend.allocate_backward(backend.allocate(usage, "exact"), usage, "exact")

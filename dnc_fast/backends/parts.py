@@ -1,0 +1,274 @@
+"""The parts that a memory step is made of, in plain torch; backends override what they are better at.
+
+Everything here is forward and hand-derived backward, without autograd, for every device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..interface import Interface
+from ..kernels.arrays import Adjoint, AdjointSteps, Step, Steps
+from ..linkages import LinkRun
+from ..linkages.selection import Kept, keep_largest
+from ..reference import LookUp
+from ..state import MemorySizes, MemoryState
+
+sigmoid_backward = torch.ops.aten.sigmoid_backward
+tanh_backward = torch.ops.aten.tanh_backward
+
+
+class StepRun(ABC):
+    """The memory steps of one run, forward and backward: what the engine calls at each step.
+
+    The methods on links are those for a link matrix that lies in the arrays of the steps.
+
+    Attributes:
+        takes_all_steps: whether `forward_steps` and `backward_steps` are there.
+    """
+
+    takes_all_steps: ClassVar[bool] = False
+
+    def array(self, tensor: Tensor) -> Any:
+        """A tensor as the arrays of a step hold it, on the same memory."""
+        return tensor.detach()
+
+    @abstractmethod
+    def forward(self, step: Step) -> None:
+        """Take the next step: fill step.*1 and step.reads."""
+
+    @abstractmethod
+    def rebuild(self, step: Step, with_link: bool) -> None:
+        """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
+
+    @abstractmethod
+    def backward(self, step: Step, adjoint: Adjoint) -> None:
+        """Take the adjoint from step t to step t - 1 and fill adjoint.vector.
+
+        step.reads is the gradient of the read vectors; adjoint.* are changed in place.
+        """
+
+    def forward_steps(self, steps: Steps) -> None:
+        """Take a batch of sequences, with a controller of layers, through all steps."""
+        raise NotImplementedError
+
+    def backward_steps(self, steps: Steps, adjoint: AdjointSteps) -> None:
+        """Take the adjoint back through all steps; segments are rebuilt on the way."""
+        raise NotImplementedError
+
+    def link_matrix(self, state: MemoryState) -> Tensor:
+        """What the arrays of the steps are to hold of a state's link, (B, Hw, N, N) or empty."""
+        return state.link
+
+    def final_link(self, matrix: Tensor) -> Any:
+        """The link after the last step; `matrix` is what the arrays hold of it."""
+        return matrix
+
+    def begin_backward(self, d_final: list[Tensor | None]) -> Tensor | None:
+        """The gradient of the final matrix, from those of the tensors of the final link."""
+        return d_final[0]
+
+    def link_gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
+        """Gradients of the tensors of the first link; `d_matrix` is that of the first matrix."""
+        return [d_matrix]
+
+
+class Parts:
+    """The parts of a memory step in plain torch.
+
+    Attributes:
+        link_runs: own runs of links, by linkage; others are in plain torch.
+    """
+
+    link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {}
+
+    def fused_step(
+        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+    ) -> StepRun | None:
+        """Kernels for the paper's step as a whole; None where the step is made of parts."""
+        return None
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Have what the parts need compiled."""
+
+    # Content
+
+    def look_up(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
+        """Content weightings, and what their gradient needs, see `reference.look_up`."""
+        return reference.look_up(keys, strengths, memory)
+
+    def look_up_backward(
+        self,
+        d_weights: Tensor,
+        found: LookUp,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        d_memory: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of keys and strengths; that of the memory is added to d_memory.
+
+        d_weights and `found` may be used up.
+        """
+        d_keys, d_strengths, d_cells = reference.content_weighting_backward(
+            d_weights, found, keys, strengths, memory
+        )
+        d_memory += d_cells
+        return d_keys, d_strengths
+
+    # Usage and allocation
+
+    def update_usage(self, step: Step, free_gates: Tensor) -> None:
+        """Fill step.usage1."""
+        psi = reference.retention(free_gates, step.read0)
+        step.usage1.copy_(reference.update_usage(step.usage0, step.write0, psi))
+
+    def update_usage_backward(self, step: Step, free_gates: Tensor, adjoint: Adjoint) -> Tensor:
+        """Gradient of the free gates; adjoint.usage goes to step t - 1.
+
+        adjoint.write is filled with the gradient of step.write0; to adjoint.read that of step.read0
+        is added.
+        """
+        psi = reference.retention(free_gates, step.read0)
+        d_before, d_last_write, d_psi = reference.update_usage_backward(
+            adjoint.usage, step.usage0, step.write0, psi
+        )
+        d_free_gates, d_last_read = reference.retention_backward(d_psi, free_gates, step.read0)
+        adjoint.usage.copy_(d_before)
+        adjoint.write.copy_(d_last_write)
+        adjoint.read.add_(d_last_read)
+        return d_free_gates
+
+    def write_weighting(
+        self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+    ) -> Tensor:
+        """The write weightings (B, Hw, N), see `reference.write_weighting`; content is used up."""
+        return reference.write_weighting(interface, usage, content, usage_order)[0]
+
+    def write_weighting_backward(
+        self,
+        d_write_weights: Tensor,
+        interface: Interface,
+        usage: Tensor,
+        content: Tensor,
+        usage_order: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of allocation gates, write gates, usage, content."""
+        _, allocation = reference.write_weighting(interface, usage, content, usage_order)
+        return reference.write_weighting_backward(
+            d_write_weights, interface, usage, allocation, content, usage_order
+        )
+
+    def allocate(self, usage: Tensor, usage_order: str) -> Tensor:
+        """The allocation weighting (B, N) of a usage (B, N)."""
+        return reference.allocation_weighting(usage, usage_order)
+
+    def allocate_backward(self, d_weights: Tensor, usage: Tensor, usage_order: str) -> Tensor:
+        """Gradient of the usage."""
+        return reference.allocation_weighting_backward(d_weights, usage, usage_order)
+
+    # Weightings of few entries
+
+    def keep_largest(self, weights: Tensor, count: int) -> Kept:
+        """See `selection.keep_largest`."""
+        return keep_largest(weights, count)
+
+    # The memory
+
+    def write(
+        self,
+        memory: Tensor,
+        write_weights: Tensor,
+        erase_vectors: Tensor,
+        write_vectors: Tensor,
+        out: Tensor,
+    ) -> None:
+        """Fill out with the memory after the write, see `reference.write_memory`."""
+        out.copy_(reference.write_memory(memory, write_weights, erase_vectors, write_vectors))
+
+    def write_backward(
+        self,
+        d_memory: Tensor,
+        memory: Tensor,
+        write_weights: Tensor,
+        erase_vectors: Tensor,
+        write_vectors: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of write weightings, erase and write vectors; d_memory goes to M_{t-1}."""
+        d_before, *others = reference.write_memory_backward(
+            d_memory, memory, write_weights, erase_vectors, write_vectors
+        )
+        d_memory.copy_(d_before)
+        d_write, d_erase, d_vectors = others
+        return d_write, d_erase, d_vectors
+
+    # Controllers
+
+    def lstm_forward(
+        self,
+        product: Tensor,
+        x_part: Tensor,
+        cells0: Tensor,
+        active: Tensor,
+        cells1: Tensor,
+        squashed: Tensor,
+        hidden: Tensor,
+    ) -> None:
+        """The gates of an LSTM: h = o tanh(c), c = f c_{t-1} + i g.
+
+        Args:
+            product, x_part: (b, 4 H), of any dtype; the pre-activations are their sum.
+            cells0: (b, H), c_{t-1}.
+            active: (b, 4 H), filled with i, f, g, o.
+            cells1: (b, H), filled with c.
+            squashed: (b, H), filled with tanh(c).
+            hidden: (b, H), of any dtype, filled with h.
+        """
+        H = cells0.shape[1]
+        torch.add(product, x_part, out=active)
+        active[:, : 2 * H].sigmoid_()
+        active[:, 2 * H : 3 * H].tanh_()
+        active[:, 3 * H :].sigmoid_()
+        entry, forget, change, output = active.chunk(4, dim=1)
+        torch.mul(forget, cells0, out=cells1).addcmul_(entry, change)
+        torch.tanh(cells1, out=squashed)
+        torch.mul(output, squashed, out=hidden)
+
+    def lstm_backward(
+        self,
+        active: Tensor,
+        squashed: Tensor,
+        cells0: Tensor,
+        d_output: Tensor,
+        d_last: Tensor,
+        clip: float | None,
+        d_cells: Tensor,
+        d_active: Tensor,
+    ) -> None:
+        """Through the gates of an LSTM, see `lstm_forward`.
+
+        Args:
+            active, squashed, cells0: as they were filled or given.
+            d_output, d_last: (b, H), the gradient of h is their sum; the latter may be changed.
+            clip: bound of the gradients of h and c, each number by itself; None for no bound.
+            d_cells: (b, H), gradient of c; goes to step t - 1 in place.
+            d_active: (b, 4 H), of any dtype, filled with the gradient of the pre-activations.
+        """
+        entry, forget, change, output = active.chunk(4, dim=1)
+        d_entry, d_forget, d_change, d_gate = d_active.chunk(4, dim=1)
+        d_hidden = d_last.add_(d_output)
+        if clip is not None:
+            d_hidden.clamp_(-clip, clip)
+            d_cells.clamp_(-clip, clip)
+        d_cells.add_(tanh_backward(d_hidden * output, squashed))
+        sigmoid_backward(d_cells * change, entry, grad_input=d_entry)
+        sigmoid_backward(d_cells * cells0, forget, grad_input=d_forget)
+        tanh_backward(d_cells * entry, change, grad_input=d_change)
+        sigmoid_backward(d_hidden * squashed, output, grad_input=d_gate)
+        d_cells.mul_(forget)

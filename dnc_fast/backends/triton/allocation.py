@@ -1,0 +1,102 @@
+"""Allocation by the Triton kernels, along an order that torch sorts.
+
+Everything here gives the same bits every time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...interface import Interface
+from ...kernels.gpu import ordered
+from ...reference.allocation import EPSILON
+from ...reference.allocation import usage_order as order_of
+
+
+class Allocated(NamedTuple):
+    """What a write head allocated, and what it saw; each (B, N).
+
+    | field    | what                                          |
+    |----------|-----------------------------------------------|
+    | weights  | the allocation weighting                      |
+    | usage    | that the head saw                             |
+    | lifted   | the same off zero, u'                         |
+    | order    | int64, the cell at each place of the order    |
+    | products | of the u' before, at each place               |
+    """
+
+    weights: Tensor
+    usage: Tensor
+    lifted: Tensor
+    order: Tensor
+    products: Tensor
+
+
+def _allocate(usage: Tensor, order: str) -> Allocated:
+    """What a write head allocates on a usage (B, N)."""
+    lifted = EPSILON + (1 - EPSILON) * usage
+    cells = order_of(lifted, order)
+    weights, products = ordered.allocate(lifted, cells)
+    return Allocated(weights, usage, lifted, cells, products)
+
+
+def _allocations(interface: Interface, usage: Tensor, order: str) -> list[Allocated]:
+    """What the write heads allocate, one after another."""
+    shares = interface.write_gates * interface.allocation_gates
+    found = [_allocate(usage, order)]
+    for share in shares[:, :-1].unbind(1):
+        weights, usage = found[-1][:2]
+        found.append(_allocate(usage + (1 - usage) * share.unsqueeze(-1) * weights, order))
+    return found
+
+
+def _mixed(interface: Interface, allocation: Tensor, content: Tensor) -> Tensor:
+    """c + g_a (a - c) of all heads, (B, Hw, N)."""
+    return torch.lerp(content, allocation, interface.allocation_gates.unsqueeze(-1))
+
+
+def write_weighting(
+    interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+) -> Tensor:
+    """See `Parts.write_weighting`."""
+    allocated = _allocations(interface, usage, usage_order)
+    allocation = torch.stack([head.weights for head in allocated], dim=1)
+    return interface.write_gates.unsqueeze(-1) * _mixed(interface, allocation, content)
+
+
+def write_weighting_backward(
+    d_write_weights: Tensor, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `Parts.write_weighting_backward`.
+
+    Cells are sorted again, which takes less than keeping the orders of all steps.
+    """
+    allocated = _allocations(interface, usage, usage_order)
+    allocation_gates, write_gates = interface.allocation_gates, interface.write_gates
+    allocation = torch.stack([head.weights for head in allocated], dim=1)
+    mixed = _mixed(interface, allocation, content)
+    d_write_gates = (d_write_weights * mixed).sum(-1)
+    d_mixed = write_gates.unsqueeze(-1) * d_write_weights
+    shares, d_shares = write_gates * allocation_gates, torch.zeros_like(write_gates)
+    d_gates, d_usage = torch.empty_like(allocation_gates), torch.zeros_like(usage)
+    for head in reversed(range(len(allocated))):
+        own, d_own = allocated[head], d_mixed[:, head]
+        d_gates[:, head] = (d_own * (own.weights - content[:, head])).sum(-1)
+        d_allocation = allocation_gates[:, head, None] * d_own
+        if head + 1 < len(allocated):  # s + (1 - s) g_a g_w a is what the next head saw
+            free, share = d_usage * (1 - own.usage), shares[:, head, None]
+            d_shares[:, head] = (free * own.weights).sum(-1)
+            d_allocation = d_allocation + free * share
+            d_usage = d_usage * (1 - share * own.weights)
+        d_usage = d_usage + ordered.allocate_backward(
+            d_allocation, own.lifted, own.order, own.products
+        )
+    return (
+        d_gates + d_shares * write_gates,
+        d_write_gates + d_shares * allocation_gates,
+        d_usage,
+        (1 - allocation_gates.unsqueeze(-1)) * d_mixed,
+    )

@@ -1,0 +1,179 @@
+"""The parts of a memory step by the Triton kernels, and the paper's whole step by fused ones.
+
+What is a few passes over vectors of cells stays in torch, as good at that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...interface import Interface
+from ...kernels.arrays import Adjoint, Step
+from ...kernels.gpu import allocation as allocation_op
+from ...kernels.gpu import content, linkage, lstm, memory
+from ...kernels.gpu import step as kernels
+from ...linkages import linkage_of
+from ...linkages.selection import Kept
+from ...options import StepOptions
+from ...reference import LookUp
+from ...state import MemorySizes, MemoryState
+from ..base import Backend
+from ..parts import StepRun
+from . import allocation, interpreted
+from .links import TritonDenseRun, TritonSeparableRun, TritonSparseRun, keep_largest
+
+OLDEST_CAPABILITY = (8, 0)
+"""The CUDA compute capability from which the kernels are compiled and checked."""
+
+
+class TritonFusedRun(StepRun):
+    """The paper's steps by the kernels of the whole step, see `kernels.gpu.step`."""
+
+    def __init__(
+        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+    ) -> None:
+        self._scratch = kernels.make_scratch(*sizes, dtype, device)
+        self._robust = usage_order == "robust"
+
+    def forward(self, step: Step) -> None:
+        kernels.forward(step, self._scratch, self._robust)
+
+    def rebuild(self, step: Step, with_link: bool) -> None:
+        kernels.rebuild(step, self._scratch, with_link)
+
+    def backward(self, step: Step, adjoint: Adjoint) -> None:
+        kernels.backward(step, adjoint, self._scratch, self._robust)
+
+
+class TritonBackend(Backend):
+    """The backend "triton"."""
+
+    name = "triton"
+    link_runs = {
+        "dense": TritonDenseRun,
+        "sparse": TritonSparseRun,
+        "separable": TritonSeparableRun,
+    }
+
+    def problem(self, device: torch.device, dtype: torch.dtype) -> Exception | None:
+        if device.type == "cuda":
+            if torch.version.hip is None:
+                if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+                    oldest = ".".join(map(str, OLDEST_CAPABILITY))
+                    return RuntimeError(
+                        f'backend "triton" needs a GPU of compute capability {oldest} or newer, '
+                        f'got {torch.cuda.get_device_name(device)}; use "eager"'
+                    )
+            return None
+        if device.type == "cpu" and interpreted():
+            return None
+        return ValueError(
+            f'backend "triton" takes tensors on a CUDA or ROCm device, got {device}; use "auto", '
+            "or set TRITON_INTERPRET=1 before the start to test the kernels on a CPU, very slowly"
+        )
+
+    def fused_step(
+        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+    ) -> StepRun:
+        return TritonFusedRun(sizes, dtype, device, usage_order)
+
+    def memory_step(
+        self, vector: Tensor, state: MemoryState, options: StepOptions
+    ) -> tuple[Tensor, MemoryState]:
+        """See `Backend.memory_step`; the paper's step is an op that torch.compile knows."""
+        if options.cut_weightings or not linkage_of(state.link).is_matrix:
+            return super().memory_step(vector, state, options)
+        dtype = state.memory.dtype
+        arithmetic = torch.promote_types(dtype, torch.float32)
+        fields = state if dtype == arithmetic else state.to(arithmetic)
+        robust = options.usage_order == "robust"
+        read_vectors, *new_state = kernels.memory_step(vector, *fields, robust)
+        result = MemoryState(*new_state)
+        if dtype != arithmetic:
+            return read_vectors.to(dtype), result.to(dtype)
+        return read_vectors, result
+
+    def content_weighting(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
+        return content.content_weighting(keys, strengths, memory)
+
+    def allocation_weighting(self, usage: Tensor, usage_order: str) -> Tensor:
+        return allocation_op.allocation_weighting(usage, usage_order == "robust")
+
+    def linkage(self, *given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return linkage.linkage(*given)
+
+    def write_memory(self, *given: Tensor) -> Tensor:
+        return memory.write_memory(*given)
+
+    def read_memory(self, cells: Tensor, read_weights: Tensor) -> Tensor:
+        return memory.read_memory(cells, read_weights)
+
+    def look_up(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
+        weights = memory.new_empty(*keys.shape[:2], memory.shape[1])
+        content.launch_look_up(keys.contiguous(), strengths.contiguous(), memory, weights)
+        return LookUp(weights)
+
+    def look_up_backward(
+        self,
+        d_weights: Tensor,
+        found: LookUp,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        d_memory: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        keys, strengths, d_weights = (part.contiguous() for part in (keys, strengths, d_weights))
+        return content.launch_look_up_backward(
+            d_weights, found.weights, keys, strengths, memory, d_memory, add=True
+        )
+
+    def write_weighting(
+        self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+    ) -> Tensor:
+        return allocation.write_weighting(interface, usage, content, usage_order)
+
+    def write_weighting_backward(
+        self,
+        d_write_weights: Tensor,
+        interface: Interface,
+        usage: Tensor,
+        content: Tensor,
+        usage_order: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return allocation.write_weighting_backward(
+            d_write_weights, interface, usage, content, usage_order
+        )
+
+    def keep_largest(self, weights: Tensor, count: int) -> Kept:
+        return keep_largest(weights, count)
+
+    def write(
+        self,
+        cells: Tensor,
+        write_weights: Tensor,
+        erase_vectors: Tensor,
+        write_vectors: Tensor,
+        out: Tensor,
+    ) -> None:
+        vectors = erase_vectors.contiguous(), write_vectors.contiguous()
+        memory.launch_write(cells, write_weights, *vectors, out)
+
+    def write_backward(
+        self,
+        d_memory: Tensor,
+        cells: Tensor,
+        write_weights: Tensor,
+        erase_vectors: Tensor,
+        write_vectors: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        vectors = erase_vectors.contiguous(), write_vectors.contiguous()
+        return memory.launch_write_backward(d_memory, cells, write_weights, *vectors, d_memory)
+
+    def lstm_forward(self, *arguments: Tensor) -> None:
+        lstm.forward(*arguments)
+
+    def lstm_backward(self, *arguments: Any) -> None:
+        lstm.backward(*arguments)

@@ -1,0 +1,386 @@
+"""One time step of a DNC, and whole sequences of them by the fastest way."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
+from .checks import autocasts, check_tensor
+from .config import DNCConfig
+from .controllers import CONTROLLERS, check_controller
+from .engine import (
+    MemoryReport,
+    Plan,
+    has_tape,
+    is_plain,
+    memory_report,
+    run_sequences,
+    unroll,
+)
+from .linkages import LINKAGES, LinkSizes, linkage_of
+from .options import read_options, takes_options
+from .precision import Precision, run_precision
+from .state import (
+    DNCState,
+    MemoryState,
+    check_memory_state,
+    map_tensors,
+    memory_state_shapes,
+    tensors,
+)
+from .trace import Trace, trace_step
+
+OF_SEQUENCES = ("batch_first", "bidirectional")
+"""Options of whole sequences, which a cell does not have."""
+
+
+class DNCCell(nn.Module):
+    """One time step of a Differentiable Neural Computer (Graves et al., Nature 2016).
+
+    Takes the place of nn.LSTMCell: `output, state = cell(x, state)`. The arguments are those of
+    `DNC`.
+    """
+
+    @takes_options(DNCConfig, *OF_SEQUENCES)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        for name in OF_SEQUENCES:
+            if name in options:
+                raise TypeError(f"a DNCCell takes one step, so it has no option {name!r}")
+        config = read_options(DNCConfig, input_size, hidden_size, bias=bias, **options)
+        config.warn_of_idle_options()
+        self._build(config, device, dtype)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DNCConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> DNCCell:
+        """The cell of a checked configuration."""
+        cell = cls.__new__(cls)
+        cell._build(config, device, dtype)
+        return cell
+
+    def _build(
+        self, config: DNCConfig, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
+        self.config = config
+        controller_input = config.input_size + config.read_size
+        if isinstance(config.controller, str):
+            self.controller = CONTROLLERS[config.controller](
+                controller_input,
+                config.hidden_size,
+                config.num_layers,
+                config.bias,
+                config.dropout,
+                config.activation_clip,
+                device=device,
+                dtype=dtype,
+            )
+        elif isinstance(config.controller, nn.Module):
+            self.controller = check_controller(config.controller)
+        else:
+            self.controller = check_controller(config.controller(controller_input))
+        features = self.controller.output_size
+        self.interface = nn.Linear(
+            features, config.interface_size, config.bias, device=device, dtype=dtype
+        )
+        self.output = nn.Linear(
+            features + config.read_size,
+            config.output_size or config.hidden_size,
+            config.bias,
+            device=device,
+            dtype=dtype,
+        )
+        self._scale_inputs()
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """The dtype of the memory: float64 in a double model, else float32, unless configured."""
+        if self.config.state_dtype is not None:
+            return self.config.state_dtype
+        double = self.interface.weight.dtype == torch.float64
+        return torch.float64 if double else torch.float32
+
+    def zero_state(self, batch_size: int, num_cells: int | None = None) -> DNCState:
+        """The state before the first step, everything zero.
+
+        Args:
+            batch_size: B.
+            num_cells: N; the parameters do not depend on it, so it need not be the model's own.
+        """
+        return DNCState(
+            self.controller.zero_state(batch_size),
+            self._zero_memory(batch_size, num_cells),
+            self._zero_read_vectors(batch_size),
+        )
+
+    def _zero_memory(self, batch_size: int, num_cells: int | None = None) -> MemoryState:
+        config, sizes = self.config, self.config.memory_sizes(batch_size, num_cells)
+        return MemoryState.zeros(
+            *sizes,
+            linkage=config.linkage,
+            link_fan_out=config.link_fan_out,
+            dtype=self.state_dtype,
+            device=self.interface.weight.device,
+        )
+
+    def _zero_read_vectors(self, batch_size: int) -> Tensor:
+        shape = (batch_size, self.config.num_read_heads, self.config.cell_size)
+        return self.interface.weight.new_zeros(shape, dtype=self.state_dtype)
+
+    def complete_state(self, state: DNCState | None, batch_size: int) -> DNCState:
+        """Check a state given by the user, and put zeros where it has None.
+
+        Raises:
+            TypeError: `state` is not a `DNCState`, or a part is of the wrong type.
+            ValueError: a part's shape, dtype or device does not fit the model and the batch.
+        """
+        if state is None:
+            return self.zero_state(batch_size)
+        controller, memory, read_vectors = state
+        zero_controller = self.controller.zero_state(batch_size)
+        zero_reads = self._zero_read_vectors(batch_size)
+        if memory is None:
+            memory = self._zero_memory(batch_size)
+        else:
+            self._check_memory(memory, batch_size)
+        if read_vectors is None:
+            read_vectors = zero_reads
+        if controller is None:
+            controller = zero_controller
+        for name, given, zeros in (
+            ("read_vectors", read_vectors, zero_reads),
+            ("controller", controller, zero_controller),
+        ):
+            try:
+                shapes = map_tensors(_shape, given)
+            except TypeError as error:
+                raise TypeError(f"state.{name} is not a state: {error}") from None
+            _check_shapes(name, shapes, map_tensors(_shape, zeros), batch_size)
+            for part, zero in zip(tensors(given), tensors(zeros), strict=True):
+                self._check_kind(name, part, zero.dtype)
+        return DNCState(controller, memory, read_vectors)
+
+    def _check_memory(self, memory: MemoryState, batch_size: int) -> None:
+        """Raise unless a memory given by the user fits the model, whatever its number of cells."""
+        config, given = self.config, linkage_of(memory.link).name
+        N = check_memory_state(memory).num_cells
+        if given != config.linkage:
+            raise ValueError(
+                f"state.memory.link must be of linkage {config.linkage!r} like the model's, got "
+                f"that of {given!r}"
+            )
+        sizes, linkage = config.memory_sizes(batch_size, N), LINKAGES[given]
+        link_sizes = LinkSizes(batch_size, sizes.num_write_heads, N, config.link_fan_out)
+        expected = memory_state_shapes(sizes)
+        expected |= linkage.shapes(memory.link, link_sizes)
+        parts = {**memory._asdict(), **linkage.tensors(memory.link)}
+        shapes = {name: _shape(parts[name]) for name in expected}
+        _check_shapes("memory", shapes, expected, batch_size)
+        self._check_kind("memory", memory.memory, self.state_dtype)  # like the others
+
+    def _check_kind(self, name: str, part: Tensor, dtype: torch.dtype) -> None:
+        """Raise unless a tensor of a field of a state is on our device, and of that dtype."""
+        device = self.interface.weight.device
+        if part.device != device:
+            raise ValueError(
+                f"state.{name} must be on {device} like the model, got {part.device}; "
+                f"state.to({str(device)!r}) moves it"
+            )
+        if part.dtype != dtype:
+            way = f"state.{name}.to({dtype}) casts it"
+            if name == "controller":
+                way = f"cast each of its tensors with .to({dtype})"
+            raise ValueError(f"state.{name} must be {dtype} in this model, got {part.dtype}; {way}")
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as when the module was made."""
+        for part in (self.controller, self.interface, self.output):
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+        self._scale_inputs()
+
+    def _scale_inputs(self) -> None:
+        """Let parameters that were just drawn start with `input_gain`."""
+        if self.config.input_gain != 1:  # so the controller is one of ours
+            self.controller.scale_inputs(self.config.input_size, self.config.input_gain)
+
+    def forward(self, input: Tensor, state: DNCState | None = None) -> tuple[Tensor, DNCState]:
+        """One step.
+
+        Args:
+            input: x_t, (B, X), or (X) with a state that has no batch axis either.
+            state: from the step before; None for zeros.
+
+        Returns:
+            output y_t, (B, Y) or (Y), and the state after the step.
+
+        Raises:
+            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
+        """
+        weight = self.interface.weight
+        check_tensor("input", input, weight.device, weight.dtype)
+        if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
+            raise ValueError(
+                f"input must have shape (B, {self.config.input_size}) or "
+                f"({self.config.input_size},), got {tuple(input.shape)}"
+            )
+        check_state_type(state)
+        unbatched = input.dim() == 1
+        if unbatched:
+            input = input.unsqueeze(0)
+            state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
+        state = self.complete_state(state, input.shape[0])
+        features, state = self.step(input, state)
+        output = self.output(features)
+        if unbatched:
+            return output.squeeze(0), map_tensors(lambda tensor: tensor.squeeze(0), state)
+        return output, state
+
+    def step(
+        self, inputs: Tensor, state: DNCState, trace: list[Trace] | None = None
+    ) -> tuple[Tensor, DNCState]:
+        """One step without checks and without the output layer.
+
+        Args:
+            inputs: x_t, (B, X).
+            state: complete, as from `complete_state`.
+            trace: where to put what the step did, if wanted.
+
+        Returns:
+            [h_t^1; ...; h_t^L; r_t], (B, L H + R W), and the state after the step.
+        """
+        assert state.read_vectors is not None and state.memory is not None
+        last_read = state.read_vectors.flatten(1).to(inputs.dtype)
+        hidden, controller_state = self.controller(
+            torch.cat([inputs, last_read], dim=-1), state.controller
+        )
+        if autocasts(inputs.device):  # what is carried keeps the model's dtype
+            dtype = self.interface.weight.dtype
+            controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
+        vector, options = self.interface(hidden), self.config.step_options
+        if trace is None:
+            read_vectors, memory = unchecked_step(
+                vector, state.memory, self.config.backend, options
+            )
+        else:  # whatever the backend, only the reference shows what it weighs
+            read_vectors, memory, interface, weightings = inspected_step(
+                vector, state.memory, options
+            )
+            trace.append(trace_step(interface, weightings, memory, read_vectors))
+        features = torch.cat([hidden, read_vectors.flatten(1).to(hidden.dtype)], dim=-1)
+        return features, DNCState(controller_state, memory, read_vectors)
+
+    def run(
+        self, rows: Tensor, batch_sizes: list[int], state: DNCState, trace: list[Trace] | None
+    ) -> tuple[Tensor, DNCState]:
+        """Whole sequences, by the fastest way that the backend and the dtypes allow.
+
+        Args:
+            rows: (sum of batch_sizes, X), step after step.
+            batch_sizes: how many sequences each step still has; never grows.
+            state: complete, before the first step.
+            trace: where to put what each step did, if wanted.
+
+        Returns:
+            features (rows, L H + R W), and the state of each sequence after its own last step.
+        """
+        backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
+        precision = run_precision(self.interface.weight, rows, self.state_dtype)
+        plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
+        if precision is not None and precision.half is not None:
+            # A controller of your own is called where torch's autocast reaches it.
+            plain = plain and has_tape(self.controller)
+        if backend == "reference" or trace is not None or not plain or precision is None:
+            return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
+        plan = self._plan(backend, precision)
+        return run_sequences(self.controller, self.interface, rows, batch_sizes, state, plan)
+
+    def _plan(self, backend: str, precision: Precision) -> Plan:
+        """How the engine runs sequences."""
+        return Plan(
+            backend=load_backend(backend),
+            options=self.config.step_options,
+            in_place=self.config.in_place,
+            interval=self.config.checkpoint_interval,
+            checkpoint_dtype=self.config.checkpoint_dtype,
+            precision=precision,
+            capture=self.config.cuda_graphs,
+        )
+
+    def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
+        """See `DNC.memory_report`."""
+        config, weight = self.config, self.interface.weight
+        backend = resolve_backend(config.backend, weight.device, self.state_dtype)
+        if backend == "reference":
+            raise ValueError(
+                'memory_report is of the engine, of backend "cpu", "eager" or "triton"; got '
+                '"reference", which keeps what autograd keeps: several link matrices for every step'
+            )
+        return memory_report(
+            self._plan(backend, Precision(self.state_dtype)),
+            config.memory_sizes(batch_size),
+            LINKAGES[config.linkage],
+            steps=steps,
+            fan_out=config.link_fan_out,
+            state_dtype=self.state_dtype,
+            itemsize=weight.element_size(),
+            controller_numbers=getattr(self.controller, "kept_numbers", int)(),
+            features=self.output.in_features,
+            output_size=self.output.out_features,
+            parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
+        )
+
+    def extra_repr(self) -> str:
+        return describe(self.config)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> None:
+    """Raise unless a field of a state has the shapes that are expected of it."""
+    if shapes != expected:
+        raise ValueError(
+            f"state.{name} must have shapes {expected} for a batch of {batch_size}, got {shapes}"
+        )
+
+
+def check_state_type(state: Any) -> None:
+    """Raise unless a state given by the user is a `DNCState` or None."""
+    if state is not None and not isinstance(state, DNCState):
+        raise TypeError(
+            f"state must be a DNCState or None, got {type(state).__name__}; a DNC's state is "
+            "what an earlier call returned, or zero_state(batch_size)"
+        )
+
+
+def describe(config: DNCConfig) -> str:
+    """The sizes, and the options that are not at their defaults, for a module's repr."""
+    shown = [f"{config.input_size}, {config.hidden_size}"]
+    for name, field in DNCConfig.__dataclass_fields__.items():
+        value = getattr(config, name)
+        if name in ("num_cells", "cell_size", "num_read_heads") or (
+            name not in ("input_size", "hidden_size") and value != field.default
+        ):
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)

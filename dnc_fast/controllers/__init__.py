@@ -1,0 +1,33 @@
+"""The networks that drive the memory: LSTM, GRU, RNN, feed-forward, and the protocol for your own.
+
+A controller sees [x_t; r_{t-1}] (B, X + R W) and its own state, and gives an output (B, size) from
+which the interface vector and the DNC's output are made. `Controller` is all that is asked of one.
+A built-in one is a file with its module and its tape, by which the engine runs it without autograd.
+"""
+
+from .base import Controller, LayeredController, check_controller
+from .gru import GRUController
+from .lstm import LSTMController
+from .plain import FeedForwardController, RNNController
+from .tape import LayerBuffers, LayerGradients, LayerTape
+
+CONTROLLERS: dict[str, type[LayeredController]] = {
+    "lstm": LSTMController,
+    "gru": GRUController,
+    "rnn": RNNController,
+    "feedforward": FeedForwardController,
+}
+
+__all__ = [
+    "CONTROLLERS",
+    "Controller",
+    "FeedForwardController",
+    "GRUController",
+    "LSTMController",
+    "LayerBuffers",
+    "LayerGradients",
+    "LayerTape",
+    "LayeredController",
+    "RNNController",
+    "check_controller",
+]

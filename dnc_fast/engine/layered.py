@@ -1,0 +1,209 @@
+"""A built-in controller over the steps of a batch, without autograd inside the loop."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..backends import Backend
+from ..controllers import LayerBuffers, LayeredController, LayerGradients, LayerTape
+from ..layout import Layout
+from ..precision import Precision
+from ..state import tensors
+
+
+class Layers:
+    """What a run of a built-in controller is, whatever its numbers.
+
+    Args:
+        controller: the module, whose class has a tape.
+
+    Attributes:
+        draws: whether a run draws random numbers, for dropout's masks, step by step.
+    """
+
+    def __init__(self, controller: LayeredController) -> None:
+        assert controller.tape is not None
+        self.tape = controller.tape
+        self.hidden_size = controller.hidden_size
+        self.num_layers = len(controller.layers)
+        self.activation_clip = controller.activation_clip
+        dropout = controller.dropout if controller.training else 0.0
+        self.dropout = dropout if self.num_layers > 1 else 0.0
+        self.draws = bool(self.dropout)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What decides which work is done."""
+        return self.tape, self.hidden_size, self.num_layers, self.activation_clip, self.dropout
+
+    @property
+    def kept_numbers(self) -> int:
+        """About how many numbers a step of a sequence keeps."""
+        return (self.tape.gates + 3) * self.hidden_size * self.num_layers
+
+    def prepare(self, controller: LayeredController, x: Tensor) -> list[Tensor]:
+        """What a run computes from, by way of autograd: of each layer, x_part and weight.
+
+        Args:
+            controller: the module.
+            x: (rows, X), all steps' inputs.
+        """
+        layers = [self.tape.prepare(layer, x, x.shape[1]) for layer in controller.layers]
+        return [tensor for layer in layers for tensor in layer]
+
+    def split(self, given: list[Tensor], rows: list[int]) -> list[list[Tensor]]:
+        """What `prepare` returned, in parts of so many rows each, to be run one after another."""
+        x_parts = zip(*(x_part.split(rows) for x_part in given[::2]), strict=True)
+        return [
+            [tensor for pair in zip(parts, given[1::2], strict=True) for tensor in pair]
+            for parts in x_parts
+        ]
+
+    def begin(
+        self,
+        backend: Backend,
+        precision: Precision,
+        layout: Layout,
+        given: list[Tensor],
+        output: Tensor,
+        state: Any,
+    ) -> LayeredTape:
+        """Begin a run.
+
+        Args:
+            backend: whose kernels are used.
+            precision: of the run.
+            layout: where the states lie.
+            given: as from `prepare`, outside any graph.
+            output: (output rows, L H), where hidden activations go.
+            state: before the first step, outside any graph.
+        """
+        return LayeredTape(self, backend, precision, layout, given, output, state)
+
+
+class LayeredTape:
+    """What a run of a built-in controller keeps; see `Layers.begin` for the arguments."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        backend: Backend,
+        precision: Precision,
+        layout: Layout,
+        given: list[Tensor],
+        output: Tensor,
+        state: Any,
+    ) -> None:
+        self.of = layers
+        self.layout = layout
+        kind, H, L = layers.tape, layers.hidden_size, layers.num_layers
+        self.masks: list[dict[int, Tensor]] = [{} for _ in range(L)]
+        x_parts, weights = given[::2], given[1::2]
+        cells = int(kind.has_cells)
+        seen = max(weight.shape[1] for weight in weights)
+        # The lowest layer of many sees less than the others: zeros where it sees nothing.
+        new = output.new_empty if L == 1 else output.new_zeros
+        full = partial(output.new_empty, dtype=precision.full)
+        self.buffers = LayerBuffers(
+            inputs=new(L, layout.num_step_rows, seen),
+            active=full(L, layout.num_step_rows, kind.gates * H),
+            cells=full(L, cells * layout.num_state_rows, H),
+            squashed=full(L, cells * layout.num_step_rows, H),
+        )
+        self.layers: list[LayerTape] = []
+        for index, (x_part, weight) in enumerate(zip(x_parts, weights, strict=True)):
+            hidden = output[:, index * H : (index + 1) * H]
+            initial = list(tensors(state[index]))
+            inputs, *others = (buffer[index] for buffer in self.buffers)
+            buffers = LayerBuffers(inputs[:, : weight.shape[1]], *others)
+            self.layers.append(
+                kind(backend, precision, layout, x_part, weight, hidden, initial, buffers)
+            )
+
+    def forward(self, t: int, read_vectors: Tensor) -> None:
+        """Take step t, from the read vectors (b, R W) of the step before."""
+        below: Tensor | None = None
+        for layer, masks in zip(self.layers, self.masks, strict=True):
+            if below is not None and self.of.dropout:
+                mask = F.dropout(torch.ones_like(below), self.of.dropout)
+                below = below * mask
+                if self.layout.keep:
+                    masks[t] = mask
+            layer.forward(t, [read_vectors] if below is None else [read_vectors, below])
+            below = layer.hidden[self.layout.output(t)]
+
+    def finish(self, t: int) -> None:
+        """Put away the state of the sequences whose last step was t."""
+        for layer in self.layers:
+            layer.finish(t)
+
+    def final_state(self) -> list[Tensor]:
+        """Each sequence's state after its own last step, as a list of (B, H)."""
+        return [tensor for layer in self.layers for tensor in layer.final]
+
+    def begin_backward(self, d_final: list[Tensor | None]) -> LayeredGradients:
+        """Begin at the end, with gradients of the final state."""
+        return LayeredGradients(self, d_final)
+
+
+class LayeredGradients:
+    """Gradients on the way back through a run of a built-in controller.
+
+    Args:
+        tape: of the run.
+        d_final: gradients of the final state; None stands for zeros.
+    """
+
+    def __init__(self, tape: LayeredTape, d_final: list[Tensor | None]) -> None:
+        self.tape = tape
+        inputs, active = tape.buffers.inputs, tape.buffers.active
+        self.active = torch.empty_like(active, dtype=inputs.dtype)
+        # Of h and c, whether the state has them or not.
+        shape = (2, tape.of.num_layers, tape.layout.batch_size, tape.of.hidden_size)
+        self.last, self.cells = active.new_zeros(shape)
+        self.layers: list[LayerGradients] = []
+        for index, layer in enumerate(tape.layers):
+            own, d_final = d_final[: len(layer.final)], d_final[len(layer.final) :]
+            state = [self.last[index], self.cells[index]][: len(own)]
+            for part, gradient in zip(state, own, strict=True):
+                if gradient is not None:
+                    part.copy_(gradient)
+            self.layers.append(LayerGradients(state, self.active[index]))
+
+    def backward(self, t: int, d_output: Tensor) -> Tensor:
+        """Go back through step t from the gradient of its output (b, L H).
+
+        Returns:
+            (b, R W): gradient of the read vectors of the step before.
+        """
+        tape = self.tape
+        H, clip = tape.of.hidden_size, tape.of.activation_clip
+        d_read: Tensor | None = None
+        d_below: Tensor | None = None
+        for index in reversed(range(len(tape.layers))):
+            d_hidden = d_output[:, index * H : (index + 1) * H]
+            if d_below is not None:
+                d_hidden = d_hidden + d_below
+            d_seen = tape.layers[index].backward(t, d_hidden, clip, self.layers[index])
+            if index:
+                d_below = d_seen[:, d_seen.shape[1] - H :]
+                d_seen = d_seen[:, : d_seen.shape[1] - H]
+                if t in tape.masks[index]:
+                    d_below = d_below * tape.masks[index][t]
+            d_read = d_seen if d_read is None else d_read + d_seen
+        assert d_read is not None
+        return d_read
+
+    def of_given(self) -> list[Tensor | None]:
+        """Gradients of what the run was given."""
+        pairs = zip(self.tape.layers, self.layers, strict=True)
+        return [part for layer, own in pairs for part in layer.given_gradients(own.active)]
+
+    def of_state(self) -> list[Tensor]:
+        """Gradients of the state before the first step."""
+        return [part for layer in self.layers for part in layer.state]

@@ -1,0 +1,148 @@
+"""Whole sequences as one function that autograd can go through once at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backends.autograd import refuse_second_gradient
+from ..layout import Layout
+from ..state import DNCState, map_tensors, tensors
+from . import captures
+from .controller import controller_run
+from .layered import Layers
+from .passes import Passes, Recording
+from .plan import Plan
+
+
+@torch.compiler.disable
+def run_sequences(
+    controller: nn.Module,
+    interface: nn.Linear,
+    x: Tensor,
+    batch_sizes: list[int],
+    state: DNCState,
+    plan: Plan,
+) -> tuple[Tensor, DNCState]:
+    """Take a batch of sequences through a DNC.
+
+    Args:
+        controller, interface: the cell's parts.
+        x: (sum of batch_sizes, X), step after step.
+        batch_sizes: how many sequences each step still has; never grows.
+        state: complete, before the first step.
+        plan: how.
+
+    Returns:
+        features (rows, L H + R W), and the state of each sequence after its own last step.
+    """
+    weights = [interface.weight] if interface.bias is None else [interface.weight, interface.bias]
+    of = controller_run(controller)
+    prepared = of.prepare(controller, x)
+    keep = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (*weights, *tensors(state), *prepared)
+    )
+    own = state.controller
+    if plan.precision.half is not None:  # what is carried is in full, also from part to part
+        state = state._replace(
+            controller=map_tensors(lambda tensor: tensor.to(plan.precision.full), own)
+        )
+
+    def passes(sizes: list[int]) -> Passes:
+        return Passes(plan, of, Layout(sizes, keep), state, len(weights))
+
+    whole = passes(batch_sizes)
+    may_record = plan.capture and captures.CAPTURES.records_on(whole.device)
+    lengths = captures.part_lengths(len(batch_sizes)) if may_record else []
+    parts = [passes(batch_sizes[:length]) for length in lengths]
+    if may_record and captures.CAPTURES.can_take(whole, parts):
+        assert isinstance(of, Layers)
+        features = []
+        rows = [length * batch_sizes[0] for length in lengths]
+        for part, given_part in zip(parts, of.split(prepared, rows), strict=True):
+            given = [*weights, *tensors(state), *given_part]
+            found, state = _apply(part, given, state, captures.CAPTURES.take(part, given))
+            features.append(found)
+        output = torch.cat(features) if len(features) > 1 else features[0]
+    else:
+        output, state = _apply(whole, [*weights, *tensors(state), *prepared], state, None)
+    if plan.precision.half is not None:
+        dtypes = iter([tensor.dtype for tensor in tensors(own)])
+        state = state._replace(
+            controller=map_tensors(lambda tensor: tensor.to(next(dtypes)), state.controller)
+        )
+    return output, state
+
+
+def _apply(
+    passes: Passes, given: list[Tensor], state: DNCState, replay: captures.Replay | None
+) -> tuple[Tensor, DNCState]:
+    """The features of a run, and its final state in the form of the first."""
+    features, *final = _Sequences.apply(passes, replay, *given)
+    parts = iter(final)
+    return features, map_tensors(lambda _: next(parts), state)
+
+
+class _Sequences(torch.autograd.Function):
+    """A run as a function of interface weights, state, and what the controller prepared.
+
+    What the forward pass kept is freed by the backward pass. Another backward pass (retain_graph)
+    takes the steps again first, with the same random numbers.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, passes: Passes, replay: captures.Replay | None, *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        keep = passes.layout.keep
+        random = _random_state(passes.device) if keep and passes.controller.draws else []
+        kept: Recording | captures.Replay
+        with torch.autocast(given[0].device.type, enabled=False):  # see `Precision`
+            if replay is None:
+                kept = passes.forward(given)
+                found = kept.results()
+            else:
+                kept, found = replay, replay.forward(given)
+        # Aliases, so that what is kept has no way back to this node.
+        results = tuple(result.detach() for result in found)
+        ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
+        if keep:
+            ctx.passes, ctx.kept, ctx.random = passes, kept, random
+            ctx.save_for_backward(*given)
+            ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient()
+        given = ctx.saved_tensors
+        with torch.autocast(given[0].device.type, enabled=False):
+            kept, ctx.kept = ctx.kept, None
+            if kept is None:
+                kept = _again(ctx.passes, given, ctx.random)
+            return (None, None, *kept.backward(gradients))
+
+
+def _again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> Recording:
+    """Take the steps once more, with the random numbers of the first time."""
+    if not random:
+        return passes.forward(given)
+    now = _random_state(passes.device)
+    _set_random_state(passes.device, random)
+    recording = passes.forward(given)
+    _set_random_state(passes.device, now)
+    return recording
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """What controllers may draw random numbers from."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _set_random_state(device: torch.device, state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1], device)
