@@ -1,17 +1,17 @@
-"""The interchanges of the London Underground's zone 1, and which follows which on each line.
+"""The interchanges of the London Underground in zone 1, connected along the lines.
 
-Stations without an interchange are left out, so an edge leads to the next interchange of its line.
-An edge's name is its line and the way that it runs there, such as "Central East".
+Stations without an interchange are left out, so an edge leads to the next interchange on its line.
+An edge is named after the line and its direction there, such as "Central East".
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-from .known_graph import KnownGraph
+from .known import KnownGraph
 
 LINES = (
-    # line, the way down the list, the way back, and its interchanges in order
+    # line, direction down the list, direction back, and the interchanges in order
     (
         "Bakerloo",
         "South",
@@ -76,7 +76,7 @@ LINES = (
 
 
 def line_triples() -> list[tuple[str, str, str]]:
-    """Each pair of neighbours on each line, both ways."""
+    """Each pair of neighbours on each line, in both directions."""
     triples = []
     for line, down, up, names in LINES:
         stations = names.split(", ")

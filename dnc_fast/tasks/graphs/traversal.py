@@ -1,25 +1,25 @@
-"""Traversal: hear a graph, then follow a row of edges through it (Graves et al. 2016)."""
+"""Traversal: hear a graph, then follow a sequence of edges through it (Graves et al. 2016)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Batch, random_shares, uniform
-from .graphs import Graphs, GraphTask
-from .paper import TRAVERSAL
+from ..base import Batch, option, random_shares, uniform
+from .graph import Graphs
+from .task import GraphTask
 from .triples import BLANK, Phase, answer_phase, join_phases
 
 
 @dataclass(frozen=True)
 class TraversalTask(GraphTask):
-    """A graph's triples in random order, then a path to follow by its edges; answer: its triples.
+    """A graph's triples in random order, then the edges of a path; answer: the path's triples.
 
-    The query is (source, edge, -), then (-, edge, -) for each further step; the answer, without any
-    input, the triples of the path one by one, and the triple (0, 0, 0) for its end. The path is a
+    The query is (source, edge, -), then (-, edge, -) for each further step. The answer, with a
+    blank input, is the triples of the path one by one and (0, 0, 0) for its end. The path is a
     random walk.
     """
 
@@ -39,15 +39,9 @@ class TraversalTask(GraphTask):
         ((10, 40), (2, 6), (1, 10)),
         ((10, 40), (2, 6), (1, 20)),
     )
-    PRESET: ClassVar = ("paper-traversal", TRAVERSAL)
-    RANGES: ClassVar = (
-        ("min_nodes", "max_nodes"),
-        ("min_degree", "max_degree"),
-        ("min_path", "max_path"),
-    )
 
-    min_path: int = field(default=1, metadata={"help": "fewest edges of a path"})
-    max_path: int = field(default=3, metadata={"help": "most edges of a path"})
+    min_path: int = option(1, "fewest edges of a path")
+    max_path: int = option(3, "most edges of a path")
 
     def __str__(self) -> str:
         return f"paths of {self.min_path} to {self.max_path} edges in {self.place}"
