@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import tasks
 from ..config import DNCConfig
-from ..tasks import (
-    AssociativeRecallTask,
-    AutoencodingTask,
-    BabiTask,
-    CharactersTask,
-    CopyTask,
-    EchoTask,
-    GraphTask,
-    KeyValueTask,
-    MappingTask,
-    PrioritySortTask,
-    RepeatCopyTask,
-    ShortestPathTask,
-    Task,
-    TemporalOrderTask,
-)
+from ..tasks import Task
 
 SMALL = {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
 LARGER = {"hidden_size": 128, "cell_size": 32, "num_read_heads": 4}
@@ -45,28 +31,22 @@ def model_options(task: Task) -> dict[str, Any]:
     A task that is not listed gets twice as many cells as its memory load.
     """
     match task:
-        case RepeatCopyTask():
+        case tasks.RepeatCopyTask():
             return {**SMALL, "num_cells": max(2 * task.memory_load, 16)}  # google-deepmind/dnc's
-        case AssociativeRecallTask():  # the query is written too
+        case tasks.AssociativeRecallTask():  # the query is written too
             return {**SMALL, "num_cells": (task.max_items + 2) * task.item_length}
-        case KeyValueTask():
+        case tasks.KeyValueTask():
             # Only the cells can hold a pair: the controller has no state and writes are not linked
             # in time. With as many cells as pairs, writing during a query costs one of them.
-            return {
-                "hidden_size": 128,
-                "cell_size": 40,
-                "num_read_heads": 1,
-                "num_cells": task.memory_load,
-                "controller": "feedforward",
-                "linkage": "none",
-            }
-        case MappingTask():  # needs no memory
+            sizes = {"hidden_size": 128, "num_cells": task.memory_load, "cell_size": 40}
+            return {**SMALL, **sizes, "controller": "feedforward", "linkage": "none"}
+        case tasks.MappingTask():  # needs no memory
             return {**SMALL, "num_cells": 8}
-        case CharactersTask():  # the controller carries most of a language
+        case tasks.CharactersTask():  # the controller carries most of a language
             return {**SMALL, "hidden_size": 128, "num_cells": 32}
-        case BabiTask():
+        case tasks.BabiTask():
             return {**LARGER, "num_cells": 32}
-        case GraphTask():
+        case tasks.GraphTask():
             return {**LARGER, "num_cells": 16 * -(-(task.memory_load + 8) // 16)}
     return {**SMALL, "num_cells": 2 * task.memory_load if task.memory_load else 16}
 
@@ -77,26 +57,26 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
     A task that is not listed gets none.
     """
     match task:
-        case CopyTask() if controller == "feedforward":
+        case tasks.CopyTask() if controller == "feedforward":
             # It learns sooner at 3e-3, but then generalises to length 16 less well.
             return {"learning_rate": 1e-3}
-        case RepeatCopyTask():
+        case tasks.RepeatCopyTask():
             return {**_decaying(30_000), "curriculum": "on" if len(task.lessons()) > 2 else "off"}
-        case AssociativeRecallTask():  # at a falling rate the later lessons are not passed
+        case tasks.AssociativeRecallTask():  # at a falling rate the later lessons are not passed
             return {**SMALL_STEPS, "curriculum": "on", "max_steps": 100_000}
-        case KeyValueTask():
+        case tasks.KeyValueTask():
             return {**SMALL_STEPS}
-        case PrioritySortTask():
+        case tasks.PrioritySortTask():
             return _decaying(30_000)
-        case AutoencodingTask():
+        case tasks.AutoencodingTask():
             return _decaying(40_000)
-        case TemporalOrderTask():
+        case tasks.TemporalOrderTask():
             return {"curriculum": "on"}
-        case EchoTask():  # streams are long: fewer of them are enough for an evaluation
+        case tasks.EchoTask():  # streams are long: fewer of them are enough for an evaluation
             return {"evaluation_size": 100}
-        case CharactersTask():  # likewise passages
+        case tasks.CharactersTask():  # likewise passages
             return {"evaluation_size": 50}
-        case BabiTask():
+        case tasks.BabiTask():
             return {
                 **SMALL_STEPS,
                 "max_steps": 100_000,
@@ -104,7 +84,7 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
                 "solved_at": 0.98,
                 "solved_evaluations": 2,
             }
-        case GraphTask():
+        case tasks.GraphTask():
             return {
                 **SMALL_STEPS,
                 "learning_rate": 2e-3,
@@ -114,7 +94,7 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
                 "evaluate_every": 500,
                 "evaluation_size": 500,
                 "solved_at": 0.95,
-                **(_PATH_LESSONS if isinstance(task, ShortestPathTask) else {}),
+                **(_PATH_LESSONS if isinstance(task, tasks.ShortestPathTask) else {}),
             }
     return {}
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from ..tasks import GraphTask, InferenceTask, ShortestPathTask, TraversalTask
 
+SIZES = ("num_layers", "hidden_size", "num_cells", "cell_size", "num_read_heads")
+
 NO_CLIP = 1e9
 ENOUGH = 10_000_000
 """More steps than any run of the paper took."""
@@ -24,30 +26,17 @@ class Preset(NamedTuple):
     training: dict[str, Any]
 
 
-def paper_model(
-    layers: int, hidden_size: int, num_cells: int, cell_size: int, num_read_heads: int
-) -> dict[str, Any]:
-    """A column of the table: the model."""
-    return {
-        "num_layers": layers,
-        "hidden_size": hidden_size,
-        "num_cells": num_cells,
-        "cell_size": cell_size,
-        "num_read_heads": num_read_heads,
-        "activation_clip": 10.0,
-    }
-
-
-def paper_training(batch_size: int, learning_rate: float, **lessons: Any) -> dict[str, Any]:
-    """A column of the table: the training."""
-    return {
-        "optimizer": "rmsprop",
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "clip_norm": NO_CLIP,
-        "max_steps": ENOUGH,
-        **lessons,
-    }
+def column(
+    task: dict[str, Any],
+    sizes: tuple[int, ...],
+    batch_size: int,
+    learning_rate: float,
+    **lessons: Any,
+) -> Preset:
+    """A column of the table, with its `SIZES`."""
+    model = {**dict(zip(SIZES, sizes, strict=True)), "activation_clip": 10.0}
+    training = {"optimizer": "rmsprop", "batch_size": batch_size, "learning_rate": learning_rate}
+    return Preset(task, model, {**training, "clip_norm": NO_CLIP, "max_steps": ENOUGH, **lessons})
 
 
 def last_lesson(kind: type[GraphTask]) -> dict[str, Any]:
@@ -55,42 +44,25 @@ def last_lesson(kind: type[GraphTask]) -> dict[str, Any]:
     return kind.lesson_options(kind.LESSONS[-1])
 
 
-LESSONS: dict[str, Any] = {
-    "curriculum": "on",
-    "lesson_pass": 0.9,
-    "lesson_every": 100,
-    "lesson_share": 0.1,
-}
+LESSONS = {"curriculum": "on", "lesson_pass": 0.9, "lesson_every": 100, "lesson_share": 0.1}
 PATH_LESSONS = {**LESSONS, "lesson_pass": 0.8, "lesson_every": 2000, "lesson_share": 0.0}
-
 BABI = {"tasks": "all"}
-BABI_TRAINING = paper_training(1, 1e-4, curriculum="off")
+TRAVERSAL, INFERENCE = last_lesson(TraversalTask), last_lesson(InferenceTask)
+PATH = {**last_lesson(ShortestPathTask), "mixing": 0.8}
 
 PUBLISHED: dict[str, dict[str, Preset]] = {
     "babi": {
-        "paper-babi-dnc1": Preset(BABI, paper_model(1, 256, 256, 64, 4), BABI_TRAINING),
-        "paper-babi-dnc2": Preset(BABI, paper_model(1, 256, 256, 32, 8), BABI_TRAINING),
+        "paper-babi-dnc1": column(BABI, (1, 256, 256, 64, 4), 1, 1e-4, curriculum="off"),
+        "paper-babi-dnc2": column(BABI, (1, 256, 256, 32, 8), 1, 1e-4, curriculum="off"),
     },
     "traversal": {
-        "paper-traversal": Preset(
-            last_lesson(TraversalTask),
-            paper_model(3, 256, 256, 50, 5),
-            paper_training(2, 1e-5, **LESSONS),
-        )
+        "paper-traversal": column(TRAVERSAL, (3, 256, 256, 50, 5), 2, 1e-5, **LESSONS),
     },
     "shortest-path": {
-        "paper-shortest-path": Preset(
-            {**last_lesson(ShortestPathTask), "mixing": 0.8},
-            paper_model(2, 256, 128, 50, 5),
-            paper_training(1, 3e-6, **PATH_LESSONS),
-        )
+        "paper-shortest-path": column(PATH, (2, 256, 128, 50, 5), 1, 3e-6, **PATH_LESSONS),
     },
     "inference": {
-        "paper-inference": Preset(
-            last_lesson(InferenceTask),
-            paper_model(3, 256, 128, 50, 5),
-            paper_training(32, 1e-5, **LESSONS),
-        )
+        "paper-inference": column(INFERENCE, (3, 256, 128, 50, 5), 32, 1e-5, **LESSONS),
     },
 }
 """Presets by task, then by name."""

@@ -25,8 +25,8 @@ class Answerer(ABC):
 
     @abstractmethod
     def inputs(self, first: int, last: int) -> Tensor:
-        """The inputs of steps `first` to `last`, (steps, B, X); not yet known are those that follow
-        an answer that was not yet taken."""
+        """The inputs of steps `first` to `last`, (steps, B, X); those after an answer are only
+        known once `take` has been called with it."""
 
     @abstractmethod
     def take(self, step: int, outputs: Tensor) -> None:

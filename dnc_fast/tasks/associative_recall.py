@@ -39,7 +39,6 @@ class AssociativeRecallTask(VectorTask):
 
     @property
     def memory_load(self) -> int:
-        """The vectors of all items."""
         return self.max_items * self.item_length
 
     def lessons(self) -> tuple[AssociativeRecallTask, ...]:

@@ -43,12 +43,7 @@ class AutoencodingTask(ClassTask):
         return NUM_SYMBOLS
 
     @property
-    def output_size(self) -> int:
-        return NUM_SYMBOLS
-
-    @property
     def memory_load(self) -> int:
-        """The digits and the end."""
         return self.max_length + 1
 
     def lessons(self) -> tuple[AutoencodingTask, ...]:

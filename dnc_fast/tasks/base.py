@@ -111,9 +111,9 @@ class Task(ABC):
         """X."""
 
     @property
-    @abstractmethod
     def output_size(self) -> int:
-        """Y."""
+        """Y; by default equal to X."""
+        return self.input_size
 
     @property
     def memory_load(self) -> int | None:

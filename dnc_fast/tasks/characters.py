@@ -71,10 +71,6 @@ class CharactersTask(ClassTask):
     def input_size(self) -> int:
         return len(self.alphabet)
 
-    @property
-    def output_size(self) -> int:
-        return len(self.alphabet)
-
     def held_out(self) -> CharactersTask:
         """The last tenth of the text."""
         return replace(self, part="held-out")

@@ -35,7 +35,6 @@ class CopyTask(VectorTask):
 
     @property
     def memory_load(self) -> int:
-        """The vectors of the longest round."""
         return self.max_length
 
     def lessons(self) -> tuple[CopyTask, ...]:

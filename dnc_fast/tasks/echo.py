@@ -43,12 +43,7 @@ class EchoTask(BitTask):
         return 1
 
     @property
-    def output_size(self) -> int:
-        return 1
-
-    @property
     def memory_load(self) -> int:
-        """The bits on their way."""
         return self.delay
 
     def lessons(self) -> tuple[EchoTask, ...]:

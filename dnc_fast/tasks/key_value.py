@@ -58,7 +58,6 @@ class KeyValueTask(BitTask):
 
     @property
     def memory_load(self) -> int:
-        """The pairs."""
         return self.max_items
 
     def lessons(self) -> tuple[KeyValueTask, ...]:

@@ -34,10 +34,6 @@ class MappingTask(BitTask):
     def input_size(self) -> int:
         return self.num_symbols
 
-    @property
-    def output_size(self) -> int:
-        return self.num_symbols
-
     def mapping(self) -> torch.Tensor:
         """(num_symbols) int64: what each symbol is mapped to."""
         generator = torch.Generator("cpu").manual_seed(self.map_seed)

@@ -33,7 +33,6 @@ class PrioritySortTask(VectorTask):
 
     @property
     def memory_load(self) -> int:
-        """The vectors."""
         return self.num_items
 
     def lessons(self) -> tuple[PrioritySortTask, ...]:

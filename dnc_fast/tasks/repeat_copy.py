@@ -48,7 +48,6 @@ class RepeatCopyTask(VectorTask):
 
     @property
     def memory_load(self) -> int:
-        """The vectors of the longest sequence."""
         return self.max_length
 
     def lessons(self) -> tuple[RepeatCopyTask, ...]:

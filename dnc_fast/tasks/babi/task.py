@@ -105,10 +105,6 @@ class BabiTask(ClassTask):
     def input_size(self) -> int:
         return len(VOCABULARY)
 
-    @property
-    def output_size(self) -> int:
-        return len(VOCABULARY)
-
     def validation(self) -> BabiTask:
         """The last tenth of each training file."""
         return replace(self, part="validation")
@@ -183,7 +179,7 @@ class BabiTask(ClassTask):
         return drill(story, random) if random.random() < self.drilled else story
 
     def _with_dropout(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """The batch, in training with some words blanked; the signs for an answer all stay."""
+        """The batch, in training with some words blanked, but none where an answer is expected."""
         if not self.word_dropout or self.part != "train":
             return batch
         kept = random_shares(tuple(batch.mask.shape), generator) >= self.word_dropout

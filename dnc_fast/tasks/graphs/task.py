@@ -58,16 +58,11 @@ class GraphTask(TripleTask):
         for low, high in self.RANGES:
             check_integer(low, getattr(self, low), minimum=1)
             check_integer(high, getattr(self, high), minimum=getattr(self, low))
-        if self.max_nodes > NUM_LABELS:
-            raise ValueError(
-                f"max_nodes must be at most {NUM_LABELS}, the number of labels, got "
-                f"{self.max_nodes}"
-            )
-        if self.max_degree > self.num_edge_labels:
-            raise ValueError(
-                f"max_degree must be at most {self.num_edge_labels}, the number of edge labels, "
-                f"got {self.max_degree}"
-            )
+        for name, most in (("max_nodes", NUM_LABELS), ("max_degree", self.num_edge_labels)):
+            if (value := getattr(self, name)) > most:
+                raise ValueError(
+                    f"{name} must be at most {most}, the number of labels, got {value}"
+                )
         if self.known and len(self.known.edge_names) > self.num_edge_labels:
             raise ValueError(
                 f"graph must have at most {self.num_edge_labels} names of edges, got "
@@ -107,7 +102,6 @@ class GraphTask(TripleTask):
 
     @property
     def memory_load(self) -> int:
-        """The edges of the largest random graph."""
         return self.max_nodes * self.max_degree
 
     def draw_graphs(self, batch_size: int, generator: torch.Generator) -> Graphs:
