@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dnc_fast import DNCConfig
+from dnc_fast.presets import model_config, training_options
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingConfig, evaluate
 
@@ -37,17 +37,11 @@ def learn(controller: str, seed: int, max_steps: int = 10_000, **options: Any) -
         controller: its name.
         seed: of parameters and data.
         max_steps: training steps at most.
-        **options: of `DNCConfig`, beside the task's presets.
+        **options: of `DNCConfig`, other than the task's defaults.
     """
     task = CopyTask()
-    model = DNCConfig(
-        input_size=task.input_size,
-        output_size=task.output_size,
-        controller=controller,
-        **task.model_preset(),
-        **options,
-    )
-    training = TrainingConfig(seed=seed, max_steps=max_steps, **task.training_preset(controller))
+    model = model_config(task, controller=controller, **options)
+    training = TrainingConfig(seed=seed, max_steps=max_steps, **training_options(task, controller))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(task, model, training, folder)
         trainer.train("off")

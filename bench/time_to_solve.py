@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dnc_fast import DNC, DNCConfig
+from dnc_fast import DNC
+from dnc_fast.presets import model_config
 from dnc_fast.tasks import Batch, CopyTask
 from dnc_fast.training.random import stream_generator, stream_seed
 
@@ -52,11 +53,7 @@ def count(module: nn.Module) -> int:
 
 
 def our_model(provider: Provider, cells: int, device: str) -> Model:
-    config = DNCConfig(
-        input_size=TASK.input_size,
-        output_size=TASK.output_size,
-        **{**TASK.model_preset(), "num_cells": cells, **provider.options},
-    )
+    config = model_config(TASK, **{"num_cells": cells, **provider.options})
     dnc = DNC.from_config(config, device=device)
     return Model(dnc, lambda inputs: dnc(inputs)[0])
 
@@ -76,8 +73,8 @@ def lstm_model(parameters: int, device: str) -> Model:
 
 
 def dnc_model(cells: int, device: str) -> Model:
-    preset = TASK.model_preset()
-    W, R, H = preset["cell_size"], preset["num_read_heads"], preset["hidden_size"]
+    config = model_config(TASK)
+    W, R, H = config.cell_size, config.num_read_heads, config.hidden_size
     module = peer_model(Size(1, 1, cells, W, R, H, TASK.input_size), device)
 
     def answer(inputs: Tensor) -> Tensor:
@@ -111,7 +108,7 @@ def share_right(
 
 def learn(provider: Provider, seed: int, limits: Limits, device: str) -> Record:
     """Train and score one model."""
-    cells = TASK.model_preset()["num_cells"]
+    cells = model_config(TASK).num_cells
     torch.manual_seed(stream_seed(seed, "parameters"))
     model = make(provider, cells, device)
     optimizer = torch.optim.Adam(model.module.parameters(), lr=RATE)

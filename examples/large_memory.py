@@ -14,7 +14,8 @@ import time
 
 import torch
 
-from dnc_fast import DNC, DNCConfig
+from dnc_fast import DNC
+from dnc_fast.presets import model_config
 from dnc_fast.tasks import KeyValueTask
 
 parser = argparse.ArgumentParser()
@@ -25,7 +26,7 @@ options = parser.parse_args()
 torch.manual_seed(0)
 torch.set_num_threads(1)
 task = KeyValueTask(min_items=2, max_items=16)
-config = DNCConfig(input_size=task.input_size, output_size=task.output_size, **task.model_preset())
+config = model_config(task)
 dnc = DNC.from_config(config)
 optimizer = torch.optim.Adam(dnc.parameters(), lr=1e-3)
 generator = torch.Generator().manual_seed(1)

@@ -8,7 +8,7 @@ import tempfile
 
 import torch
 
-from dnc_fast import DNCConfig
+from dnc_fast.presets import model_config
 from dnc_fast.tasks import TemporalOrderTask
 from dnc_fast.training import Trainer, TrainingConfig, describe, read_metrics
 
@@ -19,7 +19,7 @@ options = parser.parse_args()
 
 torch.set_num_threads(1)
 task = TemporalOrderTask("moderate")  # its lessons: "easy", then "moderate"
-model = DNCConfig(input_size=task.input_size, output_size=task.output_size, **task.model_preset())
+model = model_config(task)
 config = TrainingConfig(
     max_steps=options.steps, curriculum="on", schedule="cosine", decay_steps=10_000, warm_up=50
 )

@@ -13,13 +13,15 @@ import torch
 
 from dnc_fast.cli import main
 from dnc_fast.tasks import BabiTask
-from dnc_fast.tasks.babi import LIKE_LENGTHS, encode, parse_numbers
-from dnc_fast.tasks.babi_drill import FIXED_FACTS, drill
-from dnc_fast.tasks.babi_files import find_files
-from dnc_fast.tasks.babi_names import exchange_names, names_of
-from dnc_fast.tasks.babi_published import PUBLISHED, error_table
-from dnc_fast.tasks.babi_stories import MAKERS
-from dnc_fast.tasks.babi_text import VOCABULARY, BabiError, Story, parse_stories, split_words
+from dnc_fast.tasks.babi import VOCABULARY, BabiError, Story, encode, split_words
+from dnc_fast.tasks.babi.drill import FIXED_FACTS, drill
+from dnc_fast.tasks.babi.files import find_files
+from dnc_fast.tasks.babi.library import LIKE_LENGTHS
+from dnc_fast.tasks.babi.names import exchange_names, names_of
+from dnc_fast.tasks.babi.published import PUBLISHED, error_table
+from dnc_fast.tasks.babi.stories import MAKERS
+from dnc_fast.tasks.babi.task import parse_numbers
+from dnc_fast.tasks.babi.text import parse_stories
 from dnc_fast.training import evaluate, restore_model
 
 DATA = os.environ.get("DNC_FAST_BABI", "")
@@ -81,8 +83,8 @@ def test_windows_line_ends_and_empty_lines_are_taken():
         ("1 Mary moved.\n1 Is Mary?\tno\t\n", "line 2: the story that ends here asks no question"),
         ("1 Where is Mary?\n", "line 1: expected a tab and an answer after a question, got none"),
         ("1 Where is Mary?\t\t1\n", "line 1: '' is not one of the 158 words of bAbI"),
-        ("1 Marie moved.\n", "line 1: 'marie' is not one of .*near to it: .*mary"),
-        ("1 Is Mary?\tkitchens\t1\n", "line 1: 'kitchens' is not .*near to it: .*kitchen"),
+        ("1 Marie moved.\n", "line 1: 'marie' is not one of .*similar words: .*mary"),
+        ("1 Is Mary?\tkitchens\t1\n", "line 1: 'kitchens' is not .*similar words: .*kitchen"),
         ("1 Is - Mary?\tno\t1\n", "line 1: '-' is not one of the 158 words"),
         ("1 \n", "line 1: expected a sentence after the number"),
         ("1 a\tno\t1\tmore\n", "line 1: expected a number, a space and a sentence"),
@@ -210,9 +212,9 @@ def test_a_task_that_a_set_lacks_is_taken_from_the_other_and_named(folder, tmp_p
         ({"data": str(Path(__file__).parent)}, "data must hold files such as en-10k/qa1_"),
         ({"data": __file__}, "data must be a folder, a tar file .* or a zip file, got"),
         ({"data": "FOLDER", "tasks": "1,2"}, "data must hold qa2_..._train.txt for task 2"),
-        ({"tasks": "3"}, r"tasks must be of \(1, 2, 4, 6, 7, 15\) for stories that are made up"),
+        ({"tasks": "3"}, r"tasks must be of \(1, 2, 4, 6, 7, 15\) for generated stories"),
         ({"tasks": "1;2"}, "tasks must be numbers such as 1 or 1,4,15 or 1-20, got '1;2'"),
-        ({"tasks": "0-3"}, "tasks must be from 1 to 20, rising, got '0-3'"),
+        ({"tasks": "0-3"}, "tasks must be from 1 to 20, in rising order, got '0-3'"),
         ({"tasks": ""}, "tasks must be numbers"),
         ({"files": "hn"}, "files must be one of"),
         ({"part": "all"}, "part must be one of"),
@@ -376,7 +378,7 @@ def test_names_are_exchanged_in_training_only(folder):
         words, answers = read(batch, place)
         assert solve(words) == tuple(answers.values())
     told = {tuple(read(batch, place)[0]) for place in range(20)}
-    assert not told & {story.words for story in plain._library().stories}
+    assert not told & {story.words for story in plain.library.stories}
     for part in (BabiTask.validation, BabiTask.held_out):
         a, b = (part(task).batch(10, generator()) for task in (plain, renamed))
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
@@ -420,7 +422,7 @@ def test_a_drill_does_not_ask_what_has_two_answers():
 def test_stories_of_fixed_facts_are_drilled_in_training_only(folder):
     assert {4} == FIXED_FACTS & {1, 4}
     plain, drilled = (BabiTask(str(folder), "1,4", drilled=share) for share in (0.0, 1.0))
-    known = {story.words: story.answers for story in plain._library().stories}
+    known = {story.words: story.answers for story in plain.library.stories}
     changed = 0
     for seed in range(8):
         batch = drilled.batch(10, generator(seed))
@@ -527,7 +529,9 @@ def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     two = run(capsys, "ask", "--words", 2, tmp_path, "Where is Mary?").out
     assert re.match(r"where is mary \? [\w.?-]+,[\w.?-]+  \(.*; .*\)", two)
     error = run(capsys, "ask", tmp_path, "Where is Marie?", status=2).err
-    assert "text: 'marie' is not one of the 158 words of bAbI; near to it: are, mice, mary" in error
+    assert (
+        "text: 'marie' is not one of the 158 words of bAbI; similar words: are, mice, mary" in error
+    )
     assert "must hold a question" in run(capsys, "ask", tmp_path, "Mary went.", status=2).err
 
     lines = "Mary went to the garden.\nWhere is Mary?\n\nIs John in the office?\n"
@@ -553,7 +557,7 @@ def test_the_real_files_have_the_vocabulary_and_the_lengths_that_are_known():
     words, longest = set(), 0
     for files, part in (("en", "train"), ("en-10k", "train"), ("en-10k", "test")):
         task = BabiTask(DATA, "all", files, part)
-        for story in task._library().stories:
+        for story in task.library.stories:
             words |= set(story.words) | set(story.answers)
             longest = max(longest, len(story.words))
     assert words == set(VOCABULARY) and longest == 1393

@@ -12,14 +12,15 @@ import torch
 
 from dnc_fast import DNC
 from dnc_fast.cli import main
-from dnc_fast.tasks import InferenceTask, ShortestPathTask, TraversalTask, read_episode
-from dnc_fast.tasks.family import FAMILY
-from dnc_fast.tasks.graphs import GraphTask, distinct, random_graphs
-from dnc_fast.tasks.inference import relations
-from dnc_fast.tasks.known_graph import KnownGraph
-from dnc_fast.tasks.shortest_path import PathAnswerer
-from dnc_fast.tasks.triples import decode_triples, encode_triples
-from dnc_fast.tasks.underground import UNDERGROUND
+from dnc_fast.presets import PUBLISHED, model_config
+from dnc_fast.tasks import TASKS, InferenceTask, ShortestPathTask, TraversalTask, read_episode
+from dnc_fast.tasks.graphs.family import FAMILY
+from dnc_fast.tasks.graphs.graph import distinct, random_graphs
+from dnc_fast.tasks.graphs.inference import relations
+from dnc_fast.tasks.graphs.known import KnownGraph
+from dnc_fast.tasks.graphs.shortest_path import PathAnswerer
+from dnc_fast.tasks.graphs.triples import decode_triples, encode_triples
+from dnc_fast.tasks.graphs.underground import UNDERGROUND
 from dnc_fast.training import Trainer, TrainingConfig, answered, evaluate
 from dnc_fast.training.random import stream_generator
 
@@ -465,15 +466,16 @@ def test_a_label_that_stands_for_nothing_is_shown_as_a_number():
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "first"),
+    ("name", "count", "first"),
     [
-        (TraversalTask, 14, (3, 10, 2, 4, 1, 1)),
-        (InferenceTask, 15, (3, 3, 2, 2, 2, 2)),
-        (ShortestPathTask, 14, (5, 10, 1, 2, 2, 2)),
+        ("traversal", 14, (3, 10, 2, 4, 1, 1)),
+        ("inference", 15, (3, 3, 2, 2, 2, 2)),
+        ("shortest-path", 14, (5, 10, 1, 2, 2, 2)),
     ],
 )
-def test_the_paper_s_lessons_lead_to_its_last(kind: type[GraphTask], count, first):
-    (preset,) = kind.presets().values()
+def test_the_paper_s_lessons_lead_to_its_last(name, count, first):
+    (preset,) = PUBLISHED[name].values()
+    kind = TASKS[name]
     lessons = kind(**preset.task).lessons()
     assert len(lessons) == count
     names = [name for ends in kind.RANGES for name in ends]
@@ -484,16 +486,8 @@ def test_the_paper_s_lessons_lead_to_its_last(kind: type[GraphTask], count, firs
 
 @pytest.mark.parametrize("name", ["traversal", "inference", "shortest-path"])
 def test_training_is_reproducible_and_resumes(name, tmp_path):
-    task = {
-        "traversal": TraversalTask,
-        "inference": InferenceTask,
-        "shortest-path": ShortestPathTask,
-    }[name](max_nodes=5)
-    from dnc_fast import DNCConfig
-
-    model = DNCConfig(
-        input_size=92, output_size=90, hidden_size=12, num_cells=8, cell_size=4, num_read_heads=1
-    )
+    task = TASKS[name](max_nodes=5)
+    model = model_config(task, hidden_size=12, num_cells=8, cell_size=4, num_read_heads=1)
 
     def config(steps):
         return TrainingConfig(

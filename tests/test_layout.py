@@ -19,6 +19,7 @@ FLOORS = (
     {"config"},
     {"dnc"},
     {"tasks", "pictures"},
+    {"presets"},
     {"training"},
     {"cli"},
 )

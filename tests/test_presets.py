@@ -1,9 +1,10 @@
-"""Presets of the paper: every number of its table, on the command line and in a run."""
+"""Options that suit a task: the defaults of each, and every number of the paper's table."""
 
 import pytest
 
 from dnc_fast.cli import main
-from dnc_fast.tasks import TASKS
+from dnc_fast.presets import PUBLISHED, model_config, model_options, training_options
+from dnc_fast.tasks import TASKS, CopyTask, EchoTask
 from dnc_fast.training import load_checkpoint
 
 # Graves et al. 2016, Extended Data Table 2: layers, LSTM, N, W, R, batch, learning rate.
@@ -26,14 +27,103 @@ TESTS_OF_LESSONS = {  # share that passes, steps between tests, share of earlier
 }
 
 
+SLOW = {"learning_rate": 1e-3, "clip_norm": 1.0}
+GRAPHS = {
+    **SLOW,
+    "learning_rate": 2e-3,
+    "batch_size": 32,
+    "curriculum": "on",
+    "max_steps": 100_000,
+    "evaluate_every": 500,
+    "evaluation_size": 500,
+    "solved_at": 0.95,
+}
+BABI = {**SLOW, "max_steps": 100_000, "evaluate_every": 200}
+BABI |= {"solved_at": 0.98, "solved_evaluations": 2}
+
+
+def decaying(steps, **lessons):
+    return {**SLOW, "schedule": "cosine", "decay_steps": steps, "max_steps": steps, **lessons}
+
+
+# The task's options, hidden_size, num_cells, cell_size, num_read_heads, training.
+DEFAULTS = [
+    ("copy", {}, (64, 16, 16, 1), {}),
+    ("copy", {"max_length": 20, "num_bits": 3, "num_sequences": 4}, (64, 40, 16, 1), {}),
+    ("repeat-copy", {}, (64, 16, 16, 1), decaying(30_000, curriculum="off")),
+    ("repeat-copy", {"max_length": 10}, (64, 20, 16, 1), decaying(30_000, curriculum="on")),
+    ("repeat-copy", {"max_repeats": 10}, (64, 16, 16, 1), decaying(30_000, curriculum="on")),
+    (
+        "associative-recall",
+        {"max_items": 7, "item_length": 2},
+        (64, 18, 16, 1),
+        {**SLOW, "curriculum": "on", "max_steps": 100_000},
+    ),
+    ("key-value", {"max_items": 80}, (128, 80, 40, 1), SLOW),
+    ("priority-sort", {}, (64, 40, 16, 1), decaying(30_000)),
+    ("priority-sort", {"num_items": 6, "num_sorted": 4}, (64, 12, 16, 1), decaying(30_000)),
+    ("temporal-order", {"difficulty": "hard"}, (64, 16, 16, 1), {"curriculum": "on"}),
+    ("echo", {"delay": 3}, (64, 6, 16, 1), {"evaluation_size": 100}),
+    ("autoencoding", {"max_length": 20}, (64, 42, 16, 1), decaying(40_000)),
+    ("characters", {}, (128, 32, 16, 1), {"evaluation_size": 50}),
+    ("mapping", {"num_symbols": 20}, (64, 8, 16, 1), {}),
+    ("babi", {"tasks": "all"}, (128, 32, 32, 4), BABI),
+    ("traversal", {}, (128, 48, 32, 4), GRAPHS),
+    ("traversal", {"max_nodes": 40, "max_degree": 6}, (128, 256, 32, 4), GRAPHS),
+    (
+        "shortest-path",
+        {"max_nodes": 25, "max_degree": 6},
+        (128, 160, 32, 4),
+        {**GRAPHS, "lesson_pass": 0.8, "lesson_share": 0.0, "lesson_every": 500},
+    ),
+    ("inference", {}, (128, 16, 32, 4), GRAPHS),
+    ("inference", {"max_nodes": 12, "max_degree": 4}, (128, 64, 32, 4), GRAPHS),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "sizes", "training"), DEFAULTS)
+def test_the_defaults_of_each_task(name, options, sizes, training):
+    task = TASKS[name](**options)
+    names = ("hidden_size", "num_cells", "cell_size", "num_read_heads")
+    kinds = {"controller": "feedforward", "linkage": "none"} if name == "key-value" else {}
+    assert model_options(task) == {**dict(zip(names, sizes, strict=True)), **kinds}
+    for controller in ("lstm", "gru", "rnn", "feedforward"):
+        other = {"learning_rate": 1e-3} if (name, controller) == ("copy", "feedforward") else {}
+        assert training_options(task, controller) == {**training, **other}
+
+
+def test_the_defaults_of_every_task_are_checked():
+    assert {name for name, *_ in DEFAULTS} == set(TASKS)
+
+
+def test_a_model_has_the_sizes_of_its_task_and_the_changes():
+    config = model_config(CopyTask(num_bits=3), num_cells=9, controller="gru")
+    assert (config.input_size, config.output_size) == (5, 3)
+    assert (config.hidden_size, config.num_cells, config.controller) == (64, 9, "gru")
+
+
+def test_a_task_of_a_known_kind_has_its_defaults():
+    class Other(EchoTask):
+        pass
+
+    assert training_options(Other(), "lstm") == training_options(EchoTask(), "lstm")
+
+
+def test_presets_can_be_imported_from_where_they_were():
+    from dnc_fast.tasks import Preset
+
+    assert isinstance(PUBLISHED["babi"]["paper-babi-dnc1"], Preset)
+
+
 def test_no_preset_is_missing():
-    assert {name for kind in TASKS.values() for name in kind.presets()} == set(TABLE)
+    found = {name: task for task, presets in PUBLISHED.items() for name in presets}
+    assert found == {name: task for name, (task, *_) in TABLE.items()}
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_presets_are_the_numbers_of_the_table(name):
     task, *numbers = TABLE[name]
-    preset = TASKS[task].presets()[name]
+    preset = PUBLISHED[task][name]
     model, training = preset.model, preset.training
     assert numbers == [
         model["num_layers"],

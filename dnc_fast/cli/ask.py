@@ -11,9 +11,15 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from ..tasks import BabiTask
-from ..tasks.babi import hear
-from ..tasks.babi_text import ANSWER, VOCABULARY, BabiError, check_words, split_words
+from ..tasks.babi import (
+    ANSWER,
+    VOCABULARY,
+    BabiError,
+    BabiTask,
+    check_words,
+    hear,
+    split_words,
+)
 from ..training import load_run, restore_model, restore_task
 from .options import UserError, check_device
 

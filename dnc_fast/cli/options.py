@@ -35,7 +35,7 @@ def add_fields(
             choices=choices,
             metavar=None if choices else kind.__name__.upper(),
             default=argparse.SUPPRESS,
-            help=field.metadata["help"] + shown,
+            help=field.metadata.get("help", "") + shown,
         )
 
 

@@ -14,7 +14,8 @@ import torch
 from ..backends import primitives, resolve_backend
 from ..checks import check_integer, check_number
 from ..config import DNCConfig
-from ..tasks import TASKS, Preset, Task
+from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
+from ..tasks import TASKS, Task
 from ..training import (
     Outcome,
     Trainer,
@@ -57,16 +58,16 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
     """The options of `dnc-fast train NAME`."""
     add_fields(parser.add_argument_group("task"), task)
     model = parser.add_argument_group("model", "The defaults follow the task's options.")
-    preset = task().model_preset()
+    preset = model_options(task())
     add_fields(model, DNCConfig, MODEL_OPTIONS, preset)
     training = parser.add_argument_group("training")
     controller = preset.get("controller", DNCConfig.controller)
-    add_fields(training, TrainingConfig, defaults=task().training_preset(controller))
+    add_fields(training, TrainingConfig, defaults=training_options(task(), controller))
     run = parser.add_argument_group("run")
-    if task.presets():
+    if name in PUBLISHED:
         run.add_argument(
             "--preset",
-            choices=tuple(task.presets()),
+            choices=tuple(PUBLISHED[name]),
             help="a published set of options, which others given here change",
         )
     run.add_argument(
@@ -202,7 +203,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What the user asks for of task, model and training, under a checkpoint's words."""
     kind = TASKS[options.task_name]
     name = getattr(options, "preset", None)
-    preset = kind.presets()[name] if name else Preset({}, {}, {})
+    preset = PUBLISHED[options.task_name][name] if name else Preset({}, {}, {})
     return {
         "task": {**preset.task, **given(options, kind)},
         "model": {**preset.model, **given(options, DNCConfig, MODEL_OPTIONS)},
@@ -211,15 +212,11 @@ def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]) -> Trainer:
-    """A new run, the task's presets changed by what the user asks for."""
+    """A new run: the defaults for the task, changed by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
-    model = DNCConfig(
-        input_size=task.input_size,
-        output_size=task.output_size,
-        **{**task.model_preset(), **wanted["model"]},
-    )
-    preset = task.training_preset(str(model.controller))
-    training = TrainingConfig(**{**preset, **wanted["training"]})
+    model = model_config(task, **wanted["model"])
+    defaults = training_options(task, str(model.controller))
+    training = TrainingConfig(**{**defaults, **wanted["training"]})
     try:
         return Trainer(
             task, model, training, folder, device=options.device, metrics_format=options.metrics

@@ -1,26 +1,35 @@
-"""Tasks by name. A task knows no model; see `base.Task` for what one is."""
+"""Tasks by name. A task knows no model; see `base.Task` for what one is.
+
+To add a task, write it in a file of its own and add a line to `TASKS`.
+"""
 
 import sys
+from importlib import import_module
+from typing import Any
 
 from .answerer import Answerer
 from .associative_recall import AssociativeRecallTask
 from .autoencoding import AutoencodingTask
 from .babi import BabiTask
-from .base import Batch, BitTask, ClassTask, Preset, Score, Task
+from .base import Batch, BitTask, ClassTask, Score, Task
 from .characters import CharactersTask
 from .copy import CopyTask
 from .echo import EchoTask
-from .episodes import Episode, read_episode
-from .graphs import GraphTask, Names
-from .inference import InferenceTask
+from .graphs import (
+    Episode,
+    GraphTask,
+    InferenceTask,
+    Names,
+    ShortestPathTask,
+    TraversalTask,
+    TripleTask,
+    read_episode,
+)
 from .key_value import KeyValueTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
-from .shortest_path import ShortestPathTask
 from .temporal_order import TemporalOrderTask
-from .traversal import TraversalTask
-from .triples import TripleTask
 
 TASKS: dict[str, type[Task]] = {
     "copy": CopyTask,
@@ -44,7 +53,7 @@ def task_name(task: Task) -> str:
     """The name of a task in `TASKS`.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the task is not registered.
     """
     for name, kind in TASKS.items():
         if type(task) is kind:
@@ -53,8 +62,16 @@ def task_name(task: Task) -> str:
 
 
 def summary(kind: type[Task]) -> str:
-    """A task in one line: the first of its module's docstring."""
-    return (sys.modules[kind.__module__].__doc__ or "").strip().splitlines()[0].rstrip(".")
+    """A task in one line: the first line of its module's docstring, or of its own."""
+    text = sys.modules[kind.__module__].__doc__ or kind.__doc__ or kind.__name__
+    return text.strip().splitlines()[0].rstrip(".")
+
+
+def __getattr__(name: str) -> Any:
+    """`Preset` lives in `dnc_fast.presets` now; it can still be imported from here."""
+    if name == "Preset":
+        return import_module("dnc_fast.presets").Preset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
@@ -75,7 +92,6 @@ __all__ = [
     "KeyValueTask",
     "MappingTask",
     "Names",
-    "Preset",
     "PrioritySortTask",
     "RepeatCopyTask",
     "Score",

@@ -1,30 +1,29 @@
-"""Associative recall: hear items, be shown one, say the one after it (Graves et al. 2014)."""
+"""Associative recall: hear items, then one of them, answer with the next (Graves et al. 2014)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..checks import check_integer
-from .base import SMALL_STEPS, Batch, VectorTask, random_bits, random_shares, uniform
+from .base import Batch, VectorTask, option, random_bits, random_shares, uniform
 
 
 @dataclass(frozen=True)
 class AssociativeRecallTask(VectorTask):
     """n items of `item_length` random vectors each, then one of them as a query; answer: the next.
 
-    The input has `num_bits` bits and two cue channels. A cue on the first stands before each item,
-    a cue on the second before and after the query, which is any item but the last, each as likely.
-    An episode takes (n + 2) (item_length + 1) steps; on its last item_length ones the input is
-    blank and the target is the item after the query's. n is uniform in [min_items, max_items].
+    The input has `num_bits` bits and two cue channels: the first marks the start of each item, the
+    second the start and the end of the query, which is any item but the last, all equally likely.
+    An episode has (n + 2) (item_length + 1) steps; on the last item_length the input is blank and
+    the target is the item that followed the query. n is uniform in [min_items, max_items].
     """
 
-    min_items: int = field(default=2, metadata={"help": "fewest items"})
-    max_items: int = field(default=6, metadata={"help": "most items"})
-    item_length: int = field(default=3, metadata={"help": "vectors in an item"})
-    num_bits: int = field(default=6, metadata={"help": "bits in a vector"})
+    min_items: int = option(2, "fewest items")
+    max_items: int = option(6, "most items")
+    item_length: int = option(3, "vectors in an item")
+    num_bits: int = option(6, "bits in a vector")
 
     def __post_init__(self) -> None:
         check_integer("min_items", self.min_items, minimum=2)
@@ -38,18 +37,14 @@ class AssociativeRecallTask(VectorTask):
             f"{self.item_length} x {self.num_bits} bits"
         )
 
+    @property
+    def memory_load(self) -> int:
+        return self.max_items * self.item_length
+
     def lessons(self) -> tuple[AssociativeRecallTask, ...]:
-        """One item more from lesson to lesson."""
+        """One more item in each lesson."""
         counts = range(self.min_items, self.max_items + 1)
         return tuple(replace(self, max_items=count) for count in counts)
-
-    def model_preset(self) -> dict[str, Any]:
-        """Room for every vector that is shown, and some more."""
-        return {**super().model_preset(), "num_cells": (self.max_items + 2) * self.item_length}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """Lessons, and small steps to the end: with a falling rate later lessons are not passed."""
-        return {**SMALL_STEPS, "curriculum": "on", "max_steps": 100_000}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

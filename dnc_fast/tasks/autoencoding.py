@@ -1,15 +1,14 @@
-"""Digit autoencoding: hear a sequence of digits to its end, then say all of it again."""
+"""Digit autoencoding: hear a sequence of digits and its end, then repeat all of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 from ..checks import check_integer
-from .base import Batch, ClassTask, decaying, doubling, uniform
+from .base import Batch, ClassTask, doubling, option, uniform
 
 PADDING, END, FIRST = 0, 1, 2
 """The symbols: 0 pads, 1 ends, digits start at 2."""
@@ -19,18 +18,18 @@ NUM_SYMBOLS = 10
 
 @dataclass(frozen=True)
 class AutoencodingTask(ClassTask):
-    """Digits 2 to 9, then 1 as the end and 0 up to the longest length; then the same as an answer.
+    """Digits 2 to 9, a 1 for the end, zeros up to the greatest length; then the same as an answer.
 
-    Symbols are one-hot of ten. The 2 (max_length + 1) steps are those of the sequence and, with a
-    blank input, those of the answer, of which the digits and the end count. The length is uniform
-    in [min_length, max_length].
+    Symbols are one-hot of ten. Of the 2 (max_length + 1) steps the first half shows the sequence;
+    the second half has a blank input and is the answer, of which the digits and the end count. The
+    length is uniform in [min_length, max_length].
     """
 
     unit = "symbol"
     published = ("right", "solved")
 
-    min_length: int = field(default=3, metadata={"help": "fewest digits"})
-    max_length: int = field(default=8, metadata={"help": "most digits"})
+    min_length: int = option(3, "fewest digits")
+    max_length: int = option(8, "most digits")
 
     def __post_init__(self) -> None:
         check_integer("min_length", self.min_length, minimum=1)
@@ -44,21 +43,13 @@ class AutoencodingTask(ClassTask):
         return NUM_SYMBOLS
 
     @property
-    def output_size(self) -> int:
-        return NUM_SYMBOLS
+    def memory_load(self) -> int:
+        return self.max_length + 1
 
     def lessons(self) -> tuple[AutoencodingTask, ...]:
-        """The most digits double from lesson to lesson."""
+        """The largest number of digits doubles from lesson to lesson."""
         sizes = doubling(self.min_length, self.max_length)
         return tuple(replace(self, max_length=size) for size in sizes)
-
-    def model_preset(self) -> dict[str, Any]:
-        """Twice as many cells as the longest sequence needs."""
-        return {**super().model_preset(), "num_cells": 2 * (self.max_length + 1)}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """No lessons."""
-        return decaying(40_000)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""

@@ -6,6 +6,8 @@ Tasks know no model. Letters: B sequences, T steps (of the longest), X input fea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """A batch of sequences, zeros past the end of each.
+    """A batch of sequences, zero past the end of each.
 
     | field   | shape     | dtype   | meaning                                            |
     |---------|-----------|---------|----------------------------------------------------|
@@ -37,7 +39,7 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device) for tensor in self))
 
     def split(self, parts: int) -> list[Batch]:
-        """The batch cut in time into `parts` of equally many steps, each sequence going on.
+        """The batch cut in time into `parts` of equally many steps; each sequence continues.
 
         Raises:
             ValueError: T is not a multiple of `parts`.
@@ -53,7 +55,7 @@ class Batch(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How well a model answered, each sequence by itself.
+    """How well a model answered each sequence.
 
     | field   | shape | dtype   | meaning                                          |
     |---------|-------|---------|--------------------------------------------------|
@@ -67,18 +69,15 @@ class Score(NamedTuple):
     counted: Tensor
 
 
-class Preset(NamedTuple):
-    """Options of a run: of the task, of the model, of the training."""
-
-    task: dict[str, Any]
-    model: dict[str, Any]
-    training: dict[str, Any]
+def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
+    """A field of a task, with what the command line shows of it."""
+    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 class Task(ABC):
     """A source of batches. Implementations are frozen dataclasses whose fields are the options.
 
-    A task is one of `BitTask`, `ClassTask` and `TripleTask`, which tell how its answers are scored.
+    A task is a `BitTask` or a `ClassTask`, which define how answers are scored.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -87,23 +86,23 @@ class Task(ABC):
     """What one answer is called, such as "bit"."""
 
     goal: ClassVar[str] = "solved"
-    """What decides whether the task, or a lesson of it, is learned: the share of sequences entirely
-    right ("solved") or the share of answers that are right ("right")."""
+    """What decides whether the task, or a lesson of it, is learned: the share of sequences that
+    are entirely right ("solved") or the share of answers that are right ("right")."""
 
     published: ClassVar[tuple[str, ...]] = ("wrong", "solved")
-    """The figures that papers give: of "wrong" (answers per sequence), "right" (share of answers),
-    "solved" (share of sequences) and "bits" (cross-entropy of an answer, in bits)."""
+    """The figures that papers report: of "wrong" (wrong answers per sequence), "right" (share of
+    answers), "solved" (share of sequences) and "bits" (cross-entropy of an answer, in bits)."""
 
     scoring_size: ClassVar[int] = 250
-    """Sequences that are scored at a time: fewer where they are long or wide."""
+    """Sequences scored at a time: fewer where they are long or wide."""
 
     num_chunks: int = 1
-    """Parts in which a batch is trained on, one training step each, with the state carried from
-    part to part and cut off from the graph between them (truncated backpropagation)."""
+    """The number of chunks that a batch is cut into for training, one training step each; the state
+    is carried over but detached between them (truncated backpropagation through time)."""
 
     @property
     def num_classes(self) -> int:
-        """Classes of an answer, so many outputs each; 0 where each output answers a bit."""
+        """How many outputs choose one class of an answer; 0 where each output answers a bit."""
         return 0
 
     @property
@@ -112,9 +111,14 @@ class Task(ABC):
         """X."""
 
     @property
-    @abstractmethod
     def output_size(self) -> int:
-        """Y."""
+        """Y; by default equal to X."""
+        return self.input_size
+
+    @property
+    def memory_load(self) -> int | None:
+        """The most things, such as vectors or edges, to be remembered at once; None if unknown."""
+        return None
 
     @abstractmethod
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
@@ -124,15 +128,15 @@ class Task(ABC):
         """
 
     def lessons(self) -> tuple[Task, ...]:
-        """The task in steps from easy to itself, all of one input and output size."""
+        """Tasks from easy to this one, all of the same input and output size."""
         return (self,)
 
     def held_out(self) -> Task:
-        """The task that scores are taken on; for generated sequences the task itself."""
+        """The task that is scored in the end; for generated sequences the task itself."""
         return self
 
     def validation(self) -> Task:
-        """The task that decides when to stop; where there is no other, the held-out one."""
+        """The task that decides when to stop; by default the held-out one."""
         return self.held_out()
 
     @property
@@ -141,41 +145,28 @@ class Task(ABC):
         return None
 
     def sequences(self, first: int, last: int) -> Batch:
-        """The sequences `first` to `last` - 1 of a task that is not endless, in a fixed order."""
+        """The sequences `first` to `last` - 1 of a finite task, in a fixed order."""
         raise NotImplementedError(f"{type(self).__name__} is endless; draw from it with batch()")
 
     def parts(self) -> dict[str, Task]:
-        """What a score of the task is made of, each to be scored by itself; often nothing."""
-        return {}
-
-    @classmethod
-    def presets(cls) -> dict[str, Preset]:
-        """Sets of options by name that others published."""
+        """Tasks by name that are also scored separately; usually none."""
         return {}
 
     def parts_table(self, shares: dict[str, float]) -> str:
         """The scores of `parts()` in a Markdown table.
 
         Args:
-            shares: of each part by name, the share of `goal` that is right, in [0, 1].
+            shares: for each part, the share of `goal` that is right, in [0, 1].
         """
         rows = [f"| {name} | {100 * share:.1f} % |" for name, share in shares.items()]
         return "\n".join(["| part | right |", "|---|---|", *rows])
 
-    def model_preset(self) -> dict[str, Any]:
-        """Sizes of a small DNC that suits the task."""
-        return {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """Options of training that suit the task and the controller of that name."""
-        return {}
-
     def answerer(self, batch: Batch, generator: torch.Generator | None) -> Answerer | None:
-        """What makes the inputs that depend on a model's own answers; None where none do.
+        """What makes the inputs that depend on a model's own answers; None if none do.
 
         Args:
-            batch: that this task drew.
-            generator: of chance in training; None for none, when answers are scored.
+            batch: drawn by this task.
+            generator: of random choices in training; None to make none, for scoring.
         """
         return None
 
@@ -190,7 +181,7 @@ class Task(ABC):
         return losses.sum() / (batch.mask.sum() * losses.shape[-1]).clamp(min=1)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
-        """The score of each sequence; a sequence is right when all its counted answers are.
+        """The score of each sequence; a sequence is right if all its counted answers are.
 
         Args:
             outputs: the model's, (T, B, Y), any range.
@@ -212,11 +203,11 @@ class Task(ABC):
 
     @abstractmethod
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """What the outputs (..., Y) say of each answer, in [0, 1]."""
+        """The probabilities, in [0, 1], that the outputs (..., Y) stand for."""
 
 
 class BitTask(Task):
-    """Each of the Y outputs answers a bit: the logarithm of its odds; above zero means one."""
+    """Each of the Y outputs answers a bit with its log-odds; above zero means one."""
 
     unit = "bit"
 
@@ -225,7 +216,7 @@ class BitTask(Task):
         return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
 
     def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Bits on the wrong side of one half, (..., Y); one that is not a number is wrong."""
+        """Bits on the wrong side of one half, (..., Y); NaN is wrong."""
         return ((outputs > 0) != (targets > 0.5)) | outputs.isnan()
 
     def probabilities(self, outputs: Tensor) -> Tensor:
@@ -234,7 +225,7 @@ class BitTask(Task):
 
 
 class VectorTask(BitTask):
-    """Vectors of `num_bits` bits in and out, beside two channels for cues or a number."""
+    """Vectors of `num_bits` bits in and out, and two more input channels for cues or a number."""
 
     num_bits: int
 
@@ -248,27 +239,33 @@ class VectorTask(BitTask):
 
 
 class ClassTask(Task):
-    """The Y outputs of a step choose one of Y classes: the largest one."""
+    """Each `num_classes` of the Y outputs choose one class: the largest of them."""
 
     unit = "answer"
 
     @property
     def num_classes(self) -> int:
-        """Y."""
+        """Y, unless a step has several answers."""
         return self.output_size
 
+    def _by_answer(self, outputs: Tensor) -> Tensor:
+        """From (..., Y) to (..., answers of a step, classes)."""
+        return outputs.unflatten(-1, (-1, self.num_classes))
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of the choice, (..., 1)."""
-        return -(targets * outputs.log_softmax(-1)).sum(-1, keepdim=True)
+        """Cross-entropy of each answer, (..., answers of a step)."""
+        return -(self._by_answer(targets) * self._by_answer(outputs).log_softmax(-1)).sum(-1)
 
     def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether the class chosen is not the target or not a number, (..., 1)."""
+        """Whether each chosen class is not the target or its output is NaN."""
+        outputs, targets = self._by_answer(outputs), self._by_answer(targets)
         chosen = outputs.argmax(-1, keepdim=True)
-        return (targets.gather(-1, chosen) < 0.5) | outputs.gather(-1, chosen).isnan()
+        wrong = (targets.gather(-1, chosen) < 0.5) | outputs.gather(-1, chosen).isnan()
+        return wrong.squeeze(-1)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """The probability of each class; they sum to one."""
-        return outputs.softmax(-1)
+        """The probability of each class; those of one answer sum to one."""
+        return self._by_answer(outputs).softmax(-1).flatten(-2)
 
 
 def uniform(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -281,22 +278,13 @@ def random_bits(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return uniform(0, 1, shape, generator).float()
 
 
-SMALL_STEPS: dict[str, Any] = {"learning_rate": 1e-3, "clip_norm": 1.0}
-"""Training options for tasks that are learned slowly."""
-
-
-def decaying(steps: int) -> dict[str, Any]:
-    """Training options for the same in `steps` steps, which grow ever smaller to the end."""
-    return {**SMALL_STEPS, "schedule": "cosine", "decay_steps": steps, "max_steps": steps}
-
-
 def random_shares(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Numbers uniform in [0, 1), float32 on the generator's device."""
     return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
 
 
 def doubling(first: int, last: int) -> list[int]:
-    """first, 2 first, 4 first, ... and `last` at the end: the sizes of lessons."""
+    """first, 2 first, 4 first, ..., and finally `last`: the sizes of lessons."""
     sizes = []
     while first < last:
         sizes.append(first)

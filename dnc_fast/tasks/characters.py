@@ -1,25 +1,25 @@
-"""Character language model: read a text file and foretell the next character at each step."""
+"""Character language model: read a text file and predict the next character at each step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_choice, check_integer
-from .base import Batch, ClassTask, uniform
+from .base import Batch, ClassTask, option, uniform
 
 PARTS = {"train": (0.0, 0.9), "held-out": (0.9, 1.0)}
 """Where each part of the text begins and ends."""
 
 
 class Text(NamedTuple):
-    """A text as numbers. alphabet: its characters, sorted. codes: (characters) int64."""
+    """A text as numbers. alphabet: its characters, sorted. codes: (length of the text) int64."""
 
     alphabet: str
     codes: Tensor
@@ -29,26 +29,22 @@ class Text(NamedTuple):
 class CharactersTask(ClassTask):
     """Passages of num_chunks x chunk_length characters from random places of a text, in order.
 
-    Characters are one-hot of the text's own alphabet; the answer is the next character, at every
-    step. Training takes a chunk at a time and carries the state from chunk to chunk of a passage.
-    The first nine tenths of the text are for training, the last tenth is held out. Without a `file`
-    the text is the language reference that comes with Python itself, some 700,000 characters, which
-    differ a little from one Python version to the next. The file must stay as it is while a run
-    goes on: a checkpoint holds its name only.
+    Characters are one-hot in the text's own alphabet; the answer at every step is the next
+    character. Training takes one chunk at a time and carries the state from chunk to chunk. The
+    first nine tenths of the text are for training, the last tenth is held out. Without a `file` the
+    text is the language reference that comes with Python, about 700,000 characters, which differ
+    slightly between Python versions. The file must not change during a run: a checkpoint holds only
+    its name.
     """
 
     unit = "character"
     goal = "right"
     published = ("bits", "right")
 
-    file: str = field(default="", metadata={"help": "text file, UTF-8; default: Python's own help"})
-    chunk_length: int = field(
-        default=50, metadata={"help": "characters of a chunk: a training step's backpropagation"}
-    )
-    num_chunks: int = field(default=10, metadata={"help": "chunks in a passage"})
-    part: str = field(
-        default="train", metadata={"choices": tuple(PARTS), "help": "part of the text to read"}
-    )
+    file: str = option("", "text file, UTF-8 (default: the help that comes with Python)")
+    chunk_length: int = option(50, "characters in a chunk: how far a training step backpropagates")
+    num_chunks: int = option(10, "chunks in a passage")
+    part: str = option("train", "part of the text to read", tuple(PARTS))
 
     def __post_init__(self) -> None:
         for name in ("chunk_length", "num_chunks"):
@@ -60,7 +56,7 @@ class CharactersTask(ClassTask):
             if characters <= steps:
                 raise ValueError(
                     f"file must have more than {steps} characters (chunk_length x num_chunks) in "
-                    f"its part {part!r}, got {characters}; take shorter passages or a longer text"
+                    f"its part {part!r}, got {characters}; use shorter passages or a longer text"
                 )
 
     def __str__(self) -> str:
@@ -75,21 +71,9 @@ class CharactersTask(ClassTask):
     def input_size(self) -> int:
         return len(self.alphabet)
 
-    @property
-    def output_size(self) -> int:
-        return len(self.alphabet)
-
     def held_out(self) -> CharactersTask:
-        """The same on the last tenth of the text."""
+        """The last tenth of the text."""
         return replace(self, part="held-out")
-
-    def model_preset(self) -> dict[str, Any]:
-        """A larger controller, which carries most of a language."""
-        return {"hidden_size": 128, "num_cells": 32, "cell_size": 16, "num_read_heads": 1}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """Passages are long, so fewer of them are enough for an evaluation."""
-        return {"evaluation_size": 50}
 
     def _codes(self, part: str) -> Tensor:
         codes = read_text(self.file).codes
@@ -114,7 +98,7 @@ class CharactersTask(ClassTask):
 
 @lru_cache(maxsize=8)
 def read_text(file: str) -> Text:
-    """The text of a file, or of Python's help for an empty name, read once.
+    """The text of a file, or of Python's help for an empty name; read only once.
 
     Raises:
         FileNotFoundError: there is no such file.

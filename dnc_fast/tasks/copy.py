@@ -1,31 +1,28 @@
-"""Copy: hear a sequence of random bit vectors, then say it again (Graves et al. 2014, 2016)."""
+"""Copy: hear a sequence of random bit vectors, then repeat it (Graves et al. 2014, 2016)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..checks import check_integer
-from .base import Batch, VectorTask, doubling, random_bits, uniform
+from .base import Batch, VectorTask, doubling, option, random_bits, uniform
 
 
 @dataclass(frozen=True)
 class CopyTask(VectorTask):
-    """One episode is `num_sequences` rounds of: start cue, vectors, recall cue, answers.
+    """An episode is `num_sequences` rounds of: start cue, vectors, recall cue, answers.
 
     The input has `num_bits` bits and two cue channels, start and recall. A round of length l takes
     2 l + 2 steps; on its last l steps the input is blank and the target is the round's vectors in
     order. The length of each round is uniform in [min_length, max_length].
     """
 
-    min_length: int = field(default=1, metadata={"help": "shortest sequence, in vectors"})
-    max_length: int = field(default=8, metadata={"help": "longest sequence, in vectors"})
-    num_bits: int = field(default=6, metadata={"help": "bits in a vector"})
-    num_sequences: int = field(
-        default=1, metadata={"help": "sequences copied one after another in an episode"}
-    )
+    min_length: int = option(1, "shortest sequence, in vectors")
+    max_length: int = option(8, "longest sequence, in vectors")
+    num_bits: int = option(6, "bits in a vector")
+    num_sequences: int = option(1, "sequences copied one after another in an episode")
 
     def __post_init__(self) -> None:
         for name in ("min_length", "num_bits", "num_sequences"):
@@ -36,18 +33,14 @@ class CopyTask(VectorTask):
         again = f", {self.num_sequences} times" if self.num_sequences > 1 else ""
         return f"copy {self.min_length} to {self.max_length} vectors of {self.num_bits} bits{again}"
 
+    @property
+    def memory_load(self) -> int:
+        return self.max_length
+
     def lessons(self) -> tuple[CopyTask, ...]:
         """The longest sequence doubles from lesson to lesson."""
         sizes = doubling(self.min_length, self.max_length)
         return tuple(replace(self, max_length=size) for size in sizes)
-
-    def model_preset(self) -> dict[str, Any]:
-        """Twice as many cells as the longest sequence needs."""
-        return {**super().model_preset(), "num_cells": 2 * self.max_length}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """A feed-forward controller learns sooner at 3e-3, but carries over to length 16 worse."""
-        return {"learning_rate": 1e-3} if controller == "feedforward" else {}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

@@ -1,33 +1,30 @@
-"""Echo: say a stream of bits again, some steps later, in chunks with the state carried over."""
+"""Echo: repeat a stream of bits some steps later, in chunks with the state carried over."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, random_bits
+from .base import Batch, BitTask, option, random_bits
 
 
 @dataclass(frozen=True)
 class EchoTask(BitTask):
     """A stream of fair bits, one a step; from step `delay` on the answer is the bit `delay` ago.
 
-    A stream has num_chunks x chunk_length steps. Training takes a chunk at a time and carries the
-    state from chunk to chunk of a stream; a score is of the whole stream. Steps before the first
-    echo do not count.
+    A stream has num_chunks x chunk_length steps. Training takes one chunk at a time and carries the
+    state from chunk to chunk; the score is of the whole stream. Steps before the first echo do not
+    count.
     """
 
     goal = "right"
     published = ("right",)
 
-    delay: int = field(default=5, metadata={"help": "steps between a bit and its echo"})
-    chunk_length: int = field(
-        default=10, metadata={"help": "steps of a chunk: a training step's backpropagation"}
-    )
-    num_chunks: int = field(default=20, metadata={"help": "chunks in a stream"})
+    delay: int = option(5, "steps between a bit and its echo")
+    chunk_length: int = option(10, "steps in a chunk: how far a training step backpropagates")
+    num_chunks: int = option(20, "chunks in a stream")
 
     def __post_init__(self) -> None:
         for name in ("delay", "chunk_length", "num_chunks"):
@@ -46,20 +43,12 @@ class EchoTask(BitTask):
         return 1
 
     @property
-    def output_size(self) -> int:
-        return 1
+    def memory_load(self) -> int:
+        return self.delay
 
     def lessons(self) -> tuple[EchoTask, ...]:
         """The delay grows by one from lesson to lesson."""
         return tuple(replace(self, delay=delay) for delay in range(1, self.delay + 1))
-
-    def model_preset(self) -> dict[str, Any]:
-        """Twice as many cells as there are bits on their way."""
-        return {**super().model_preset(), "num_cells": 2 * self.delay}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """Streams are long, so fewer of them are enough for an evaluation."""
-        return {"evaluation_size": 100}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B streams, see `Batch`."""

@@ -1,46 +1,45 @@
-"""Key-value recall: hear pairs of a key and a value, then keys alone, and say their values."""
+"""Key-value recall: hear pairs of a key and a value, then answer keys with their values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..checks import check_integer, check_number
-from .base import SMALL_STEPS, Batch, BitTask, doubling, random_bits, random_shares, uniform
+from .base import Batch, BitTask, doubling, option, random_bits, random_shares, uniform
 
 MOST_BITS = 62
-"""In a key: int64 holds it."""
+"""The most bits of a key: as many as fit an int64."""
 
 FIRST_LESSON = 16
-"""The most pairs in the first lesson."""
+"""`max_items` of the first lesson: with fewer pairs there is no need to look up a key."""
 
 
 @dataclass(frozen=True)
 class KeyValueTask(BitTask):
     """n pairs, one a step, then `num_queries` steps that show the key of a pair; answer: its value.
 
-    The input has the bits of a key, the bits of a value, and two cue channels: this is a pair, this
-    is a query, whose value is blank and is answered on the same step. An episode takes n +
-    num_queries steps, so n may be as many as a memory has cells. n is uniform in [min_items,
-    max_items]. The keys of an episode differ, its values need not; each query is any of the pairs,
-    each as likely.
+    The input has the bits of a key, the bits of a value, and two cue channels, one for pairs and
+    one for queries. The value of a query is blank and is answered on the same step. An episode has
+    n + num_queries steps, so n can be as large as the memory. n is uniform in [min_items,
+    max_items]. All keys of an episode differ, its values need not; each query asks for any of the
+    pairs, all equally likely.
     """
 
-    min_items: int = field(default=2, metadata={"help": "fewest pairs"})
-    max_items: int = field(default=16, metadata={"help": "most pairs"})
-    num_queries: int = field(default=8, metadata={"help": "keys asked for"})
-    key_bits: int = field(default=32, metadata={"help": "bits in a key"})
-    value_bits: int = field(default=8, metadata={"help": "bits in a value"})
+    min_items: int = option(2, "fewest pairs")
+    max_items: int = option(16, "most pairs")
+    num_queries: int = option(8, "keys asked for")
+    key_bits: int = option(32, "bits in a key")
+    value_bits: int = option(8, "bits in a value")
 
     def __post_init__(self) -> None:
         for name in ("min_items", "num_queries", "value_bits"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("max_items", self.max_items, minimum=self.min_items)
         check_integer("key_bits", self.key_bits, minimum=1)
-        least = (2 * self.max_items - 1).bit_length()  # twice as many keys as pairs, or more
+        least = (2 * self.max_items - 1).bit_length()  # at least twice as many keys as pairs
         check_number("key_bits", self.key_bits, least, MOST_BITS)
 
     def __str__(self) -> str:
@@ -57,24 +56,14 @@ class KeyValueTask(BitTask):
     def output_size(self) -> int:
         return self.value_bits
 
+    @property
+    def memory_load(self) -> int:
+        return self.max_items
+
     def lessons(self) -> tuple[KeyValueTask, ...]:
-        """The most pairs double from lesson to lesson, from 16 on: few pairs ask for no look-up."""
+        """The largest number of pairs doubles from lesson to lesson, starting at 16."""
         sizes = doubling(max(self.min_items, FIRST_LESSON), self.max_items)
         return tuple(replace(self, max_items=size) for size in sizes)
-
-    def model_preset(self) -> dict[str, Any]:
-        """As many cells as pairs, so that it costs one to write on a query.
-
-        Nothing but the cells could hold a pair: the controller has no state, and writes are not
-        linked in time.
-        """
-        sizes = {"hidden_size": 128, "cell_size": 40, "num_read_heads": 1}
-        kinds = {"controller": "feedforward", "linkage": "none"}
-        return {**sizes, "num_cells": self.max_items, **kinds}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """Small steps."""
-        return SMALL_STEPS
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
@@ -104,7 +93,7 @@ class KeyValueTask(BitTask):
 
 
 def distinct_bits(shape: tuple[int, int], bits: int, generator: torch.Generator) -> Tensor:
-    """Random vectors of bits (count, B, bits), float32, no two of a column alike."""
+    """Random vectors of bits (count, B, bits), float32; those of one sequence all differ."""
     numbers = uniform(0, 2**bits - 1, shape, generator)
     while True:
         ordered, order = numbers.sort(dim=0, stable=True)

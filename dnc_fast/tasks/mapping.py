@@ -1,27 +1,26 @@
-"""Binary mapping: learn a fixed map between two sets of one-hot vectors, the smallest demo."""
+"""Binary mapping: learn a fixed map between two sets of one-hot vectors, a minimal demo."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from ..checks import check_integer
-from .base import Batch, BitTask, uniform
+from .base import Batch, BitTask, option, uniform
 
 
 @dataclass(frozen=True)
 class MappingTask(BitTask):
     """Each step shows one of `num_symbols` symbols; the answer is the symbol it is mapped to.
 
-    The map is a permutation drawn from `map_seed`, the same for every batch.
+    The map is a permutation drawn with `map_seed`; it is the same for every batch.
     """
 
-    num_symbols: int = field(default=8, metadata={"help": "symbols on each side of the map"})
-    length: int = field(default=4, metadata={"help": "symbols shown in a sequence"})
-    map_seed: int = field(default=0, metadata={"help": "seed of the map"})
+    num_symbols: int = option(8, "symbols on each side of the map")
+    length: int = option(4, "symbols shown in a sequence")
+    map_seed: int = option(0, "seed of the map")
 
     def __post_init__(self) -> None:
         for name in ("num_symbols", "length"):
@@ -35,18 +34,10 @@ class MappingTask(BitTask):
     def input_size(self) -> int:
         return self.num_symbols
 
-    @property
-    def output_size(self) -> int:
-        return self.num_symbols
-
     def mapping(self) -> torch.Tensor:
-        """(num_symbols) int64: the symbol that each symbol is mapped to."""
+        """(num_symbols) int64: what each symbol is mapped to."""
         generator = torch.Generator("cpu").manual_seed(self.map_seed)
         return torch.randperm(self.num_symbols, generator=generator, device="cpu")
-
-    def model_preset(self) -> dict[str, Any]:
-        """The map needs no memory; few cells are left to look at."""
-        return {**super().model_preset(), "num_cells": 8}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""

@@ -1,14 +1,13 @@
-"""Priority sort: hear vectors with priorities, say the foremost in order (Graves et al. 2014)."""
+"""Priority sort: hear vectors with priorities, answer the highest in order (Graves et al. 2014)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..checks import check_integer
-from .base import Batch, VectorTask, decaying, random_bits, random_shares
+from .base import Batch, VectorTask, option, random_bits, random_shares
 
 
 @dataclass(frozen=True)
@@ -16,13 +15,13 @@ class PrioritySortTask(VectorTask):
     """`num_items` random vectors with priorities, then the `num_sorted` of highest priority.
 
     The input has `num_bits` bits, the priority, uniform in [-1, 1), and a recall cue after the last
-    vector. On the last `num_sorted` of the num_items + 1 + num_sorted steps the input is blank, and
-    the targets are the vectors by falling priority.
+    vector. On the last `num_sorted` of the num_items + 1 + num_sorted steps the input is blank and
+    the targets are the vectors in order of falling priority.
     """
 
-    num_items: int = field(default=20, metadata={"help": "vectors shown"})
-    num_sorted: int = field(default=16, metadata={"help": "vectors asked for"})
-    num_bits: int = field(default=8, metadata={"help": "bits in a vector"})
+    num_items: int = option(20, "vectors shown")
+    num_sorted: int = option(16, "vectors asked for")
+    num_bits: int = option(8, "bits in a vector")
 
     def __post_init__(self) -> None:
         for name in ("num_sorted", "num_bits"):
@@ -32,21 +31,17 @@ class PrioritySortTask(VectorTask):
     def __str__(self) -> str:
         return f"sort {self.num_items} vectors of {self.num_bits} bits, say {self.num_sorted}"
 
+    @property
+    def memory_load(self) -> int:
+        return self.num_items
+
     def lessons(self) -> tuple[PrioritySortTask, ...]:
-        """Two vectors more from lesson to lesson, and as large a part of them asked for."""
+        """Two more vectors in each lesson; the share of them that is asked for stays the same."""
         counts = [*range(2, self.num_items, 2), self.num_items]
         return tuple(
             replace(self, num_items=count, num_sorted=-(-count * self.num_sorted // self.num_items))
             for count in counts
         )
-
-    def model_preset(self) -> dict[str, Any]:
-        """Room for all vectors and as many again."""
-        return {**super().model_preset(), "num_cells": 2 * self.num_items}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """No lessons."""
-        return decaying(30_000)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

@@ -1,35 +1,34 @@
-"""Repeat copy: hear a sequence and a number, say it that often (Graves et al. 2014, 2016)."""
+"""Repeat copy: hear a sequence and a number, repeat it that often (Graves et al. 2014, 2016)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..checks import check_integer
-from .base import Batch, VectorTask, decaying, doubling, random_bits, uniform
+from .base import Batch, VectorTask, doubling, option, random_bits, uniform
 
 REPEATS_SCALE = 10
-"""The number of repeats is shown divided by this, as in google-deepmind/dnc, so that numbers beyond
-the trained ones can be asked for."""
+"""The number of repeats is shown divided by this, as in google-deepmind/dnc, so that more repeats
+than were trained can be asked for."""
 
 
 @dataclass(frozen=True)
 class RepeatCopyTask(VectorTask):
     """A start cue, l vectors, the number of repeats r, then the vectors r times and an end mark.
 
-    As in google-deepmind/dnc: the input has `num_bits` bits, the start cue and a channel that shows
-    r / 10 once; the answer has `num_bits` bits and the end mark. An episode takes l (r + 1) + 3
-    steps, its last l r + 1 are the answer, with a blank input. l and r are uniform in their ranges.
-    The defaults are that code's size; the NTM paper's is 1 to 10 vectors of 8 bits, 1 to 10 times.
+    As in google-deepmind/dnc, the input has `num_bits` bits, the start cue and a channel that shows
+    r / 10 once; the answer has `num_bits` bits and the end mark. An episode has l (r + 1) + 3
+    steps; the last l r + 1 are the answer, with a blank input. l and r are uniform in their ranges.
+    The default sizes are that code's; the NTM paper has 1 to 10 vectors of 8 bits, 1 to 10 times.
     """
 
-    min_length: int = field(default=1, metadata={"help": "shortest sequence, in vectors"})
-    max_length: int = field(default=2, metadata={"help": "longest sequence, in vectors"})
-    min_repeats: int = field(default=1, metadata={"help": "fewest repeats"})
-    max_repeats: int = field(default=2, metadata={"help": "most repeats"})
-    num_bits: int = field(default=4, metadata={"help": "bits in a vector"})
+    min_length: int = option(1, "shortest sequence, in vectors")
+    max_length: int = option(2, "longest sequence, in vectors")
+    min_repeats: int = option(1, "fewest repeats")
+    max_repeats: int = option(2, "most repeats")
+    num_bits: int = option(4, "bits in a vector")
 
     def __post_init__(self) -> None:
         for name in ("min_length", "min_repeats", "num_bits"):
@@ -47,6 +46,10 @@ class RepeatCopyTask(VectorTask):
     def output_size(self) -> int:
         return self.num_bits + 1
 
+    @property
+    def memory_load(self) -> int:
+        return self.max_length
+
     def lessons(self) -> tuple[RepeatCopyTask, ...]:
         """The longest sequence and the most repeats double together from lesson to lesson."""
         lengths = doubling(self.min_length, self.max_length)
@@ -58,14 +61,6 @@ class RepeatCopyTask(VectorTask):
             replace(self, max_length=length, max_repeats=repeat)
             for length, repeat in zip(lengths, repeats, strict=True)
         )
-
-    def model_preset(self) -> dict[str, Any]:
-        """Room for the longest sequence and as much again, at least the official code's 16."""
-        return {**super().model_preset(), "num_cells": max(2 * self.max_length, 16)}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """Lessons, where there are more than two of them."""
-        return {**decaying(30_000), "curriculum": "on" if len(self.lessons()) > 2 else "off"}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

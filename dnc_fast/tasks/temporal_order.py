@@ -1,25 +1,25 @@
-"""Temporal order: X or Y at two places in noise; tell which (Hochreiter, Schmidhuber 1997)."""
+"""Temporal order: X or Y at two places in noise; say which (Hochreiter, Schmidhuber 1997)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from ..checks import check_choice, check_integer
-from .base import Batch, ClassTask, uniform
+from .base import Batch, ClassTask, option, uniform
 
 SYMBOLS = "abcdBEXY"
-"""Noise, begin, end, and the two that matter; each one-hot at its place."""
+"""Noise, begin, end, and the two that matter; each is one-hot at its place here."""
 
 CLASSES = "QRSU"
 """The answers to XX, XY, YX and YY."""
 
 
 class Ranges(NamedTuple):
-    """First and last value, both included; first and second are indices into the sequence."""
+    """First and last value, both included; first and second are positions in the sequence."""
 
     length: tuple[int, int]
     first: tuple[int, int]
@@ -31,23 +31,21 @@ DIFFICULTIES = {
     "moderate": Ranges(length=(60, 80), first=(10, 20), second=(45, 54)),
     "hard": Ranges(length=(100, 110), first=(10, 20), second=(50, 60)),
 }
-"""hard is the paper's task 6a; the others are those of university lectures (NYU-DLSP20)."""
+""""hard" is the paper's task 6a; the others are from a university course (NYU-DLSP20)."""
 
 
 @dataclass(frozen=True)
 class TemporalOrderTask(ClassTask):
-    """Symbols one-hot of eight, zeros before the sequence; the class is asked for on its last step.
+    """A sequence of one-hot symbols; the class is asked for on its last step.
 
-    A sequence is B, noise of a, b, c and d, and E at the end, with X or Y at two places. All
-    sequences end together at the longest length of the difficulty. Length, places and class are
-    uniform.
+    A sequence is B, noise of a, b, c and d, and E at the end, with X or Y at two places. Zeros
+    before it make all sequences end together at the greatest length of the difficulty. Length,
+    places and class are uniform.
     """
 
     published = ("solved",)
 
-    difficulty: str = field(
-        default="easy", metadata={"choices": tuple(DIFFICULTIES), "help": "length of the sequences"}
-    )
+    difficulty: str = option("easy", "length of the sequences", tuple(DIFFICULTIES))
 
     def __post_init__(self) -> None:
         check_choice("difficulty", self.difficulty, DIFFICULTIES)
@@ -70,14 +68,6 @@ class TemporalOrderTask(ClassTask):
         return tuple(
             replace(self, difficulty=name) for name in names[: names.index(self.difficulty) + 1]
         )
-
-    def model_preset(self) -> dict[str, Any]:
-        """Two symbols matter; the cells are more, so that noise need not be forgotten at once."""
-        return {**super().model_preset(), "num_cells": 16}
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """Long sequences are learned after short ones."""
-        return {"curriculum": "on"}
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B sequences, see `Batch`."""

@@ -1,4 +1,4 @@
-"""Where bAbI's files lie: in a folder, or in an archive as it is published."""
+"""The files of bAbI: in a folder, or in an archive as published."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from .babi_text import BabiError, Story, parse_stories
+from .text import BabiError, Story, parse_stories
 
 FILE_SETS = ("en", "en-10k")
-"""1,000 or 10,000 questions for training; both test on the same 1,000 of each task."""
+"""1,000 or 10,000 training questions per task; the 1,000 test questions are the same."""
 
 PATTERN = re.compile(r"qa(\d+)_.*_(train|test)\.txt")
 
 
 @lru_cache(maxsize=4)
 def find_files(data: str) -> dict[tuple[str, int, str], str]:
-    """The files of a folder or archive: from set, task and "train" or "test" to their names.
+    """The files of a folder or archive: their names by set, task and "train" or "test".
 
-    Of files that lie in no folder `en` or `en-10k` the set is "".
+    The set of files outside a folder `en` or `en-10k` is "".
 
     Raises:
-        FileNotFoundError: there is no such folder or archive, or no bAbI file in it.
-        BabiError: the archive is of no known format.
+        FileNotFoundError: there is no such folder or archive, or it holds no bAbI file.
+        BabiError: the archive is of an unknown format.
     """
     path = Path(data)
     if path.is_dir():
@@ -54,7 +54,7 @@ def archive_names(path: Path) -> list[str]:
     """The files in an archive.
 
     Raises:
-        BabiError: it is neither a tar nor a zip file that can be read.
+        BabiError: it is not a readable tar or zip file.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -70,7 +70,7 @@ def archive_names(path: Path) -> list[str]:
 
 
 def read_members(data: str, names: list[str]) -> list[bytes]:
-    """The contents of files of a folder or archive, which is opened once."""
+    """The contents of files in a folder or archive, which is opened only once."""
     path = Path(data)
     if path.is_dir():
         return [(path / name).read_bytes() for name in names]
@@ -89,9 +89,9 @@ def read_members(data: str, names: list[str]) -> list[bytes]:
 def choose_files(
     data: str, file_set: str, numbers: tuple[int, ...], kind: str
 ) -> list[tuple[str, str]]:
-    """For each task the set that it is taken from, and the file.
+    """For each task, the set that it is read from and the file.
 
-    A task that a set lacks is taken from the other one.
+    A task that the set lacks is read from the other one.
 
     Raises:
         FileNotFoundError: neither has the task.
@@ -114,7 +114,7 @@ def choose_files(
 def read_stories(
     data: str, file_set: str, numbers: tuple[int, ...], kind: str
 ) -> tuple[tuple[Story, ...], ...]:
-    """The stories of each task, read once.
+    """The stories of each task; read only once.
 
     Args:
         data: a folder or archive.
@@ -124,7 +124,7 @@ def read_stories(
 
     Raises:
         FileNotFoundError: there is no such folder, archive or file.
-        BabiError: a file is not as the format has it; names file and line.
+        BabiError: a file does not follow the format; names file and line.
     """
     names = [name for _, name in choose_files(data, file_set, numbers, kind)]
     stories = []

@@ -1,21 +1,21 @@
-"""Stories as a drill: the facts in another order, then questions for each of them."""
+"""Drills: the facts of a story in random order, then a question about each of them."""
 
 from __future__ import annotations
 
 from itertools import chain
 from random import Random
 
-from .babi_text import ANSWER, Story
+from .text import ANSWER, Story
 
 FIXED_FACTS = frozenset({4, 15, 17, 18, 19})
-"""Tasks whose sentences hold throughout a story, in whichever order they are told."""
+"""Tasks whose sentences hold throughout a story, whatever order they are told in."""
 
 
 def drill(story: Story, random: Random) -> Story:
-    """The story's sentences in random order, then its questions among those for last words.
+    """The story's sentences in random order, then its questions, mixed with one for each sentence.
 
-    "gertrude is a mouse ." is asked for as "gertrude is a -". Where another sentence begins like
-    that, it is not.
+    A question about a sentence asks for its last word: "gertrude is a mouse ." becomes "gertrude is
+    a -". There is none if another sentence begins with the same words.
     """
     facts: list[tuple[str, ...]] = []
     questions: list[tuple[tuple[str, ...], tuple[str, ...]]] = []

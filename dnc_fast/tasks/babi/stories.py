@@ -1,12 +1,12 @@
-"""Small stories like those of bAbI, made up on the spot, for training without its files."""
+"""Generated stories like those of bAbI, for training without its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
 
-from .babi_names import ANIMALS
-from .babi_text import ANSWER, Story, split_words
+from .names import ANIMALS
+from .text import ANSWER, Story, split_words
 
 PEOPLE = ("daniel", "john", "mary", "sandra")
 ROOMS = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
@@ -21,23 +21,23 @@ OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
 class Teller:
-    """Tells a story sentence by sentence and keeps the words."""
+    """Collects the words of a story, sentence by sentence."""
 
     def __init__(self) -> None:
         self._words: list[str] = []
         self._answers: list[str] = []
 
     def tell(self, sentence: str) -> None:
-        """A sentence, with its full stop."""
+        """Add a sentence, with its full stop."""
         self._words += split_words(sentence)
 
     def ask(self, question: str, answer: str) -> None:
-        """A question, with its mark, and the one word that answers it."""
+        """Add a question, with its question mark, and the word that answers it."""
         self._words += [*split_words(question), ANSWER]
         self._answers.append(answer)
 
     def story(self) -> Story:
-        """All that was told."""
+        """The story so far."""
         return Story(tuple(self._words), tuple(self._answers))
 
 
@@ -59,7 +59,7 @@ class World(Teller):
         self.tell(f"{person} {self._random.choice(GO)} the {room} .")
 
     def handle(self) -> None:
-        """Someone whose room is known takes a thing that is there, or leaves one; else a move."""
+        """Someone whose room is known takes a thing there or drops one; if nobody can, a move."""
         taken = [
             (person, thing)
             for person, room in self.room_of.items()
@@ -81,18 +81,18 @@ class World(Teller):
         self.tell(f"{person} {self._random.choice(words)} the {thing} there .")
 
     def move_or_handle(self) -> None:
-        """One of the two, each as likely."""
+        """One of the two, equally likely."""
         self._random.choice((self.move, self.handle))()
 
     def room_of_thing(self, thing: str) -> str | None:
-        """Where a thing is, if the story tells."""
+        """Where a thing is, if that is known."""
         if thing in self.holder_of:
             return self.room_of[self.holder_of[thing]]
         return self.left_in.get(thing)
 
 
 def after_moves(random: Random) -> Iterator[tuple[World, str]]:
-    """A world, five times after two moves each, and someone who has moved."""
+    """Five times, after two moves each: the world, and someone who has moved."""
     world = World(random)
     for _ in range(5):
         world.move()
@@ -108,7 +108,7 @@ def one_fact(random: Random) -> Story:
 
 
 def two_facts(random: Random) -> Story:
-    """Where is a thing? Three questions, each after four sentences or more."""
+    """Where is a thing? Three questions, each after at least four sentences."""
     world = World(random)
     for _ in range(3):
         for _ in range(4):
@@ -142,7 +142,7 @@ def relations(random: Random) -> Story:
 
 
 def yes_or_no(random: Random) -> Story:
-    """Is a person in a room? Five questions, each after two moves; yes and no are as likely."""
+    """Is a person in a room? Five questions, each after two moves; half the answers are yes."""
     for world, person in after_moves(random):
         room = world.room_of[person]
         yes = random.random() < 0.5
@@ -187,4 +187,4 @@ MAKERS: dict[int, Callable[[Random], Story]] = {
     7: counting,
     15: deduction,
 }
-"""What makes up a story, by the number of the bAbI task that it is like."""
+"""Generators of stories by the number of the bAbI task that they imitate."""

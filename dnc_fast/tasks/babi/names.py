@@ -1,4 +1,4 @@
-"""The names in bAbI stories, which may be exchanged: the same story of other people and places."""
+"""Names in bAbI stories, and how they are swapped: the same story about others elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from random import Random
 from typing import TypeAlias
 
-from .babi_text import Story
+from .text import Story
 
 Kinds: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 
@@ -20,15 +20,15 @@ ANIMALS = (("cat", "cats"), ("mouse", "mice"), ("wolf", "wolves"))
 KINDS: Kinds = (*(tuple((name,) for name in names) for names in (WOMEN, MEN, PLACES)), ANIMALS)
 """Kinds of names; the words of a name (one, or singular and plural) change together.
 
-Women and men are two kinds because of "he" and "she". Sheep keep their name, whose plural is no
-other word.
+Women and men are two kinds because of "he" and "she". Sheep are left out because singular and
+plural are the same word.
 """
 TELLING_PLACES = frozenset({20})
-"""Tasks in which the name of a place says why one goes there."""
+"""Tasks in which the name of a place tells why people go there."""
 
 
 def names_of(number: int, stories: Iterable[Story]) -> Kinds:
-    """The names that the stories of a task use, by kind; only they stand in for each other."""
+    """The names that the stories of a task use, by kind; only these are swapped."""
     used = {word for story in stories for word in (*story.words, *story.answers)}
     return tuple(
         tuple(name for name in kind if used.issuperset(name))
@@ -38,7 +38,7 @@ def names_of(number: int, stories: Iterable[Story]) -> Kinds:
 
 
 def exchange_names(story: Story, kinds: Kinds, random: Random) -> Story:
-    """The story with its names exchanged for others of their kind, one for one, at random."""
+    """The story with its names randomly permuted within each kind."""
     new: dict[str, str] = {}
     for kind in kinds:
         for old, other in zip(kind, random.sample(kind, len(kind)), strict=True):

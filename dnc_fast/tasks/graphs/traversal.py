@@ -1,53 +1,38 @@
-"""Traversal: hear a graph, then follow a row of edges through it (Graves et al. 2016)."""
+"""Traversal: hear a graph, then follow a sequence of edges through it (Graves et al. 2016)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Batch, random_shares, uniform
-from .graphs import Graphs, GraphTask
-from .paper import TRAVERSAL
+from ..base import Batch, option, random_shares, uniform
+from .graph import Graphs
+from .task import GraphTask
 from .triples import BLANK, Phase, answer_phase, join_phases
 
 
 @dataclass(frozen=True)
 class TraversalTask(GraphTask):
-    """A graph's triples in random order, then a path to follow by its edges; answer: its triples.
+    """A graph's triples in random order, then the edges of a path; answer: the path's triples.
 
-    The query is (source, edge, -), then (-, edge, -) for each further step; the answer, without any
-    input, the triples of the path one by one, and the triple (0, 0, 0) for its end. The path is a
+    The query is (source, edge, -), then (-, edge, -) for each further step. The answer, with a
+    blank input, is the triples of the path one by one and (0, 0, 0) for its end. The path is a
     random walk.
     """
 
     LESSONS: ClassVar = (
-        ((3, 10), (2, 4), (1, 1)),
-        ((3, 10), (2, 4), (1, 2)),
-        ((5, 10), (2, 4), (1, 3)),
-        ((5, 10), (2, 4), (1, 4)),
-        ((10, 15), (2, 4), (1, 4)),
-        ((10, 15), (2, 4), (1, 5)),
-        ((10, 20), (2, 4), (1, 5)),
-        ((10, 20), (2, 4), (1, 6)),
-        ((10, 30), (2, 4), (1, 6)),
-        ((10, 30), (2, 4), (1, 7)),
-        ((10, 30), (2, 4), (1, 8)),
-        ((10, 30), (2, 4), (1, 9)),
-        ((10, 40), (2, 6), (1, 10)),
-        ((10, 40), (2, 6), (1, 20)),
-    )
-    PRESET: ClassVar = ("paper-traversal", TRAVERSAL)
-    RANGES: ClassVar = (
-        ("min_nodes", "max_nodes"),
-        ("min_degree", "max_degree"),
-        ("min_path", "max_path"),
-    )
+        ((3, 10), (2, 4), (1, 1)), ((3, 10), (2, 4), (1, 2)), ((5, 10), (2, 4), (1, 3)),
+        ((5, 10), (2, 4), (1, 4)), ((10, 15), (2, 4), (1, 4)), ((10, 15), (2, 4), (1, 5)),
+        ((10, 20), (2, 4), (1, 5)), ((10, 20), (2, 4), (1, 6)), ((10, 30), (2, 4), (1, 6)),
+        ((10, 30), (2, 4), (1, 7)), ((10, 30), (2, 4), (1, 8)), ((10, 30), (2, 4), (1, 9)),
+        ((10, 40), (2, 6), (1, 10)), ((10, 40), (2, 6), (1, 20)),
+    )  # fmt: skip
 
-    min_path: int = field(default=1, metadata={"help": "fewest edges of a path"})
-    max_path: int = field(default=3, metadata={"help": "most edges of a path"})
+    min_path: int = option(1, "fewest edges of a path")
+    max_path: int = option(3, "most edges of a path")
 
     def __str__(self) -> str:
         return f"paths of {self.min_path} to {self.max_path} edges in {self.place}"

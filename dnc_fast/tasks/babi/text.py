@@ -1,7 +1,7 @@
 """The text of bAbI stories (Weston et al. 2015): words, vocabulary, and the parser of its files.
 
-A file is lines of a number and a sentence; a question is followed by a tab, its answer, a tab and
-the numbers of the sentences that support it. Number 1 begins a new story.
+Each line of a file has a number and a sentence; a question is followed by a tab, its answer, a tab
+and the numbers of the sentences that support it. Number 1 begins a new story.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 
 ANSWER = "-"
-"""What the input says where a word of an answer is expected."""
+"""The input where a word of an answer is expected."""
 
 WORDS = """
     - . ? a above afraid after afternoon afterwards and antoine apple are back bathroom bedroom
@@ -29,20 +29,20 @@ WORDS = """
     yesterday you
 """
 VOCABULARY = tuple(WORDS.split())
-"""All words of the 20 English tasks in small letters, with the three signs; sorted."""
+"""All words of the 20 English tasks in lower case, and three signs; sorted."""
 
 CODES = {word: code for code, word in enumerate(VOCABULARY)}
 
 
 class BabiError(ValueError):
-    """A text is not as the bAbI format has it; the message names file and line."""
+    """A text does not follow the bAbI format; the message names file and line."""
 
 
 class Story(NamedTuple):
     """Sentences and questions in order.
 
-    words: what is heard, with `ANSWER` once for each word of an answer, after its question.
-    answers: the words expected at those places, in order.
+    words: the inputs; after each question, `ANSWER` once for each word of its answer.
+    answers: the words expected there, in order.
     """
 
     words: tuple[str, ...]
@@ -58,7 +58,7 @@ class Story(NamedTuple):
         return [self.words[first:last] for first, last in pairwise((0, *ends))]
 
     def cut(self, questions: int) -> Story:
-        """The story up to the end of that question, counted from 1; all of it for 0."""
+        """The story up to the end of a question, counted from 1; the whole story for 0."""
         lines = self.lines()
         ends = [place for place, line in enumerate(lines, 1) if line[-1] == ANSWER]
         if not 0 < questions < len(ends):
@@ -68,7 +68,7 @@ class Story(NamedTuple):
 
 
 def split_words(sentence: str) -> list[str]:
-    """The words of a sentence in small letters; a full stop or question mark is a word."""
+    """The words of a sentence in lower case; a full stop or question mark is a word."""
     return re.findall(r"[.?]|[^\s.?]+", sentence.lower())
 
 
@@ -76,12 +76,12 @@ def check_words(words: Iterable[str], where: str) -> None:
     """Raise unless all words are in the vocabulary and none is the sign for an answer.
 
     Raises:
-        BabiError: names `where` and the first such word, and the words most like it.
+        BabiError: names `where`, the first such word, and similar words of the vocabulary.
     """
     for word in words:
         if word not in CODES or word == ANSWER:
             near = difflib.get_close_matches(word, VOCABULARY[3:], n=3)
-            hint = f"; near to it: {', '.join(near)}" if near else ""
+            hint = f"; similar words: {', '.join(near)}" if near else ""
             raise BabiError(
                 f"{where}: {word!r} is not one of the {len(VOCABULARY) - 1} words of bAbI{hint}"
             )
@@ -91,11 +91,11 @@ def parse_stories(text: str, name: str) -> list[Story]:
     """The stories of a file.
 
     Args:
-        text: all of it.
+        text: the contents of the file.
         name: of the file, for messages.
 
     Raises:
-        BabiError: a line is not as the format has it; names file and line.
+        BabiError: a line does not follow the format; names file and line.
     """
     stories: list[Story] = []
     words: list[str] = []
@@ -115,8 +115,8 @@ def parse_stories(text: str, name: str) -> list[Story]:
         match = re.fullmatch(r"\s*(\d+) +([^\t]*)(?:\t([^\t]*)(?:\t([^\t]*))?)?", line)
         if not match:
             raise BabiError(
-                f"{where}: expected a number, a space and a sentence, of a question also a tab and "
-                f"its answer, got {line!r}"
+                f"{where}: expected a number, a space and a sentence, after a question also a tab "
+                f"and its answer, got {line!r}"
             )
         if int(match[1]) == 1 and number:
             finish(where)

@@ -1,8 +1,8 @@
-"""The family tree of Graves et al. 2016, figure 2, written down as couples and their children."""
+"""The family tree of Graves et al. 2016, figure 2, as couples and their children."""
 
 from __future__ import annotations
 
-from .known_graph import KnownGraph
+from .known import KnownGraph
 
 COUPLES: tuple[tuple[str | None, str | None, tuple[str, ...], tuple[str, ...]], ...] = (
     # father, mother, daughters and sons, each in the order of their numbers
@@ -17,7 +17,7 @@ COUPLES: tuple[tuple[str | None, str | None, tuple[str, ...], tuple[str, ...]], 
 
 
 def family_triples() -> list[tuple[str, str, str]]:
-    """Each parent's edges to the children, such as Daughter1, and each child's to the parents."""
+    """Edges from each parent to the children, such as Daughter1, and from each child to them."""
     triples = []
     for father, mother, daughters, sons in COUPLES:
         children = [(name, f"Daughter{number}") for number, name in enumerate(daughters, 1)]

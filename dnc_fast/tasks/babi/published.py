@@ -1,15 +1,15 @@
-"""What others found on bAbI, trained on all 20 tasks at once, beside our own figures."""
+"""Published results on bAbI, trained on all 20 tasks at once, in a table with our own."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 FAILED = 5.0
-"""A task is failed when more than so many per cent of its questions are wrong."""
+"""A task is failed if more than this percentage of its questions are wrong."""
 
 
 class Published(NamedTuple):
-    """A task's error in per cent (Graves et al. 2016, Extended Data Table 1).
+    """The errors on a task in per cent (Graves et al. 2016, Extended Data Table 1).
 
     The best of 20 runs of each model, and the mean and standard deviation of all 20.
     """
@@ -63,33 +63,19 @@ JOINT_MEANS = (
 
 
 def error_table(errors: dict[int, float]) -> str:
-    """Errors by task, per cent, beside the published ones, in two Markdown tables.
+    """Errors by task in per cent beside the published ones, as Markdown.
 
-    The means of published columns are of the same tasks; a mean over all 20 is compared with what
-    others published.
+    The means of the published columns are over the same tasks as ours. If these are all 20, a
+    second table compares the mean with other papers.
     """
-    head = [
-        "task",
-        "ours",
-        "LSTM, best",
-        "NTM, best",
-        "DNC1, best",
-        "DNC2, best",
-        "DNC1, mean of 20",
-        "DNC2, mean of 20",
-    ]
+    head = ["task", "ours", "LSTM, best", "NTM, best", "DNC1, best", "DNC2, best"]
+    head += ["DNC1, mean of 20", "DNC2, mean of 20"]
     rows = []
     for task, error in sorted(errors.items()):
         known = PUBLISHED[task]
-        rows.append(
-            [
-                str(task),
-                f"{error:.1f}",
-                *map(str, known[:4]),
-                f"{known.mean_dnc1} +- {known.deviation_dnc1}",
-                f"{known.mean_dnc2} +- {known.deviation_dnc2}",
-            ]
-        )
+        means = f"{known.mean_dnc1} +- {known.deviation_dnc1}"
+        means_2 = f"{known.mean_dnc2} +- {known.deviation_dnc2}"
+        rows.append([str(task), f"{error:.1f}", *map(str, known[:4]), means, means_2])
     columns = [list(errors.values())]
     columns += [[PUBLISHED[task][place] for task in errors] for place in (0, 1, 2, 3, 4, 6)]
     failed = [str(sum(error > FAILED for error in column)) for column in columns[:5]]

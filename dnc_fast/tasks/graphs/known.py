@@ -8,7 +8,7 @@ from typing import NamedTuple
 class KnownGraph(NamedTuple):
     """Nodes by name, and edges as triples of names (source, edge, destination).
 
-    The name of an edge tells one destination: no node has two edges of one name.
+    No node has two edges of the same name.
     """
 
     nodes: tuple[str, ...]
@@ -16,10 +16,10 @@ class KnownGraph(NamedTuple):
 
     @classmethod
     def of(cls, triples: list[tuple[str, str, str]]) -> KnownGraph:
-        """The graph of some triples; its nodes are sorted.
+        """The graph of these triples, with its nodes sorted.
 
         Raises:
-            ValueError: a node has two edges of one name.
+            ValueError: a node has two edges of the same name.
         """
         seen: dict[tuple[str, str], str] = {}
         for source, edge, end in triples:
@@ -36,9 +36,9 @@ class KnownGraph(NamedTuple):
         return tuple(sorted({edge for _, edge, _ in self.triples}))
 
     def tables(self) -> tuple[list[list[int]], list[list[int]]]:
-        """For each node its edges' ends and names, as places in `nodes` and `edge_names`.
+        """For each node the ends and names of its edges, as places in `nodes` and `edge_names`.
 
-        Rows of nodes with fewer edges than others are filled with -1.
+        Shorter rows are filled up with -1.
         """
         names = self.edge_names
         ends: list[list[int]] = [[] for _ in self.nodes]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_integer, check_number
-from .base import Batch, random_shares, uniform
-from .graphs import Graphs, GraphTask, Names
-from .paper import INFERENCE
+from ...checks import check_integer, check_number
+from ..base import Batch, option, random_shares, uniform
+from .graph import Graphs
+from .task import GraphTask, Names
 from .triples import BLANK, Phase, answer_phase, join_phases, silence
 
 EDGE_LABELS = 10
@@ -28,7 +29,7 @@ def relations() -> Tensor:
     """(410, 5) int64: the edge labels that each label stands for, in order; `BLANK` past them.
 
     The labels 0 to 9 are edges themselves; then come 100 relations of each length from 2 to 5,
-    drawn once and for all; those of length 2 are all there are.
+    drawn with a fixed seed. There are only 100 of length 2, so all of them are included.
     """
     generator = torch.Generator("cpu").manual_seed(RELATION_SEED)
     edges = torch.arange(EDGE_LABELS, device="cpu").unsqueeze(1)
@@ -45,32 +46,22 @@ def relations() -> Tensor:
 class InferenceTask(GraphTask):
     """A graph's triples, then queries (node, relation, -), each with time to plan and an answer.
 
-    Edges have the labels 0 to 9. A relation is a row of 2 to 5 edges, always the same one, which
-    the description never tells: it has to be learned. There are 400, with the labels 10 to 409. The
+    Edges have the labels 0 to 9. A relation stands for a fixed sequence of 2 to 5 edges that the
+    description never gives: it has to be learned. There are 400, with the labels 10 to 409. The
     answer is (node, relation, the node that the edges lead to), then (0, 0, 0). Where no relation
-    of the length drawn leads anywhere, another one is asked.
+    of the drawn length leads anywhere, one of another length is asked for.
 
-    With `min_relation` 1, which the paper does not have, edges by themselves are asked for too.
+    With `min_relation` 1, which the paper does not have, single edges are asked for too.
     """
 
+    # The paper's 17, of which 3 and 4 are the same, and 10 and 11
     LESSONS: ClassVar = (
-        ((3, 3), (2, 2), (2, 2)),
-        ((3, 5), (2, 2), (2, 2)),
-        ((4, 6), (2, 4), (2, 2)),
-        ((6, 12), (2, 4), (2, 2)),
-        ((12, 18), (2, 4), (2, 2)),
-        ((4, 6), (2, 4), (2, 3)),
-        ((6, 12), (2, 4), (2, 3)),
-        ((12, 18), (2, 4), (2, 3)),
-        ((4, 6), (2, 4), (2, 4)),
-        ((6, 12), (2, 4), (2, 4)),
-        ((12, 18), (2, 4), (2, 4)),
-        ((4, 6), (2, 4), (2, 5)),
-        ((6, 12), (2, 4), (2, 5)),
-        ((12, 18), (2, 4), (2, 5)),
-        ((20, 25), (2, 4), (2, 5)),
-    )  # the paper's 17, of which 3 and 4, and 10 and 11, are alike
-    PRESET: ClassVar = ("paper-inference", INFERENCE)
+        ((3, 3), (2, 2), (2, 2)), ((3, 5), (2, 2), (2, 2)), ((4, 6), (2, 4), (2, 2)),
+        ((6, 12), (2, 4), (2, 2)), ((12, 18), (2, 4), (2, 2)), ((4, 6), (2, 4), (2, 3)),
+        ((6, 12), (2, 4), (2, 3)), ((12, 18), (2, 4), (2, 3)), ((4, 6), (2, 4), (2, 4)),
+        ((6, 12), (2, 4), (2, 4)), ((12, 18), (2, 4), (2, 4)), ((4, 6), (2, 4), (2, 5)),
+        ((6, 12), (2, 4), (2, 5)), ((12, 18), (2, 4), (2, 5)), ((20, 25), (2, 4), (2, 5)),
+    )  # fmt: skip
     RANGES: ClassVar = (
         ("min_nodes", "max_nodes"),
         ("min_degree", "max_degree"),
@@ -78,33 +69,26 @@ class InferenceTask(GraphTask):
     )
     num_edge_labels: ClassVar[int] = EDGE_LABELS
 
-    min_nodes: int = field(default=3, metadata={"help": "fewest nodes of a random graph"})
-    max_nodes: int = field(default=3, metadata={"help": "most nodes of a random graph"})
-    min_degree: int = field(default=2, metadata={"help": "fewest edges out of a node"})
-    max_degree: int = field(default=2, metadata={"help": "most edges out of a node"})
-    min_relation: int = field(
-        default=2, metadata={"help": "fewest edges of a relation; 1: an edge"}
-    )
-    max_relation: int = field(default=2, metadata={"help": "most edges of a relation"})
-    num_queries: int = field(default=3, metadata={"help": "queries in an episode"})
-    planning_steps: int = field(default=10, metadata={"help": "steps between query and answer"})
-    guided: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of episodes that ask for the edges on the way, while there is time to "
-            "plan, in training"
-        },
+    min_nodes: int = option(3, "fewest nodes of a random graph")
+    max_nodes: int = option(3, "most nodes of a random graph")
+    min_degree: int = option(2, "fewest edges out of a node")
+    max_degree: int = option(2, "most edges out of a node")
+    min_relation: int = option(2, "fewest edges of a relation; 1: a single edge")
+    max_relation: int = option(2, "most edges of a relation")
+    num_queries: int = option(3, "queries in an episode")
+    planning_steps: int = option(10, "steps between query and answer")
+    guided: float = option(
+        0.0, "share of training episodes whose planning steps ask for the edges of the relation"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("min_relation", "max_relation"):
-            if not 1 <= getattr(self, name) <= RELATION_LENGTHS[-1]:
-                raise ValueError(
-                    f"{name} must be from 1 to {RELATION_LENGTHS[-1]}, got {getattr(self, name)}"
-                )
-        check_integer("num_queries", self.num_queries, minimum=1)
-        check_integer("planning_steps", self.planning_steps, minimum=1)
+        if self.max_relation > RELATION_LENGTHS[-1]:
+            raise ValueError(
+                f"max_relation must be from 1 to {RELATION_LENGTHS[-1]}, got {self.max_relation}"
+            )
+        for name in ("num_queries", "planning_steps"):
+            check_integer(name, getattr(self, name), minimum=1)
         check_number("guided", self.guided, 0.0, 1.0)
 
     def __str__(self) -> str:
@@ -132,7 +116,7 @@ class InferenceTask(GraphTask):
         return join_phases(phases)
 
     def _answers(self, graphs: Graphs, generator: torch.Generator) -> Tensor:
-        """For each query a node, a relation and the node that it leads to, as labels (B, Q, 3)."""
+        """For each query a node, a relation and the node it leads to: labels (B, Q, 3)."""
         batch_size, num_nodes = graphs.nodes.shape
         first = 0 if self.min_relation == 1 else EDGE_LABELS
         last = EDGE_LABELS + OF_EACH_LENGTH * (self.max_relation - 1)
@@ -155,15 +139,15 @@ class InferenceTask(GraphTask):
         return torch.where(guided, edges[:, :, : self.planning_steps], BLANK)
 
     def names(self, batch_size: int, generator: torch.Generator) -> list[Names]:
-        """As of other graph tasks; a relation is named by its edges."""
+        """As in other graph tasks; a relation is named after its edges."""
         return [
             names._replace(edges={**names.edges, **relation_names(names.edges)})
             for names in super().names(batch_size, generator)
         ]
 
 
-def relation_names(edges: Any) -> dict[int, str]:
-    """Each relation whose edges all have names, by their names."""
+def relation_names(edges: Mapping[int, str]) -> dict[int, str]:
+    """Names of the relations whose edges all have names."""
     named = {}
     for label, row in enumerate(relations().tolist()):
         parts = [part for part in row if part != BLANK]
@@ -173,18 +157,18 @@ def relation_names(edges: Any) -> dict[int, str]:
 
 
 def follow(graphs: Graphs, rows: Tensor) -> Tensor:
-    """Where rows of edges lead from each node.
+    """Where sequences of edges lead from each node.
 
     Args:
         graphs: B graphs of V nodes.
         rows: (relations, edges) labels of edges, `BLANK` past the last.
 
     Returns:
-        (B, V, relations) int64: places in `graphs.nodes`, `BLANK` where it leads nowhere.
+        (B, V, relations) int64: places in `graphs.nodes`, `BLANK` if there is no such edge.
     """
     batch_size, num_nodes = graphs.nodes.shape
     device = graphs.nodes.device
-    # The place after the last node is nowhere, and every edge from there leads there again.
+    # The place after the last node means nowhere; every edge out of it leads back to it.
     next_node = torch.full((batch_size, num_nodes + 1, EDGE_LABELS + 1), num_nodes, device=device)
     edges = torch.where(graphs.edges == BLANK, EDGE_LABELS, graphs.edges)
     next_node[:, :num_nodes].scatter_(2, edges, graphs.ends)
@@ -200,11 +184,11 @@ def follow(graphs: Graphs, rows: Tensor) -> Tensor:
 
 
 def triples_on_the_way(graphs: Graphs, answers: Tensor) -> Tensor:
-    """The triples that a relation goes along.
+    """The triples along a relation.
 
     Args:
         graphs: B graphs of V nodes.
-        answers: (B, Q, 3) labels of a node, a relation from there, and the node it leads to.
+        answers: (B, Q, 3) labels of a node, a relation, and the node it leads to.
 
     Returns:
         (B, Q, edges, 3) labels, `BLANK` past the last.

@@ -1,18 +1,18 @@
-"""Shortest path: hear a graph, then find the way from node to node (Graves et al. 2016)."""
+"""Shortest path: hear a graph, then find the shortest way to a node (Graves et al. 2016)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..checks import check_integer, check_number
-from .answerer import Answerer
-from .base import Batch, Score, Task, random_shares, uniform
-from .graphs import Graphs, GraphTask
-from .paper import SHORTEST_PATH
+from ...checks import check_integer, check_number
+from ..answerer import Answerer
+from ..base import Batch, Score, Task, option, random_shares, uniform
+from .graph import Graphs
+from .task import GraphTask
 from .triples import (
     BLANK,
     END,
@@ -26,58 +26,42 @@ from .triples import (
 )
 
 FAR = 10**6
-"""A distance beyond any in a graph."""
+"""Longer than any distance in a graph."""
 
 
 @dataclass(frozen=True)
 class ShortestPathTask(GraphTask):
     """A graph's triples, then (source, -, destination) and time to plan; answer: a path of triples.
 
-    During the answer the input is the last action, a triple. An action is one of the edges out of
-    the present node, the one that the outputs find most likely; at the destination the end,
-    (0, 0, 0), is wanted. A path is right when it arrives and is at most `slack` steps longer than
-    the shortest. In training each action is the best one in a share `mixing` of the steps, else
-    drawn from what the outputs say of the edges; the target is always the best action at the
-    present node, of several the one that the outputs find most likely. An answer has as many steps
-    as a right path may take; those after the end are blank.
+    During the answer the input is the last action, a triple. An action is the edge out of the
+    current node that is the most likely by the outputs; at the destination the end, (0, 0, 0), is
+    expected. A path is right if it arrives and is at most `slack` steps longer than the shortest.
+    In training, a share `mixing` of the actions are the best ones; the others are drawn from the
+    probabilities that the outputs give the edges. The target is always the best action at the
+    current node; of several, the most likely by the outputs. An answer has as many steps as a right
+    path may take; those after the end are blank.
 
-    `batch` gives best actions throughout; an `answerer` puts the model's own in their place.
+    `batch` takes the best actions throughout; an `answerer` replaces them by the model's own.
     """
 
     unit = "path"
 
+    # The paper's 15, of which 10 and 11 are the same
     LESSONS: ClassVar = (
-        ((5, 10), (1, 2), (2, 2)),
-        ((5, 20), (1, 2), (2, 2)),
-        ((10, 20), (1, 2), (2, 2)),
-        ((10, 20), (1, 2), (2, 3)),
-        ((10, 20), (1, 3), (2, 3)),
-        ((10, 20), (2, 3), (2, 3)),
-        ((10, 20), (2, 3), (2, 4)),
-        ((10, 20), (2, 4), (2, 4)),
-        ((10, 25), (2, 4), (2, 4)),
-        ((10, 25), (2, 4), (2, 5)),
-        ((15, 25), (2, 4), (2, 5)),
-        ((15, 25), (2, 5), (2, 5)),
-        ((20, 25), (2, 5), (2, 5)),
-        ((20, 25), (2, 6), (2, 5)),
-    )  # the paper's 15, of which 10 and 11 are alike
-    PRESET: ClassVar = ("paper-shortest-path", SHORTEST_PATH)
-    RANGES: ClassVar = (
-        ("min_nodes", "max_nodes"),
-        ("min_degree", "max_degree"),
-        ("min_path", "max_path"),
-    )
+        ((5, 10), (1, 2), (2, 2)), ((5, 20), (1, 2), (2, 2)), ((10, 20), (1, 2), (2, 2)),
+        ((10, 20), (1, 2), (2, 3)), ((10, 20), (1, 3), (2, 3)), ((10, 20), (2, 3), (2, 3)),
+        ((10, 20), (2, 3), (2, 4)), ((10, 20), (2, 4), (2, 4)), ((10, 25), (2, 4), (2, 4)),
+        ((10, 25), (2, 4), (2, 5)), ((15, 25), (2, 4), (2, 5)), ((15, 25), (2, 5), (2, 5)),
+        ((20, 25), (2, 5), (2, 5)), ((20, 25), (2, 6), (2, 5)),
+    )  # fmt: skip
 
-    min_degree: int = field(default=1, metadata={"help": "fewest edges out of a node"})
-    max_degree: int = field(default=2, metadata={"help": "most edges out of a node"})
-    min_path: int = field(default=2, metadata={"help": "fewest edges between the two nodes"})
-    max_path: int = field(default=2, metadata={"help": "most edges between the two nodes"})
-    planning_steps: int = field(default=10, metadata={"help": "steps between query and answer"})
-    slack: int = field(default=1, metadata={"help": "steps that a right path may be too long"})
-    mixing: float = field(
-        default=0.8, metadata={"help": "share of best actions in the answers of training"}
-    )
+    min_degree: int = option(1, "fewest edges out of a node")
+    max_degree: int = option(2, "most edges out of a node")
+    min_path: int = option(2, "fewest edges between the two nodes")
+    max_path: int = option(2, "most edges between the two nodes")
+    planning_steps: int = option(10, "steps between query and answer")
+    slack: int = option(1, "steps by which a right path may be longer than the shortest")
+    mixing: float = option(0.8, "share of best actions in the answers, in training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,19 +74,10 @@ class ShortestPathTask(GraphTask):
         return f"{paths}, {self.slack} more allowed, in {self.place}"
 
     def parts(self) -> dict[str, Task]:
-        """By the two rules of the paper: one step longer (Methods), or none (its tables)."""
+        """By the paper's two rules: at most one step longer (Methods), or none (its tables)."""
         return {
             "at most one step longer": replace(self, slack=1),
             "shortest": replace(self, slack=0),
-        }
-
-    def training_preset(self, controller: str) -> dict[str, Any]:
-        """As the paper: a lesson passes at 80 %, and no earlier one is mixed in."""
-        return {
-            **super().training_preset(controller),
-            "lesson_pass": 0.8,
-            "lesson_share": 0.0,
-            "lesson_every": 500,
         }
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
@@ -129,13 +104,13 @@ class ShortestPathTask(GraphTask):
         return best.batch()
 
     def answerer(self, batch: Batch, generator: torch.Generator | None) -> PathAnswerer:
-        """Puts the model's own actions in the place of those of the batch."""
+        """Replaces the actions of the batch by the model's own."""
         return PathAnswerer(batch, generator, 0.0 if generator is None else self.mixing)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
-        """Whether each path that the batch holds arrives; of a batch that its model answered.
+        """Whether each path in the batch arrives; the batch must be answered by the model.
 
-        Its loss is the sum over the digits of all actions.
+        The loss is the sum over the digits of all actions.
         """
         digits = super().score(outputs, batch)
         arrived = arrivals(batch.inputs).any(0)
@@ -144,10 +119,10 @@ class ShortestPathTask(GraphTask):
 
 
 def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two nodes whose shortest path has `wanted` (B) edges, or as many below as the graph has.
+    """Two nodes whose shortest path has `wanted` (B) edges, or if there are none, the next fewer.
 
     Returns:
-        (B, 3) labels, that of the edge `BLANK`; and (B) the length of the path.
+        (B, 3) labels, with `BLANK` for the edge; (B) the length of the path.
     """
     batch_size, num_nodes = graphs.nodes.shape
     most = int(wanted.max())
@@ -162,7 +137,7 @@ def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tu
         frontier = ((frontier @ step) > 0).float() * (1 - reached)
         distance = distance + length * frontier
         reached = reached + frontier
-    # The longest up to `wanted` first, then by chance.
+    # The longest up to `wanted`, ties broken at random.
     usable = distance * (distance <= wanted.view(-1, 1, 1))
     rank = usable + random_shares(tuple(usable.shape), generator) * (usable > 0) * 0.5
     chosen = rank.flatten(1).argmax(1, keepdim=True)
@@ -173,7 +148,7 @@ def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tu
 
 
 def arrivals(inputs: Tensor) -> Tensor:
-    """The steps (T, B) of inputs (T, B, 92) whose action, a triple, leads to the destination."""
+    """At which steps (T, B) of inputs (T, B, 92) the action leads to the destination."""
     heard, phase = decode_triples(inputs[..., :TRIPLE_SIZE]), phase_numbers(inputs)
     destination = torch.where(phase == 1, heard[..., 2], BLANK).amax(0)
     return (phase == 3) & (heard[..., 2] == destination)
@@ -185,9 +160,9 @@ class PathAnswerer(Answerer):
     The graph is read from the inputs, as the model hears it.
 
     Args:
-        batch: of a `ShortestPathTask`; what its answers hold is not looked at.
-        generator: of chance in training; None for the most likely edge at every step.
-        mixing: share of best actions; 1 without a generator means always.
+        batch: of a `ShortestPathTask`; its answers are ignored.
+        generator: of random actions in training; None takes the most likely edge at every step.
+        mixing: share of best actions; without a generator, 1 for all and otherwise none.
     """
 
     def __init__(
@@ -230,12 +205,12 @@ class PathAnswerer(Answerer):
         to_go = self._distance.gather(1, self._edges[..., 2].clamp(min=0))
         to_go = torch.where(valid, to_go, FAR)
         fewest = to_go.amin(1, keepdim=True)
-        known = fewest.squeeze(1) < FAR  # somewhere the destination is still to be reached
+        known = fewest.squeeze(1) < FAR  # the destination can still be reached
         best = likely.masked_fill(~(valid & (to_go == fewest)), -torch.inf).argmax(1)
         chosen = likely.masked_fill(~valid, -torch.inf)
         if self._generator is not None:
             shares = random_shares(tuple(chosen.shape), self._generator).clamp(min=1e-12)
-            chosen = chosen - torch.log(-torch.log(shares.to(chosen.device)))  # Gumbel's draw
+            chosen = chosen - torch.log(-torch.log(shares.to(chosen.device)))  # Gumbel-max sampling
         chosen = chosen.argmax(1)
         chosen = torch.where(self._takes_best(known), best, chosen)
 
@@ -252,7 +227,7 @@ class PathAnswerer(Answerer):
         self._done |= arrived | (answers & ~walks)
 
     def _takes_best(self, known: Tensor) -> Tensor:
-        """(B) in which sequences the best action is taken, whatever the outputs say."""
+        """(B) in which sequences the best action is taken, whatever the outputs are."""
         if self._generator is None:
             return known & (self._mixing == 1.0)
         shares = random_shares(tuple(known.shape), self._generator).to(known.device)
@@ -263,7 +238,7 @@ class PathAnswerer(Answerer):
 
 
 def distances(edges: Tensor, destination: Tensor) -> Tensor:
-    """How many edges it is from each label to a destination, `FAR` where there is no way.
+    """The number of edges from each label to a destination, `FAR` if there is no path.
 
     Args:
         edges: (B, E, 3) triples of labels, `BLANK` past the last.
@@ -272,7 +247,7 @@ def distances(edges: Tensor, destination: Tensor) -> Tensor:
     Returns:
         (B, 1000) int64.
     """
-    far = torch.full((len(edges), 1001), FAR, device=edges.device)  # the last for no label
+    far = torch.full((len(edges), 1001), FAR, device=edges.device)  # the last one is for `BLANK`
     far.scatter_(1, destination.unsqueeze(1), 0)
     source, end = (torch.where(edges[..., side] < 0, 1000, edges[..., side]) for side in (0, 2))
     while True:

@@ -14,24 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Batch, Task
+from ..base import Batch, ClassTask
 
 NUM_LABELS = 1000
 DIGITS = 3
 TRIPLE_SIZE = 3 * DIGITS * 10
 PHASE_CUE, ANSWER_CUE = TRIPLE_SIZE, TRIPLE_SIZE + 1
-"""The channels beside a triple: on at the first step of each phase but the first; on while an
-answer is wanted."""
+"""The channels beside a triple: the first marks the first step of each phase after the first one,
+the second is on while an answer is expected."""
 
 BLANK = -1
-"""A label that is left out: zeros in all of its digits."""
+"""A label that is left out: all its digits are zeros."""
 
 END = (0, 0, 0)
-"""The triple that ends an answer. It is no edge: no node leads to itself."""
+"""The triple that ends an answer. It cannot be an edge, because no node leads to itself."""
 
 
-class TripleTask(Task):
-    """An answer is a triple: nine softmaxes of ten digits. A sequence is right when all are."""
+class TripleTask(ClassTask):
+    """The answer of a step is a triple: nine digits, each one of ten classes."""
 
     unit = "digit"
     published = ("solved",)
@@ -48,25 +48,9 @@ class TripleTask(Task):
     def output_size(self) -> int:
         return TRIPLE_SIZE
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each digit, (..., 9)."""
-        outputs, targets = outputs.unflatten(-1, (-1, 10)), targets.unflatten(-1, (-1, 10))
-        return -(targets * outputs.log_softmax(-1)).sum(-1)
-
-    def wrong(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether each digit chosen is not the target or not a number, (..., 9)."""
-        outputs, targets = outputs.unflatten(-1, (-1, 10)), targets.unflatten(-1, (-1, 10))
-        chosen = outputs.argmax(-1, keepdim=True)
-        wrong = (targets.gather(-1, chosen) < 0.5) | outputs.gather(-1, chosen).isnan()
-        return wrong.squeeze(-1)
-
-    def probabilities(self, outputs: Tensor) -> Tensor:
-        """The probability of each value of each digit; ten of them sum to one."""
-        return outputs.unflatten(-1, (-1, 10)).softmax(-1).flatten(-2)
-
 
 def encode_triples(triples: Tensor) -> Tensor:
-    """Labels (..., 3), `BLANK` where there is none, as one-hot digits, (..., 90) float32."""
+    """Labels (..., 3), some of them `BLANK`, as one-hot digits, (..., 90) float32."""
     places = torch.tensor([100, 10, 1], device=triples.device)
     digits = triples.unsqueeze(-1) // places % 10
     digits = torch.where(triples.unsqueeze(-1) < 0, -1, digits)
@@ -74,7 +58,7 @@ def encode_triples(triples: Tensor) -> Tensor:
 
 
 def decode_triples(vectors: Tensor) -> Tensor:
-    """The labels (..., 3) of vectors (..., 90), the largest of each ten; `BLANK` for zeros."""
+    """The labels (..., 3) of vectors (..., 90) by the largest of each ten; `BLANK` for zeros."""
     digits = vectors.unflatten(-1, (3, DIGITS, 10))
     places = torch.tensor([100, 10, 1], device=vectors.device)
     labels = (digits.argmax(-1) * places).sum(-1)
@@ -85,8 +69,8 @@ class Phase(NamedTuple):
     """A part of an episode: description, query, planning or answer.
 
     heard: (B, S, 3) labels of the input. lengths: (B) how many of the S steps count.
-    answers: (B, S, 3) labels of the target in an answer, else None.
-    hints: (B, S, 3) labels of the target where no answer is due, `BLANK` where there is none.
+    answers: in an answer, (B, S, 3) labels of the target, otherwise None.
+    hints: (B, S, 3) labels of targets outside an answer, `BLANK` for none.
     """
 
     heard: Tensor
@@ -96,16 +80,16 @@ class Phase(NamedTuple):
 
 
 def silence(steps: int, batch_size: int, device: torch.device) -> Phase:
-    """A phase of blank inputs, to think."""
+    """A phase of blank inputs without targets, to plan."""
     heard = torch.full((batch_size, steps, 3), BLANK, device=device)
     return Phase(heard, torch.full((batch_size,), steps, device=device))
 
 
 def answer_phase(answers: Tensor, lengths: Tensor) -> Phase:
-    """A phase of blank inputs in which `answers` (B, S, 3) and then `END` are wanted.
+    """A phase of blank inputs in which `answers` (B, S, 3) and then `END` are expected.
 
     Args:
-        lengths: (B) how many of the S answers there are, without the end.
+        lengths: (B) how many of the S answers count, without the end.
     """
     batch_size, steps, _ = answers.shape
     end = torch.tensor(END, device=answers.device)
@@ -116,10 +100,10 @@ def answer_phase(answers: Tensor, lengths: Tensor) -> Phase:
 
 
 def join_phases(phases: Sequence[Phase]) -> Batch:
-    """One phase after another, each sequence at its own pace, as a batch."""
+    """A batch in which each sequence goes through the phases one after another."""
     lengths = torch.stack([phase.lengths for phase in phases]).sum(0)
     batch_size, device, steps = len(lengths), lengths.device, int(lengths.max())
-    # What lies past the end of a phase is written to one step too many, which is dropped.
+    # What is past the end of a phase is written to an extra last step, which is dropped.
     heard = torch.full((batch_size, steps + 1, 3), BLANK, device=device)
     answers = torch.full_like(heard, BLANK)
     cues = torch.zeros(batch_size, steps + 1, 2, device=device, dtype=torch.float32)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .graphs import Names
+from .task import Names
 from .triples import ANSWER_CUE, BLANK, END, TRIPLE_SIZE, decode_triples, phase_numbers
 
 Triple = tuple[str, str, str]
@@ -14,7 +14,7 @@ Triple = tuple[str, str, str]
 
 
 class Exchange(NamedTuple):
-    """A query and its answer. The triples that end the answers are left out."""
+    """A query and its answer, without the triples that end answers."""
 
     asked: list[Triple]
     wanted: list[Triple]
@@ -22,7 +22,7 @@ class Exchange(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """The triples told, by the step of each, and the exchanges on them."""
+    """The triples of the description by their step, and the exchanges about them."""
 
     told: dict[int, Triple]
     exchanges: list[Exchange]
@@ -39,14 +39,13 @@ class Episode(NamedTuple):
 
 
 def read_episode(inputs: Tensor, outputs: Tensor, targets: Tensor, names: Names) -> Episode:
-    """What a sequence says.
+    """A sequence in words.
 
     Args:
         inputs: (T, 92).
-        outputs: (T, 90), any range; of a task whose input is the last action they are not needed
-            to know what was answered.
+        outputs: (T, 90), any range; ignored where the next input shows the action that was taken.
         targets: (T, 90).
-        names: what its labels stand for.
+        names: what the labels stand for.
     """
     heard = decode_triples(inputs[:, :TRIPLE_SIZE]).tolist()
     said, wanted = decode_triples(outputs).tolist(), decode_triples(targets).tolist()
@@ -73,7 +72,7 @@ def read_episode(inputs: Tensor, outputs: Tensor, targets: Tensor, names: Names)
 
 
 def named(triple: list[int], names: Names) -> Triple:
-    """Labels by their names; one that stands for nothing by its number."""
+    """Labels by their names; those without a name by their number."""
     source, edge, end = triple
     return (
         "-" if source == BLANK else names.nodes.get(source, f"#{source}"),
@@ -83,7 +82,7 @@ def named(triple: list[int], names: Names) -> Triple:
 
 
 def chain(triples: list[Triple]) -> str:
-    """Triples in one line; a source that is the destination before it is not said again."""
+    """Triples in one line; a source is left out if it is the destination before."""
     text = ""
     for number, (source, edge, end) in enumerate(triples):
         follows = number and source in ("-", triples[number - 1][2])

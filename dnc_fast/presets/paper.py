@@ -1,0 +1,68 @@
+"""The hyper-parameters of Graves et al. 2016 (Extended Data Table 2), as presets by name.
+
+The paper optimises by RMSProp without giving its momentum, decay and epsilon: here they are torch's
+own. It clips the gradients of the LSTM's activations to [-10, 10] and no norm, so the bound on the
+norm here is out of reach. For bAbI it has 16 asynchronous workers, here there is one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..tasks import GraphTask, InferenceTask, ShortestPathTask, TraversalTask
+
+SIZES = ("num_layers", "hidden_size", "num_cells", "cell_size", "num_read_heads")
+
+NO_CLIP = 1e9
+ENOUGH = 10_000_000
+"""More steps than any run of the paper took."""
+
+
+class Preset(NamedTuple):
+    """Options of a run: of the task, of the model, of the training."""
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    training: dict[str, Any]
+
+
+def column(
+    task: dict[str, Any],
+    sizes: tuple[int, ...],
+    batch_size: int,
+    learning_rate: float,
+    **lessons: Any,
+) -> Preset:
+    """A column of the table, with its `SIZES`."""
+    model = {**dict(zip(SIZES, sizes, strict=True)), "activation_clip": 10.0}
+    training = {"optimizer": "rmsprop", "batch_size": batch_size, "learning_rate": learning_rate}
+    return Preset(task, model, {**training, "clip_norm": NO_CLIP, "max_steps": ENOUGH, **lessons})
+
+
+def last_lesson(kind: type[GraphTask]) -> dict[str, Any]:
+    """The options of a graph task at its last lesson."""
+    return kind.lesson_options(kind.LESSONS[-1])
+
+
+LESSONS = {"curriculum": "on", "lesson_pass": 0.9, "lesson_every": 100, "lesson_share": 0.1}
+PATH_LESSONS = {**LESSONS, "lesson_pass": 0.8, "lesson_every": 2000, "lesson_share": 0.0}
+BABI = {"tasks": "all"}
+TRAVERSAL, INFERENCE = last_lesson(TraversalTask), last_lesson(InferenceTask)
+PATH = {**last_lesson(ShortestPathTask), "mixing": 0.8}
+
+PUBLISHED: dict[str, dict[str, Preset]] = {
+    "babi": {
+        "paper-babi-dnc1": column(BABI, (1, 256, 256, 64, 4), 1, 1e-4, curriculum="off"),
+        "paper-babi-dnc2": column(BABI, (1, 256, 256, 32, 8), 1, 1e-4, curriculum="off"),
+    },
+    "traversal": {
+        "paper-traversal": column(TRAVERSAL, (3, 256, 256, 50, 5), 2, 1e-5, **LESSONS),
+    },
+    "shortest-path": {
+        "paper-shortest-path": column(PATH, (2, 256, 128, 50, 5), 1, 3e-6, **PATH_LESSONS),
+    },
+    "inference": {
+        "paper-inference": column(INFERENCE, (3, 256, 128, 50, 5), 32, 1e-5, **LESSONS),
+    },
+}
+"""Presets by task, then by name."""
