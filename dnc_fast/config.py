@@ -43,7 +43,7 @@ class DNCConfig(StepOptions):
     num_read_heads: int = option(4, "read heads")
     num_write_heads: int = option(1, "write heads")
     output_size: int | None = None
-    controller: str | nn.Module | Callable[[int], nn.Module] = option(
+    controller: str | nn.Module | Callable[[int], nn.Module] = option(  # noqa: RUF009
         "lstm", "controller", choices=CONTROLLERS
     )
     activation_clip: float | None = option(None, "clip gradients of controller activations to this")

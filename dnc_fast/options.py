@@ -18,9 +18,9 @@ USAGE_ORDERS = ("exact", "robust")
 """`exact`: by usage. `robust`: by usage rounded to a coarse grid. Ties by index in both."""
 
 
-def option(default: Any, help: str, **metadata: Any) -> Any:
+def option(default: Any, help: str, choices: Any = None) -> Any:
     """A field of a dataclass of options, with its line for the command line's help."""
-    return field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)

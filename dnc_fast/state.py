@@ -57,7 +57,7 @@ def join_batches(states: list[Any]) -> Any:
 
     Links are first made equal in what else may differ, such as the number of writes they hold.
     """
-    memories = [getattr(state, "memory", None) for state in states]
+    memories: list[Any] = [getattr(state, "memory", None) for state in states]
     if all(memories):
         links = [memory.link for memory in memories]
         joined = zip(states, memories, linkage_of(links[0]).join(links), strict=True)

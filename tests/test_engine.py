@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from dnc_fast.engine.rows import Rows
 from hypothesis import given
 from hypothesis import strategies as st
 from states import (
@@ -32,7 +33,6 @@ from dnc_fast import DNC, DNCState, backends
 from dnc_fast.backends import choice, numba_installed
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.memory_tape import MemoryTape, checkpoint_interval
-from dnc_fast.engine.rows import Rows
 from dnc_fast.state import MemorySizes, map_tensors, tensors
 
 T, B = 9, 3

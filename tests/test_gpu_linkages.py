@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from dnc_fast.kernels.arrays import Step
+from dnc_fast.links import SeparableLink, SparseLink
+from dnc_fast.reference.sparse_linkage import link_entry, touched_rows, update_sparse_link
 from gpu import DEVICE, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
@@ -28,9 +30,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC, DNCState, reference
 from dnc_fast.interface import Interface
-from dnc_fast.links import SeparableLink, SparseLink
 from dnc_fast.reference import USAGE_ORDERS
-from dnc_fast.reference.sparse_linkage import link_entry, touched_rows, update_sparse_link
 from dnc_fast.state import map_tensors
 
 pytest.importorskip("triton")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import oracle
 import torch
+from dnc_fast.reference.linkage import (
+    directional_weightings_backward,
+    update_link_backward,
+    update_precedence_backward,
+)
 from hypothesis import given
 from states import (
     SEEDS,
@@ -18,11 +23,6 @@ from states import (
 from torch import Tensor
 
 from dnc_fast.reference import directional_weightings, update_link, update_precedence
-from dnc_fast.reference.linkage import (
-    directional_weightings_backward,
-    update_link_backward,
-    update_precedence_backward,
-)
 from dnc_fast.state import MemorySizes
 
 SIZES = MemorySizes(batch_size=2, num_cells=4, cell_size=1, num_read_heads=3, num_write_heads=2)

@@ -2,6 +2,17 @@
 
 import pytest
 import torch
+from dnc_fast.links import LINKAGES, SeparableLink, SparseLink, linkage_of
+from dnc_fast.reference.linkage import directional_weightings, update_link, update_precedence
+from dnc_fast.reference.separable_linkage import extend_separable_link
+from dnc_fast.reference.sparse_linkage import (
+    link_entry,
+    link_entry_backward,
+    sparse_directional_weightings,
+    touched_rows,
+    update_sparse_link,
+    update_sparse_link_backward,
+)
 from states import (
     TOLERANCES,
     assert_close,
@@ -17,23 +28,12 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from dnc_fast import DNC, DNCCell, DNCState, MemoryState
 from dnc_fast.backends import memory_step, numba_installed
-from dnc_fast.links import LINKAGES, SeparableLink, SparseLink, linkage_of
 from dnc_fast.reference import (
     Kept,
     keep_largest,
     keep_largest_backward,
     separable_directional_weightings,
     separable_directional_weightings_backward,
-)
-from dnc_fast.reference.linkage import directional_weightings, update_link, update_precedence
-from dnc_fast.reference.separable_linkage import extend_separable_link
-from dnc_fast.reference.sparse_linkage import (
-    link_entry,
-    link_entry_backward,
-    sparse_directional_weightings,
-    touched_rows,
-    update_sparse_link,
-    update_sparse_link_backward,
 )
 from dnc_fast.state import MemorySizes, map_tensors, tensors
 

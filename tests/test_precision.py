@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dnc_fast.engine.precision import Precision, run_precision
 from states import assert_close, lively_dnc, lively_state, named_parts, normal, require_grad
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
@@ -16,7 +17,6 @@ from dnc_fast.backends import numba_installed
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine import checkpointed
 from dnc_fast.engine.memory_tape import MemoryTape
-from dnc_fast.engine.precision import Precision, run_precision
 
 T, B = 6, 4
 

@@ -186,7 +186,8 @@ class WriteMemory(torch.autograd.Function):
         ctx.backend = backend
         ctx.save_for_backward(*given)
         out = torch.empty_like(given[0], memory_format=torch.contiguous_format)
-        backend.write(*given, out)
+        memory, write_weights, erase_vectors, write_vectors = given
+        backend.write(memory, write_weights, erase_vectors, write_vectors, out)
         return out
 
     @staticmethod
@@ -210,9 +211,9 @@ class DenseLink(torch.autograd.Function):
         backend.prepare(given[0].dtype)
         ctx.backend = backend
         ctx.save_for_backward(*given)
-        link, *others = (tensor.contiguous() for tensor in given)
+        link, precedence, write_weights, read_weights = (tensor.contiguous() for tensor in given)
         out = torch.empty_like(link)
-        run, step = _link_step(backend, link, *others, out)
+        run, step = _link_step(backend, link, precedence, write_weights, read_weights, out)
         ahead, behind = run.forward(step)
         return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
 
@@ -225,12 +226,10 @@ class DenseLink(torch.autograd.Function):
         d_link = d_link.clone(memory_format=torch.contiguous_format)
         d_read = torch.cat([part.transpose(1, 2) for part in d_weightings], dim=2).flatten(0, 1)
         last = last.unsqueeze(1).expand(-1, Hw, -1, -1).flatten(0, 1).repeat(1, 2, 1)
-        run, step = _link_step(
-            ctx.backend,
-            *(part.flatten(0, 1).unsqueeze(1) for part in (link, precedence, write_weights)),
-            last,
-            link.new_empty(B * Hw, 1, 0, 0),
+        link, precedence, write_weights = (
+            part.flatten(0, 1).unsqueeze(1) for part in (link, precedence, write_weights)
         )
+        run, step = _link_step(ctx.backend, link, precedence, write_weights, last, link)
         ahead = link.new_zeros(B * Hw, 2 * R, 1)
         ahead[:, :R] = 1
         found = run.backward(step, d_link.flatten(0, 1).unsqueeze(1), d_read, ahead, 1 - ahead)
@@ -260,7 +259,7 @@ def _link_step(
         vector=nothing,
         memory0=nothing,
         memory1=nothing,
-        usage0=precedence[:, 0],
+        usage0=nothing,
         usage1=nothing,
         precedence0=precedence,
         precedence1=torch.empty_like(precedence),

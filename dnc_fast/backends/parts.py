@@ -1,4 +1,4 @@
-"""The parts that a memory step is made of, in plain torch; backends override what they are better at.
+"""The parts that a memory step is made of, in plain torch; backends override some of them.
 
 Everything here is forward and hand-derived backward, without autograd, for every device.
 """
@@ -93,6 +93,10 @@ class Parts:
     ) -> StepRun | None:
         """Kernels for the paper's step as a whole; None where the step is made of parts."""
         return None
+
+    def needs_compiling(self, dtype: torch.dtype) -> bool:
+        """Whether the first step of a dtype begins with compiling kernels."""
+        return False
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Have what the parts need compiled."""

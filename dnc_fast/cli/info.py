@@ -11,7 +11,7 @@ from importlib import metadata
 import torch
 
 from .. import __version__
-from ..backends import BACKENDS, VARIABLE, numba_installed, resolve_backend, triton_problem
+from ..backends import VARIABLE, backend_names, backend_problem, resolve_backend
 from ..tasks import TASKS, summary
 
 
@@ -35,7 +35,7 @@ def show_info(options: argparse.Namespace) -> int:
     print(f"cpu         {torch.get_num_threads()} threads")
     for index in range(torch.cuda.device_count()):
         print(f"cuda:{index}      {torch.cuda.get_device_name(index)}")
-    print(f"backends    {', '.join(BACKENDS)}")
+    print(f"backends    {', '.join(backend_names())}")
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     for device in ["cpu", *gpus]:
         print(f"            auto on {device} is {_auto_and_why(torch.device(device))}")
@@ -54,7 +54,6 @@ def _auto_and_why(device: torch.device) -> str:
         return f"an error ({error})"
     if os.environ.get(VARIABLE):
         return f"{chosen} ({VARIABLE} says so)"
-    if device.type == "cpu":
-        return chosen if numba_installed() else f"{chosen} (the faster cpu backend needs numba)"
-    problem = triton_problem(device)
+    fastest = "cpu" if device.type == "cpu" else "triton"
+    problem = backend_problem(fastest, device, torch.float32)
     return chosen if problem is None else f"{chosen} ({problem})"

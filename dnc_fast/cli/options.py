@@ -26,13 +26,15 @@ def add_fields(
     for field in fields(options, names):
         kind = field_type(options, field.name)
         choices = field.metadata.get("choices")
+        if callable(choices):
+            choices = choices()
         default = defaults.get(field.name, field.default)
         shown = "" if default in (dataclasses.MISSING, None, "") else f" (default: {default})"
         group.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=field.name,
             type=kind,
-            choices=choices,
+            choices=choices and tuple(choices),
             metavar=None if choices else kind.__name__.upper(),
             default=argparse.SUPPRESS,
             help=field.metadata.get("help", "") + shown,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..backends import primitives, resolve_backend
+from ..backends import load_backend, resolve_backend
 from ..checks import check_integer, check_number
 from ..config import DNCConfig
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
@@ -32,26 +33,7 @@ from ..training.runs import CHECKPOINT
 from .look import draw
 from .options import UserError, add_fields, check_device, given
 
-MODEL_OPTIONS = (
-    "controller",
-    "hidden_size",
-    "num_layers",
-    "dropout",
-    "num_cells",
-    "cell_size",
-    "num_read_heads",
-    "num_write_heads",
-    "activation_clip",
-    "input_gain",
-    "usage_order",
-    "linkage",
-    "link_fan_out",
-    "link_threshold",
-    "link_history",
-    "read_topk",
-    "write_topk",
-    "backend",
-)
+MODEL_OPTIONS = tuple(f.name for f in dataclasses.fields(DNCConfig) if "help" in f.metadata)
 
 
 def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
@@ -175,11 +157,11 @@ def _train_several(options: argparse.Namespace) -> int:
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
     """Train, after a word on why the first step of the first run takes so long."""
-    device, backend = trainer.device, trainer.model.config.backend
+    backend = resolve_backend(trainer.model.config.backend, trainer.device, torch.float32)
     if (
         options.progress != "off"
-        and resolve_backend(backend, device, torch.float32) == "cpu"
-        and not primitives("cpu").is_compiled(torch.float32)
+        and backend != "reference"
+        and load_backend(backend).needs_compiling(torch.float32)
     ):
         print("compiling the CPU kernels, this once (about 40 s)", file=sys.stderr)
     trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)

@@ -1,4 +1,4 @@
-"""Any controller that keeps the protocol: it is called, with a small autograd graph for each step."""
+"""Any controller that keeps the protocol: it is called, with an autograd graph for each step."""
 
 from __future__ import annotations
 

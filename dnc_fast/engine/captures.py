@@ -3,8 +3,8 @@
 A run is recorded when its like is seen for the second time: the same work (`Passes.key`) on tensors
 of the same shapes and dtypes, on the same device and stream, under the same settings of torch. What
 is recorded works on tensors of its own, so what is given is copied in and results are copied out;
-weights and states may lie anywhere. Between a forward pass and its backward pass a capture is taken;
-meanwhile another of its kind is recorded for whoever needs one.
+weights and states may lie anywhere. Between a forward pass and its backward pass a capture is
+taken; meanwhile another of its kind is recorded for whoever needs one.
 
 Sequences of T steps are taken in parts whose lengths are powers of two, with the state carried over
 exactly, so that few captures serve every T.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
 
 
 class Graph(Protocol):
@@ -27,7 +26,7 @@ class Graph(Protocol):
     @classmethod
     def settle(cls, device: torch.device) -> None: ...
 
-    def record(self, work: Callable[[], list[Tensor]]) -> list[Tensor]: ...
+    def record(self, work: Callable[[], list[Any]]) -> list[Any]: ...
 
     def replay(self) -> None: ...
 
@@ -73,7 +72,7 @@ class CudaGraph:
             torch.cuda.synchronize(device)
             torch.cuda.empty_cache()
 
-    def record(self, work: Callable[[], list[Tensor]]) -> list[Tensor]:
+    def record(self, work: Callable[[], list[Any]]) -> list[Any]:
         """Record the work; nothing is calculated but for a first time that is thrown away.
 
         Kernels are compiled and loaded that first time, which cannot be done while recording. The

@@ -110,7 +110,7 @@ class LinkRun(ABC):
             None where nothing is linked.
         """
 
-    def rebuild(self, step: Step) -> None:
+    def rebuild(self, step: Step) -> None:  # noqa: B027
         """Fill step.link1 from step.link0 and the vectors."""
 
     def matrix(self, link: Any, like: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class Linkage(ABC):
     def bytes(self, sizes: LinkSizes, budget: LinkBudget) -> int:
         """What the link takes in a training step, checkpoints and gradients included."""
 
-    def check(self, link: Any, num_cells: int) -> None:
+    def check(self, link: Any, num_cells: int) -> None:  # noqa: B027
         """Raise where the numbers of a link cannot be; shapes and dtypes are checked already."""
 
     def join(self, links: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Temporal memory linkage by a link matrix (Graves et al. 2016, Methods, "Temporal memory linkage").
+"""Temporal memory linkage by a link matrix (Graves et al. 2016, Methods).
 
 With several write heads each has a link matrix and a precedence of its own.
 """

@@ -196,8 +196,8 @@ def _products(link: SparseLink, vector: Tensor) -> tuple[Tensor, Tensor]:
 def touched_rows(link: SparseLink, write: LinkWrite, threshold: float | None = None) -> Tensor:
     """(n, 3) int64: batch element, write head and row of what a step may change.
 
-    These are the rows written, those with an entry in a column written, and those of a link given by
-    the user with an entry below the threshold.
+    These are the rows written, those with an entry in a column written, and those of a link given
+    by the user with an entry below the threshold.
     """
     threshold = 1 / link.values.shape[-1] if threshold is None else threshold
     marked = torch.zeros_like(write.weights, dtype=torch.bool).scatter(-1, write.rows.cells, True)

@@ -1,4 +1,4 @@
-"""Precedence: how much each cell was written last (Graves et al. 2016, "Temporal memory linkage")."""
+"""Precedence: how much each cell was written last (Graves et al. 2016, Methods)."""
 
 from __future__ import annotations
 

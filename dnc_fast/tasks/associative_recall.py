@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checks import check_integer
-from .base import Batch, VectorTask, option, random_bits, random_shares, uniform
+from ..options import option
+from .base import Batch, VectorTask, random_bits, random_shares, uniform
 
 
 @dataclass(frozen=True)

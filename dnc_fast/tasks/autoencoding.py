@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import check_integer
-from .base import Batch, ClassTask, doubling, option, uniform
+from ..options import option
+from .base import Batch, ClassTask, doubling, uniform
 
 PADDING, END, FIRST = 0, 1, 2
 """The symbols: 0 pads, 1 ends, digits start at 2."""

@@ -6,8 +6,6 @@ Tasks know no model. Letters: B sequences, T steps (of the longest), X input fea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -67,11 +65,6 @@ class Score(NamedTuple):
     loss: Tensor
     wrong: Tensor
     counted: Tensor
-
-
-def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
-    """A field of a task, with what the command line shows of it."""
-    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 class Task(ABC):

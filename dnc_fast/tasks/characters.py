@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_choice, check_integer
-from .base import Batch, ClassTask, option, uniform
+from ..options import option
+from .base import Batch, ClassTask, uniform
 
 PARTS = {"train": (0.0, 0.9), "held-out": (0.9, 1.0)}
 """Where each part of the text begins and ends."""

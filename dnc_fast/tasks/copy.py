@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checks import check_integer
-from .base import Batch, VectorTask, doubling, option, random_bits, uniform
+from ..options import option
+from .base import Batch, VectorTask, doubling, random_bits, uniform
 
 
 @dataclass(frozen=True)

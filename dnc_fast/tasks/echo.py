@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checks import check_integer
-from .base import Batch, BitTask, option, random_bits
+from ..options import option
+from .base import Batch, BitTask, random_bits
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_integer, check_number
-from .base import Batch, BitTask, doubling, option, random_bits, random_shares, uniform
+from ..options import option
+from .base import Batch, BitTask, doubling, random_bits, random_shares, uniform
 
 MOST_BITS = 62
 """The most bits of a key: as many as fit an int64."""

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import check_integer
-from .base import Batch, BitTask, option, uniform
+from ..options import option
+from .base import Batch, BitTask, uniform
 
 
 @dataclass(frozen=True)

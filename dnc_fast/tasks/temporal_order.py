@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import check_choice, check_integer
-from .base import Batch, ClassTask, option, uniform
+from ..options import option
+from .base import Batch, ClassTask, uniform
 
 SYMBOLS = "abcdBEXY"
 """Noise, begin, end, and the two that matter; each is one-hot at its place here."""

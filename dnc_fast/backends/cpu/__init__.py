@@ -1,4 +1,4 @@
-"""Backend "cpu": kernels compiled by Numba, their work shared out over torch's number of threads."""
+"""Backend "cpu": kernels compiled by Numba, shared out over torch's number of threads."""
 
 from __future__ import annotations
 

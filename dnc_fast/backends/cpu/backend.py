@@ -6,6 +6,9 @@ that results do not depend on the number of threads. What is small is left to pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,6 +16,7 @@ from ... import reference
 from ...interface import Interface, interface_size
 from ...kernels.arrays import Adjoint, Step
 from ...kernels.cpu import strips
+from ...linkages import LinkRun
 from ...linkages.selection import Kept
 from ...options import USAGE_ORDERS, StepOptions
 from ...reference import LookUp
@@ -21,7 +25,7 @@ from ..base import Backend
 from ..parts import StepRun
 from . import allocation
 from .arrays import array, arrays, run_strips
-from .compiling import compile_once
+from .compiling import compile_once, is_compiled
 from .fused import CpuFusedRun, call_step_kernels
 from .links import CpuDenseRun, CpuSeparableRun, CpuSparseRun
 from .selection import FEW, keep_largest
@@ -31,7 +35,11 @@ class CpuBackend(Backend):
     """The backend "cpu"."""
 
     name = "cpu"
-    link_runs = {"dense": CpuDenseRun, "sparse": CpuSparseRun, "separable": CpuSeparableRun}
+    link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {
+        "dense": CpuDenseRun,
+        "sparse": CpuSparseRun,
+        "separable": CpuSeparableRun,
+    }
 
     def problem(self, device: torch.device, dtype: torch.dtype) -> Exception | None:
         if device.type != "cpu":
@@ -42,6 +50,9 @@ class CpuBackend(Backend):
         self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
     ) -> StepRun:
         return CpuFusedRun(sizes, dtype, usage_order)
+
+    def needs_compiling(self, dtype: torch.dtype) -> bool:
+        return not is_compiled(dtype, "step")
 
     def prepare(self, dtype: torch.dtype) -> None:
         compile_once(dtype, "step", call_step_kernels)
@@ -190,7 +201,7 @@ def call_part_kernels(dtype: torch.dtype) -> None:
             for chosen in (options, StepOptions(usage_order=order)):
                 with torch.enable_grad():
                     vector.requires_grad_()
-                    reads, state_after = backend.memory_step(vector, state, chosen)
+                    reads, _ = backend.memory_step(vector, state, chosen)
                     reads.sum().backward()
     usage = torch.zeros(B, N, dtype=dtype, device="cpu")
     backend.allocate_backward(backend.allocate(usage, "exact"), usage, "exact")

@@ -1,4 +1,4 @@
-"""When the CPU kernels are compiled, and that every process loads the same ones in the same order."""
+"""When the CPU kernels are compiled; every process loads the same ones in the same order."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ What is a few passes over vectors of cells stays in torch, as good at that.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from ...kernels.arrays import Adjoint, Step
 from ...kernels.gpu import allocation as allocation_op
 from ...kernels.gpu import content, linkage, lstm, memory
 from ...kernels.gpu import step as kernels
-from ...linkages import linkage_of
+from ...linkages import LinkRun, linkage_of
 from ...linkages.selection import Kept
 from ...options import StepOptions
 from ...reference import LookUp
@@ -52,7 +53,7 @@ class TritonBackend(Backend):
     """The backend "triton"."""
 
     name = "triton"
-    link_runs = {
+    link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {
         "dense": TritonDenseRun,
         "sparse": TritonSparseRun,
         "separable": TritonSeparableRun,
@@ -60,14 +61,14 @@ class TritonBackend(Backend):
 
     def problem(self, device: torch.device, dtype: torch.dtype) -> Exception | None:
         if device.type == "cuda":
-            if torch.version.hip is None:
-                if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
-                    oldest = ".".join(map(str, OLDEST_CAPABILITY))
-                    return RuntimeError(
-                        f'backend "triton" needs a GPU of compute capability {oldest} or newer, '
-                        f'got {torch.cuda.get_device_name(device)}; use "eager"'
-                    )
-            return None
+            hip = torch.version.hip is not None
+            if hip or torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY:
+                return None
+            oldest = ".".join(map(str, OLDEST_CAPABILITY))
+            return RuntimeError(
+                f'backend "triton" needs a GPU of compute capability {oldest} or newer, '
+                f'got {torch.cuda.get_device_name(device)}; use "eager"'
+            )
         if device.type == "cpu" and interpreted():
             return None
         return ValueError(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...checks import check_choice, check_integer, check_number
-from ..base import Batch, ClassTask, Score, Task, option, random_shares, uniform
+from ...options import option
+from ..base import Batch, ClassTask, Score, Task, random_shares, uniform
 from .drill import FIXED_FACTS, drill
 from .encoding import encode
 from .files import FILE_SETS, choose_files

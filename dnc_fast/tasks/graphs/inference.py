@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...checks import check_integer, check_number
-from ..base import Batch, option, random_shares, uniform
+from ...options import option
+from ..base import Batch, random_shares, uniform
 from .graph import Graphs
 from .task import GraphTask, Names
 from .triples import BLANK, Phase, answer_phase, join_phases, silence

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...checks import check_integer, check_number
+from ...options import option
 from ..answerer import Answerer
-from ..base import Batch, Score, Task, option, random_shares, uniform
+from ..base import Batch, Score, Task, random_shares, uniform
 from .graph import Graphs
 from .task import GraphTask
 from .triples import (

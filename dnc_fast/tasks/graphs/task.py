@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from ...checks import check_choice, check_integer
-from ..base import option
+from ...options import option
 from .family import FAMILY
 from .graph import Graphs, draw_labels, label_graph, random_graphs
 from .known import KnownGraph

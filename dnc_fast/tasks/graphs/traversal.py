@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..base import Batch, option, random_shares, uniform
+from ...options import option
+from ..base import Batch, random_shares, uniform
 from .graph import Graphs
 from .task import GraphTask
 from .triples import BLANK, Phase, answer_phase, join_phases
