@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from dnc_fast import DNC, DNCState, MemoryState
 from dnc_fast.interface import interface_size
 from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes
+
+HAS_NUMBA = find_spec("numba") is not None
 
 # How far two ways to the same number may lie apart: (relative, absolute). Every comparison in the
 # tests of the maths names one of these.

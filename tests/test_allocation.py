@@ -21,8 +21,8 @@ from states import (
     weighed_sum,
 )
 
+from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.reference import (
-    USAGE_ORDERS,
     allocation_weighting,
     retention,
     update_usage,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from states import (
+    HAS_NUMBA,
     assert_close,
     normal,
     random_interfaces,
@@ -24,13 +25,13 @@ from states import (
 from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step
-from dnc_fast.backends import BACKENDS, VARIABLE, choice, numba_installed, resolve_backend
-from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.backends import VARIABLE, backend_names, backend_problem, choice, resolve_backend
+from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors
 
 CPU, CUDA, META = map(torch.device, ("cpu", "cuda", "meta"))
 
-needs_numba = pytest.mark.skipif(not numba_installed(), reason="needs numba")
+needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")
 every_backend = pytest.mark.parametrize(
     "backend", ["eager", pytest.param("cpu", marks=needs_numba)]
 )
@@ -38,7 +39,9 @@ every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
 SIZES = MemorySizes(2, 7, 3, 2, 2)
 
 # On a CPU; Triton's interpreter only where it is switched on.
-RUNNABLE = [name for name in BACKENDS[1:] if name != "triton" or choice.triton_problem(CPU) is None]
+RUNNABLE = ["reference", "eager"] + [
+    name for name in ("cpu", "triton") if backend_problem(name, CPU, torch.float32) is None
+]
 
 
 # Which one runs
@@ -53,9 +56,18 @@ def without_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 def numba(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, without_variable: None
 ) -> bool:
-    """With Numba and without it, whether or not it is installed here."""
-    monkeypatch.setattr(choice, "numba_installed", lambda: request.param)
+    """With Numba and without it."""
+    if request.param and not HAS_NUMBA:
+        pytest.skip("needs numba")
+    if not request.param:
+        remove(monkeypatch, "numba")
     return request.param
+
+
+def remove(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """As if a package could not be imported, and no backend had been loaded yet."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(choice, "_loaded", choice._loaded.__wrapped__)
 
 
 @pytest.fixture
@@ -63,15 +75,19 @@ def gpu(monkeypatch: pytest.MonkeyPatch, without_variable: None) -> Iterator[Cal
     """Makes this a machine with a GPU, as far as the choice of a backend can see."""
 
     def build(version: str | None = "3.6.0", capability: tuple[int, int] = (8, 0)) -> None:
-        monkeypatch.setattr(choice, "triton_version", lambda: version)
+        if version is None:
+            monkeypatch.setitem(sys.modules, "triton", None)
+        else:
+            monkeypatch.setattr(pytest.importorskip("triton"), "__version__", version)
+        monkeypatch.setattr(choice, "_loaded", choice._loaded.__wrapped__)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
         monkeypatch.setattr(torch.version, "hip", None)
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-        choice._auto_on_gpu.cache_clear()
+        choice._warn_once.cache_clear()
 
     yield build
-    choice._auto_on_gpu.cache_clear()
+    choice._warn_once.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -103,7 +119,7 @@ def test_auto_on_a_gpu_is_triton(
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"version": None}, ModuleNotFoundError, "needs Triton, which is not .*pip install triton"),
+        ({"version": None}, ModuleNotFoundError, "needs Triton, which cannot .*pip install triton"),
         ({"version": "3.5.1"}, RuntimeError, "needs Triton 3.6 or newer, got 3.5.1.*newer torch"),
         ({"version": "2.9"}, RuntimeError, "needs Triton 3.6 or newer, got 2.9"),
         ({"capability": (7, 5)}, RuntimeError, "capability 8.0 or newer, got a GPU"),
@@ -136,7 +152,6 @@ def test_triton_takes_nothing_that_is_elsewhere(
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_name_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Also against the environment, which only says what `auto` is."""
-    monkeypatch.setattr(choice, "numba_installed", lambda: True)
     for variable in RUNNABLE:
         monkeypatch.setenv(VARIABLE, variable)
         assert resolve_backend(name, CPU, torch.float32) == name
@@ -144,7 +159,6 @@ def test_a_name_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, name: str)
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_variable_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(choice, "numba_installed", lambda: True)
     monkeypatch.setenv(VARIABLE, name)
     assert resolve_backend("auto", CPU, torch.float64) == name
 
@@ -184,8 +198,8 @@ def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -
 
 def test_kernels_without_numba_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """An explicit name never falls back, nor does the variable."""
-    monkeypatch.setattr(choice, "numba_installed", lambda: False)
-    message = r'backend "cpu" needs Numba; `pip install numba`'
+    remove(monkeypatch, "numba")
+    message = r'backend "cpu" needs Numba, which cannot be imported.*`pip install numba`'
     with pytest.raises(ModuleNotFoundError, match=message):
         resolve_backend("cpu", CPU, torch.float32)
     with pytest.raises(ModuleNotFoundError, match=message):
@@ -195,15 +209,16 @@ def test_kernels_without_numba_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch
         resolve_backend("auto", CPU, torch.float32)
 
 
+@needs_numba
 @pytest.mark.parametrize("device", [CUDA, META], ids=str)
-def test_kernels_take_nothing_that_is_elsewhere(numba: bool, device: torch.device) -> None:
+def test_kernels_take_nothing_that_is_elsewhere(device: torch.device) -> None:
     with pytest.raises(ValueError, match=rf'backend "cpu" takes tensors on the cpu, got {device}'):
         resolve_backend("cpu", device, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["eager", "cpu"])
-def test_half_precision_is_refused_by_name(numba: bool, name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["eager", pytest.param("cpu", marks=needs_numba)])
+def test_half_precision_is_refused_by_name(name: str, dtype: torch.dtype) -> None:
     message = rf"backend '{name}' takes a state in float32 or float64, got {dtype}; \"reference\""
     with pytest.raises(ValueError, match=message):
         resolve_backend(name, CPU, dtype)

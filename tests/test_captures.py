@@ -24,10 +24,12 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnc_fast import DNC, release_cuda_graphs
-from dnc_fast.backends.choice import triton_problem
+from dnc_fast.backends import backend_problem
 from dnc_fast.controllers import CONTROLLERS
-from dnc_fast.engine import captures, checkpointed
-from dnc_fast.engine.captures import MAX_STEPS, CudaGraph, part_lengths
+from dnc_fast.engine import captures
+from dnc_fast.engine.captures import MAX_STEPS, part_lengths
+from dnc_fast.engine.cuda_graph import CudaGraph
+from dnc_fast.engine.passes import Passes
 from dnc_fast.sequences import Sequences
 from dnc_fast.state import tensors
 from dnc_fast.tasks import CopyTask
@@ -44,10 +46,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.fixture(autouse=True)
 def _no_captures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins without captures; a CPU has the stand-in."""
-    monkeypatch.setattr(captures, "CAPTURES", fresh := captures.Captures())
-    monkeypatch.setattr("dnc_fast.engine.checkpointed.CAPTURES", fresh)
-    monkeypatch.setitem(captures.GRAPHS, "cpu", RecordedGraph)
-    monkeypatch.setattr(captures, "REFUSING", set())
+    graphs = {"cpu": RecordedGraph, "cuda": CudaGraph}
+    monkeypatch.setattr(captures, "CAPTURES", captures.Captures(graphs))
     monkeypatch.setattr(RecordedGraph, "calls", [])
     monkeypatch.setattr(RecordedGraph, "made", [])
 
@@ -181,7 +181,8 @@ def test_options(options: dict[str, Any], calls: list[str]) -> None:
 
 
 @pytest.mark.skipif(
-    triton_problem(torch.device("cpu")) is not None, reason="needs Triton's interpreter"
+    backend_problem("triton", torch.device("cpu"), torch.float32) is not None,
+    reason="needs Triton's interpreter",
 )
 @pytest.mark.parametrize(
     "cells",
@@ -205,7 +206,8 @@ def test_launches_of_kernels_are_recorded(
 
 
 @pytest.mark.skipif(
-    triton_problem(torch.device("cpu")) is not None, reason="needs Triton's interpreter"
+    backend_problem("triton", torch.device("cpu"), torch.float32) is not None,
+    reason="needs Triton's interpreter",
 )
 def test_a_step_takes_a_handful_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """An LSTM of one layer and up to 64 cells, all link matrices kept."""
@@ -720,16 +722,16 @@ def test_gpu_parts_of_half_models(controller: str) -> None:
 @needs_gpu
 def test_gpu_a_failed_recording_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not allowed while a graph is recorded: to wait for the device."""
-    forward = checkpointed.Run.forward
+    forward = Passes.forward
 
-    def look(run: checkpointed.Run, given: Any) -> Any:
-        results = forward(run, given)
-        results[0].sum().item()
-        return results
+    def look(passes: Passes, given: Any) -> Any:
+        recording = forward(passes, given)
+        recording.features.sum().item()
+        return recording
 
     model, plain = gpu_models()
     stream = torch.cuda.current_stream()
-    monkeypatch.setattr(checkpointed.Run, "forward", look)
+    monkeypatch.setattr(Passes, "forward", look)
     with pytest.warns(UserWarning, match="could not be recorded"):
         for _ in range(3):
             x = torch.randn(8, 4, 8, device="cuda")

@@ -30,7 +30,7 @@ from states import (
 from torch import Tensor
 
 from dnc_fast import DNC, MemoryState, memory_step
-from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors
 
 pytest.importorskip("numba")
@@ -38,7 +38,7 @@ pytest.importorskip("numba")
 from dnc_fast.kernels.cpu import allocation, elementary, product
 from dnc_fast.kernels.cpu.compile import kernel
 
-from dnc_fast.backends import cpu, team
+from dnc_fast.backends.cpu import fused, team
 
 every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
 DTYPES = (np.float32, np.float64)
@@ -263,7 +263,7 @@ def test_number_of_threads_does_not_matter(
 ) -> None:
     """Bit for bit, and without torch's own work, which is outside the kernels."""
     B, N, _, _, Hw = sizes
-    assert B * Hw * N * N >= cpu.PARALLEL_FROM
+    assert B * Hw * N * N >= fused.PARALLEL_FROM
     expected = step_and_gradients(sizes, order, dtype)
     for count in (2, 3):
         torch_threads(count)
@@ -397,7 +397,7 @@ def test_work_is_shared_out_once(threads: int, count: int) -> None:
 def test_a_team_that_is_smaller_than_asked_for() -> None:
     """A thread limit of OpenMP: what its threads did not take is done all the same."""
     code = """
-from dnc_fast.backends import team
+from dnc_fast.backends.cpu import team
 done = []
 team.run_ranges([(0, 1), (1, 2), (2, 3)], lambda first, last: done.append((first, last)))
 assert sorted(done) == [(0, 1), (1, 2), (2, 3)], done
@@ -417,7 +417,7 @@ def test_sequences_are_shared_out_fairly(lengths: list[int], threads: int) -> No
     """Each once; and no thread has more steps than its share and one sequence besides."""
     lengths = sorted(lengths, reverse=True)
     batch_sizes = np.array([sum(n > t for n in lengths) for t in range(lengths[0])])
-    ranges = cpu.fair_ranges(batch_sizes, threads)
+    ranges = fused.fair_ranges(batch_sizes, threads)
     assert [b for first, last in ranges for b in range(first, last)] == list(range(len(lengths)))
     assert len(ranges) <= threads
     most = max(sum(lengths[first:last]) for first, last in ranges)
@@ -473,8 +473,8 @@ def poison(scratch: Any) -> Any:
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
     """All that torch leaves uninitialised, and the kernels' scratch arrays, are full of NaN."""
-    make_scratch = cpu.make_scratch
-    monkeypatch.setattr(cpu, "make_scratch", lambda *args: poison(make_scratch(*args)))
+    make_scratch = fused.kernels.make_scratch
+    monkeypatch.setattr(fused.kernels, "make_scratch", lambda *args: poison(make_scratch(*args)))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(100).isnan().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from dnc_fast.engine.rows import Rows
+from dnc_fast.layout import Layout
 from hypothesis import given
 from hypothesis import strategies as st
 from states import (
+    HAS_NUMBA,
     assert_close,
     lively_dnc,
     lively_state,
@@ -30,7 +32,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from dnc_fast import DNC, DNCState, backends
-from dnc_fast.backends import choice, numba_installed
+from dnc_fast.backends import choice
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.memory_tape import MemoryTape, checkpoint_interval
 from dnc_fast.state import MemorySizes, map_tensors, tensors
@@ -42,7 +44,7 @@ every_backend = pytest.mark.parametrize(
     "backend",
     [
         "eager",
-        pytest.param("cpu", marks=pytest.mark.skipif(not numba_installed(), reason="needs numba")),
+        pytest.param("cpu", marks=pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")),
     ],
 )
 every_interval = pytest.mark.parametrize("interval", INTERVALS)
@@ -284,8 +286,10 @@ def test_public_results_are_equal_without_numba(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     x, state = make_inputs(num_cells=20)
     found = []
-    for installed in (numba_installed(), False):
-        monkeypatch.setattr(choice, "numba_installed", lambda installed=installed: installed)
+    for installed in (HAS_NUMBA, False):
+        if not installed:
+            monkeypatch.setitem(sys.modules, "numba", None)
+            monkeypatch.setattr(choice, "_loaded", choice._loaded.__wrapped__)
         found.append(run(lively_dnc(num_cells=20), x, state))
     assert_results_close(*found)
 
@@ -841,7 +845,7 @@ def test_interval_is_one_or_the_root(steps: int, num_cells: int, expected: int) 
     keep=st.booleans(),
 )
 def test_rows_tile_their_buffers(sizes: list[int], keep: bool) -> None:
-    rows = Rows(sizes, keep)
+    rows = Layout(sizes, keep)
     batch, steps = sizes[0], range(len(sizes))
     assert (rows.steps, rows.batch_size, rows.total) == (len(sizes), batch, sum(sizes))
 

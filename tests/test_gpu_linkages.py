@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from dnc_fast.kernels.arrays import Step
-from dnc_fast.links import SeparableLink, SparseLink
-from dnc_fast.reference.sparse_linkage import link_entry, touched_rows, update_sparse_link
 from gpu import DEVICE, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
@@ -30,7 +28,9 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC, DNCState, reference
 from dnc_fast.interface import Interface
-from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.linkages import SeparableLink, SparseLink
+from dnc_fast.linkages.sparse import link_write, touched_rows, update_sparse_link
+from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import map_tensors
 
 pytest.importorskip("triton")
@@ -201,8 +201,8 @@ def assert_update_equals_the_reference(
     link = map_tensors(Tensor.clone, before)
     for _ in range(2):
         given = rounded((weighting(B, Hw, N), weighting(B, Hw, N)), dtype)
-        entry = link_entry(*given, K, unit_sums, triton_parts.keep_largest)
-        assert_close(entry, link_entry(*given, K, unit_sums), "equal")
+        entry = link_write(*given, K, unit_sums, triton_parts.keep_largest)
+        assert_close(entry, link_write(*given, K, unit_sums), "equal")
         expected = update_sparse_link(link, entry, threshold)
         changed = (expected.values != link.values) | (expected.columns != link.columns)
         old = map_tensors(Tensor.clone, link)
@@ -246,7 +246,7 @@ def test_sparse_update_touches_few_rows() -> None:
     """Those that it changes: the rest of a link of a million cells must not be copied."""
     sizes = (2, 2, 1, 37, 3)
     link = rounded(sparse_link(sizes), torch.float32)
-    entry = link_entry(*rounded((weighting(2, 2, 37), weighting(2, 2, 37)), torch.float32), 3)
+    entry = link_write(*rounded((weighting(2, 2, 37), weighting(2, 2, 37)), torch.float32), 3)
     expected = touched_rows(link, entry, 0.0)
     rows, _ = triton_parts.update_sparse_link_(link, entry, 0.0)
     assert torch.equal(rows, expected)
@@ -259,7 +259,7 @@ def test_fan_out_beyond_one_program_is_that_of_plain_torch(
     monkeypatch.setattr(sparse_linkage, "merge", None)
     link = rounded(sparse_link((1, 1, 1, 9, 3)), torch.float32)
     given = rounded((weighting(1, 1, 9), weighting(1, 1, 9)), torch.float32)
-    entry = link_entry(*given, 3)
+    entry = link_write(*given, 3)
     expected = update_sparse_link(link, entry, 0.0)
     triton_parts.update_sparse_link_(link, entry, 0.0)
     assert_close(link, expected, "equal")
@@ -659,7 +659,7 @@ class TestLargeMemories:
             link.values.masked_fill(~dense_rows, 0), link.columns.masked_fill(~dense_rows, -1)
         )
         given = (torch.rand(1, 2, N, device=DEVICE) / N for _ in range(2))
-        entry = link_entry(*given, 8)
+        entry = link_write(*given, 8)
         expected = update_sparse_link(link, entry, 0.02)
         triton_parts.update_sparse_link_(link, entry, 0.02)
         assert_close(link, expected, "equal")

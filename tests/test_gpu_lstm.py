@@ -10,7 +10,7 @@ from gpu import DEVICE, assert_as_good_as_torch
 from states import assert_close, normal
 from torch import Tensor, nn
 
-from dnc_fast.backends import primitives
+from dnc_fast.backends import load_backend
 
 pytest.importorskip("triton")
 
@@ -63,7 +63,7 @@ def forward(
     room, (b, H) = Room(), cells0.shape
     given = [room.put(tensor) for tensor in (product, x_part, cells0)]
     found = [room.empty(b, H * (4 if i == 0 else 1), dtype) for i, dtype in enumerate(dtypes)]
-    primitives("triton").lstm_forward(*given, *found)
+    load_backend("triton").lstm_forward(*given, *found)
     room.assert_filled()
     assert_close(given, (product, x_part, cells0), "equal")
     return dict(zip(RESULTS, found, strict=True))
@@ -97,7 +97,7 @@ def backward(
     room, tensors = Room(), (active, squashed, cells0, d_output, d_last)
     given = [room.put(tensor) for tensor in tensors]
     found = [room.empty(*active.shape, dtype), room.put(d_cells)]
-    primitives("triton").lstm_backward(*given, clip, found[1], found[0])
+    load_backend("triton").lstm_backward(*given, clip, found[1], found[0])
     if all(tensor.isfinite().all() for tensor in (*tensors, d_cells)):
         room.assert_filled()
         assert_close(given, tensors, "equal")
@@ -228,7 +228,7 @@ def test_saturates_without_nan() -> None:
     product = far.repeat(1, 4)
     given = (product, torch.zeros_like(product), torch.full_like(far, 2.0))
     found = {name: torch.empty_like(product if name == "active" else far) for name in RESULTS}
-    primitives("triton").lstm_forward(*given, *found.values())
+    load_backend("triton").lstm_forward(*given, *found.values())
     expected = plain_forward(*given, [torch.float32] * 4)
     assert set(found["active"].flatten().tolist()) == {-1.0, 0.0, 1.0}
     assert_close(found.pop("active"), expected.pop("active"), "equal")
@@ -250,7 +250,7 @@ def test_what_is_not_finite_goes_through_as_in_torch(clip: float | None) -> None
     broken = product.clone()
     broken[0, [0, 4, 8, 9]] = torch.nan  # i, f and g of the three units of a row, and o of one
     found = {name: torch.empty_like(part) for name, part in kept.items()}
-    primitives("triton").lstm_forward(broken, x_part, cells0, *found.values())
+    load_backend("triton").lstm_forward(broken, x_part, cells0, *found.values())
     assert_same_with_nan(found, plain_forward(broken, x_part, cells0, [torch.float32] * 4))
 
     d_output, d_last, d_cells = (normal(2, 3).float().to(DEVICE) for _ in range(3))
@@ -278,5 +278,5 @@ def test_rows_may_be_far_apart() -> None:
     expected = forward(*inputs, [torch.float32] * 3 + [torch.float16])
     active, cells1, squashed, _ = (torch.empty_like(part) for part in expected.values())
     given = (product, *inputs[1:])
-    primitives("triton").lstm_forward(*given, active, cells1, squashed, hidden)
+    load_backend("triton").lstm_forward(*given, active, cells1, squashed, hidden)
     assert_close((active, cells1, squashed, hidden), tuple(expected.values()), "equal")

@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC, MemoryState, memory_step
 from dnc_fast.interface import interface_size
-from dnc_fast.reference import USAGE_ORDERS
+from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes, tensors
 from dnc_fast.tasks import CopyTask
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import oracle
 import torch
-from dnc_fast.reference.linkage import (
-    directional_weightings_backward,
-    update_link_backward,
-    update_precedence_backward,
-)
 from hypothesis import given
 from states import (
+    HAS_NUMBA,
     SEEDS,
     SMALL_SIZES,
     arrays,
     assert_backward_equals_autograd,
     assert_close,
+    normal,
     random_weighting,
     require_grad,
     separated_state,
 )
 from torch import Tensor
 
-from dnc_fast.reference import directional_weightings, update_link, update_precedence
+from dnc_fast import functional
+from dnc_fast.linkages.dense import directional_weightings, update_link
+from dnc_fast.reference import update_precedence, update_precedence_backward
 from dnc_fast.state import MemorySizes
 
 SIZES = MemorySizes(batch_size=2, num_cells=4, cell_size=1, num_read_heads=3, num_write_heads=2)
@@ -122,12 +121,18 @@ def test_gradients() -> None:
 @given(SMALL_SIZES, SEEDS)
 def test_backward_equals_autograd(sizes: MemorySizes, seed: int) -> None:
     link, precedence, read_weights, write_weights = linkage(sizes, seed)
-    for backward, function, inputs in (
-        (update_link_backward, update_link, (link, precedence, write_weights)),
-        (update_precedence_backward, update_precedence, (precedence, write_weights)),
-        (directional_weightings_backward, directional_weightings, (link, read_weights)),
-    ):
-        assert_backward_equals_autograd(backward, function, inputs)
+    assert_backward_equals_autograd(
+        update_precedence_backward, update_precedence, (precedence, write_weights)
+    )
+    inputs = require_grad((link, precedence, write_weights, read_weights))
+    expected = functional.linkage(*inputs, backend="reference")
+    cotangents = [normal(*part.shape) for part in expected]
+    gradients = torch.autograd.grad(expected, inputs, cotangents)
+    for backend in ["eager", "cpu"] if HAS_NUMBA else ["eager"]:
+        found = functional.linkage(*inputs, backend=backend)
+        assert_close(list(found), list(expected), "float64", backend)
+        actual = torch.autograd.grad(found, inputs, cotangents)
+        assert_close(list(actual), list(gradients), "float64", backend)
 
 
 def test_follows_a_permutation_of_the_cells() -> None:

@@ -2,18 +2,8 @@
 
 import pytest
 import torch
-from dnc_fast.links import LINKAGES, SeparableLink, SparseLink, linkage_of
-from dnc_fast.reference.linkage import directional_weightings, update_link, update_precedence
-from dnc_fast.reference.separable_linkage import extend_separable_link
-from dnc_fast.reference.sparse_linkage import (
-    link_entry,
-    link_entry_backward,
-    sparse_directional_weightings,
-    touched_rows,
-    update_sparse_link,
-    update_sparse_link_backward,
-)
 from states import (
+    HAS_NUMBA,
     TOLERANCES,
     assert_close,
     lively_dnc,
@@ -26,22 +16,33 @@ from states import (
 )
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from dnc_fast import DNC, DNCCell, DNCState, MemoryState
-from dnc_fast.backends import memory_step, numba_installed
-from dnc_fast.reference import (
-    Kept,
-    keep_largest,
-    keep_largest_backward,
+from dnc_fast import DNC, DNCCell, DNCState, MemoryState, memory_step
+from dnc_fast.backends import load_backend
+from dnc_fast.linkages import LINKAGES, SeparableLink, SparseLink, linkage_of
+from dnc_fast.linkages.dense import directional_weightings, update_link
+from dnc_fast.linkages.selection import Kept, keep_largest, keep_largest_backward
+from dnc_fast.linkages.separable import (
+    extend_separable_link,
     separable_directional_weightings,
     separable_directional_weightings_backward,
 )
+from dnc_fast.linkages.sparse import (
+    link_write,
+    link_write_backward,
+    sparse_directional_weightings,
+    touched_rows,
+    update_sparse_link,
+    update_sparse_link_backward,
+)
+from dnc_fast.options import StepOptions
+from dnc_fast.reference import update_precedence
 from dnc_fast.state import MemorySizes, map_tensors, tensors
 
 SIZES = MemorySizes(2, 6, 3, 2, 2)
 NEW = ("sparse", "separable", "none")
 BACKENDS = [
     "eager",
-    pytest.param("cpu", marks=pytest.mark.skipif(not numba_installed(), reason="needs Numba")),
+    pytest.param("cpu", marks=pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")),
 ]
 
 
@@ -122,7 +123,7 @@ def test_engine_equals_the_reference(linkage, backend, options):
     assert_close(found[1], expected[1], "float64")
 
 
-@pytest.mark.skipif(not numba_installed(), reason="needs Numba")
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
 @pytest.mark.parametrize("linkage", NEW)
 def test_many_cells_equal_the_plain_step(linkage):
     """More cells than a strip, few and all of them used."""
@@ -218,9 +219,9 @@ def test_a_separable_link_that_was_changed_is_refused_on_the_way_back():
         output.square().sum().backward()
 
 
-@pytest.mark.skipif(not numba_installed(), reason="needs Numba")
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
 def test_nan_stays_within_its_rows():
-    from dnc_fast.backends import cpu_parts
+    from dnc_fast.backends.cpu.links import CpuSparseRun
 
     N, K = 12, 3
     values, columns = torch.full((N * K + 64,), 777.0), torch.full((N * K + 64,), 777).int()
@@ -230,8 +231,9 @@ def test_nan_stays_within_its_rows():
         link.columns[0, 0, i] = torch.tensor([j for j in range(4) if j != i][:K])
     weights, precedence = torch.zeros(2, 1, 1, N)
     weights[..., 11], precedence[..., 4:7] = torch.nan, 0.3
-    cpu_parts.prepare(torch.float32)
-    cpu_parts.update_sparse_link_(link, link_entry(precedence, weights, K), 0.0)
+    load_backend("cpu").prepare(torch.float32)
+    run = CpuSparseRun(link, StepOptions(), steps=1, keep=False)
+    run.update(link, link_write(precedence, weights, K), 0.0)
     assert (values[N * K :] == 777).all() and (columns[N * K :] == 777).all()
 
 
@@ -241,7 +243,7 @@ def test_both_directions_train_in_float32(linkage):
     output, states = model(torch.randn(4, 2, 3))
     output.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-    assert [linkage_of(state.memory.link) for state in states] == [linkage, linkage]
+    assert [linkage_of(state.memory.link).name for state in states] == [linkage, linkage]
 
 
 def test_trace_and_reference_of_every_linkage():
@@ -315,7 +317,7 @@ def test_the_largest_of_too_many_entries_stay_ties_by_column():
     link.values[0, 0, :2], link.columns[0, 0, :2] = values, columns
     precedence = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 0.0, 0.8]]], dtype=torch.float64)
     write = torch.tensor([[[0.25, 0.0, 0.0, 0.0, 0.0, 0.0]]], dtype=torch.float64)
-    entry = link_entry(precedence, write, 3)
+    entry = link_write(precedence, write, 3)
     row = update_sparse_link(link, entry, 0.0)
     # 0.75 of the old entries, and 0.25 * 0.8 = 0.2 new: of 0.225, 0.15, 0.15, 0.2 and zeros
     assert row.columns[0, 0, 0].tolist() == [2, 3, 5]
@@ -400,7 +402,7 @@ def test_update_sparse_link_backward(threshold):
     dense = separated_state(SIZES)
     link = SparseLink.from_dense(dense.link, 3)
     values, write, precedence = map(leaf, (link.values, dense.write_weights, dense.precedence))
-    entry = link_entry(precedence, write, 3)
+    entry = link_write(precedence, write, 3)
     new = update_sparse_link(SparseLink(values, link.columns), entry, threshold)
     d_new = normal(*new.values.shape).masked_fill(new.columns < 0, 0)
     expected = torch.autograd.grad((new.values * d_new).sum(), (values, precedence, write))
@@ -411,7 +413,7 @@ def test_update_sparse_link_backward(threshold):
         d_rows, *d_entry = update_sparse_link_backward(d_new[places], before, after, rows, entry)
         d_values = d_new.clone()
         d_values[places] = d_rows
-        found = [d_values, *link_entry_backward(*d_entry, entry)]
+        found = [d_values, *link_write_backward(*d_entry, entry)]
     assert_close(found, list(expected), "float64")
     untouched = torch.ones(new.columns.shape[:-1], dtype=torch.bool)
     untouched[places] = False

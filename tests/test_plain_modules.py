@@ -11,7 +11,7 @@ from states import normal
 from torch import Tensor, nn
 
 from dnc_fast import DNC
-from dnc_fast.engine import checkpointed
+from dnc_fast.engine.passes import Passes
 from dnc_fast.state import map_tensors, tensors
 
 
@@ -82,9 +82,9 @@ def test_changed_modules_compute_as_in_the_reference(name: str, backend: str) ->
 def test_plain_models_run_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without this, all of the above would pass with the engine never used."""
     calls = []
-    run = checkpointed.Run.forward
+    forward = Passes.forward
     monkeypatch.setattr(
-        checkpointed.Run, "forward", lambda self, given: calls.append(1) or run(self, given)
+        Passes, "forward", lambda self, given: calls.append(1) or forward(self, given)
     )
     DNC(3, 4, num_cells=5, cell_size=2)(torch.zeros(2, 1, 3))
     assert calls

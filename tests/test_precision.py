@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from dnc_fast.engine.precision import Precision, run_precision
-from states import assert_close, lively_dnc, lively_state, named_parts, normal, require_grad
+from dnc_fast.precision import Precision, run_precision
+from states import (
+    HAS_NUMBA,
+    assert_close,
+    lively_dnc,
+    lively_state,
+    named_parts,
+    normal,
+    require_grad,
+)
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC
-from dnc_fast.backends import numba_installed
 from dnc_fast.controllers import CONTROLLERS
-from dnc_fast.engine import checkpointed
+from dnc_fast.engine.passes import Passes
 from dnc_fast.engine.memory_tape import MemoryTape
 
 T, B = 6, 4
@@ -23,21 +30,21 @@ T, B = 6, 4
 HALVES = (torch.bfloat16, torch.float16)
 HAND_DERIVED = [
     "eager",
-    pytest.param("cpu", marks=pytest.mark.skipif(not numba_installed(), reason="needs numba")),
+    pytest.param("cpu", marks=pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")),
 ]
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[checkpointed.Run]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Passes]:
     """The runs that the engine makes."""
-    made: list[checkpointed.Run] = []
-    forward = checkpointed.Run.forward
+    made: list[Passes] = []
+    forward = Passes.forward
 
-    def record(run: checkpointed.Run, given: Any) -> Any:
+    def record(run: Passes, given: Any) -> Any:
         made.append(run)
         return forward(run, given)
 
-    monkeypatch.setattr(checkpointed.Run, "forward", record)
+    monkeypatch.setattr(Passes, "forward", record)
     return made
 
 
@@ -85,7 +92,7 @@ def to_half(model: DNC, state: Any, dtype: torch.dtype) -> tuple[DNC, Any]:
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_half_precision_is_as_near_to_the_truth_as_torch_is(
-    runs: list[checkpointed.Run], controller: str, dtype: torch.dtype, form: str
+    runs: list[Passes], controller: str, dtype: torch.dtype, form: str
 ) -> None:
     """Of the model with two layers: the engine's error beside that of the reference under the same.
 
@@ -115,7 +122,7 @@ def test_half_precision_is_as_near_to_the_truth_as_torch_is(
     assert mean <= 1.1 * rival, (mean, rival)
 
 
-def test_memory_and_gradients_stay_in_float32(runs: list[checkpointed.Run]) -> None:
+def test_memory_and_gradients_stay_in_float32(runs: list[Passes]) -> None:
     model = DNC(3, 4, num_cells=5, cell_size=4, backend="eager")
     with torch.autocast("cpu", torch.bfloat16):
         output, state = model(torch.randn(T, B, 3))
@@ -142,7 +149,7 @@ def test_backward_inside_or_outside_of_autocast_is_the_same() -> None:
     assert_close(*found, "equal")
 
 
-def test_a_controller_of_your_own_is_called_under_autocast(runs: list[checkpointed.Run]) -> None:
+def test_a_controller_of_your_own_is_called_under_autocast(runs: list[Passes]) -> None:
     seen: list[torch.dtype] = []
 
     class Own(nn.Module):

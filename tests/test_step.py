@@ -13,7 +13,6 @@ from states import (
     SEEDS,
     SMALL_SIZES,
     arrays,
-    assert_backward_equals_autograd,
     assert_close,
     gradients,
     random_interfaces,
@@ -26,9 +25,8 @@ from states import (
 from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step, reference
-from dnc_fast.interface import Interface, interface_shapes, parse_interface
-from dnc_fast.reference import USAGE_ORDERS, StepOptions
-from dnc_fast.reference.step import memory_step_backward
+from dnc_fast.interface import interface_shapes, parse_interface
+from dnc_fast.options import USAGE_ORDERS, StepOptions
 from dnc_fast.state import MemorySizes, map_tensors
 
 reference_step = partial(memory_step, backend="reference")
@@ -111,7 +109,9 @@ def test_first_step_from_zero_equals_the_oracle(order: str) -> None:
 def test_parts_of_the_weightings_equal_the_oracle(order: str) -> None:
     vector, state = random_interfaces(1, SIZES)[0], separated_state(SIZES)
     heads = SIZES.cell_size, SIZES.num_read_heads, SIZES.num_write_heads
-    _, _, parts = reference.memory_step(parse_interface(vector, *heads), state, StepOptions(order))
+    _, _, parts = reference.memory_step(
+        parse_interface(vector, *heads), state, StepOptions(usage_order=order)
+    )
     _, _, expected = oracle.batched(oracle.memory_step, arrays(vector), arrays(state), order=order)
     assert_close(parts, expected, "float64")
 
@@ -156,27 +156,14 @@ def test_gradients(order: str, sizes: MemorySizes) -> None:
 
 
 def assert_step_backward_equals_autograd(vector: Tensor, state: MemoryState, order: str) -> None:
-    _, _, W, R, Hw = state.sizes
-    told = parse_interface(vector, W, R, Hw)
-
-    def step(*inputs: Tensor) -> tuple[Tensor, ...]:
-        reads, new, _ = reference.memory_step(
-            Interface(*inputs[: len(told)]),
-            MemoryState(*inputs[len(told) :]),
-            StepOptions(order),
-        )
-        return reads, *new
-
-    def backward(d_reads: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        d_state, interface = MemoryState(*others[:6]), Interface(*others[6:-6])
-        state = MemoryState(*others[-6:])
-        _, new, parts = reference.memory_step(interface, state, StepOptions(order))
-        d_interface, d_old = memory_step_backward(
-            d_reads, d_state, interface, state, new, parts, order
-        )
-        return *d_interface, *d_old
-
-    assert_backward_equals_autograd(backward, step, (*told, *state))
+    """The step in plain torch by hand-derived gradients, and the reference by autograd."""
+    found = []
+    for backend in ("eager", "reference"):
+        inputs = require_grad((vector, state))
+        results = memory_step(*inputs, backend=backend, usage_order=order)
+        weighed_sum(results).backward()
+        found.append((results, inputs[0].grad, gradients(inputs[1])))
+    assert_close(*found, "float64")
 
 
 @every_order
