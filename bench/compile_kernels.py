@@ -287,16 +287,14 @@ def job_of(found: launch.Launch) -> Job:
 def compiled(job: Job, target: str) -> Any:
     """A kernel compiled for a target; it comes from Triton's cache where that has it."""
     kernel, machine = getattr(module(job.file), job.kernel), TARGETS[target]
-    early = launch.pdl(machine)
-    constants = dict(job.constants) | {"PDL": early}
-    options = dict(job.options) | ({"launch_pdl": True} if early else {})
+    constants = dict(job.constants)
     signature = dict(zip(kernel.arg_names, job.types, strict=False)) | dict.fromkeys(
         constants, "constexpr"
     )
     parse = make_backend(machine).parse_attr
     attributes = {(place,): parse(known) for place, known in enumerate(job.known)}
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=machine, options=options)
+    return triton.compile(source, target=machine, options=dict(job.options))
 
 
 def nvidia_figures(binary: bytes, code: bool) -> dict[str, int]:

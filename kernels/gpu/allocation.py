@@ -106,13 +106,11 @@ def products_kernel(
     RAW: tl.constexpr,
     ROBUST: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """P and a of a range of cells; MORE: and the usage that the next head sees.
 
     Strides are from one batch element to the next, SIZE is that of the gates.
     """
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, o = tile * BN + tl.arange(0, BN), tl.arange(0, BO)
     usage += b * USAGE_STRIDE
@@ -185,13 +183,11 @@ def rank_backward_kernel(
     RAW: tl.constexpr,
     ROBUST: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradient of the usage that a head saw, of a range of cells; see `launch_rank_backward`.
 
     CARRY: a head follows, whose usage was s + (1 - s) g_a g_w a.
     """
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, o = tile * BN + tl.arange(0, BN), tl.arange(0, BO)
     in_n = n < N
@@ -272,10 +268,8 @@ def sort_kernel(
     N: tl.constexpr,
     BN: tl.constexpr,
     ROBUST: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """P and a of a whole row, by sorting."""
-    launch.begin(PDL)
     row = tl.program_id(0).to(tl.int64) * N
     place = tl.arange(0, BN)
     ordered, index = sorted_cells(usage + row, N, BN, ROBUST)
@@ -294,10 +288,8 @@ def sort_backward_kernel(
     N: tl.constexpr,
     BN: tl.constexpr,
     ROBUST: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradient of the usage of a whole row, by sorting."""
-    launch.begin(PDL)
     row = tl.program_id(0).to(tl.int64) * N
     place = tl.arange(0, BN)
     ordered, index = sorted_cells(usage + row, N, BN, ROBUST)

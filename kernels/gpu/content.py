@@ -204,10 +204,8 @@ def scores_kernel(
     BW: tl.constexpr,
     BH: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Scores of a tile of cells for all keys, and the tile's share in their softmax."""
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     store_scores(
@@ -236,10 +234,8 @@ def totals_kernel(
     TILES: tl.constexpr,
     BT: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Maximum and sum over all tiles, (B, H, 2), of what they left of a key's softmax."""
-    launch.begin(PDL)
     row = tl.program_id(0).to(tl.int64)
     parts += row * 3 * TILES
     tops = tl.full([BT], -float("inf"), DTYPE)
@@ -264,10 +260,8 @@ def weights_kernel(
     N: tl.constexpr,
     TILES: tl.constexpr,
     BN: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Content weightings from scores, of some cells and one key."""
-    launch.begin(PDL)
     row, tile = launch.row_and_tile(TILES)
     n = tile * BN + tl.arange(0, BN)
     score = tl.load(scores + row * N + n, mask=n < N, other=0.0)
@@ -295,13 +289,11 @@ def backward_kernel(
     BH: tl.constexpr,
     ADD: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradients of a tile of cells, and the tile's part of those of keys and strengths.
 
     ADD: to what d_memory holds.
     """
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w, h = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BH)
     mask = (h < H)[:, None] & (n < N)[None, :]

@@ -38,10 +38,8 @@ def pick_kernel(
     TILES: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """The BK largest of BN cells of a row, packed; all of them in their places if BK is BN."""
-    launch.begin(PDL)
     row, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
     packed = packed_entries(weights + row * N, n, N)

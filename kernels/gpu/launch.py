@@ -1,9 +1,7 @@
-"""How kernels are launched: what can run where, block sizes and warps, when the next may start."""
+"""How kernels are launched: block sizes and warps, and the one place every launch goes through."""
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -12,16 +10,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra import cuda
-
-PDL = os.environ.get("DNC_FAST_PDL") == "1"
-"""Whether to use programmatic dependent launch, see `begin`, on GPUs that have it.
-
-Off unless the environment variable DNC_FAST_PDL is 1: no gain has been measured on a GPU yet.
-"""
-
-PDL_ARCH = 90
-"""NVIDIA GPUs have it from this compute capability, times ten."""
 
 SMALL_CELLS = 64
 """Up to so many cells, one program does the whole step of a batch element."""
@@ -64,19 +52,6 @@ SORT_PAIRS = 1 << 28
 
 
 @triton.jit
-def begin(PDL: tl.constexpr):
-    """What every kernel does before it touches memory: nothing, unless launched with PDL.
-
-    The next kernel in the stream may be scheduled from now on; this one waits for the end of those
-    before it, and sees what they wrote. The next waits here as well, so the order is always kept,
-    and all that is gained is the time from the end of one kernel to the start of the next.
-    """
-    if PDL:
-        cuda.gdc_launch_dependents()
-        cuda.gdc_wait()
-
-
-@triton.jit
 def row_and_tile(TILES: tl.constexpr):
     """Which row a program of a grid (rows * TILES) is for, and which tile of it, in 64 bits.
 
@@ -84,11 +59,6 @@ def row_and_tile(TILES: tl.constexpr):
     """
     place = tl.program_id(0).to(tl.int64)
     return place // TILES, place % TILES
-
-
-def pdl(target: Any) -> bool:
-    """Whether kernels for a GPUTarget of Triton are compiled and launched with PDL."""
-    return PDL and target.backend == "cuda" and target.arch >= PDL_ARCH
 
 
 class Launch(NamedTuple):
@@ -133,18 +103,8 @@ def run(
     options: dict[str, Any] = {"num_warps": num_warps, "enable_fp_fusion": fusion}
     if device.type == "cpu":  # interpreted: there is nothing to compile
         options = {}
-    early = device.type == "cuda" and pdl(_target(device))
-    if early:
-        options["launch_pdl"] = True
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*arguments, **constants, PDL=early, **options)
-
-
-@functools.cache
-def _target(device: torch.device) -> Any:
-    """What Triton compiles for on a GPU."""
-    with torch.cuda.device(device):
-        return triton.runtime.driver.active.get_current_target()
+        kernel[grid](*arguments, **constants, **options)
 
 
 def total(partials: Tensor, out: Tensor) -> None:

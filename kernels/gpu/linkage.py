@@ -119,13 +119,11 @@ def pass_kernel(
     BN: tl.constexpr,
     READ: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """The new link matrix; READ: its parts of both weightings, and the new precedence too.
 
     rows: (B, HW, CHUNKS, R, N), forward weightings. columns: (B, HW, STRIPS, R, N), backward.
     """
-    launch.begin(PDL)
     bh = tl.program_id(0).to(tl.int64)
     strip, chunk = tl.program_id(1), tl.program_id(2)
     EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
@@ -194,7 +192,6 @@ def pass_backward_kernel(
     H_STRIDE: tl.constexpr,
     SCALED: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """d_link from L_t to L_{t-1}, in place, and the partial sums of all other gradients.
 
@@ -208,7 +205,6 @@ def pass_backward_kernel(
     where L and p are those of t - 1. Row r of d_ahead and d_behind for batch element b and head h
     is at b R R_STRIDE + r R_STRIDE + h H_STRIDE.
     """
-    launch.begin(PDL)
     bh = tl.program_id(0).to(tl.int64)
     strip, chunk = tl.program_id(1), tl.program_id(2)
     EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
@@ -313,10 +309,8 @@ def vectors_backward_kernel(
     CHUNKS: tl.constexpr,
     BN: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """`vectors_backward` for some cells of each batch element and head."""
-    launch.begin(PDL)
     bh = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     products = tl.zeros([BN], DTYPE)

@@ -65,10 +65,8 @@ def forward_kernel(
     H: tl.constexpr,
     UNITS: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Some units of a row; arrays as in `forward`."""
-    launch.begin(PDL)
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
     product += b * product_stride
@@ -106,10 +104,8 @@ def backward_kernel(
     UNITS: tl.constexpr,
     CLIP: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Back through some units of a row; arrays as in `backward`."""
-    launch.begin(PDL)
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
     active += b * active_stride

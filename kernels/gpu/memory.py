@@ -196,10 +196,8 @@ def write_kernel(
     BW: tl.constexpr,
     BHW: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A tile of cells after the write."""
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = written_cells(
@@ -236,10 +234,8 @@ def write_backward_kernel(
     BW: tl.constexpr,
     BHW: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradients of a tile of cells, and the tile's part of those of the vectors."""
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = write_backward(
@@ -275,10 +271,8 @@ def read_kernel(
     BW: tl.constexpr,
     BR: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A tile's part of what all heads read."""
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
@@ -301,10 +295,8 @@ def read_backward_kernel(
     BW: tl.constexpr,
     BR: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradients of a tile of cells, and of their weights."""
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = read_backward(

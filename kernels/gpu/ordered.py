@@ -46,10 +46,8 @@ def blocks_kernel(
     BN: tl.constexpr,
     BACK: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Of each block of the order the product of its usages; BACK: the sum of its da a."""
-    launch.begin(PDL)
     row, tile = launch.row_and_tile(TILES)
     place = tile * BN + tl.arange(0, BN)
     lifted += row * N
@@ -73,10 +71,8 @@ def carries_kernel(
     BT: tl.constexpr,
     BACK: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """The product of all blocks before each; BACK: the sum of all blocks after each."""
-    launch.begin(PDL)
     row = tl.program_id(0).to(tl.int64) * TILES
     t = tl.arange(0, BT)
     if BACK:
@@ -110,10 +106,8 @@ def cells_kernel(
     TILES: tl.constexpr,
     BN: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """P at each place of the order, and a of the cell there."""
-    launch.begin(PDL)
     row, tile = launch.row_and_tile(TILES)
     local = tl.arange(0, BN)
     place = tile * BN + local
@@ -140,10 +134,8 @@ def cells_backward_kernel(
     TILES: tl.constexpr,
     BN: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradient of the usage of the cell at each place of the order."""
-    launch.begin(PDL)
     row, tile = launch.row_and_tile(TILES)
     local = tl.arange(0, BN)
     place = tile * BN + local

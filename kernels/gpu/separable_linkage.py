@@ -72,14 +72,12 @@ def dots_kernel(
     BR: tl.constexpr,
     BACK: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """What some cells have in C_s.v_r and A_s.v_r of each write: (B HW, TILES, S, KINDS, R).
 
     BACK: and in C_s.d_behind_r and A_s.d_ahead_r, (B HW, R, N) each; and g_s is put down in left,
     (S, B HW, N), whose writes lie LEFT_STRIDE apart.
     """
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     KINDS: tl.constexpr = 4 if BACK else 2
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
@@ -125,10 +123,8 @@ def combine_kernel(
     BN: tl.constexpr,
     BR: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """L v and L^T v of some cells, from the dot products (B HW, S, 2, R)."""
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
     start = row_start(bh, B_STRIDE, H_STRIDE, HW)
@@ -175,7 +171,6 @@ def backward_kernel(
     BN: tl.constexpr,
     BR: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradients of some cells of all writes, from the dot products (B HW, S, 4, R).
 
@@ -187,7 +182,6 @@ def backward_kernel(
     d_write and d_precedence are (S, B HW, N), LEFT_STRIDE from write to write; d_precedence comes
     with g, which this goes through the other way than it is made.
     """
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
     start = row_start(bh, B_STRIDE, H_STRIDE, HW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import interface, launch
+from . import interface
 from .allocation import lift, tile_products, tile_rank_backward
 from .arithmetic import (
     gate,
@@ -96,10 +96,8 @@ def forward_kernel(
     BMODES: tl.constexpr,
     ROBUST: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A step of one batch element; arrays as in `Step`."""
-    launch.begin(PDL)
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
     in_n = n < N
@@ -198,10 +196,8 @@ def backward_kernel(
     BMODES: tl.constexpr,
     ROBUST: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Back through a step of one batch element; the adjoint goes from t to t - 1 in place."""
-    launch.begin(PDL)
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
     in_n = n < N

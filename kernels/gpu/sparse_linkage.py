@@ -71,10 +71,8 @@ def ahead_kernel(
     BM: tl.constexpr,
     BK: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """L v of some rows, and their part of S (B HW, R, TILES)."""
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
     i = start + local
@@ -105,10 +103,8 @@ def behind_kernel(
     BK: tl.constexpr,
     BR: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Add what some rows have to L^T v to sums (B HW, N, R), in units."""
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     start, local, k, r = tile * BM, tl.arange(0, BM), tl.arange(0, BK), tl.arange(0, BR)
     i = start + local
@@ -136,10 +132,8 @@ def floats_kernel(
     BN: tl.constexpr,
     BR: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """L^T v (B HW, R, N) from sums of units."""
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     n, r = tile * BN + tl.arange(0, BN), tl.arange(0, BR)
     mask = (n < N)[:, None] & (r < R)[None, :]
@@ -165,10 +159,8 @@ def backward_kernel(
     BM: tl.constexpr,
     BK: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Add sum_r f_r d_r[i] v_r[j] + b_r v_r[i] d_r[j] to the gradient of entry ij of some rows."""
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
     i = start + local
@@ -206,13 +198,11 @@ def touched_kernel(
     BM: tl.constexpr,
     BK: tl.constexpr,
     DROP: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Which rows a step may change: marked ones, and those with an entry in a marked column.
 
     DROP: and those with an entry below the threshold, which only a link from outside can have.
     """
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
     i = start + local
@@ -246,14 +236,12 @@ def merge_kernel(
     BK: tl.constexpr,
     DROP: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A touched row after the step, in place, and as it was.
 
     A marked row gets COUNT new entries; old and new ones are held side by side, (2 BK). Of those
     that stay, the K largest, of equal ones the lower column; in rising order of their columns.
     """
-    launch.begin(PDL)
     index = tl.program_id(0).to(tl.int64)
     bh = tl.load(rows + index * 3) * HW + tl.load(rows + index * 3 + 1)
     row = tl.load(rows + index * 3 + 2)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import interface, launch
+from . import interface
 from .arithmetic import (
     gate_slope,
     gates,
@@ -80,10 +80,8 @@ def usage_kernel(
     BW: tl.constexpr,
     BHW: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Usage of a tile of cells, and its scores for the write keys."""
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -141,10 +139,8 @@ def write_kernel(
     BR: tl.constexpr,
     BHW: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Write weightings of a tile, its cells after the write, and its scores for the read keys."""
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -208,10 +204,8 @@ def rebuild_kernel(
     BW: tl.constexpr,
     BHW: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A tile of cells after the write, from write weightings that are known."""
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -254,10 +248,8 @@ def read_kernel(
     BR: tl.constexpr,
     BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Read weightings of a tile, and its part (B, TILES, R, W) of the read vectors."""
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     modes = interface.load_modes(vector + b * SIZE, W, R, HW, BR, BMODES, DTYPE)
@@ -299,7 +291,6 @@ def read_backward_kernel(
     BR: tl.constexpr,
     BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Gradients of a tile of the read weightings, `changes` (B, R, N), and what others sum up.
 
@@ -307,7 +298,6 @@ def read_backward_kernel(
     the dot product of content weighting and change. totals: (B, HW, 2, TILES), of the write
     weighting, and of the precedence times its gradient.
     """
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -389,14 +379,12 @@ def write_backward_kernel(
     BHW: tl.constexpr,
     BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A tile from the new cells to those before the write, link sums to where they belong.
 
     Fills d_written, the gradient of the write weightings, d_allocation, what of it goes to the
     allocation weightings, and the tile's part of the gradient of the raw interface vector.
     """
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -555,14 +543,12 @@ def usage_backward_kernel(
     BR: tl.constexpr,
     BHW: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A tile through the gates of the write weightings, the write keys, and usage.
 
     d_seen: (B, N), gradient of the usage that the first head saw. d_shares: (B, HW, SHARES), parts
     of the gradients of g_a g_w through what later heads saw; not looked at for the last head.
     """
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
