@@ -35,7 +35,7 @@ from dnc_fast.state import map_tensors
 
 pytest.importorskip("triton")
 
-from dnc_fast.kernels.gpu import largest, launch, ordered, sparse_linkage
+from dnc_fast.kernels.gpu import allocation_in_order, launch, selection, sparse_linkage
 
 from dnc_fast.backends import composed_parts, plain_parts, triton_parts
 
@@ -392,13 +392,13 @@ def usages(kind: str, B: int, N: int) -> Tensor:
 @pytest.mark.parametrize("N", [1, 37, 1500])
 @pytest.mark.parametrize("kind", ["separated", "tied", "full", "zero"])
 @pytest.mark.parametrize("order", USAGE_ORDERS)
-def test_ordered_allocation(order: str, kind: str, N: int, dtype: torch.dtype) -> None:
+def test_allocation_in_order(order: str, kind: str, N: int, dtype: torch.dtype) -> None:
     assert_allocation_equals_the_reference(usages(kind, 2, N), order, dtype)
 
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("kind", ["full", "tied"])
-def test_ordered_allocation_of_many_blocks(kind: str) -> None:
+def test_allocation_in_order_of_many_blocks(kind: str) -> None:
     """More than one program adds up what they bring at once."""
     assert_allocation_equals_the_reference(usages(kind, 2, 37), "exact", torch.float64)
 
@@ -414,7 +414,9 @@ def assert_allocation_equals_the_reference(usage: Tensor, order: str, dtype: tor
 
     with poisoned():
         found = triton_parts._allocate(usage, order)
-        d_usage = ordered.allocate_backward(change, found.lifted, found.order, found.products)
+        d_usage = allocation_in_order.allocate_backward(
+            change, found.lifted, found.order, found.products
+        )
     actual, exact = [found.weights, d_usage], expected(usage.double(), change.double())
     if dtype == torch.float64:
         assert_close(actual, exact, "float64")
@@ -423,7 +425,7 @@ def assert_allocation_equals_the_reference(usage: Tensor, order: str, dtype: tor
 
 
 def assert_same_cells(weights: Tensor, count: int) -> None:
-    found = largest.largest_cells(weights.flatten(0, -2), count)
+    found = selection.largest_cells(weights.flatten(0, -2), count)
     expected = reference.largest_cells(weights.flatten(0, -2), count)
     assert found.dtype == torch.int64 and torch.equal(found, expected)
 

@@ -15,10 +15,10 @@ from .. import reference
 from ..interface import Interface
 from ..kernels.arrays import Step
 from ..kernels.gpu import (
+    allocation_in_order,
     content,
-    largest,
     memory,
-    ordered,
+    selection,
     separable_linkage,
     sparse_linkage,
 )
@@ -117,7 +117,7 @@ def _allocate(usage: Tensor, order: str) -> Allocated:
     """What a write head allocates on a usage (B, N)."""
     lifted = EPSILON + (1 - EPSILON) * usage
     cells = usage_order(lifted, order)
-    weights, products = ordered.allocate(lifted, cells)
+    weights, products = allocation_in_order.allocate(lifted, cells)
     return Allocated(weights, usage, lifted, cells, products)
 
 
@@ -170,7 +170,7 @@ def write_weighting_backward(
             d_shares[:, head] = (free * own.weights).sum(-1)
             d_allocation = d_allocation + free * share
             d_usage = d_usage * (1 - share * own.weights)
-        d_usage = d_usage + ordered.allocate_backward(
+        d_usage = d_usage + allocation_in_order.allocate_backward(
             d_allocation, own.lifted, own.order, own.products
         )
     return (
@@ -185,7 +185,7 @@ def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
     """`reference.keep_largest`; in float64, which does not fit beside an index, that itself."""
     if weights.dtype == torch.float64:
         return reference.keep_largest(weights, count, unit_sums)
-    cells = largest.largest_cells(weights.flatten(0, -2), count).unflatten(0, weights.shape[:-1])
+    cells = selection.largest_cells(weights.flatten(0, -2), count).unflatten(0, weights.shape[:-1])
     total = weights.sum(-1, keepdim=True)
     return Kept(cells, weights.gather(-1, cells), torch.ones_like(total) if unit_sums else total)
 
