@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 from .arithmetic import gate, product
 
 EPSILON = tl.constexpr(1e-6)
@@ -464,8 +464,7 @@ def allocate_backward(
     d_allocation: Tensor, usage: Tensor, products: Tensor, robust: bool, sort: bool
 ) -> Tensor:
     """The op `allocation_weighting_backward`, by sorting, in float32, or by comparing."""
-    d_allocation, usage = d_allocation.contiguous(), usage.contiguous()
-    products = products.contiguous()
+    d_allocation, usage, products = launch.contiguous(d_allocation, usage, products)
     d_usage = torch.empty_like(usage)
     if sort:
         grid, sizes = (usage.shape[0],), _sort_sizes(usage, robust)
@@ -514,7 +513,7 @@ def _backward(ctx, d_allocation, _):
 
 
 allocation_and_products.register_autograd(_backward, setup_context=_setup)
-refuse.second_gradient(allocation_weighting_backward)
+ops.refuse_second_gradient(allocation_weighting_backward)
 
 
 def allocation_weighting(usage: Tensor, robust: bool = False) -> Tensor:

@@ -188,7 +188,7 @@ def allocate(lifted: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         a (B, N), and P (B, N) at each place of the order.
     """
-    lifted, order, sizes = lifted.contiguous(), order.contiguous(), _sizes(lifted)
+    (lifted, order), sizes = launch.contiguous(lifted, order), _sizes(lifted)
     allocation, products = torch.empty_like(lifted), launch.new_like(lifted, *lifted.shape)
     carries = _carries(lifted, order, lifted, products, back=False)
     grid = (len(lifted) * sizes["TILES"],)
@@ -206,7 +206,7 @@ def allocate_backward(
         lifted, order: what `allocate` was given.
         products: P, which it returned.
     """
-    d_allocation, lifted, order = (tensor.contiguous() for tensor in (d_allocation, lifted, order))
+    d_allocation, lifted, order = launch.contiguous(d_allocation, lifted, order)
     sizes, d_usage = _sizes(lifted), torch.empty_like(lifted)
     carries = _carries(lifted, order, d_allocation, products, back=True)
     grid = (len(lifted) * sizes["TILES"],)

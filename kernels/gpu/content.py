@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 from .arithmetic import (
     get_row,
     load_strength_slopes,
@@ -326,26 +326,9 @@ def backward_kernel(
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
 
-def _sizes(keys: Tensor, memory: Tensor) -> dict[str, Any]:
-    """What the kernels that go through tiles of cells are made for."""
-    H, (_, N, W) = keys.shape[1], memory.shape
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    return {
-        "N": N,
-        "W": W,
-        "H": H,
-        "TILES": triton.cdiv(N, BM),
-        "BM": BM,
-        "BW": BW,
-        "BH": launch.block(H),
-        "DTYPE": launch.compute_dtype(keys.dtype),
-        "num_warps": launch.warps(BM * BW),
-    }
-
-
 def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Tensor) -> None:
     """Fill weights (B, H, N); all are contiguous."""
-    (B, H, N), sizes = weights.shape, _sizes(keys, memory)
+    (B, H, N), sizes = weights.shape, launch.tile_sizes(memory, H=keys.shape[1])
     TILES = sizes["TILES"]
     scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 3, TILES)
     launch.run(scores_kernel, (B * TILES,), keys, strengths, memory, scores, parts, **sizes)
@@ -376,7 +359,7 @@ def launch_look_up_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of keys and strengths; fill d_memory, or add to it. All are contiguous."""
     B, H, W = keys.shape
-    sizes = _sizes(keys, memory)
+    sizes = launch.tile_sizes(memory, H=H)
     TILES = sizes["TILES"]
     d_key_parts = launch.new_like(keys, B, TILES, H, W)
     d_strength_parts = launch.new_like(keys, B, TILES, H)
@@ -413,7 +396,7 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
         strengths: (B, H), at least 1.
         memory: (B, N, W).
     """
-    keys, strengths, memory = keys.contiguous(), strengths.contiguous(), memory.contiguous()
+    keys, strengths, memory = launch.contiguous(keys, strengths, memory)
     weights = keys.new_empty(*keys.shape[:2], memory.shape[1])
     launch_look_up(keys, strengths, memory, weights)
     return weights
@@ -429,9 +412,8 @@ def content_weighting_backward(
     d_weights: Tensor, weights: Tensor, keys: Tensor, strengths: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of keys, strengths and memory; `weights` is what `content_weighting` returned."""
-    d_weights, weights, keys, strengths, memory = (
-        tensor.contiguous() for tensor in (d_weights, weights, keys, strengths, memory)
-    )
+    d_weights, weights = launch.contiguous(d_weights, weights)
+    keys, strengths, memory = launch.contiguous(keys, strengths, memory)
     d_memory = torch.empty_like(memory)
     d_keys, d_strengths = launch_look_up_backward(
         d_weights, weights, keys, strengths, memory, d_memory, add=False
@@ -440,19 +422,10 @@ def content_weighting_backward(
 
 
 @content_weighting_backward.register_fake
-def _(
-    d_weights: Tensor, weights: Tensor, keys: Tensor, strengths: Tensor, memory: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return launch.contiguous_like(keys, strengths, memory)
+def _(*inputs: Tensor) -> Any:
+    return launch.contiguous_like(*inputs[2:])
 
 
-def _setup(ctx, inputs, output):
-    ctx.save_for_backward(output, *inputs)
-
-
-def _backward(ctx, d_weights):
-    return content_weighting_backward(d_weights, *ctx.saved_tensors)
-
-
-content_weighting.register_autograd(_backward, setup_context=_setup)
-refuse.second_gradient(content_weighting_backward)
+ops.differentiate(
+    content_weighting, content_weighting_backward, lambda inputs, output: (output, *inputs)
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -107,6 +107,19 @@ def run(
         kernel[grid](*arguments, **constants, **options)
 
 
+def run_by_name(
+    kernel: Any,
+    grid: tuple[int, ...],
+    arrays: Mapping[str, Tensor],
+    sizes: Mapping[str, Any],
+    num_warps: int,
+) -> None:
+    """Launch a kernel on those arrays, and for those sizes, that its parameters name."""
+    given = (arrays[name] for name in kernel.arg_names if name in arrays)
+    constants = {name: sizes[name] for name in kernel.arg_names if name in sizes}
+    run(kernel, grid, *given, num_warps=num_warps, **constants)
+
+
 def total(partials: Tensor, out: Tensor) -> None:
     """out = the sum of partials (B, tiles, ...) over the tiles, always in the same order."""
     if partials.dtype == out.dtype:
@@ -126,6 +139,11 @@ def new_like(tensor: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=tensor.device)
 
 
+def contiguous(*tensors: Tensor) -> Any:
+    """A tuple of the tensors, copied where they are not contiguous."""
+    return tuple(tensor.contiguous() for tensor in tensors)
+
+
 def contiguous_like(*tensors: Tensor) -> Any:
     """A tuple of empty tensors of the same shapes and dtypes, contiguous."""
     return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
@@ -139,6 +157,28 @@ def block(size: int) -> int:
 def cell_tile(N: int, W: int) -> int:
     """How many cells of W numbers a program of a tiled kernel holds."""
     return max(1, min(block(N), 64, TILE_NUMBERS // block(W)))
+
+
+def tile_sizes(memory: Tensor, **heads: int) -> dict[str, Any]:
+    """What kernels over tiles of a memory (B, N, W) are compiled for.
+
+    Args:
+        heads: how many, under the name that the kernels have for it; `B` before the name is that
+            number padded.
+    """
+    _, N, W = memory.shape
+    BM, BW = cell_tile(N, W), block(W)
+    return {
+        "N": N,
+        "W": W,
+        **heads,
+        "TILES": triton.cdiv(N, BM),
+        "BM": BM,
+        "BW": BW,
+        **{f"B{name}": block(count) for name, count in heads.items()},
+        "DTYPE": compute_dtype(memory.dtype),
+        "num_warps": warps(BM * BW),
+    }
 
 
 def warps(numbers: int) -> int:

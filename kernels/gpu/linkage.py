@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 
 
 @triton.jit
@@ -364,12 +364,9 @@ def launch_pass(
     read0: Tensor,
     link0: Tensor,
     link1: Tensor,
-    precedence1: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    read: bool = True,
+    *read: Tensor,
 ) -> None:
-    """Fill link1; and precedence1, rows and columns, unless not asked to read."""
+    """Fill link1; and `read`, which are precedence1, rows and columns, where they are given."""
     B, Hw, N = write1.shape
     sizes = tiling(N)
     launch.run(
@@ -380,13 +377,11 @@ def launch_pass(
         read0,
         link0,
         link1,
-        precedence1,
-        rows,
-        columns,
+        *(read or (write1, write1, write1)),
         N=N,
         R=read0.shape[1],
         HW=Hw,
-        READ=read,
+        READ=bool(read),
         DTYPE=launch.compute_dtype(link0.dtype),
         **sizes,
         num_warps=launch.warps(sizes["BM"] * sizes["BN"] // 4),
@@ -449,8 +444,8 @@ def linkage(
         write_weights: (B, Hw, N), of this step.
         read_weights: (B, R, N), of the step before.
     """
-    link, precedence, write_weights, read_weights = (
-        tensor.contiguous() for tensor in (link, precedence, write_weights, read_weights)
+    link, precedence, write_weights, read_weights = launch.contiguous(
+        link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
     Hw, sizes = link.shape[1], tiling(N)
@@ -491,17 +486,9 @@ def linkage_backward(
     read_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of what `linkage` was given, from those of what it returned."""
-    d_precedence, d_forward, d_backward, link, precedence, write_weights, read_weights = (
-        tensor.contiguous()
-        for tensor in (
-            d_precedence,
-            d_forward,
-            d_backward,
-            link,
-            precedence,
-            write_weights,
-            read_weights,
-        )
+    d_precedence, d_forward, d_backward = launch.contiguous(d_precedence, d_forward, d_backward)
+    link, precedence, write_weights, read_weights = launch.contiguous(
+        link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
     Hw, sizes = link.shape[1], tiling(N)
@@ -545,32 +532,8 @@ def linkage_backward(
 
 
 @linkage_backward.register_fake
-def _(
-    d_link: Tensor,
-    d_precedence: Tensor,
-    d_forward: Tensor,
-    d_backward: Tensor,
-    link: Tensor,
-    precedence: Tensor,
-    write_weights: Tensor,
-    read_weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    new = link.new_empty
-    return (
-        new(link.shape),
-        new(precedence.shape),
-        new(write_weights.shape),
-        new(read_weights.shape),
-    )
+def _(*inputs: Tensor) -> Any:
+    return launch.contiguous_like(*inputs[4:])
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor, ...]:
-    return linkage_backward(*d_output, *ctx.saved_tensors)
-
-
-linkage.register_autograd(_backward, setup_context=_setup)
-refuse.second_gradient(linkage_backward)
+ops.differentiate(linkage, linkage_backward)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 from .arithmetic import gate_slope, gates, get_row, put_row
 from .content import load_cells, store_cells
 
@@ -314,23 +314,6 @@ def read_backward_kernel(
     store_weights(d_weights + b * R * N, d_found, n, N, R, BR)
 
 
-def _write_sizes(memory: Tensor, write_weights: Tensor) -> dict[str, Any]:
-    """What the kernels of the write are made for."""
-    (_, N, W), HW = memory.shape, write_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    return {
-        "N": N,
-        "W": W,
-        "HW": HW,
-        "TILES": triton.cdiv(N, BM),
-        "BM": BM,
-        "BW": BW,
-        "BHW": launch.block(HW),
-        "DTYPE": launch.compute_dtype(memory.dtype),
-        "num_warps": launch.warps(BM * BW),
-    }
-
-
 def launch_write(
     memory: Tensor,
     write_weights: Tensor,
@@ -339,7 +322,7 @@ def launch_write(
     new_memory: Tensor,
 ) -> None:
     """Fill new_memory; all are contiguous."""
-    sizes = _write_sizes(memory, write_weights)
+    sizes = launch.tile_sizes(memory, HW=write_weights.shape[1])
     grid = (len(memory) * sizes["TILES"],)
     given = (memory, write_weights, erase_vectors, write_vectors)
     launch.run(write_kernel, grid, *given, new_memory, **sizes)
@@ -358,7 +341,7 @@ def launch_write_backward(
     d_memory is filled, and may be d_new_memory.
     """
     B, HW, W = erase_vectors.shape
-    sizes = _write_sizes(memory, write_weights)
+    sizes = launch.tile_sizes(memory, HW=HW)
     TILES = sizes["TILES"]
     d_write_weights = torch.empty_like(write_weights)
     d_erase_parts = launch.new_like(memory, B, TILES, HW, W)
@@ -396,18 +379,15 @@ def write_memory(
         erase_vectors: (B, Hw, W), in [0, 1].
         write_vectors: (B, Hw, W).
     """
-    memory, write_weights, erase_vectors, write_vectors = (
-        tensor.contiguous() for tensor in (memory, write_weights, erase_vectors, write_vectors)
-    )
+    memory, write_weights = launch.contiguous(memory, write_weights)
+    erase_vectors, write_vectors = launch.contiguous(erase_vectors, write_vectors)
     new_memory = torch.empty_like(memory)
     launch_write(memory, write_weights, erase_vectors, write_vectors, new_memory)
     return new_memory
 
 
 @write_memory.register_fake
-def _(
-    memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
-) -> Tensor:
+def _(memory: Tensor, *others: Tensor) -> Tensor:
     return torch.empty_like(memory, memory_format=torch.contiguous_format)
 
 
@@ -420,10 +400,8 @@ def write_memory_backward(
     write_vectors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of memory, write_weights, erase_vectors and write_vectors."""
-    d_new_memory, memory, write_weights, erase_vectors, write_vectors = (
-        tensor.contiguous()
-        for tensor in (d_new_memory, memory, write_weights, erase_vectors, write_vectors)
-    )
+    d_new_memory, memory, write_weights = launch.contiguous(d_new_memory, memory, write_weights)
+    erase_vectors, write_vectors = launch.contiguous(erase_vectors, write_vectors)
     d_memory = torch.empty_like(memory)
     gradients = launch_write_backward(
         d_new_memory, memory, write_weights, erase_vectors, write_vectors, d_memory
@@ -432,14 +410,8 @@ def write_memory_backward(
 
 
 @write_memory_backward.register_fake
-def _(
-    d_new_memory: Tensor,
-    memory: Tensor,
-    write_weights: Tensor,
-    erase_vectors: Tensor,
-    write_vectors: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launch.contiguous_like(memory, write_weights, erase_vectors, write_vectors)
+def _(d_new_memory: Tensor, *inputs: Tensor) -> Any:
+    return launch.contiguous_like(*inputs)
 
 
 @torch.library.custom_op("dnc_fast::read_memory", mutates_args=())
@@ -450,27 +422,12 @@ def read_memory(memory: Tensor, read_weights: Tensor) -> Tensor:
         memory: (B, N, W), of this step.
         read_weights: (B, R, N).
     """
-    memory, read_weights = memory.contiguous(), read_weights.contiguous()
-    (B, N, W), R = memory.shape, read_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    TILES = triton.cdiv(N, BM)
-    read_parts = launch.new_like(memory, B, TILES, R, W)
-    launch.run(
-        read_kernel,
-        (B * TILES,),
-        memory,
-        read_weights,
-        read_parts,
-        num_warps=launch.warps(BM * BW),
-        N=N,
-        W=W,
-        R=R,
-        TILES=TILES,
-        BM=BM,
-        BW=BW,
-        BR=launch.block(R),
-        DTYPE=launch.compute_dtype(memory.dtype),
-    )
+    memory, read_weights = launch.contiguous(memory, read_weights)
+    (B, _, W), R = memory.shape, read_weights.shape[1]
+    sizes = launch.tile_sizes(memory, R=R)
+    read_parts = launch.new_like(memory, B, sizes["TILES"], R, W)
+    grid = (B * sizes["TILES"],)
+    launch.run(read_kernel, grid, memory, read_weights, read_parts, **sizes)
     reads = memory.new_empty(B, R, W)
     launch.total(read_parts, reads)
     return reads
@@ -486,32 +443,12 @@ def read_memory_backward(
     d_reads: Tensor, memory: Tensor, read_weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of memory and read_weights."""
-    d_reads, memory, read_weights = (
-        tensor.contiguous() for tensor in (d_reads, memory, read_weights)
-    )
-    (B, N, W), R = memory.shape, read_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    TILES = triton.cdiv(N, BM)
-    d_memory, d_read_weights = torch.empty_like(memory), torch.empty_like(read_weights)
-    launch.run(
-        read_backward_kernel,
-        (B * TILES,),
-        d_reads,
-        memory,
-        read_weights,
-        d_memory,
-        d_read_weights,
-        num_warps=launch.warps(BM * BW),
-        N=N,
-        W=W,
-        R=R,
-        TILES=TILES,
-        BM=BM,
-        BW=BW,
-        BR=launch.block(R),
-        DTYPE=launch.compute_dtype(memory.dtype),
-    )
-    return d_memory, d_read_weights
+    given = launch.contiguous(d_reads, memory, read_weights)
+    gradients = torch.empty_like(given[1]), torch.empty_like(given[2])
+    sizes = launch.tile_sizes(memory, R=read_weights.shape[1])
+    grid = (len(memory) * sizes["TILES"],)
+    launch.run(read_backward_kernel, grid, *given, *gradients, **sizes)
+    return gradients
 
 
 @read_memory_backward.register_fake
@@ -519,19 +456,5 @@ def _(d_reads: Tensor, memory: Tensor, read_weights: Tensor) -> tuple[Tensor, Te
     return launch.contiguous_like(memory, read_weights)
 
 
-def _setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _write_backward(ctx, d_new_memory):
-    return write_memory_backward(d_new_memory, *ctx.saved_tensors)
-
-
-def _read_backward(ctx, d_reads):
-    return read_memory_backward(d_reads, *ctx.saved_tensors)
-
-
-write_memory.register_autograd(_write_backward, setup_context=_setup)
-read_memory.register_autograd(_read_backward, setup_context=_setup)
-refuse.second_gradient(write_memory_backward)
-refuse.second_gradient(read_memory_backward)
+ops.differentiate(write_memory, write_memory_backward)
+ops.differentiate(read_memory, read_memory_backward)

@@ -283,7 +283,7 @@ def products_backward(
         write_weights, precedence, vectors: what `products` was given.
     """
     sizes = _sizes(write_weights, vectors)
-    d_ahead, d_behind, vectors = (tensor.contiguous() for tensor in (d_ahead, d_behind, vectors))
+    d_ahead, d_behind, vectors = launch.contiguous(d_ahead, d_behind, vectors)
     write, before, S, *strides = _writes(write_weights, precedence)
     (B, Hw, _, N), R, TILES = write.shape, sizes["R"], sizes["TILES"]
     grid = (B * Hw * TILES,)

@@ -68,8 +68,8 @@ def usage_kernel(
     write0,
     read0,
     usage1,
-    scores,
-    parts,
+    write_scores,
+    write_parts,
     N: tl.constexpr,
     W: tl.constexpr,
     R: tl.constexpr,
@@ -81,7 +81,7 @@ def usage_kernel(
     BHW: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """Usage of a tile of cells, and its scores for the write keys."""
+    """Usage of a tile of cells, and its write_scores for the write keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -98,8 +98,8 @@ def usage_kernel(
     )
     tl.store(usage1 + b * N + n, usage, mask=n < N)
     store_scores(
-        scores + b * HW * N,
-        parts + b * HW * 3 * TILES,
+        write_scores + b * HW * N,
+        write_parts + b * HW * 3 * TILES,
         vector + interface.write_keys(W, R),
         vector + interface.write_strengths(W, R, HW),
         load_cells(memory0 + b * N * W, n, w, N, W, DTYPE),
@@ -228,12 +228,12 @@ def rebuild_kernel(
 def read_kernel(
     vector,
     memory1,
-    scores,
-    parts,
+    read_scores,
+    read_parts,
     rows,
     columns,
     read1,
-    reads,
+    reads_by_tile,
     N: tl.constexpr,
     W: tl.constexpr,
     R: tl.constexpr,
@@ -253,7 +253,9 @@ def read_kernel(
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     modes = interface.load_modes(vector + b * SIZE, W, R, HW, BR, BMODES, DTYPE)
-    content = load_content(scores + b * R * N, parts + b * R * 3 * TILES, n, N, R, BR, TILES, BT)
+    content = load_content(
+        read_scores + b * R * N, read_parts + b * R * 3 * TILES, n, N, R, BR, TILES, BT
+    )
     weights = get_column(modes, HW, BMODES)[:, None] * content
     for head in tl.static_range(HW):
         row = b * HW + head
@@ -263,7 +265,7 @@ def read_kernel(
         weights += get_column(modes, 1 + HW + head, BMODES)[:, None] * ahead
     store_weights(read1 + b * R * N, weights, n, N, R, BR)
     cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
-    read_part(cells, weights, reads + (b * TILES + tile) * R * W, w, W, R, BR)
+    read_part(cells, weights, reads_by_tile + (b * TILES + tile) * R * W, w, W, R, BR)
 
 
 @triton.jit
@@ -277,8 +279,8 @@ def read_backward_kernel(
     d_read,
     changes,
     modes,
-    scores,
-    parts,
+    read_scores,
+    read_parts,
     totals,
     N: tl.constexpr,
     W: tl.constexpr,
@@ -294,8 +296,8 @@ def read_backward_kernel(
 ):
     """Gradients of a tile of the read weightings, `changes` (B, R, N), and what others sum up.
 
-    modes: (B, R, 1 + 2 HW), the read modes. scores, parts: of the read keys; the third part is of
-    the dot product of content weighting and change. totals: (B, HW, 2, TILES), of the write
+    modes: (B, R, 1 + 2 HW), the read modes. The third of the read_parts is that of the dot product
+    of content weighting and change. totals: (B, HW, 2, TILES), the tile's sums of the write
     weighting, and of the precedence times its gradient.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -314,8 +316,8 @@ def read_backward_kernel(
         COUNT: tl.constexpr = 1 + 2 * HW
         tl.store(modes + (b * R + r) * COUNT + m, found, mask=(r < R) & (m < COUNT))
     weights = store_scores(
-        scores + b * R * N,
-        parts + b * R * 3 * TILES,
+        read_scores + b * R * N,
+        read_parts + b * R * 3 * TILES,
         vector,
         vector + interface.read_strengths(W, R),
         cells,
@@ -330,7 +332,7 @@ def read_backward_kernel(
         True,
         DTYPE,
     )
-    store_dot_parts(parts + b * R * 3 * TILES, tile, weights, change, R, BR, TILES)
+    store_dot_parts(read_parts + b * R * 3 * TILES, tile, weights, change, R, BR, TILES)
     for head in tl.static_range(HW):
         row = b * HW + head
         written = tl.load(write1 + row * N + n, mask=n < N, other=0.0)
@@ -359,7 +361,7 @@ def write_backward_kernel(
     write_parts,
     d_written,
     d_allocation,
-    d_vector,
+    d_vector_by_tile,
     d_memory,
     d_precedence,
     d_write,
@@ -388,7 +390,7 @@ def write_backward_kernel(
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
-    d_vector += (b * TILES + tile) * SIZE
+    d_vector = d_vector_by_tile + (b * TILES + tile) * SIZE
 
     # Read vectors, read content weighting.
     cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
@@ -521,11 +523,11 @@ def usage_backward_kernel(
     read0,
     d_written,
     allocation,
-    scores,
-    parts,
+    write_scores,
+    write_parts,
     d_seen,
     d_shares,
-    d_vector,
+    d_vector_by_tile,
     d_memory,
     d_usage,
     d_write,
@@ -552,13 +554,13 @@ def usage_backward_kernel(
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
-    d_vector += (b * TILES + tile) * SIZE
+    d_vector = d_vector_by_tile + (b * TILES + tile) * SIZE
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     keys = vector + interface.write_keys(W, R)
     alike = similarities(keys, cells, w, W, HW, BHW, DTYPE)
-    parts += b * HW * 3 * TILES
-    content = load_content(scores + b * HW * N, parts, n, N, HW, BHW, TILES, BT)
-    dots = softmax_dots(parts, HW, BHW, TILES, BT)
+    write_parts += b * HW * 3 * TILES
+    content = load_content(write_scores + b * HW * N, write_parts, n, N, HW, BHW, TILES, BT)
+    dots = softmax_dots(write_parts, HW, BHW, TILES, BT)
     change = load_weights(d_written + b * HW * N, n, N, HW, BHW, DTYPE)
     found = load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE)
     head = tl.arange(0, BHW)
@@ -579,7 +581,11 @@ def usage_backward_kernel(
             d_allocation_gates += d_share * write_gates
     d_allocation_gates *= gate_slope(allocation_gates, True)
     tl.store(d_vector + allocation_places, d_allocation_gates, mask=head < HW)
-    tl.store(d_vector + write_places, gate_slope(write_gates, True) * d_write_gates, mask=head < HW)
+    tl.store(
+        d_vector + write_places,
+        gate_slope(write_gates, True) * d_write_gates,
+        mask=head < HW,
+    )
     d_logits = content * (change - dots[:, None])
     d_logits *= (write_gates * (1.0 - allocation_gates))[:, None]
     d_cells = lookup_backward(
