@@ -88,25 +88,12 @@ def load_share(allocation_gate, write_gate, RAW: tl.constexpr, DTYPE: tl.constex
 
 @triton.jit
 def products_kernel(
-    usage,
-    products,
-    allocation,
-    next_usage,
-    allocation_gate,
-    write_gate,
-    N: tl.constexpr,
-    USAGE_STRIDE: tl.constexpr,
-    PRODUCTS_STRIDE: tl.constexpr,
-    ALLOCATION_STRIDE: tl.constexpr,
-    NEXT_STRIDE: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BO: tl.constexpr,
-    MORE: tl.constexpr,
-    RAW: tl.constexpr,
-    ROBUST: tl.constexpr,
+    usage, products, allocation, next_usage, allocation_gate, write_gate,
+    N: tl.constexpr, USAGE_STRIDE: tl.constexpr, PRODUCTS_STRIDE: tl.constexpr,
+    ALLOCATION_STRIDE: tl.constexpr, NEXT_STRIDE: tl.constexpr, SIZE: tl.constexpr,
+    BN: tl.constexpr, BO: tl.constexpr, MORE: tl.constexpr, RAW: tl.constexpr, ROBUST: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """P and a of a range of cells; MORE: and the usage that the next head sees.
 
     Strides are from one batch element to the next, SIZE is that of the gates.
@@ -154,36 +141,15 @@ def load_changes(d_allocation, products, lifted, n, N: tl.constexpr, DTYPE: tl.c
 
 @triton.jit
 def rank_backward_kernel(
-    usage,
-    products,
-    d_allocation,
-    allocation_gate,
-    write_gate,
-    usage_before,
-    products_before,
-    d_allocation_before,
-    allocation_gate_before,
-    write_gate_before,
-    d_usage,
-    d_next_usage,
+    usage, products, d_allocation, allocation_gate, write_gate, usage_before, products_before,
+    d_allocation_before, allocation_gate_before, write_gate_before, d_usage, d_next_usage,
     d_share_before,
-    N: tl.constexpr,
-    USAGE_STRIDE: tl.constexpr,
-    BEFORE_STRIDE: tl.constexpr,
-    PRODUCTS_STRIDE: tl.constexpr,
-    D_ALLOCATION_STRIDE: tl.constexpr,
-    D_USAGE_STRIDE: tl.constexpr,
-    D_NEXT_STRIDE: tl.constexpr,
-    D_SHARE_STRIDE: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BO: tl.constexpr,
-    CARRY: tl.constexpr,
-    HEAD_BEFORE: tl.constexpr,
-    RAW: tl.constexpr,
-    ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    N: tl.constexpr, USAGE_STRIDE: tl.constexpr, BEFORE_STRIDE: tl.constexpr,
+    PRODUCTS_STRIDE: tl.constexpr, D_ALLOCATION_STRIDE: tl.constexpr, D_USAGE_STRIDE: tl.constexpr,
+    D_NEXT_STRIDE: tl.constexpr, D_SHARE_STRIDE: tl.constexpr, SIZE: tl.constexpr, BN: tl.constexpr,
+    BO: tl.constexpr, CARRY: tl.constexpr, HEAD_BEFORE: tl.constexpr, RAW: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradient of the usage that a head saw, of a range of cells; see `launch_rank_backward`.
 
     CARRY: a head follows, whose usage was s + (1 - s) g_a g_w a.
@@ -262,13 +228,9 @@ def sorted_cells(usage, N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr)
 
 @triton.jit
 def sort_kernel(
-    usage,
-    products,
-    allocation,
-    N: tl.constexpr,
-    BN: tl.constexpr,
-    ROBUST: tl.constexpr,
-):
+    usage, products, allocation,
+    N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr,
+):  # fmt: skip
     """P and a of a whole row, by sorting."""
     row = tl.program_id(0).to(tl.int64) * N
     place = tl.arange(0, BN)
@@ -281,14 +243,9 @@ def sort_kernel(
 
 @triton.jit
 def sort_backward_kernel(
-    usage,
-    products,
-    d_allocation,
-    d_usage,
-    N: tl.constexpr,
-    BN: tl.constexpr,
-    ROBUST: tl.constexpr,
-):
+    usage, products, d_allocation, d_usage,
+    N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr,
+):  # fmt: skip
     """Gradient of the usage of a whole row, by sorting."""
     row = tl.program_id(0).to(tl.int64) * N
     place = tl.arange(0, BN)
@@ -341,21 +298,11 @@ def launch_products(
     """
     given = _given((next_usage, allocation_gate, write_gate), usage)
     launch.run(
-        products_kernel,
-        (usage.shape[0], launch.rank_ranges(usage.shape[1])),
-        usage,
-        products,
-        allocation,
-        *given,
-        USAGE_STRIDE=usage.stride(0),
-        PRODUCTS_STRIDE=products.stride(0),
-        ALLOCATION_STRIDE=allocation.stride(0),
-        NEXT_STRIDE=given[0].stride(0),
-        SIZE=given[1].stride(0),
-        MORE=next_usage is not None,
-        RAW=raw,
-        **_rank_sizes(usage, robust),
-    )
+        products_kernel, (usage.shape[0], launch.rank_ranges(usage.shape[1])), usage, products,
+        allocation, *given, USAGE_STRIDE=usage.stride(0), PRODUCTS_STRIDE=products.stride(0),
+        ALLOCATION_STRIDE=allocation.stride(0), NEXT_STRIDE=given[0].stride(0),
+        SIZE=given[1].stride(0), MORE=next_usage is not None, RAW=raw, **_rank_sizes(usage, robust),
+    )  # fmt: skip
 
 
 class Head(NamedTuple):
@@ -411,24 +358,14 @@ def launch_rank_backward(
     own, last = _given(head, head.usage), _given(before or head, head.usage)
     filled = _given((d_usage, d_next_usage, d_share), head.usage)
     launch.run(
-        rank_backward_kernel,
-        (head.usage.shape[0], launch.rank_ranges(head.usage.shape[1])),
-        *own,
-        *last,
-        *filled,
-        USAGE_STRIDE=head.usage.stride(0),
-        BEFORE_STRIDE=last[0].stride(0),
-        PRODUCTS_STRIDE=head.products.stride(0),
-        D_ALLOCATION_STRIDE=head.d_allocation.stride(0),
-        SIZE=own[3].stride(0),
-        D_USAGE_STRIDE=filled[0].stride(0),
-        D_NEXT_STRIDE=filled[1].stride(0),
-        D_SHARE_STRIDE=filled[2].stride(0),
-        CARRY=d_next_usage is not None,
-        HEAD_BEFORE=before is not None,
-        RAW=raw,
+        rank_backward_kernel, (head.usage.shape[0], launch.rank_ranges(head.usage.shape[1])), *own,
+        *last, *filled, USAGE_STRIDE=head.usage.stride(0), BEFORE_STRIDE=last[0].stride(0),
+        PRODUCTS_STRIDE=head.products.stride(0), D_ALLOCATION_STRIDE=head.d_allocation.stride(0),
+        SIZE=own[3].stride(0), D_USAGE_STRIDE=filled[0].stride(0),
+        D_NEXT_STRIDE=filled[1].stride(0), D_SHARE_STRIDE=filled[2].stride(0),
+        CARRY=d_next_usage is not None, HEAD_BEFORE=before is not None, RAW=raw,
         **_rank_sizes(head.usage, robust),
-    )
+    )  # fmt: skip
 
 
 def _given(arguments: Iterable[Tensor | None], unused: Tensor) -> list[Tensor]:

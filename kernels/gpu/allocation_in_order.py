@@ -36,17 +36,9 @@ def load_terms(d_allocation, lifted, products, order, place, mask, DTYPE: tl.con
 
 @triton.jit
 def blocks_kernel(
-    lifted,
-    order,
-    d_allocation,
-    products,
-    blocks,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BACK: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    lifted, order, d_allocation, products, blocks,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, BACK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Of each block of the order the product of its usages; BACK: the sum of its da a."""
     row, tile = launch.row_and_tile(TILES)
     place = tile * BN + tl.arange(0, BN)
@@ -65,13 +57,9 @@ def blocks_kernel(
 
 @triton.jit
 def carries_kernel(
-    blocks,
-    carries,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-    BACK: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    blocks, carries,
+    TILES: tl.constexpr, BT: tl.constexpr, BACK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """The product of all blocks before each; BACK: the sum of all blocks after each."""
     row = tl.program_id(0).to(tl.int64) * TILES
     t = tl.arange(0, BT)
@@ -97,16 +85,9 @@ def carries_kernel(
 
 @triton.jit
 def cells_kernel(
-    lifted,
-    order,
-    carries,
-    products,
-    allocation,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    lifted, order, carries, products, allocation,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """P at each place of the order, and a of the cell there."""
     row, tile = launch.row_and_tile(TILES)
     local = tl.arange(0, BN)
@@ -124,17 +105,9 @@ def cells_kernel(
 
 @triton.jit
 def cells_backward_kernel(
-    lifted,
-    order,
-    carries,
-    products,
-    d_allocation,
-    d_usage,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    lifted, order, carries, products, d_allocation, d_usage,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradient of the usage of the cell at each place of the order."""
     row, tile = launch.row_and_tile(TILES)
     local = tl.arange(0, BN)

@@ -152,13 +152,9 @@ def store_dot_parts(
 @triton.jit
 def load_softmax_parts(
     parts,
-    which: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
+    which: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
     other: tl.constexpr,
-):
+):  # fmt: skip
     """One of the three parts of all tiles, (BH, BT)."""
     head, t = tl.arange(0, BH)[:, None], tl.arange(0, BT)[None, :]
     mask = (head < H) & (t < TILES)

@@ -85,21 +85,9 @@ def similarities(
 
 @triton.jit
 def lookup_backward(
-    d_logits,
-    alike,
-    cells,
-    d_cells,
-    keys,
-    strengths,
-    d_keys,
-    d_strengths,
-    w,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_logits, alike, cells, d_cells, keys, strengths, d_keys, d_strengths, w,
+    W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Through strength times similarity of all keys and some cells.
 
     With g = beta ds / q, q = |k| |m| + e, |x| = sqrt(x.x + e):
@@ -141,22 +129,10 @@ def lookup_backward(
 
 @triton.jit
 def store_scores(
-    scores,
-    parts,
-    keys,
-    strengths,
-    cells,
-    tile,
-    n,
-    w,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    TILES: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    scores, parts, keys, strengths, cells, tile, n, w,
+    N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr,
+    RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Scores (H, N) of some cells, strength times similarity, and the tile's share (H, 3, TILES).
 
     Returns:
@@ -172,15 +148,9 @@ def store_scores(
 
 @triton.jit
 def load_content(
-    scores,
-    parts,
-    n,
-    N: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-):
+    scores, parts, n,
+    N: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
     """Content weightings of cells n, (BH, n), 0 outside, from what all tiles stored."""
     head = tl.arange(0, BH)
     top, total, _ = softmax_totals(parts, H, BH, TILES, BT)
@@ -191,40 +161,18 @@ def load_content(
 
 @triton.jit
 def scores_kernel(
-    keys,
-    strengths,
-    memory,
-    scores,
-    parts,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BH: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    keys, strengths, memory, scores, parts,
+    N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Scores of a tile of cells for all keys, and the tile's share in their softmax."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     store_scores(
-        scores + b * H * N,
-        parts + b * H * 3 * TILES,
-        keys + b * H * W,
-        strengths + b * H,
-        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        tile,
-        n,
-        w,
-        N,
-        W,
-        H,
-        BH,
-        TILES,
-        False,
+        scores + b * H * N, parts + b * H * 3 * TILES, keys + b * H * W, strengths + b * H,
+        load_cells(memory + b * N * W, n, w, N, W, DTYPE), tile, n, w, N, W, H, BH, TILES, False,
         DTYPE,
-    )
+    )  # fmt: skip
 
 
 @triton.jit
@@ -254,13 +202,9 @@ def totals_kernel(
 
 @triton.jit
 def weights_kernel(
-    scores,
-    totals,
-    weights,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-):
+    scores, totals, weights,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
     """Content weightings from scores, of some cells and one key."""
     row, tile = launch.row_and_tile(TILES)
     n = tile * BN + tl.arange(0, BN)
@@ -271,25 +215,10 @@ def weights_kernel(
 
 @triton.jit
 def backward_kernel(
-    d_weights,
-    weights,
-    means,
-    keys,
-    strengths,
-    memory,
-    d_keys,
-    d_strengths,
-    d_memory,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BH: tl.constexpr,
-    ADD: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_weights, weights, means, keys, strengths, memory, d_keys, d_strengths, d_memory,
+    N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BH: tl.constexpr, ADD: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradients of a tile of cells, and the tile's part of those of keys and strengths.
 
     ADD: to what d_memory holds.
@@ -308,20 +237,10 @@ def backward_kernel(
         d_cells = tl.zeros([BM, BW], DTYPE)
     d_cells = lookup_backward(
         found * (d_found - mean[:, None]),
-        similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE),
-        cells,
-        d_cells,
-        keys + b * H * W,
-        strengths + b * H,
-        d_keys + (b * TILES + tile) * H * W,
-        d_strengths + (b * TILES + tile) * H,
-        w,
-        W,
-        H,
-        BH,
-        False,
-        DTYPE,
-    )
+        similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE), cells, d_cells, keys + b * H * W,
+        strengths + b * H, d_keys + (b * TILES + tile) * H * W,
+        d_strengths + (b * TILES + tile) * H, w, W, H, BH, False, DTYPE,
+    )  # fmt: skip
     tl.debug_barrier()  # several threads may hold a number: all have read what is replaced
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
@@ -334,15 +253,9 @@ def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Ten
     launch.run(scores_kernel, (B * TILES,), keys, strengths, memory, scores, parts, **sizes)
     totals, BT = launch.new_like(keys, B, H, 2), min(1024, launch.block(TILES))
     launch.run(
-        totals_kernel,
-        (B * H,),
-        parts,
-        totals,
-        TILES=TILES,
-        BT=BT,
-        DTYPE=sizes["DTYPE"],
+        totals_kernel, (B * H,), parts, totals, TILES=TILES, BT=BT, DTYPE=sizes["DTYPE"],
         num_warps=launch.warps(BT),
-    )
+    )  # fmt: skip
     BN = min(1024, launch.block(N))
     TILES = triton.cdiv(N, BN)
     launch.run(weights_kernel, (B * H * TILES,), scores, totals, weights, N=N, TILES=TILES, BN=BN)
@@ -367,20 +280,9 @@ def launch_look_up_backward(
     found = weights.to(d_key_parts.dtype)
     means = (found * d_weights).sum(-1) / found.sum(-1)
     launch.run(
-        backward_kernel,
-        (B * TILES,),
-        d_weights,
-        weights,
-        means,
-        keys,
-        strengths,
-        memory,
-        d_key_parts,
-        d_strength_parts,
-        d_memory,
-        ADD=add,
-        **sizes,
-    )
+        backward_kernel, (B * TILES,), d_weights, weights, means, keys, strengths, memory,
+        d_key_parts, d_strength_parts, d_memory, ADD=add, **sizes,
+    )  # fmt: skip
     d_keys, d_strengths = torch.empty_like(keys), torch.empty_like(strengths)
     launch.total(d_key_parts, d_keys)
     launch.total(d_strength_parts, d_strengths)

@@ -64,13 +64,9 @@ def read_modes(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
 @triton.jit
 def load_modes(
     vector,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BR: tl.constexpr,
-    BMODES: tl.constexpr,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """The read modes (BR, BMODES), after their softmax, 0 outside."""
     r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
     count: tl.constexpr = 1 + 2 * HW
@@ -99,15 +95,9 @@ def load_mode(
 
 @triton.jit
 def store_modes_gradient(
-    d_vector,
-    modes,
-    d_modes,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BR: tl.constexpr,
-    BMODES: tl.constexpr,
-):
+    d_vector, modes, d_modes,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
+):  # fmt: skip
     """The gradient of the raw read modes, from that of the read modes (BR, BMODES)."""
     r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
     count: tl.constexpr = 1 + 2 * HW

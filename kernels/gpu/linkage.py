@@ -80,15 +80,10 @@ def partial_sum(
 
 @triton.jit
 def partial_rows(
-    partials,
-    n,
-    COUNT: tl.constexpr,
-    STRIDE: tl.constexpr,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    BR: tl.constexpr,
+    partials, n,
+    COUNT: tl.constexpr, STRIDE: tl.constexpr, N: tl.constexpr, R: tl.constexpr, BR: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """The sums of COUNT partial sums (R, N), STRIDE apart, of cells n: (BR, n), 0 outside."""
     r = tl.arange(0, BR)
     mask = (r < R)[:, None] & (n < N)[None, :]
@@ -101,25 +96,11 @@ def partial_rows(
 
 @triton.jit
 def pass_kernel(
-    write1,
-    precedence0,
-    read0,
-    link0,
-    link1,
-    precedence1,
-    rows,
-    columns,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    READ: tl.constexpr,
+    write1, precedence0, read0, link0, link1, precedence1, rows, columns,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, READ: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """The new link matrix; READ: its parts of both weightings, and the new precedence too.
 
     rows: (B, HW, CHUNKS, R, N), forward weightings. columns: (B, HW, STRIPS, R, N), backward.
@@ -170,29 +151,11 @@ def pass_kernel(
 
 @triton.jit
 def pass_backward_kernel(
-    write1,
-    precedence0,
-    read0,
-    link0,
-    d_link,
-    d_ahead,
-    d_behind,
-    modes,
-    rows,
-    columns,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    R_STRIDE: tl.constexpr,
-    H_STRIDE: tl.constexpr,
-    SCALED: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    write1, precedence0, read0, link0, d_link, d_ahead, d_behind, modes, rows, columns,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, R_STRIDE: tl.constexpr,
+    H_STRIDE: tl.constexpr, SCALED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """d_link from L_t to L_{t-1}, in place, and the partial sums of all other gradients.
 
     With a_r and c_r the rows of d_ahead and d_behind, s and t their read modes where SCALED (else
@@ -265,18 +228,10 @@ def pass_backward_kernel(
 
 @triton.jit
 def vectors_backward(
-    change,
-    written,
-    product,
-    rows,
-    columns,
-    n,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
+    change, written, product, rows, columns, n,
+    N: tl.constexpr, R: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """What link matrix and precedence add to the gradients of cells n, from the pass's sums.
 
     Args:
@@ -296,20 +251,10 @@ def vectors_backward(
 
 @triton.jit
 def vectors_backward_kernel(
-    write1,
-    precedence0,
-    d_precedence1,
-    rows,
-    columns,
-    d_write,
-    d_precedence0,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    BN: tl.constexpr,
+    write1, precedence0, d_precedence1, rows, columns, d_write, d_precedence0,
+    N: tl.constexpr, R: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr, BN: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """`vectors_backward` for some cells of each batch element and head."""
     bh = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -320,17 +265,10 @@ def vectors_backward_kernel(
         products += change * tl.load(precedence0 + bh * N + j, mask=j < N, other=0.0).to(DTYPE)
     d_written, d_before = vectors_backward(
         tl.load(d_precedence1 + bh * N + n, mask=n < N, other=0.0).to(DTYPE),
-        row_total(write1 + bh * N, N, BN, DTYPE),
-        tl.sum(products, 0),
-        rows + bh * CHUNKS * (R + 1) * N,
-        columns + bh * STRIPS * (R + 2) * N,
-        n,
-        N,
-        R,
-        STRIPS,
-        CHUNKS,
-        DTYPE,
-    )
+        row_total(write1 + bh * N, N, BN, DTYPE), tl.sum(products, 0),
+        rows + bh * CHUNKS * (R + 1) * N, columns + bh * STRIPS * (R + 2) * N, n, N, R, STRIPS,
+        CHUNKS, DTYPE,
+    )  # fmt: skip
     tl.store(d_write + bh * N + n, d_written, mask=n < N)
     tl.store(d_precedence0 + bh * N + n, d_before, mask=n < N)
 
@@ -364,28 +302,17 @@ def launch_pass(
     read0: Tensor,
     link0: Tensor,
     link1: Tensor,
-    *read: Tensor,
+    read: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> None:
-    """Fill link1; and `read`, which are precedence1, rows and columns, where they are given."""
+    """Fill link1; `read` is precedence1, rows and columns, to be filled too."""
     B, Hw, N = write1.shape
     sizes = tiling(N)
     launch.run(
-        pass_kernel,
-        (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]),
-        write1,
-        precedence0,
-        read0,
-        link0,
-        link1,
-        *(read or (write1, write1, write1)),
-        N=N,
-        R=read0.shape[1],
-        HW=Hw,
-        READ=bool(read),
-        DTYPE=launch.compute_dtype(link0.dtype),
-        **sizes,
+        pass_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0, read0, link0,
+        link1, *(read or (write1, write1, write1)), N=N, R=read0.shape[1], HW=Hw,
+        READ=read is not None, DTYPE=launch.compute_dtype(link0.dtype), **sizes,
         num_warps=launch.warps(sizes["BM"] * sizes["BN"] // 4),
-    )
+    )  # fmt: skip
 
 
 def launch_pass_backward(
@@ -408,28 +335,13 @@ def launch_pass_backward(
     B, Hw, N = write1.shape
     sizes = tiling(N)
     launch.run(
-        pass_backward_kernel,
-        (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]),
-        write1,
-        precedence0,
-        read0,
-        link0,
-        d_link,
-        d_ahead,
-        d_behind,
-        write1 if modes is None else modes,
-        rows,
-        columns,
-        N=N,
-        R=read0.shape[1],
-        HW=Hw,
-        R_STRIDE=d_ahead.stride(1),
-        H_STRIDE=N if modes is None else 0,
-        SCALED=modes is not None,
-        DTYPE=launch.compute_dtype(link0.dtype),
-        **sizes,
+        pass_backward_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0,
+        read0, link0, d_link, d_ahead, d_behind, write1 if modes is None else modes, rows, columns,
+        N=N, R=read0.shape[1], HW=Hw, R_STRIDE=d_ahead.stride(1),
+        H_STRIDE=N if modes is None else 0, SCALED=modes is not None,
+        DTYPE=launch.compute_dtype(link0.dtype), **sizes,
         num_warps=launch.warps(sizes["BM"] * sizes["BN"]),
-    )
+    )  # fmt: skip
 
 
 @torch.library.custom_op("dnc_fast::linkage", mutates_args=())
@@ -452,9 +364,8 @@ def linkage(
     new_link, new_precedence = torch.empty_like(link), torch.empty_like(precedence)
     rows = launch.new_like(link, B, Hw, sizes["CHUNKS"], R, N)
     columns = launch.new_like(link, B, Hw, sizes["STRIPS"], R, N)
-    launch_pass(
-        write_weights, precedence, read_weights, link, new_link, new_precedence, rows, columns
-    )
+    read = new_precedence, rows, columns
+    launch_pass(write_weights, precedence, read_weights, link, new_link, read)
     forward, backward = (_heads_inside(part.sum(2), link.dtype) for part in (rows, columns))
     return new_link, new_precedence, forward, backward
 
@@ -512,22 +423,11 @@ def linkage_backward(
     d_precedence_before = torch.empty_like(precedence)
     BN = min(256, launch.block(N))
     launch.run(
-        vectors_backward_kernel,
-        (B * Hw, triton.cdiv(N, BN)),
-        write_weights,
-        precedence,
-        d_precedence,
-        rows,
-        columns,
-        d_write_weights,
-        d_precedence_before,
-        N=N,
-        R=R,
-        STRIPS=sizes["STRIPS"],
-        CHUNKS=sizes["CHUNKS"],
-        BN=BN,
+        vectors_backward_kernel, (B * Hw, triton.cdiv(N, BN)), write_weights, precedence,
+        d_precedence, rows, columns, d_write_weights, d_precedence_before, N=N, R=R,
+        STRIPS=sizes["STRIPS"], CHUNKS=sizes["CHUNKS"], BN=BN,
         DTYPE=launch.compute_dtype(link.dtype),
-    )
+    )  # fmt: skip
     return d_link_before, d_precedence_before, d_write_weights, d_read_weights.to(link.dtype)
 
 

@@ -48,24 +48,10 @@ def clipped(value, CLIP: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    product,
-    x_part,
-    cells0,
-    active,
-    cells1,
-    squashed,
-    hidden,
-    product_stride,
-    x_part_stride,
-    cells0_stride,
-    active_stride,
-    cells1_stride,
-    squashed_stride,
-    hidden_stride,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    product, x_part, cells0, active, cells1, squashed, hidden, product_stride, x_part_stride,
+    cells0_stride, active_stride, cells1_stride, squashed_stride, hidden_stride,
+    H: tl.constexpr, UNITS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Some units of a row; arrays as in `forward`."""
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
@@ -86,25 +72,10 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    active,
-    squashed,
-    cells0,
-    d_output,
-    d_last,
-    d_cells,
-    d_active,
-    active_stride,
-    squashed_stride,
-    cells0_stride,
-    d_output_stride,
-    d_last_stride,
-    d_cells_stride,
-    d_active_stride,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    CLIP: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    active, squashed, cells0, d_output, d_last, d_cells, d_active, active_stride, squashed_stride,
+    cells0_stride, d_output_stride, d_last_stride, d_cells_stride, d_active_stride,
+    H: tl.constexpr, UNITS: tl.constexpr, CLIP: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Back through some units of a row; arrays as in `backward`."""
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
@@ -121,14 +92,10 @@ def backward_kernel(
     d_new = clipped(load_part(d_cells, 0, unit, H, DTYPE), CLIP)
     d_new += d_hidden * output * (1.0 - squash * squash)
     store_parts(
-        d_active + b * d_active_stride,
-        d_new * change * (entry * (1.0 - entry)),
-        d_new * before * (forget * (1.0 - forget)),
-        d_new * entry * (1.0 - change * change),
-        d_hidden * squash * (output * (1.0 - output)),
-        unit,
-        H,
-    )
+        d_active + b * d_active_stride, d_new * change * (entry * (1.0 - entry)),
+        d_new * before * (forget * (1.0 - forget)), d_new * entry * (1.0 - change * change),
+        d_hidden * squash * (output * (1.0 - output)), unit, H,
+    )  # fmt: skip
     tl.store(d_cells + unit, d_new * forget, mask=unit < H)
 
 
@@ -183,13 +150,7 @@ def _launch(
     """Launch a kernel on tensors and their row strides."""
     b, H = cells0.shape
     launch.run(
-        kernel,
-        (b, triton.cdiv(H, launch.LSTM_UNITS)),
-        *tensors,
-        *(tensor.stride(0) for tensor in tensors),
-        H=H,
-        UNITS=launch.LSTM_UNITS,
-        DTYPE=launch.compute_dtype(cells0.dtype),
-        **constants,
-        num_warps=1,
-    )
+        kernel, (b, triton.cdiv(H, launch.LSTM_UNITS)), *tensors,
+        *(tensor.stride(0) for tensor in tensors), H=H, UNITS=launch.LSTM_UNITS,
+        DTYPE=launch.compute_dtype(cells0.dtype), **constants, num_warps=1,
+    )  # fmt: skip

@@ -40,15 +40,9 @@ def store_weights(weights, tile, n, N: tl.constexpr, H: tl.constexpr, BH: tl.con
 
 @triton.jit
 def kept_part(
-    weights,
-    erase,
-    head,
-    w,
-    W: tl.constexpr,
-    BHW: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    weights, erase, head, w,
+    W: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """What a head leaves of each number, 1 - ww e^T: (n, W)."""
     erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
     return 1.0 - get_row(weights, head, BHW)[:, None] * erased[None, :]
@@ -56,17 +50,9 @@ def kept_part(
 
 @triton.jit
 def written_cells(
-    cells,
-    weights,
-    erase,
-    vectors,
-    w,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    BHW: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    cells, weights, erase, vectors, w,
+    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Some cells after all write heads have erased, then added.
 
     Args:
@@ -84,20 +70,9 @@ def written_cells(
 
 @triton.jit
 def write_backward(
-    d_cells,
-    cells,
-    weights,
-    erase,
-    vectors,
-    d_erase,
-    d_vectors,
-    w,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    BHW: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_cells, cells, weights, erase, vectors, d_erase, d_vectors, w,
+    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Through `written_cells`.
 
     With F_h = 1 - ww_h e_h^T and Q_h = dM_t M_{t-1} prod over the other heads of F:
@@ -152,16 +127,9 @@ def read_part(cells, weights, reads, w, W: tl.constexpr, R: tl.constexpr, BR: tl
 
 @triton.jit
 def read_backward(
-    d_reads,
-    cells,
-    weights,
-    d_cells,
-    w,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_reads, cells, weights, d_cells, w,
+    W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Through `read_part`: dM = sum_r wr_r dr_r^T; dwr_r = M dr_r.
 
     Args:
@@ -183,76 +151,37 @@ def read_backward(
 
 @triton.jit
 def write_kernel(
-    memory,
-    weights,
-    erase,
-    vectors,
-    new_memory,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    memory, weights, erase, vectors, new_memory,
+    N: tl.constexpr, W: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """A tile of cells after the write."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = written_cells(
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE),
-        erase + b * HW * W,
-        vectors + b * HW * W,
-        w,
-        W,
-        HW,
-        BHW,
-        False,
-        DTYPE,
-    )
+        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE), erase + b * HW * W,
+        vectors + b * HW * W, w, W, HW, BHW, False, DTYPE,
+    )  # fmt: skip
     store_cells(new_memory + b * N * W, cells, n, w, N, W)
 
 
 @triton.jit
 def write_backward_kernel(
-    d_new_memory,
-    memory,
-    weights,
-    erase,
-    vectors,
-    d_memory,
-    d_weights,
-    d_erase,
-    d_vectors,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_new_memory, memory, weights, erase, vectors, d_memory, d_weights, d_erase, d_vectors,
+    N: tl.constexpr, W: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradients of a tile of cells, and the tile's part of those of the vectors."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = write_backward(
         load_cells(d_new_memory + b * N * W, n, w, N, W, DTYPE),
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE),
-        erase + b * HW * W,
-        vectors + b * HW * W,
-        d_erase + (b * TILES + tile) * HW * W,
-        d_vectors + (b * TILES + tile) * HW * W,
-        w,
-        W,
-        HW,
-        BHW,
-        False,
-        DTYPE,
-    )
+        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE), erase + b * HW * W,
+        vectors + b * HW * W, d_erase + (b * TILES + tile) * HW * W,
+        d_vectors + (b * TILES + tile) * HW * W, w, W, HW, BHW, False, DTYPE,
+    )  # fmt: skip
     tl.debug_barrier()  # d_memory may be d_new_memory, and several threads hold a number
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     store_weights(d_weights + b * HW * N, d_found, n, N, HW, BHW)
@@ -260,18 +189,10 @@ def write_backward_kernel(
 
 @triton.jit
 def read_kernel(
-    memory,
-    weights,
-    reads,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    memory, weights, reads,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """A tile's part of what all heads read."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -282,34 +203,18 @@ def read_kernel(
 
 @triton.jit
 def read_backward_kernel(
-    d_reads,
-    memory,
-    weights,
-    d_memory,
-    d_weights,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_reads, memory, weights, d_memory, d_weights,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradients of a tile of cells, and of their weights."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = read_backward(
-        d_reads + b * R * W,
-        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        load_weights(weights + b * R * N, n, N, R, BR, DTYPE),
-        tl.zeros([BM, BW], DTYPE),
-        w,
-        W,
-        R,
-        BR,
-        DTYPE,
-    )
+        d_reads + b * R * W, load_cells(memory + b * N * W, n, w, N, W, DTYPE),
+        load_weights(weights + b * R * N, n, N, R, BR, DTYPE), tl.zeros([BM, BW], DTYPE), w, W, R,
+        BR, DTYPE,
+    )  # fmt: skip
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     store_weights(d_weights + b * R * N, d_found, n, N, R, BR)
 
@@ -347,19 +252,9 @@ def launch_write_backward(
     d_erase_parts = launch.new_like(memory, B, TILES, HW, W)
     d_vector_parts = launch.new_like(memory, B, TILES, HW, W)
     launch.run(
-        write_backward_kernel,
-        (B * TILES,),
-        d_new_memory,
-        memory,
-        write_weights,
-        erase_vectors,
-        write_vectors,
-        d_memory,
-        d_write_weights,
-        d_erase_parts,
-        d_vector_parts,
-        **sizes,
-    )
+        write_backward_kernel, (B * TILES,), d_new_memory, memory, write_weights, erase_vectors,
+        write_vectors, d_memory, d_write_weights, d_erase_parts, d_vector_parts, **sizes,
+    )  # fmt: skip
     d_erase_vectors = torch.empty_like(erase_vectors)
     d_write_vectors = torch.empty_like(write_vectors)
     launch.total(d_erase_parts, d_erase_vectors)

@@ -32,13 +32,9 @@ def packed_entries(weights, n, N: tl.constexpr):
 
 @triton.jit
 def pick_kernel(
-    weights,
-    picked,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-):
+    weights, picked,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     """The BK largest of BN cells of a row, packed; all of them in their places if BK is BN."""
     row, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
@@ -64,15 +60,8 @@ def largest_cells(weights: Tensor, count: int) -> Tensor:
     TILES = triton.cdiv(N, BN)
     picked = torch.empty(rows, TILES * BK, dtype=torch.int64, device=weights.device)
     launch.run(
-        pick_kernel,
-        (rows * TILES,),
-        weights,
-        picked,
-        N=N,
-        TILES=TILES,
-        BN=BN,
-        BK=BK,
+        pick_kernel, (rows * TILES,), weights, picked, N=N, TILES=TILES, BN=BN, BK=BK,
         num_warps=launch.warps(BN // 4),
-    )
+    )  # fmt: skip
     found = picked.topk(min(count, N), sorted=False).values
     return ((found & LAST.value) ^ LAST.value).sort().values

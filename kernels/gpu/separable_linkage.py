@@ -52,27 +52,11 @@ def store_dots(
 
 @triton.jit
 def dots_kernel(
-    write,
-    precedence,
-    vectors,
-    d_ahead,
-    d_behind,
-    dots,
-    left,
-    S,
-    B_STRIDE,
-    H_STRIDE,
-    S_STRIDE,
+    write, precedence, vectors, d_ahead, d_behind, dots, left, S, B_STRIDE, H_STRIDE, S_STRIDE,
     LEFT_STRIDE,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
-    BACK: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+    BR: tl.constexpr, BACK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """What some cells have in C_s.v_r and A_s.v_r of each write: (B HW, TILES, S, KINDS, R).
 
     BACK: and in C_s.d_behind_r and A_s.d_ahead_r, (B HW, R, N) each; and g_s is put down in left,
@@ -106,24 +90,10 @@ def dots_kernel(
 
 @triton.jit
 def combine_kernel(
-    write,
-    precedence,
-    vectors,
-    dots,
-    ahead,
-    behind,
-    S,
-    B_STRIDE,
-    H_STRIDE,
-    S_STRIDE,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    write, precedence, vectors, dots, ahead, behind, S, B_STRIDE, H_STRIDE, S_STRIDE,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+    BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """L v and L^T v of some cells, from the dot products (B HW, S, 2, R)."""
     bh, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
@@ -151,27 +121,11 @@ def combine_kernel(
 
 @triton.jit
 def backward_kernel(
-    write,
-    precedence,
-    vectors,
-    d_ahead,
-    d_behind,
-    dots,
-    d_write,
-    d_precedence,
-    S,
-    B_STRIDE,
-    H_STRIDE,
-    S_STRIDE,
-    LEFT_STRIDE,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    write, precedence, vectors, d_ahead, d_behind, dots, d_write, d_precedence, S, B_STRIDE,
+    H_STRIDE, S_STRIDE, LEFT_STRIDE,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+    BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradients of some cells of all writes, from the dot products (B HW, S, 4, R).
 
     With D = sum_r (dfwd_r + dbwd_r) v_r and e_s = ww_s dA_s + p_s dC_s + (1 - ww_s) e_{s-1}:
@@ -248,21 +202,9 @@ def products(write_weights: Tensor, precedence: Tensor, vectors: Tensor) -> tupl
     grid, unused = (B * Hw * TILES,), vectors
     parts = launch.new_like(write, B * Hw, TILES, S, 2, R)
     launch.run(
-        dots_kernel,
-        grid,
-        write,
-        before,
-        vectors,
-        unused,
-        unused,
-        parts,
-        unused,
-        S,
-        *strides,
-        0,
-        **sizes,
-        BACK=False,
-    )
+        dots_kernel, grid, write, before, vectors, unused, unused, parts, unused, S, *strides, 0,
+        **sizes, BACK=False,
+    )  # fmt: skip
     ahead, behind = (write.new_empty(B, Hw, R, N) for _ in range(2))
     given = (write, before, vectors, parts.sum(1), ahead, behind)
     launch.run(combine_kernel, grid, *given, S, *strides, **sizes)

@@ -32,16 +32,9 @@ from .usage import mixed, updated_usage, usage_backward
 
 @triton.jit
 def write_lookup(
-    vector,
-    cells,
-    in_n,
-    w,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, cells, in_n, w,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Similarities and content weightings (BHW, n) of the write keys."""
     keys = vector + interface.write_keys(W, R)
     alike = similarities(keys, cells, w, W, HW, BHW, DTYPE)
@@ -52,15 +45,9 @@ def write_lookup(
 
 @triton.jit
 def read_lookup(
-    vector,
-    cells,
-    in_n,
-    w,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, cells, in_n, w,
+    W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Similarities and content weightings (BR, n) of the read keys."""
     alike = similarities(vector, cells, w, W, R, BR, DTYPE)
     strengths = vector + interface.read_strengths(W, R)
@@ -70,33 +57,12 @@ def read_lookup(
 
 @triton.jit
 def forward_kernel(
-    vector,
-    memory0,
-    usage0,
-    precedence0,
-    link0,
-    write0,
-    read0,
-    memory1,
-    usage1,
-    precedence1,
-    link1,
-    write1,
-    read1,
-    reads,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BHW: tl.constexpr,
-    BMODES: tl.constexpr,
-    ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, memory0, usage0, precedence0, link0, write0, read0, memory1, usage1, precedence1, link1,
+    write1, read1, reads,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """A step of one batch element; arrays as in `Step`."""
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
@@ -106,16 +72,9 @@ def forward_kernel(
     vector += b * SIZE
     read0 += b * R * N
     usage = updated_usage(
-        usage0 + b * N,
-        write0 + b * HW * N,
-        read0,
-        vector + interface.free_gates(W, R, HW),
-        n,
-        N,
-        R,
-        HW,
-        DTYPE,
-    )
+        usage0 + b * N, write0 + b * HW * N, read0, vector + interface.free_gates(W, R, HW), n, N,
+        R, HW, DTYPE,
+    )  # fmt: skip
     tl.store(usage1 + b * N + n, usage, mask=in_n)
 
     # Write weightings, head after head; link matrices and precedences; both weightings by them.
@@ -165,38 +124,12 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    vector,
-    memory0,
-    memory1,
-    usage0,
-    usage1,
-    precedence0,
-    link0,
-    write0,
-    write1,
-    read0,
-    read1,
-    d_reads,
-    d_vector,
-    d_memory,
-    d_usage,
-    d_precedence,
-    d_link,
-    d_write,
-    d_read,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BHW: tl.constexpr,
-    BMODES: tl.constexpr,
-    ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, memory0, memory1, usage0, usage1, precedence0, link0, write0, write1, read0, read1,
+    d_reads, d_vector, d_memory, d_usage, d_precedence, d_link, d_write, d_read,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Back through a step of one batch element; the adjoint goes from t to t - 1 in place."""
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
@@ -229,40 +162,18 @@ def backward_kernel(
     d_modes = put_column(tl.zeros([BR, BMODES], DTYPE), HW, total, BMODES)
     d_content = get_column(modes, HW, BMODES)[:, None] * (d_weights - total[:, None])
     d_cells = lookup_backward(
-        content * d_content,
-        alike,
-        cells,
-        d_cells,
-        vector,
-        vector + interface.read_strengths(W, R),
-        d_vector,
-        d_vector + interface.read_strengths(W, R),
-        w,
-        W,
-        R,
-        BR,
-        True,
-        DTYPE,
-    )
+        content * d_content, alike, cells, d_cells, vector, vector + interface.read_strengths(W, R),
+        d_vector, d_vector + interface.read_strengths(W, R), w, W, R, BR, True, DTYPE,
+    )  # fmt: skip
 
     # Write vectors, erase vectors.
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     weights = load_weights(write1 + b * HW * N, n, N, HW, BHW, DTYPE)
     d_cells, d_written = write_backward(
-        d_cells,
-        cells,
-        weights,
-        vector + interface.erase_vectors(W, R, HW),
-        vector + interface.write_vectors(W, R, HW),
-        d_vector + interface.erase_vectors(W, R, HW),
-        d_vector + interface.write_vectors(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        d_cells, cells, weights, vector + interface.erase_vectors(W, R, HW),
+        vector + interface.write_vectors(W, R, HW), d_vector + interface.erase_vectors(W, R, HW),
+        d_vector + interface.write_vectors(W, R, HW), w, W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
     d_written += load_weights(d_write, n, N, HW, BHW, DTYPE)
 
     tl.debug_barrier()  # all threads have read what this store replaces
@@ -358,40 +269,18 @@ def backward_kernel(
     content = tl.where(in_writes, content, 0.0)
     total = tl.sum(content * d_content, 1)
     d_cells = lookup_backward(
-        content * (d_content - total[:, None]),
-        alike,
-        cells,
-        load_cells(d_memory + b * N * W, n, w, N, W, DTYPE),
-        vector + interface.write_keys(W, R),
-        vector + interface.write_strengths(W, R, HW),
-        d_vector + interface.write_keys(W, R),
-        d_vector + interface.write_strengths(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        content * (d_content - total[:, None]), alike, cells,
+        load_cells(d_memory + b * N * W, n, w, N, W, DTYPE), vector + interface.write_keys(W, R),
+        vector + interface.write_strengths(W, R, HW), d_vector + interface.write_keys(W, R),
+        d_vector + interface.write_strengths(W, R, HW), w, W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
 
     # Usage.
     d_seen += tl.load(d_usage + b * N + n, mask=in_n, other=0.0)
     tl.debug_barrier()  # all threads have read what these stores replace
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     d_last += usage_backward(
-        d_seen,
-        usage0 + b * N,
-        write0 + b * HW * N,
-        read0,
-        vector + interface.free_gates(W, R, HW),
-        d_usage + b * N,
-        d_write,
-        d_vector + interface.free_gates(W, R, HW),
-        n,
-        N,
-        R,
-        HW,
-        BR,
-        DTYPE,
-    )
+        d_seen, usage0 + b * N, write0 + b * HW * N, read0, vector + interface.free_gates(W, R, HW),
+        d_usage + b * N, d_write, d_vector + interface.free_gates(W, R, HW), n, N, R, HW, BR, DTYPE,
+    )  # fmt: skip
     store_weights(d_read, d_last, n, N, R, BR)

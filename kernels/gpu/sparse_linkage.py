@@ -58,20 +58,10 @@ def steps_in_one(bound):
 
 @triton.jit
 def ahead_kernel(
-    values,
-    columns,
-    vectors,
-    ahead,
-    bounds,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    values, columns, vectors, ahead, bounds,
+    N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """L v of some rows, and their part of S (B HW, R, TILES)."""
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
@@ -89,21 +79,10 @@ def ahead_kernel(
 
 @triton.jit
 def behind_kernel(
-    values,
-    columns,
-    vectors,
-    bounds,
-    sums,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    values, columns, vectors, bounds, sums,
+    N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Add what some rows have to L^T v to sums (B HW, N, R), in units."""
     bh, tile = launch.row_and_tile(TILES)
     start, local, k, r = tile * BM, tl.arange(0, BM), tl.arange(0, BK), tl.arange(0, BR)
@@ -123,16 +102,10 @@ def behind_kernel(
 
 @triton.jit
 def floats_kernel(
-    sums,
-    bounds,
-    behind,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
+    sums, bounds, behind,
+    N: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """L^T v (B HW, R, N) from sums of units."""
     bh, tile = launch.row_and_tile(TILES)
     n, r = tile * BN + tl.arange(0, BN), tl.arange(0, BR)
@@ -145,21 +118,10 @@ def floats_kernel(
 
 @triton.jit
 def backward_kernel(
-    d_values,
-    columns,
-    d_read,
-    last,
-    modes_ahead,
-    modes_behind,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_values, columns, d_read, last, modes_ahead, modes_behind,
+    N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Add sum_r f_r d_r[i] v_r[j] + b_r v_r[i] d_r[j] to the gradient of entry ij of some rows."""
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
@@ -187,18 +149,10 @@ def backward_kernel(
 
 @triton.jit
 def touched_kernel(
-    values,
-    columns,
-    marked,
-    touched,
-    threshold,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
+    values, columns, marked, touched, threshold,
+    N: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
     DROP: tl.constexpr,
-):
+):  # fmt: skip
     """Which rows a step may change: marked ones, and those with an entry in a marked column.
 
     DROP: and those with an entry below the threshold, which only a link from outside can have.
@@ -219,24 +173,11 @@ def touched_kernel(
 
 @triton.jit
 def merge_kernel(
-    rows,
-    values,
-    columns,
-    before_values,
-    before_columns,
-    written,
-    marked,
-    new_cells,
-    new_entries,
+    rows, values, columns, before_values, before_columns, written, marked, new_cells, new_entries,
     threshold,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    COUNT: tl.constexpr,
-    HW: tl.constexpr,
-    BK: tl.constexpr,
-    DROP: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    N: tl.constexpr, K: tl.constexpr, COUNT: tl.constexpr, HW: tl.constexpr, BK: tl.constexpr,
+    DROP: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """A touched row after the step, in place, and as it was.
 
     A marked row gets COUNT new entries; old and new ones are held side by side, (2 BK). Of those
@@ -317,32 +258,15 @@ def products(values: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, 
     tile = max(1, min(sizes["BM"], launch.TILE_NUMBERS // 2 // (sizes["BK"] * BR)))
     sizes |= {"BM": tile, "TILES": triton.cdiv(N, tile)}
     launch.run(
-        behind_kernel,
-        (B * Hw * sizes["TILES"],),
-        values,
-        columns,
-        vectors,
-        bounds,
-        sums,
-        **sizes,
-        BR=BR,
-        num_warps=launch.warps(tile * sizes["BK"] * BR),
-    )
+        behind_kernel, (B * Hw * sizes["TILES"],), values, columns, vectors, bounds, sums, **sizes,
+        BR=BR, num_warps=launch.warps(tile * sizes["BK"] * BR),
+    )  # fmt: skip
     BN = max(1, min(1024, launch.block(N)) // BR)
     TILES = triton.cdiv(N, BN)
     launch.run(
-        floats_kernel,
-        (B * Hw * TILES,),
-        sums,
-        bounds,
-        behind,
-        N=N,
-        R=R,
-        TILES=TILES,
-        BN=BN,
-        BR=BR,
+        floats_kernel, (B * Hw * TILES,), sums, bounds, behind, N=N, R=R, TILES=TILES, BN=BN, BR=BR,
         DTYPE=DTYPE,
-    )
+    )  # fmt: skip
     return ahead, behind
 
 
@@ -365,17 +289,10 @@ def add_backward(
     B, R, Hw = modes_ahead.shape
     sizes = _sizes(d_values)
     launch.run(
-        backward_kernel,
-        (B * Hw * sizes["TILES"],),
-        d_values,
-        columns,
-        *vectors,
-        **sizes,
-        R=R,
-        HW=Hw,
-        DTYPE=launch.compute_dtype(d_values.dtype),
+        backward_kernel, (B * Hw * sizes["TILES"],), d_values, columns, *vectors, **sizes, R=R,
+        HW=Hw, DTYPE=launch.compute_dtype(d_values.dtype),
         num_warps=launch.warps(sizes["BM"] * sizes["BK"]),
-    )
+    )  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -406,17 +323,10 @@ def touched(values: Tensor, columns: Tensor, entry: Entry) -> Tensor:
     """
     found, sizes = torch.empty_like(entry.marked), _sizes(values)
     launch.run(
-        touched_kernel,
-        (values.shape[0] * values.shape[1] * sizes["TILES"],),
-        values,
-        columns,
-        entry.marked,
-        found,
-        values if entry.threshold is None else entry.threshold,
-        **sizes,
-        DROP=entry.threshold is not None,
-        num_warps=launch.warps(sizes["BM"] * sizes["BK"]),
-    )
+        touched_kernel, (values.shape[0] * values.shape[1] * sizes["TILES"],), values, columns,
+        entry.marked, found, values if entry.threshold is None else entry.threshold, **sizes,
+        DROP=entry.threshold is not None, num_warps=launch.warps(sizes["BM"] * sizes["BK"]),
+    )  # fmt: skip
     return found
 
 
@@ -438,23 +348,10 @@ def merge(rows: Tensor, values: Tensor, columns: Tensor, entry: Entry) -> tuple[
     before_values, before_columns = values.new_empty(n, K), columns.new_empty(n, K)
     if n:
         launch.run(
-            merge_kernel,
-            (n,),
-            rows,
-            values,
-            columns,
-            before_values,
-            before_columns,
-            *entry[:4],
-            values if entry.threshold is None else entry.threshold,
-            N=N,
-            K=K,
-            COUNT=entry.cells.shape[2],
-            HW=Hw,
-            BK=BK,
-            DROP=entry.threshold is not None,
-            DTYPE=launch.compute_dtype(values.dtype),
-            num_warps=launch.warps((2 * BK) ** 2),
+            merge_kernel, (n,), rows, values, columns, before_values, before_columns, *entry[:4],
+            values if entry.threshold is None else entry.threshold, N=N, K=K,
+            COUNT=entry.cells.shape[2], HW=Hw, BK=BK, DROP=entry.threshold is not None,
+            DTYPE=launch.compute_dtype(values.dtype), num_warps=launch.warps((2 * BK) ** 2),
             enable_fp_fusion=False,
-        )
+        )  # fmt: skip
     return before_values, before_columns

@@ -143,16 +143,8 @@ def forward(step: Step, scratch: Scratch | None, robust: bool) -> None:
     _run_tiled(tiled_step.usage_kernel, arrays, sizes)
     _allocate(step, scratch, robust)
     _run_tiled(tiled_step.write_kernel, arrays, sizes)
-    linkage.launch_pass(
-        step.write1,
-        step.precedence0,
-        step.read0,
-        step.link0,
-        step.link1,
-        step.precedence1,
-        scratch.rows,
-        scratch.columns,
-    )
+    read = step.precedence1, scratch.rows, scratch.columns
+    linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1, read)
     _run_tiled(tiled_step.read_kernel, arrays, sizes)
     launch.total(scratch.reads_by_tile[: len(step.vector)], step.reads)
 

@@ -62,84 +62,35 @@ def load_total(parts, TILES: tl.constexpr, BT: tl.constexpr):
 
 @triton.jit
 def usage_kernel(
-    vector,
-    memory0,
-    usage0,
-    write0,
-    read0,
-    usage1,
-    write_scores,
-    write_parts,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, memory0, usage0, write0, read0, usage1, write_scores, write_parts,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Usage of a tile of cells, and its write_scores for the write keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
     usage = updated_usage(
-        usage0 + b * N,
-        write0 + b * HW * N,
-        read0 + b * R * N,
-        vector + interface.free_gates(W, R, HW),
-        n,
-        N,
-        R,
-        HW,
-        DTYPE,
-    )
+        usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
+        vector + interface.free_gates(W, R, HW), n, N, R, HW, DTYPE,
+    )  # fmt: skip
     tl.store(usage1 + b * N + n, usage, mask=n < N)
     store_scores(
-        write_scores + b * HW * N,
-        write_parts + b * HW * 3 * TILES,
-        vector + interface.write_keys(W, R),
-        vector + interface.write_strengths(W, R, HW),
-        load_cells(memory0 + b * N * W, n, w, N, W, DTYPE),
-        tile,
-        n,
-        w,
-        N,
-        W,
-        HW,
-        BHW,
-        TILES,
-        True,
+        write_scores + b * HW * N, write_parts + b * HW * 3 * TILES,
+        vector + interface.write_keys(W, R), vector + interface.write_strengths(W, R, HW),
+        load_cells(memory0 + b * N * W, n, w, N, W, DTYPE), tile, n, w, N, W, HW, BHW, TILES, True,
         DTYPE,
-    )
+    )  # fmt: skip
 
 
 @triton.jit
 def write_kernel(
-    vector,
-    memory0,
-    allocation,
-    write_scores,
-    write_parts,
-    memory1,
-    write1,
-    read_scores,
+    vector, memory0, allocation, write_scores, write_parts, memory1, write1, read_scores,
     read_parts,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
+    BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Write weightings of a tile, its cells after the write, and its scores for the read keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -157,54 +108,23 @@ def write_kernel(
     )
     store_weights(write1 + b * HW * N, weights, n, N, HW, BHW)
     cells = written_cells(
-        load_cells(memory0 + b * N * W, n, w, N, W, DTYPE),
-        weights,
-        vector + interface.erase_vectors(W, R, HW),
-        vector + interface.write_vectors(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        load_cells(memory0 + b * N * W, n, w, N, W, DTYPE), weights,
+        vector + interface.erase_vectors(W, R, HW), vector + interface.write_vectors(W, R, HW), w,
+        W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
     store_cells(memory1 + b * N * W, cells, n, w, N, W)
     store_scores(
-        read_scores + b * R * N,
-        read_parts + b * R * 3 * TILES,
-        vector,
-        vector + interface.read_strengths(W, R),
-        cells,
-        tile,
-        n,
-        w,
-        N,
-        W,
-        R,
-        BR,
-        TILES,
-        True,
-        DTYPE,
-    )
+        read_scores + b * R * N, read_parts + b * R * 3 * TILES, vector,
+        vector + interface.read_strengths(W, R), cells, tile, n, w, N, W, R, BR, TILES, True, DTYPE,
+    )  # fmt: skip
 
 
 @triton.jit
 def rebuild_kernel(
-    vector,
-    memory0,
-    write1,
-    memory1,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, memory0, write1, memory1,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """A tile of cells after the write, from write weightings that are known."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -212,43 +132,19 @@ def rebuild_kernel(
     cells = written_cells(
         load_cells(memory0 + b * N * W, n, w, N, W, DTYPE),
         load_weights(write1 + b * HW * N, n, N, HW, BHW, DTYPE),
-        vector + interface.erase_vectors(W, R, HW),
-        vector + interface.write_vectors(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        vector + interface.erase_vectors(W, R, HW), vector + interface.write_vectors(W, R, HW), w,
+        W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
     store_cells(memory1 + b * N * W, cells, n, w, N, W)
 
 
 @triton.jit
 def read_kernel(
-    vector,
-    memory1,
-    read_scores,
-    read_parts,
-    rows,
-    columns,
-    read1,
-    reads_by_tile,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BMODES: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, memory1, read_scores, read_parts, rows, columns, read1, reads_by_tile,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Read weightings of a tile, and its part (B, TILES, R, W) of the read vectors."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -270,30 +166,12 @@ def read_kernel(
 
 @triton.jit
 def read_backward_kernel(
-    vector,
-    memory1,
-    write1,
-    precedence0,
-    d_reads,
-    d_precedence,
-    d_read,
-    changes,
-    modes,
-    read_scores,
-    read_parts,
-    totals,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BMODES: tl.constexpr,
+    vector, memory1, write1, precedence0, d_reads, d_precedence, d_read, changes, modes,
+    read_scores, read_parts, totals,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """Gradients of a tile of the read weightings, `changes` (B, R, N), and what others sum up.
 
     modes: (B, R, 1 + 2 HW), the read modes. The third of the read_parts is that of the dot product
@@ -316,22 +194,9 @@ def read_backward_kernel(
         COUNT: tl.constexpr = 1 + 2 * HW
         tl.store(modes + (b * R + r) * COUNT + m, found, mask=(r < R) & (m < COUNT))
     weights = store_scores(
-        read_scores + b * R * N,
-        read_parts + b * R * 3 * TILES,
-        vector,
-        vector + interface.read_strengths(W, R),
-        cells,
-        tile,
-        n,
-        w,
-        N,
-        W,
-        R,
-        BR,
-        TILES,
-        True,
-        DTYPE,
-    )
+        read_scores + b * R * N, read_parts + b * R * 3 * TILES, vector,
+        vector + interface.read_strengths(W, R), cells, tile, n, w, N, W, R, BR, TILES, True, DTYPE,
+    )  # fmt: skip
     store_dot_parts(read_parts + b * R * 3 * TILES, tile, weights, change, R, BR, TILES)
     for head in tl.static_range(HW):
         row = b * HW + head
@@ -344,44 +209,14 @@ def read_backward_kernel(
 
 @triton.jit
 def write_backward_kernel(
-    vector,
-    memory0,
-    memory1,
-    write1,
-    read0,
-    read1,
-    d_reads,
-    changes,
-    read_scores,
-    read_parts,
-    totals,
-    rows,
-    columns,
-    write_scores,
-    write_parts,
-    d_written,
-    d_allocation,
-    d_vector_by_tile,
-    d_memory,
-    d_precedence,
-    d_write,
-    d_read,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BHW: tl.constexpr,
-    BMODES: tl.constexpr,
+    vector, memory0, memory1, write1, read0, read1, d_reads, changes, read_scores, read_parts,
+    totals, rows, columns, write_scores, write_parts, d_written, d_allocation, d_vector_by_tile,
+    d_memory, d_precedence, d_write, d_read,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     """A tile from the new cells to those before the write, link sums to where they belong.
 
     Fills d_written, the gradient of the write weightings, d_allocation, what of it goes to the
@@ -396,16 +231,9 @@ def write_backward_kernel(
     cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
     weights = load_weights(read1 + b * R * N, n, N, R, BR, DTYPE)
     d_cells, _ = read_backward(
-        d_reads + b * R * W,
-        cells,
-        weights,
-        load_cells(d_memory + b * N * W, n, w, N, W, DTYPE),
-        w,
-        W,
-        R,
-        BR,
-        DTYPE,
-    )
+        d_reads + b * R * W, cells, weights, load_cells(d_memory + b * N * W, n, w, N, W, DTYPE), w,
+        W, R, BR, DTYPE,
+    )  # fmt: skip
     modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
     mode_content = get_column(modes, HW, BMODES)
     change = load_weights(changes + b * R * N, n, N, R, BR, DTYPE)
@@ -416,40 +244,19 @@ def write_backward_kernel(
     d_modes = tl.zeros([BR, BMODES], DTYPE)
     d_modes = put_column(d_modes, HW, tl.sum(content * change, 1), BMODES)
     d_cells = lookup_backward(
-        content * mode_content[:, None] * (change - dots[:, None]),
-        alike,
-        cells,
-        d_cells,
-        vector,
-        vector + interface.read_strengths(W, R),
-        d_vector,
-        d_vector + interface.read_strengths(W, R),
-        w,
-        W,
-        R,
-        BR,
-        True,
-        DTYPE,
-    )
+        content * mode_content[:, None] * (change - dots[:, None]), alike, cells, d_cells, vector,
+        vector + interface.read_strengths(W, R), d_vector,
+        d_vector + interface.read_strengths(W, R), w, W, R, BR, True, DTYPE,
+    )  # fmt: skip
 
     # Write vectors, erase vectors.
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     weights = load_weights(write1 + b * HW * N, n, N, HW, BHW, DTYPE)
     d_cells, d_weights = write_backward(
-        d_cells,
-        cells,
-        weights,
-        vector + interface.erase_vectors(W, R, HW),
-        vector + interface.write_vectors(W, R, HW),
-        d_vector + interface.erase_vectors(W, R, HW),
-        d_vector + interface.write_vectors(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        d_cells, cells, weights, vector + interface.erase_vectors(W, R, HW),
+        vector + interface.write_vectors(W, R, HW), d_vector + interface.erase_vectors(W, R, HW),
+        d_vector + interface.write_vectors(W, R, HW), w, W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
     tl.debug_barrier()  # all threads have read what this store replaces
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
@@ -469,16 +276,9 @@ def write_backward_kernel(
         d_link_weights, d_before = vectors_backward(
             tl.load(d_precedence + row * N + n, mask=n < N, other=0.0),
             load_total(totals + row * 2 * TILES, TILES, BT),
-            load_total(totals + (row * 2 + 1) * TILES, TILES, BT),
-            head_rows,
-            head_columns,
-            n,
-            N,
-            R,
-            STRIPS,
-            CHUNKS,
-            DTYPE,
-        )
+            load_total(totals + (row * 2 + 1) * TILES, TILES, BT), head_rows, head_columns, n, N, R,
+            STRIPS, CHUNKS, DTYPE,
+        )  # fmt: skip
         d_weight = get_row(d_weights, head, BHW) + d_link_weights
         d_weights = put_row(d_weights, head, d_weight, BHW)
         tl.debug_barrier()  # all threads have read what this store replaces
@@ -490,22 +290,10 @@ def write_backward_kernel(
     d_weights += load_weights(d_write + b * HW * N, n, N, HW, BHW, DTYPE)
     store_weights(d_written + b * HW * N, d_weights, n, N, HW, BHW)
     weights = store_scores(
-        write_scores + b * HW * N,
-        write_parts + b * HW * 3 * TILES,
-        vector + interface.write_keys(W, R),
-        vector + interface.write_strengths(W, R, HW),
-        cells,
-        tile,
-        n,
-        w,
-        N,
-        W,
-        HW,
-        BHW,
-        TILES,
-        True,
-        DTYPE,
-    )
+        write_scores + b * HW * N, write_parts + b * HW * 3 * TILES,
+        vector + interface.write_keys(W, R), vector + interface.write_strengths(W, R, HW), cells,
+        tile, n, w, N, W, HW, BHW, TILES, True, DTYPE,
+    )  # fmt: skip
     d_weights = tl.where((n < N)[None, :], d_weights, 0.0)
     store_dot_parts(write_parts + b * HW * 3 * TILES, tile, weights, d_weights, HW, BHW, TILES)
     head = tl.arange(0, BHW)
@@ -516,36 +304,12 @@ def write_backward_kernel(
 
 @triton.jit
 def usage_backward_kernel(
-    vector,
-    memory0,
-    usage0,
-    write0,
-    read0,
-    d_written,
-    allocation,
-    write_scores,
-    write_parts,
-    d_seen,
-    d_shares,
-    d_vector_by_tile,
-    d_memory,
-    d_usage,
-    d_write,
-    d_read,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-    SHARES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, memory0, usage0, write0, read0, d_written, allocation, write_scores, write_parts,
+    d_seen, d_shares, d_vector_by_tile, d_memory, d_usage, d_write, d_read,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, SHARES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr,
+    BR: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """A tile through the gates of the write weightings, the write keys, and usage.
 
     d_seen: (B, N), gradient of the usage that the first head saw. d_shares: (B, HW, SHARES), parts
@@ -589,40 +353,18 @@ def usage_backward_kernel(
     d_logits = content * (change - dots[:, None])
     d_logits *= (write_gates * (1.0 - allocation_gates))[:, None]
     d_cells = lookup_backward(
-        d_logits,
-        alike,
-        cells,
-        load_cells(d_memory + b * N * W, n, w, N, W, DTYPE),
-        keys,
-        vector + interface.write_strengths(W, R, HW),
-        d_vector + interface.write_keys(W, R),
-        d_vector + interface.write_strengths(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        d_logits, alike, cells, load_cells(d_memory + b * N * W, n, w, N, W, DTYPE), keys,
+        vector + interface.write_strengths(W, R, HW), d_vector + interface.write_keys(W, R),
+        d_vector + interface.write_strengths(W, R, HW), w, W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
     d_usage1 = tl.load(d_usage + b * N + n, mask=n < N, other=0.0)
     d_usage1 += tl.load(d_seen + b * N + n, mask=n < N, other=0.0)
     last = load_weights(d_read + b * R * N, n, N, R, BR, DTYPE)
     tl.debug_barrier()  # all threads have read what the stores from here on replace
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     last += usage_backward(
-        d_usage1,
-        usage0 + b * N,
-        write0 + b * HW * N,
-        read0 + b * R * N,
-        vector + interface.free_gates(W, R, HW),
-        d_usage + b * N,
-        d_write + b * HW * N,
-        d_vector + interface.free_gates(W, R, HW),
-        n,
-        N,
-        R,
-        HW,
-        BR,
-        DTYPE,
-    )
+        d_usage1, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
+        vector + interface.free_gates(W, R, HW), d_usage + b * N, d_write + b * HW * N,
+        d_vector + interface.free_gates(W, R, HW), n, N, R, HW, BR, DTYPE,
+    )  # fmt: skip
     store_weights(d_read + b * R * N, last, n, N, R, BR)

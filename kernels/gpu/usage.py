@@ -10,16 +10,9 @@ from .arithmetic import gate, gate_slope, put_row
 
 @triton.jit
 def updated_usage(
-    usage0,
-    write0,
-    read0,
-    free_gates,
-    n,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    usage0, write0, read0, free_gates, n,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """u_t = (u + (1 - u) (1 - prod_h (1 - ww_h))) prod_r (1 - f_r wr_r) of cells n, 0 outside.
 
     All pointers are of one batch element; free_gates are raw.
@@ -37,21 +30,9 @@ def updated_usage(
 
 @triton.jit
 def usage_backward(
-    d_usage,
-    usage0,
-    write0,
-    read0,
-    free_gates,
-    d_usage0,
-    d_write0,
-    d_free_gates,
-    n,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    d_usage, usage0, write0, read0, free_gates, d_usage0, d_write0, d_free_gates, n,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Through `updated_usage`: fills d_usage0 and d_write0, and stores the part that cells n have
     in the gradient of the raw free gates. Products of the other heads' factors are made by
     multiplying, as a factor may be 0.
