@@ -150,18 +150,9 @@ def through_cells(
 
 @kernel
 def content_weighting_backward(
-    d_weights,
-    weights,
-    similarity,
-    keys,
-    strengths,
-    memory,
-    key_norms,
-    cell_norms,
-    d_keys,
-    d_strengths,
-    d_memory,
-):
+    d_weights, weights, similarity, keys, strengths, memory, key_norms, cell_norms, d_keys,
+    d_strengths, d_memory,
+):  # fmt: skip
     """Fill d_keys and d_strengths, add to d_memory; d_weights and similarity are used up.
 
     ds = w (dw - w.dw);  dstrength = ds.D;  g = strength ds / (|k| |m| + e)
@@ -172,18 +163,10 @@ def content_weighting_backward(
         for w in range(key.shape[0]):
             d_key[w] = memory.dtype.type(0)
         d_strengths[head], d_key_norm = through_cells(
-            mean_gradient(weights[head], d_weights[head]),
-            weights[head],
-            d_weights[head],
-            similarity[head],
-            key,
-            strengths[head],
-            memory,
-            key_norms[head],
-            cell_norms,
-            d_key,
+            mean_gradient(weights[head], d_weights[head]), weights[head], d_weights[head],
+            similarity[head], key, strengths[head], memory, key_norms[head], cell_norms, d_key,
             d_memory,
-        )
+        )  # fmt: skip
         pull = d_key_norm / key_norms[head]
         for w in range(key.shape[0]):
             d_key[w] += pull * key[w]

@@ -193,22 +193,9 @@ def linkage(
 
 @kernel
 def linkage_backward(
-    first,
-    last,
-    link,
-    precedence,
-    write_weights,
-    read_weights,
-    d_read_weights,
-    modes,
-    d_link,
-    toward,
-    away,
-    row_sums,
-    column_sums,
-    d_precedence,
-    new,
-):
+    first, last, link, precedence, write_weights, read_weights, d_read_weights, modes, d_link,
+    toward, away, row_sums, column_sums, d_precedence, new,
+):  # fmt: skip
     """Rows [first, last) of the adjoint, in one pass; L_t is made anew row by row.
 
     With x = d_read_weights (R, N), the gradient of the read weightings of step t, and

@@ -79,16 +79,9 @@ def write_memory(memory, write_weights, erase_vectors, write_vectors, new_memory
 
 @kernel
 def write_memory_backward(
-    memory,
-    write_weights,
-    erase_vectors,
-    write_vectors,
-    d_memory,
-    d_write_weights,
-    d_erase_vectors,
-    d_write_vectors,
-    others,
-):
+    memory, write_weights, erase_vectors, write_vectors, d_memory, d_write_weights, d_erase_vectors,
+    d_write_vectors, others,
+):  # fmt: skip
     """d_memory goes from M_t to M_{t-1}; d_write_weights is added to; the other two are filled.
 
     With F_h = 1 - ww_h e_h and Q_h = dM M prod over the other heads of F:

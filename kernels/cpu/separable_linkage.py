@@ -96,21 +96,9 @@ def combine(first, last, write, precedence, vectors, sums, left, diagonal, ahead
 
 @kernel
 def gradients(
-    first,
-    last,
-    starts,
-    write,
-    precedence,
-    d_read,
-    last_read,
-    modes,
-    sums,
-    d_sums,
-    left,
-    room,
-    d_write,
-    d_precedence,
-):
+    first, last, starts, write, precedence, d_read, last_read, modes, sums, d_sums, left, room,
+    d_write, d_precedence,
+):  # fmt: skip
     """Add to d_write and d_precedence (S, B, Hw, N), see `separable_linkage` of the reference.
 
     sums and d_sums (B Hw, S, R, 2) are the dots with the read weightings of the step before, and

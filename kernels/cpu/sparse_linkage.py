@@ -95,20 +95,9 @@ def _decay_row(values, columns, written, threshold, new_values, new_columns):
 
 @kernel
 def update(
-    first,
-    last,
-    heads,
-    rows,
-    values,
-    columns,
-    marked,
-    written,
-    cells,
-    precedence,
-    threshold,
-    new_values,
-    new_columns,
-):
+    first, last, heads, rows, values, columns, marked, written, cells, precedence, threshold,
+    new_values, new_columns,
+):  # fmt: skip
     """Take the rows [first, last) of a list, of heads and rows, to the step after, in place.
 
     new_values and new_columns (n, 2 K) are room for each of the list.
@@ -121,17 +110,9 @@ def update(
         found, at = new_values[index], new_columns[index]
         if marked[head, i] & WRITTEN != 0:
             count = _write_row(
-                i,
-                row,
-                places,
-                written[head, i],
-                written[head],
-                cells[head],
-                precedence[head],
-                threshold,
-                found,
-                at,
-            )
+                i, row, places, written[head, i], written[head], cells[head], precedence[head],
+                threshold, found, at,
+            )  # fmt: skip
         else:
             count = _decay_row(row, places, written[head], threshold, found, at)
         kept = 0

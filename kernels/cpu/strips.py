@@ -71,21 +71,9 @@ def means(first, last, weights, d_weights, parts):
 
 @kernel
 def look_up_backward(
-    first,
-    last,
-    mean,
-    d_weights,
-    weights,
-    similarity,
-    keys,
-    strengths,
-    cells,
-    key_norms,
-    cell_norms,
-    d_keys,
-    sums,
-    d_memory,
-):
+    first, last, mean, d_weights, weights, similarity, keys, strengths, cells, key_norms,
+    cell_norms, d_keys, sums, d_memory,
+):  # fmt: skip
     """Add to d_memory; d_weights and similarity are used up.
 
     Parts of each strip: d_keys (B, S, heads, W), without the pull of the keys' norms; sums
@@ -103,18 +91,10 @@ def look_up_backward(
             for w in range(d_key.shape[0]):
                 d_key[w] = some.dtype.type(0)
             sums[b, strip, head, 0], sums[b, strip, head, 1] = content.through_cells(
-                mean[b, head],
-                weights[b, head, start:stop],
-                d_weights[b, head, start:stop],
-                similarity[b, head, start:stop],
-                keys[b, head],
-                strengths[b, head],
-                some,
-                key_norms[b, head],
-                norms,
-                d_key,
-                gradient,
-            )
+                mean[b, head], weights[b, head, start:stop], d_weights[b, head, start:stop],
+                similarity[b, head, start:stop], keys[b, head], strengths[b, head], some,
+                key_norms[b, head], norms, d_key, gradient,
+            )  # fmt: skip
 
 
 @kernel
@@ -123,28 +103,16 @@ def write_memory(first, last, cells, write_weights, erase_vectors, write_vectors
     for index in range(first, last):
         b, _, start, stop = _part(index, cells.shape[1])
         memory.write_memory(
-            cells[b, start:stop],
-            write_weights[b, :, start:stop],
-            erase_vectors[b],
-            write_vectors[b],
-            new_cells[b, start:stop],
-        )
+            cells[b, start:stop], write_weights[b, :, start:stop], erase_vectors[b],
+            write_vectors[b], new_cells[b, start:stop],
+        )  # fmt: skip
 
 
 @kernel
 def write_memory_backward(
-    first,
-    last,
-    cells,
-    write_weights,
-    erase_vectors,
-    write_vectors,
-    d_memory,
-    d_write_weights,
-    d_erase,
-    d_vectors,
-    word,
-):
+    first, last, cells, write_weights, erase_vectors, write_vectors, d_memory, d_write_weights,
+    d_erase, d_vectors, word,
+):  # fmt: skip
     """d_memory goes to the step before; d_write_weights (B, Hw, N) is added to.
 
     Parts of each strip: d_erase and d_vectors (B, S, Hw, W). word (B, S, W) is room.
@@ -152,16 +120,10 @@ def write_memory_backward(
     for index in range(first, last):
         b, strip, start, stop = _part(index, cells.shape[1])
         memory.write_memory_backward(
-            cells[b, start:stop],
-            write_weights[b, :, start:stop],
-            erase_vectors[b],
-            write_vectors[b],
-            d_memory[b, start:stop],
-            d_write_weights[b, :, start:stop],
-            d_erase[b, strip],
-            d_vectors[b, strip],
-            word[b, strip],
-        )
+            cells[b, start:stop], write_weights[b, :, start:stop], erase_vectors[b],
+            write_vectors[b], d_memory[b, start:stop], d_write_weights[b, :, start:stop],
+            d_erase[b, strip], d_vectors[b, strip], word[b, strip],
+        )  # fmt: skip
 
 
 @kernel
