@@ -1,7 +1,7 @@
 """Content-based addressing: cosine similarity and softmax, all keys in one pass over the memory.
 
-Tiles may be tens of thousands: what each leaves of the softmax is added up by one program for each
-key, and the mean gradient that the backward pass needs is a sum of torch, as good at that.
+There may be tens of thousands of tiles. What each adds to the softmax is combined by one program
+per key; the mean gradient that the backward pass needs is a sum by torch, which is as fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EPSILON = tl.constexpr(1e-6)
 
 @triton.jit
 def wide(n, N: tl.constexpr, W: tl.constexpr):
-    """Cells n in 64 bits, if a memory (N, W) takes them to count its numbers."""
+    """Cells n as 64-bit integers if a memory (N, W) has too many numbers for 32 bits."""
     cells = n
     if N * W >= 2**31:
         cells = n.to(tl.int64)
@@ -53,7 +53,7 @@ def store_cells(memory, cells, n, w, N: tl.constexpr, W: tl.constexpr):
 
 @triton.jit
 def norms(vectors):
-    """Lengths of the rows of (n, W), off zero."""
+    """Lengths of the rows of (n, W), never zero."""
     return tl.sqrt(tl.sum(vectors * vectors, 1) + EPSILON)
 
 
@@ -67,7 +67,7 @@ def load_keys(keys, w, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE
 
 @triton.jit
 def scales(key_norms, cell_norms):
-    """|k| |m| + e of all keys and cells: (BH, n)."""
+    """|k| |m| + e for all keys and cells: (BH, n)."""
     return key_norms[:, None] * cell_norms[None, :] + EPSILON
 
 
@@ -75,7 +75,7 @@ def scales(key_norms, cell_norms):
 def similarities(
     keys, cells, w, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """D(k, m) = k.m / (|k| |m| + e) of all keys (H, W) and cells (n, W): (BH, n)."""
+    """D(k, m) = k.m / (|k| |m| + e) for all keys (H, W) and cells (n, W): (BH, n)."""
     products = tl.zeros([BH, cells.shape[0]], DTYPE)
     for head in tl.static_range(H):
         key = tl.load(keys + head * W + w, mask=w < W, other=0.0).to(DTYPE)
@@ -88,22 +88,22 @@ def lookup_backward(
     d_logits, alike, cells, d_cells, keys, strengths, d_keys, d_strengths, w,
     W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Through strength times similarity of all keys and some cells.
+    """Backward through strength times similarity, for all keys and some cells.
 
     With g = beta ds / q, q = |k| |m| + e, |x| = sqrt(x.x + e):
 
-        dbeta = ds.D;  dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise, k and m exchanged
+        dbeta = ds.D;  dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise with k and m swapped
 
     Args:
         d_logits: (BH, n), ds, 0 outside.
         alike: (BH, n), D.
         cells: (n, W).
         d_cells: (n, W), gradient so far.
-        keys, strengths: (H, W) and (H); RAW: strengths before their activation.
-        d_keys, d_strengths: filled with these cells' part of the gradients.
+        keys, strengths: (H, W) and (H); RAW: strengths are stored before their activation.
+        d_keys, d_strengths: filled with what these cells add to the gradients.
 
     Returns:
-        d_cells, these gradients added.
+        d_cells with these gradients added.
     """
     heads = tl.arange(0, BH)
     all_keys = load_keys(keys, w, W, H, BH, DTYPE)
@@ -133,7 +133,9 @@ def store_scores(
     N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr,
     RAW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Scores (H, N) of some cells, strength times similarity, and the tile's share (H, 3, TILES).
+    """Store the scores (H, N) of some cells, strength times similarity, and their softmax parts.
+
+    The parts (H, 3, TILES) are those of `store_softmax_parts`.
 
     Returns:
         e^(score - the tile's maximum), (BH, n).
@@ -151,7 +153,7 @@ def load_content(
     scores, parts, n,
     N: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """Content weightings of cells n, (BH, n), 0 outside, from what all tiles stored."""
+    """Content weightings of cells n, (BH, n), 0 outside, from the scores and parts of all tiles."""
     head = tl.arange(0, BH)
     top, total, _ = softmax_totals(parts, H, BH, TILES, BT)
     mask = (head < H)[:, None] & (n < N)[None, :]
@@ -165,7 +167,7 @@ def scores_kernel(
     N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
     BW: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Scores of a tile of cells for all keys, and the tile's share in their softmax."""
+    """Scores of a tile of cells for all keys, and the tile's parts of their softmax."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     store_scores(
@@ -183,7 +185,7 @@ def totals_kernel(
     BT: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """Maximum and sum over all tiles, (B, H, 2), of what they left of a key's softmax."""
+    """Maximum and sum over all tiles, (B, H, 2), from the parts of a key's softmax."""
     row = tl.program_id(0).to(tl.int64)
     parts += row * 3 * TILES
     tops = tl.full([BT], -float("inf"), DTYPE)
@@ -205,7 +207,7 @@ def weights_kernel(
     scores, totals, weights,
     N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Content weightings from scores, of some cells and one key."""
+    """Content weightings of some cells for one key, from the scores."""
     row, tile = launch.row_and_tile(TILES)
     n = tile * BN + tl.arange(0, BN)
     score = tl.load(scores + row * N + n, mask=n < N, other=0.0)
@@ -219,9 +221,9 @@ def backward_kernel(
     N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
     BW: tl.constexpr, BH: tl.constexpr, ADD: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile of cells, and the tile's part of those of keys and strengths.
+    """Gradients of a tile of cells, and what the tile adds to those of keys and strengths.
 
-    ADD: to what d_memory holds.
+    ADD: the gradients of the cells are added to d_memory instead of stored there.
     """
     b, tile = launch.row_and_tile(TILES)
     n, w, h = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BH)
@@ -241,12 +243,12 @@ def backward_kernel(
         strengths + b * H, d_keys + (b * TILES + tile) * H * W,
         d_strengths + (b * TILES + tile) * H, w, W, H, BH, False, DTYPE,
     )  # fmt: skip
-    tl.debug_barrier()  # several threads may hold a number: all have read what is replaced
+    tl.debug_barrier()  # several threads may hold the same number: all must have read it
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
 
 def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Tensor) -> None:
-    """Fill weights (B, H, N); all are contiguous."""
+    """Fill weights (B, H, N). All tensors are contiguous."""
     (B, H, N), sizes = weights.shape, launch.tile_sizes(memory, H=keys.shape[1])
     TILES = sizes["TILES"]
     scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 3, TILES)
@@ -270,13 +272,13 @@ def launch_look_up_backward(
     d_memory: Tensor,
     add: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of keys and strengths; fill d_memory, or add to it. All are contiguous."""
+    """Gradients of keys and strengths; fills d_memory or adds to it. All tensors are contiguous."""
     B, H, W = keys.shape
     sizes = launch.tile_sizes(memory, H=H)
     TILES = sizes["TILES"]
     d_key_parts = launch.new_like(keys, B, TILES, H, W)
     d_strength_parts = launch.new_like(keys, B, TILES, H)
-    # In half precision the sum of w is not quite 1.
+    # In half precision the weightings do not quite sum to 1.
     found = weights.to(d_key_parts.dtype)
     means = (found * d_weights).sum(-1) / found.sum(-1)
     launch.run(

@@ -2,8 +2,8 @@
 
     M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T;  r_r = wr_r M_t
 
-What is summed over cells, the reads and the gradients of the vectors, is left in parts, one for
-each tile, that are added up after the kernel.
+Sums over cells, which are the read vectors and the gradients of erase and write vectors, are stored
+as one part per tile; the parts are added up after the kernel.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def kept_part(
     weights, erase, head, w,
     W: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """What a head leaves of each number, 1 - ww e^T: (n, W)."""
+    """The fraction of each number that a head keeps, 1 - ww e^T: (n, W)."""
     erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
     return 1.0 - get_row(weights, head, BHW)[:, None] * erased[None, :]
 
@@ -53,7 +53,7 @@ def written_cells(
     cells, weights, erase, vectors, w,
     W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Some cells after all write heads have erased, then added.
+    """Some cells after all write heads have erased and then added.
 
     Args:
         cells: (n, W).
@@ -73,7 +73,7 @@ def write_backward(
     d_cells, cells, weights, erase, vectors, d_erase, d_vectors, w,
     W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Through `written_cells`.
+    """Backward through `written_cells`.
 
     With F_h = 1 - ww_h e_h^T and Q_h = dM_t M_{t-1} prod over the other heads of F:
 
@@ -85,7 +85,7 @@ def write_backward(
         cells: (n, W), before the write.
         weights: (BHW, n), 0 outside.
         erase, vectors: (HW, W) each; RAW: erase vectors before their activation.
-        d_erase, d_vectors: filled with these cells' part of the gradients.
+        d_erase, d_vectors: filled with what these cells add to the gradients.
 
     Returns:
         gradients of the cells before the write (n, W) and of weights (BHW, n).
@@ -96,7 +96,7 @@ def write_backward(
         weight = get_row(weights, head, BHW)[:, None]
         erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
         vector = tl.load(vectors + head * W + w, mask=w < W, other=0.0).to(DTYPE)
-        # Never by division: a head may leave nothing.
+        # Not by dividing the product of all heads by this head's factor, which may be 0.
         changed = d_cells * cells
         for other in tl.static_range(HW):
             if other != head:
@@ -113,12 +113,12 @@ def write_backward(
 
 @triton.jit
 def read_part(cells, weights, reads, w, W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr):
-    """What all heads read from some cells.
+    """What all heads read from some cells, stored as a part of the read vectors.
 
     Args:
         cells: (n, W).
         weights: (BR, n), 0 outside.
-        reads: (R, W), filled with these cells' part.
+        reads: (R, W), filled with the part.
     """
     for head in tl.static_range(R):
         read = tl.sum(get_row(weights, head, BR)[:, None] * cells, 0)
@@ -130,16 +130,16 @@ def read_backward(
     d_reads, cells, weights, d_cells, w,
     W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Through `read_part`: dM = sum_r wr_r dr_r^T; dwr_r = M dr_r.
+    """Backward through `read_part`: dM = sum_r wr_r dr_r^T; dwr_r = M dr_r.
 
     Args:
-        d_reads: (R, W), of the whole reads.
+        d_reads: (R, W), gradient of the read vectors.
         cells: (n, W).
         weights: (BR, n), 0 outside.
         d_cells: (n, W), gradient so far.
 
     Returns:
-        d_cells, these gradients added, and the gradient of weights (BR, n).
+        d_cells with these gradients added, and the gradient of weights (BR, n).
     """
     d_weights = tl.zeros([BR, cells.shape[0]], DTYPE)
     for head in tl.static_range(R):
@@ -172,7 +172,7 @@ def write_backward_kernel(
     N: tl.constexpr, W: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
     BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile of cells, and the tile's part of those of the vectors."""
+    """Gradients of a tile of cells, and what the tile adds to those of the vectors."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = write_backward(
@@ -182,7 +182,7 @@ def write_backward_kernel(
         vectors + b * HW * W, d_erase + (b * TILES + tile) * HW * W,
         d_vectors + (b * TILES + tile) * HW * W, w, W, HW, BHW, False, DTYPE,
     )  # fmt: skip
-    tl.debug_barrier()  # d_memory may be d_new_memory, and several threads hold a number
+    tl.debug_barrier()  # d_memory may be d_new_memory: all threads must have read it before
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     store_weights(d_weights + b * HW * N, d_found, n, N, HW, BHW)
 
@@ -193,7 +193,7 @@ def read_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
     BW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A tile's part of what all heads read."""
+    """What all heads read from a tile of cells."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
@@ -226,7 +226,7 @@ def launch_write(
     write_vectors: Tensor,
     new_memory: Tensor,
 ) -> None:
-    """Fill new_memory; all are contiguous."""
+    """Fill new_memory. All tensors are contiguous."""
     sizes = launch.tile_sizes(memory, HW=write_weights.shape[1])
     grid = (len(memory) * sizes["TILES"],)
     given = (memory, write_weights, erase_vectors, write_vectors)
@@ -241,9 +241,9 @@ def launch_write_backward(
     write_vectors: Tensor,
     d_memory: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of write_weights, erase_vectors and write_vectors; all are contiguous.
+    """Gradients of write_weights, erase_vectors and write_vectors. All tensors are contiguous.
 
-    d_memory is filled, and may be d_new_memory.
+    Fills d_memory, which may be the same tensor as d_new_memory.
     """
     B, HW, W = erase_vectors.shape
     sizes = launch.tile_sizes(memory, HW=HW)
@@ -266,10 +266,10 @@ def launch_write_backward(
 def write_memory(
     memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
 ) -> Tensor:
-    """(B, N, W): the memory after all write heads have erased, then added.
+    """(B, N, W): the memory after all write heads have erased and then added.
 
     Args:
-        memory: (B, N, W), of the step before.
+        memory: (B, N, W), of the previous step.
         write_weights: (B, Hw, N).
         erase_vectors: (B, Hw, W), in [0, 1].
         write_vectors: (B, Hw, W).

@@ -1,4 +1,4 @@
-"""The whole memory step as one program per batch element, for memories that fit in registers."""
+"""The whole memory step in one program per batch element, for memories that fit in registers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def forward_kernel(
     BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
     ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A step of one batch element; arrays as in `Step`."""
+    """A step of one batch element; arrays as in `kernels.arrays.Step`."""
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
     in_n = n < N
@@ -77,7 +77,7 @@ def forward_kernel(
     )  # fmt: skip
     tl.store(usage1 + b * N + n, usage, mask=in_n)
 
-    # Write weightings, head after head; link matrices and precedences; both weightings by them.
+    # For each write head: write weighting, link matrix, precedence, and both weightings by links.
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     _, content = write_lookup(vector, cells, in_n, w, W, R, HW, BHW, DTYPE)
     modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
@@ -111,7 +111,7 @@ def forward_kernel(
         linked += get_column(modes, head, BMODES)[:, None] * behind
         linked += get_column(modes, 1 + HW + head, BMODES)[:, None] * ahead
 
-    # Write, look up, read.
+    # Write to the memory, look up the read keys, read.
     erase = vector + interface.erase_vectors(W, R, HW)
     vectors = vector + interface.write_vectors(W, R, HW)
     cells = written_cells(cells, weights, erase, vectors, w, W, HW, BHW, True, DTYPE)
@@ -130,7 +130,7 @@ def backward_kernel(
     BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
     ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Back through a step of one batch element; the adjoint goes from t to t - 1 in place."""
+    """Backward through a step of one batch element; takes the adjoint from t to t - 1 in place."""
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
     in_n = n < N
@@ -152,9 +152,9 @@ def backward_kernel(
         d_reads + b * R * W, cells, weights, d_cells, w, W, R, BR, DTYPE
     )
     d_weights += load_weights(d_read, n, N, R, BR, DTYPE)
-    tl.debug_barrier()  # all threads have read what this store replaces
+    tl.debug_barrier()  # all threads must have read what this store replaces
     store_weights(d_read, d_weights, n, N, R, BR)
-    tl.debug_barrier()  # from here on all threads find it there
+    tl.debug_barrier()  # from here on all threads see it
     alike, content = read_lookup(vector, cells, in_n, w, W, R, BR, DTYPE)
     content = tl.where(in_reads, content, 0.0)
     modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
@@ -176,8 +176,8 @@ def backward_kernel(
     )  # fmt: skip
     d_written += load_weights(d_write, n, N, HW, BHW, DTYPE)
 
-    tl.debug_barrier()  # all threads have read what this store replaces
-    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)  # the link matrix needs the registers
+    tl.debug_barrier()  # all threads must have read what this store replaces
+    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)  # frees registers for the link matrix
 
     # Link matrices, precedences.
     last = load_weights(read0, n, N, R, BR, DTYPE)
@@ -215,13 +215,13 @@ def backward_kernel(
         d_link_weights += tl.sum(gradient * precedence[None, :] - product, 1)
         d_written = put_row(d_written, head, get_row(d_written, head, BHW) + d_link_weights, BHW)
         change = (1.0 - tl.sum(written, 0)) * change + tl.sum(gradient * written[:, None], 0)
-        tl.debug_barrier()  # all threads have read what these stores replace
+        tl.debug_barrier()  # all threads must have read what these stores replace
         tl.store(d_precedence + row * N + n, change, mask=in_n)
         tl.store(d_link + row * N * N + offset, kept * gradient, mask=in_link)
     interface.store_modes_gradient(d_vector, modes, d_modes, W, R, HW, BR, BMODES)
 
-    # Write weightings, the last head first: what it saw depends on those before it.
-    tl.debug_barrier()  # from here on all threads find d_memory there
+    # Write weightings, the last head first: the usage it saw depends on the heads before it.
+    tl.debug_barrier()  # from here on all threads see d_memory
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     alike, content = write_lookup(vector, cells, in_n, w, W, R, HW, BHW, DTYPE)
     d_written = tl.where(in_writes, d_written, 0.0)
@@ -253,7 +253,7 @@ def backward_kernel(
         d_allocation_gate = write_gate * tl.sum(change * (allocation - found), 0)
         d_content = put_row(d_content, head, write_gate * (1.0 - allocation_gate) * change, BHW)
         d_allocation = write_gate * allocation_gate * change
-        if back > 0:  # a head after this one saw s + (1 - s) g_a g_w a
+        if back > 0:  # the next head saw s + (1 - s) g_a g_w a
             free = d_seen * (1.0 - usage)
             d_share = tl.sum(free * allocation, 0)
             d_allocation_gate += d_share * write_gate
@@ -277,7 +277,7 @@ def backward_kernel(
 
     # Usage.
     d_seen += tl.load(d_usage + b * N + n, mask=in_n, other=0.0)
-    tl.debug_barrier()  # all threads have read what these stores replace
+    tl.debug_barrier()  # all threads must have read what these stores replace
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     d_last += usage_backward(
         d_seen, usage0 + b * N, write0 + b * HW * N, read0, vector + interface.free_gates(W, R, HW),

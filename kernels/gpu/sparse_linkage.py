@@ -1,13 +1,13 @@
 """Temporal memory linkage that keeps K entries of each row of the link matrix.
 
-Rows are read as they lie, (N, K), whole: an empty row ends with the first look at its columns, for
-32 bytes at K = 8, so that an empty link of a million cells costs a pass over 32 MiB and no list of
-its rows has to be kept. L v gathers. L^T v scatters, where floats added up by atomics would give
-other bits every time, and sorting eight million entries by column a step would take many times as
-long as reading them. So products are rounded to multiples of a power of two, once for each head and
-vector, and added up as 64-bit integers, in any order the same. With S = sum_i max_k |L_ik| |v_i|,
-which no sum of a column exceeds, the unit is between S 2^-61 and S 2^-60, so that sums stay below
-2^62; but no less than 2^-100. Each product of a column is cut off by less than one unit.
+"Rows" are rows of the link matrix, stored as (N, K). All of them are read: an empty row only costs
+a look at its columns, 32 bytes at K = 8, so that an empty link of a million cells costs a pass over
+32 MiB, and no list of filled rows is needed. L v gathers; L^T v scatters. Adding floats by atomics
+would give different bits every time, and sorting eight million entries by column every step would
+take many times as long as reading them. So products are cut off at multiples of a unit, a power of
+two for each head and vector, and added up as 64-bit integers, whose order does not matter. With
+S = sum_i max_k |L_ik| |v_i|, which no sum of a column exceeds, the unit is between S 2^-61 and
+S 2^-60, so that sums stay below 2^62; but at least 2^-100. Each product loses less than one unit.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from . import launch
 
 MOST_ENTRIES = 32
-"""Entries of a row up to which it is merged in one program; with more, registers spill."""
+"""The most entries of a row that one program merges; with more, registers spill."""
 
 
 @triton.jit
 def load_columns(columns, start, local, k, N: tl.constexpr, K: tl.constexpr):
-    """Columns (rows, BK) of rows from `start` on, -1 outside and in empty places."""
+    """Columns (BM, BK) of the rows from `start` on, -1 outside and in empty places."""
     mask = (start + local < N)[:, None] & (k < K)[None, :]
     place = columns + start * K + local[:, None] * K + k[None, :]
     return tl.load(place, mask=mask, other=-1)
@@ -35,16 +35,16 @@ def load_columns(columns, start, local, k, N: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def load_values(values, start, local, k, there, K: tl.constexpr, DTYPE: tl.constexpr):
-    """The values of entries that are there, 0 elsewhere."""
+    """The values of the entries that exist, 0 elsewhere."""
     place = values + start * K + local[:, None] * K + k[None, :]
     return tl.load(place, mask=there, other=0.0).to(DTYPE)
 
 
 @triton.jit
 def steps_in_one(bound):
-    """2^e, the multiples of 2^-e in one, so that `bound` is at most 2^61 of them; e <= 100.
+    """2^e, where `bound` is at most 2^61 units of 2^-e; e <= 100.
 
-    Made of the bits of an exponent. NaN of a bound that is not finite.
+    Computed from the bits of the exponent. NaN if the bound is not finite.
     """
     if bound.dtype == tl.float64:
         exponent = ((bound.to(tl.int64, bitcast=True) >> 52) & 2047).to(tl.int32) - 1023
@@ -62,7 +62,7 @@ def ahead_kernel(
     N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """L v of some rows, and their part of S (B HW, R, TILES)."""
+    """L v of some rows, and what they add to S (B HW, R, TILES)."""
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
     i = start + local
@@ -83,7 +83,7 @@ def behind_kernel(
     N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Add what some rows have to L^T v to sums (B HW, N, R), in units."""
+    """Add what some rows contribute to L^T v to sums (B HW, N, R), in units."""
     bh, tile = launch.row_and_tile(TILES)
     start, local, k, r = tile * BM, tl.arange(0, BM), tl.arange(0, BK), tl.arange(0, BR)
     i = start + local
@@ -94,7 +94,7 @@ def behind_kernel(
     place = vectors + bh // HW * R * N + r[None, :] * N + i[:, None]
     own = tl.load(place, mask=mask, other=0.0).to(DTYPE)
     parts = ((value[:, :, None] * own[:, None, :]) * steps[None, None, :]).to(tl.int64)
-    # Those of one column lie together: atomics on them are one access to memory.
+    # The sums of one column lie next to each other: atomics on them are one access to memory.
     place = sums + (bh * N + tl.maximum(column, 0))[:, :, None] * R + r[None, None, :]
     there = (column >= 0)[:, :, None] & (r < R)[None, None, :] & (parts != 0)
     tl.atomic_add(place, parts, mask=there, sem="relaxed")
@@ -106,7 +106,7 @@ def floats_kernel(
     N: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """L^T v (B HW, R, N) from sums of units."""
+    """L^T v (B HW, R, N) from the sums in units."""
     bh, tile = launch.row_and_tile(TILES)
     n, r = tile * BN + tl.arange(0, BN), tl.arange(0, BR)
     mask = (n < N)[:, None] & (r < R)[None, :]
@@ -142,7 +142,7 @@ def backward_kernel(
         own *= tl.load(modes_behind + r * HW)
         found += change[:, None] * tl.load(last + r * N + column, mask=there, other=0.0)
         found += own[:, None] * tl.load(d_read + r * N + column, mask=there, other=0.0)
-    tl.debug_barrier()  # several threads may hold a number: all have read what is replaced
+    tl.debug_barrier()  # several threads may hold the same number: all must have read it
     place = d_values + start * K + local[:, None] * K + k[None, :]
     tl.store(place, found, mask=there)
 
@@ -155,7 +155,7 @@ def touched_kernel(
 ):  # fmt: skip
     """Which rows a step may change: marked ones, and those with an entry in a marked column.
 
-    DROP: and those with an entry below the threshold, which only a link from outside can have.
+    DROP: also rows with an entry below the threshold, which only a link given by a user can have.
     """
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
@@ -178,10 +178,10 @@ def merge_kernel(
     N: tl.constexpr, K: tl.constexpr, COUNT: tl.constexpr, HW: tl.constexpr, BK: tl.constexpr,
     DROP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A touched row after the step, in place, and as it was.
+    """Takes a touched row to the next step, in place, and stores what it was before.
 
     A marked row gets COUNT new entries; old and new ones are held side by side, (2 BK). Of those
-    that stay, the K largest, of equal ones the lower column; in rising order of their columns.
+    that remain, the K largest are kept, ties by lower column, in increasing order of columns.
     """
     index = tl.program_id(0).to(tl.int64)
     bh = tl.load(rows + index * 3) * HW + tl.load(rows + index * 3 + 1)
@@ -203,7 +203,7 @@ def merge_kernel(
     entry = tl.load(new_entries + from_new, mask=new, other=0.0).to(DTYPE)
     value = tl.where(new, weight * entry, value)
 
-    # In both: added to the old one, which is nothing more than a sum of one number.
+    # Entries in both are added to the old one, of which there is at most one.
     same = (column[:, None] == column[None, :]) & new[None, :] & old[:, None]
     same = same & (column >= 0)[:, None]
     added = tl.sum(tl.where(same, value[None, :], 0.0), 1)
@@ -220,7 +220,7 @@ def merge_kernel(
     stays = stays & (rank < K)
     to = tl.sum((left & stays[None, :]).to(tl.int32), 1)
     count = tl.sum(stays.to(tl.int32), 0)
-    tl.debug_barrier()  # all threads have read what is replaced
+    tl.debug_barrier()  # all threads must have read what is replaced
     tl.store(values + place + to, value, mask=stays & (to < K))
     tl.store(columns + place + to, column, mask=stays & (to < K))
     tl.store(values + place + e, tl.zeros([2 * BK], DTYPE), mask=old & (e >= count))
@@ -228,7 +228,7 @@ def merge_kernel(
 
 
 def _sizes(values: Tensor) -> dict[str, Any]:
-    """What the kernels that go through all rows of a link are made for."""
+    """Constants of the kernels that go through all rows of a link."""
     N, K = values.shape[2:]
     BM, BK = min(launch.LINK_CELLS, launch.block(N)), launch.block(K)
     BM = max(1, min(BM, launch.TILE_NUMBERS // BK))
@@ -236,7 +236,7 @@ def _sizes(values: Tensor) -> dict[str, Any]:
 
 
 def products(values: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """L v and L^T v of vectors (B, R, N), each (B, Hw, R, N), the same bits every time.
+    """L v and L^T v of vectors (B, R, N), each (B, Hw, R, N), with the same bits every time.
 
     Args:
         values, columns: (B, Hw, N, K), contiguous.
@@ -300,11 +300,11 @@ class Entry(NamedTuple):
 
     | field     | shape              | what                                                |
     |-----------|--------------------|-----------------------------------------------------|
-    | written   | (B, Hw, N)         | the weights of the rows that are written, else zero |
+    | written   | (B, Hw, N)         | the weights of the rows that are written, else 0    |
     | marked    | (B, Hw, N) int8    | 1 at those rows                                     |
     | cells     | (B, Hw, k) int64   | the columns that are written                        |
     | entries   | (B, Hw, k)         | their weights                                       |
-    | threshold | (1)                | entries below it are dropped; None: none are        |
+    | threshold | (1)                | entries below it are dropped; None: keeps all       |
     """
 
     written: Tensor
@@ -333,7 +333,7 @@ def touched(values: Tensor, columns: Tensor, entry: Entry) -> Tensor:
 def merge(rows: Tensor, values: Tensor, columns: Tensor, entry: Entry) -> tuple[Tensor, Tensor]:
     """Take some rows of a link to the next step, in place.
 
-    Nothing fuses, so that entries are those of plain torch to the bit.
+    Nothing is fused, so that entries equal those of plain torch bit for bit.
 
     Args:
         rows: (n, 3) int64: batch element, write head and row; contiguous.

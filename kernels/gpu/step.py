@@ -15,53 +15,32 @@ from .interface import interface_size
 
 
 class Scratch(NamedTuple):
-    """What the kernels of a tiled step leave for each other; T tiles, R ranges of ranked cells.
+    """What the kernels of a tiled step store for each other, with T tiles."""
 
-    | field            | shape             | what                                               |
-    |------------------|-------------------|----------------------------------------------------|
-    | products         | (B, Hw, N)        | products of the usages before each cell            |
-    | allocation       | (B, Hw, N)        | allocation weightings                              |
-    | seen             | (B, Hw, N)        | the usage that each head saw; the first saw usage1 |
-    | write_scores     | (B, Hw, N)        | strength times similarity of the write keys        |
-    | write_parts      | (B, Hw, 3, T)     | their softmax by tiles                             |
-    | read_scores      | (B, R, N)         | the same of the read keys                          |
-    | read_parts       | (B, R, 3, T)      | the same of the read keys                          |
-    | rows, columns    | flat              | partial sums of the link pass                      |
-    | reads_by_tile    | (B, T, R, W)      | each tile's part of the read vectors               |
-    | changes          | (B, R, N)         | gradients of the read weightings                   |
-    | modes            | (B, R, 1 + 2 Hw)  | read modes                                         |
-    | totals           | (B, Hw, 2, T)     | see `read_backward_kernel`                         |
-    | d_written        | (B, Hw, N)        | gradients of the write weightings                  |
-    | d_allocation     | (B, Hw, N)        | gradients of the allocation weightings             |
-    | d_seen           | (B, N)            | gradient of the usage that a head saw              |
-    | d_shares         | (B, Hw, R)        | see `usage_backward_kernel`                        |
-    | d_vector_by_tile | (B, T, interface) | gradients of the vectors by tiles                  |
-    """
-
-    products: Tensor
-    allocation: Tensor
-    seen: Tensor
-    write_scores: Tensor
-    write_parts: Tensor
-    read_scores: Tensor
-    read_parts: Tensor
-    rows: Tensor
-    columns: Tensor
-    reads_by_tile: Tensor
-    changes: Tensor
-    modes: Tensor
-    totals: Tensor
-    d_written: Tensor
-    d_allocation: Tensor
-    d_seen: Tensor
-    d_shares: Tensor
-    d_vector_by_tile: Tensor
+    products: Tensor  # (B, Hw, N), products of the u' before each cell
+    allocation: Tensor  # (B, Hw, N), allocation weightings
+    seen: Tensor  # (B, Hw, N), the usage that each head saw; usage1 for the first
+    write_scores: Tensor  # (B, Hw, N), strength times similarity of the write keys
+    write_parts: Tensor  # (B, Hw, 3, T), see `store_softmax_parts`
+    read_scores: Tensor  # (B, R, N), likewise of the read keys
+    read_parts: Tensor  # (B, R, 3, T)
+    rows: Tensor  # flat, partial sums of the link pass
+    columns: Tensor  # likewise
+    reads_by_tile: Tensor  # (B, T, R, W), what each tile adds to the read vectors
+    changes: Tensor  # (B, R, N), gradients of the read weightings
+    modes: Tensor  # (B, R, 1 + 2 Hw), read modes
+    totals: Tensor  # (B, Hw, 2, T), see `read_backward_kernel`
+    d_written: Tensor  # (B, Hw, N), gradients of the write weightings
+    d_allocation: Tensor  # (B, Hw, N), gradients of the allocation weightings
+    d_seen: Tensor  # (B, N), gradient of the usage that a head saw
+    d_shares: Tensor  # (B, Hw, ranges of compared cells), see `usage_backward_kernel`
+    d_vector_by_tile: Tensor  # (B, T, interface size), what each tile adds to its gradient
 
 
 def make_scratch(
     B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
 ) -> Scratch | None:
-    """Scratch for steps of these sizes and of smaller batches; None where one program does all."""
+    """Scratch for these sizes or smaller batches; None where one program does the whole step."""
     if launch.fits_one_program(N, W):
         return None
     like = torch.empty(0, dtype=dtype, device=device)
@@ -95,7 +74,7 @@ def make_scratch(
 
 
 def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
-    """What kernels of a step are compiled for; each takes what it names."""
+    """Constants of the kernels of a step; each takes those that it names."""
     (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
     BM = launch.cell_tile(N, W)
     TILES, link = triton.cdiv(N, BM), linkage.tiling(N)
@@ -122,7 +101,7 @@ def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
 
 
 def _run_small(kernel: Any, arrays: dict[str, Tensor], sizes: dict[str, Any]) -> None:
-    """Launch a kernel that does the whole step, in one program per batch element."""
+    """Launch a kernel that does the whole step in one program per batch element."""
     num_warps = launch.warps(sizes["BN"] * max(sizes["BN"], sizes["BW"]))
     launch.run_by_name(kernel, (len(arrays["vector"]),), arrays, sizes, num_warps)
 
@@ -167,7 +146,7 @@ def _allocate(step: Step, scratch: Scratch, robust: bool) -> None:
 
 
 def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> None:
-    """Through the allocation weightings, the last head first; d_seen is then the first head's."""
+    """Backward through the allocation weightings, the last head first; fills scratch.d_seen."""
     B, Hw, _ = step.write0.shape
     heads = [_head(step, scratch, head) for head in range(Hw)]
     d_usage = scratch.d_seen[:B]
@@ -184,7 +163,7 @@ def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> None:
 
 
 def _head(step: Step, scratch: Scratch, head: int) -> Head:
-    """A write head with what it saw, and where its gates are in the interface vectors."""
+    """A write head: the usage it saw, and its gates in the interface vectors."""
     B, Hw, _ = step.write0.shape
     R, W = step.reads.shape[1:]
     write_gate = interface_size(W, R, Hw) - R * (1 + 2 * Hw) - Hw + head
@@ -198,7 +177,7 @@ def _head(step: Step, scratch: Scratch, head: int) -> Head:
 
 
 def rebuild(step: Step, scratch: Scratch | None, with_link: bool) -> None:
-    """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
+    """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
     _run_tiled(tiled_step.rebuild_kernel, step._asdict(), _sizes(step))
     if with_link:
         linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
@@ -246,12 +225,12 @@ def memory_step(
     read_weights: Tensor,
     robust: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read vectors (B, R, W), and the state after the step, field by field.
+    """Read vectors (B, R, W), and the fields of the state after the step.
 
     Args:
-        vector: (B, interface size), raw; in any float dtype.
-        memory, usage, precedence, link, write_weights, read_weights: the state before, in float32
-            or float64.
+        vector: (B, interface size), raw; any float dtype.
+        memory, usage, precedence, link, write_weights, read_weights: the state before the step,
+            float32 or float64.
         robust: whether usages that round to the same multiple of 2^-8 count as equal.
     """
     vector, *state = launch.contiguous(
@@ -302,7 +281,7 @@ def memory_step_backward(
     new_read_weights: Tensor,
     robust: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of what `memory_step` was given, from those of what it returned."""
+    """Gradients of the inputs of `memory_step`, given those of its outputs."""
     vector, d_reads, *state = launch.contiguous(
         vector, d_reads, memory, usage, precedence, link, write_weights, read_weights
     )
@@ -314,7 +293,7 @@ def memory_step_backward(
             for tensor in (d_memory, d_usage, d_precedence, d_link, d_write_weights, d_read_weights)
         ),
     )
-    # The backward pass looks at neither precedence nor link matrix of step t.
+    # The backward pass reads neither the precedence nor the link matrix of step t.
     new_state = (new_memory, new_usage, precedence, link, new_write_weights, new_read_weights)
     B, N, W = memory.shape
     R, Hw = read_weights.shape[1], write_weights.shape[1]

@@ -8,13 +8,14 @@
 
     backward  allocation       (one launch per write head)
               read_backward    gradients of the read weightings; scores of the read keys
-              link pass        the link matrix's adjoint, all its sums
-              write_backward   to the cells before the write; gradients of the write weightings
+              link pass        gradient of the link matrix; sums for all other gradients
+              write_backward   gradients of the cells before the write and of the write weightings
               allocation       (one launch per write head)
               usage_backward   through the write keys, the gates and usage
 
-Each program leaves its part of what is summed over all cells: of the read vectors forward, of the
-gradient of the interface vector backward. Softmax is made in parts too, see `store_softmax_parts`.
+Each program stores its part of what is summed over all cells: the read vectors in the forward pass,
+the gradient of the interface vector in the backward pass. Softmax is computed in parts too, see
+`store_softmax_parts`.
 """
 
 from __future__ import annotations
@@ -61,12 +62,24 @@ def load_total(parts, TILES: tl.constexpr, BT: tl.constexpr):
 
 
 @triton.jit
+def write_head_gates(
+    vector, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The allocation gates and the write gates of all write heads, (BHW) each."""
+    head = tl.arange(0, BHW)
+    allocation = gates(vector + interface.allocation_gates(W, R, HW) + head, head < HW, True, DTYPE)
+    write = gates(vector + interface.write_gates(W, R, HW) + head, head < HW, True, DTYPE)
+    return allocation, write
+
+
+@triton.jit
 def usage_kernel(
     vector, memory0, usage0, write0, read0, usage1, write_scores, write_parts,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Usage of a tile of cells, and its write_scores for the write keys."""
+    """Usage of a tile of cells, and its scores for the write keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -95,17 +108,11 @@ def write_kernel(
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
-    head = tl.arange(0, BHW)
-    weights = mixed(
-        gates(vector + interface.allocation_gates(W, R, HW) + head, head < HW, True, DTYPE)[
-            :, None
-        ],
-        gates(vector + interface.write_gates(W, R, HW) + head, head < HW, True, DTYPE)[:, None],
-        load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE),
-        load_content(
-            write_scores + b * HW * N, write_parts + b * HW * 3 * TILES, n, N, HW, BHW, TILES, BT
-        ),
-    )
+    allocation_gates, write_gates = write_head_gates(vector, W, R, HW, BHW, DTYPE)
+    found = load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE)
+    write_parts += b * HW * 3 * TILES
+    content = load_content(write_scores + b * HW * N, write_parts, n, N, HW, BHW, TILES, BT)
+    weights = mixed(allocation_gates[:, None], write_gates[:, None], found, content)
     store_weights(write1 + b * HW * N, weights, n, N, HW, BHW)
     cells = written_cells(
         load_cells(memory0 + b * N * W, n, w, N, W, DTYPE), weights,
@@ -125,7 +132,7 @@ def rebuild_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of cells after the write, from write weightings that are known."""
+    """A tile of cells after the write, given the write weightings."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE
@@ -145,7 +152,7 @@ def read_kernel(
     TILES: tl.constexpr, BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Read weightings of a tile, and its part (B, TILES, R, W) of the read vectors."""
+    """Read weightings of a tile, and what it adds to the read vectors: (B, TILES, R, W)."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     modes = interface.load_modes(vector + b * SIZE, W, R, HW, BR, BMODES, DTYPE)
@@ -172,7 +179,7 @@ def read_backward_kernel(
     TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile of the read weightings, `changes` (B, R, N), and what others sum up.
+    """`changes` (B, R, N), the gradients of the read weightings of a tile, and sums over the tile.
 
     modes: (B, R, 1 + 2 HW), the read modes. The third of the read_parts is that of the dot product
     of content weighting and change. totals: (B, HW, 2, TILES), the tile's sums of the write
@@ -217,10 +224,10 @@ def write_backward_kernel(
     BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A tile from the new cells to those before the write, link sums to where they belong.
+    """A tile of cells backward through reading and writing; adds up the sums of the link pass.
 
-    Fills d_written, the gradient of the write weightings, d_allocation, what of it goes to the
-    allocation weightings, and the tile's part of the gradient of the raw interface vector.
+    Fills d_written, the gradients of the write weightings; d_allocation, those of the allocation
+    weightings; and what the tile adds to the gradient of the raw interface vector.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -257,10 +264,10 @@ def write_backward_kernel(
         vector + interface.write_vectors(W, R, HW), d_vector + interface.erase_vectors(W, R, HW),
         d_vector + interface.write_vectors(W, R, HW), w, W, HW, BHW, True, DTYPE,
     )  # fmt: skip
-    tl.debug_barrier()  # all threads have read what this store replaces
+    tl.debug_barrier()  # all threads must have read what this store replaces
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
-    # What the link pass summed up.
+    # The sums of the link pass.
     last = load_weights(read0 + b * R * N, n, N, R, BR, DTYPE)
     d_last = tl.zeros([BR, BM], DTYPE)
     for head in tl.static_range(HW):
@@ -281,12 +288,12 @@ def write_backward_kernel(
         )  # fmt: skip
         d_weight = get_row(d_weights, head, BHW) + d_link_weights
         d_weights = put_row(d_weights, head, d_weight, BHW)
-        tl.debug_barrier()  # all threads have read what this store replaces
+        tl.debug_barrier()  # all threads must have read what this store replaces
         tl.store(d_precedence + row * N + n, d_before, mask=n < N)
     interface.store_modes_gradient(d_vector, modes, d_modes, W, R, HW, BR, BMODES)
     store_weights(d_read + b * R * N, d_last, n, N, R, BR)
 
-    # The write weightings' gradients are complete: to their parts.
+    # The gradients of the write weightings are complete now.
     d_weights += load_weights(d_write + b * HW * N, n, N, HW, BHW, DTYPE)
     store_weights(d_written + b * HW * N, d_weights, n, N, HW, BHW)
     weights = store_scores(
@@ -296,9 +303,8 @@ def write_backward_kernel(
     )  # fmt: skip
     d_weights = tl.where((n < N)[None, :], d_weights, 0.0)
     store_dot_parts(write_parts + b * HW * 3 * TILES, tile, weights, d_weights, HW, BHW, TILES)
-    head = tl.arange(0, BHW)
-    shares = gates(vector + interface.allocation_gates(W, R, HW) + head, head < HW, True, DTYPE)
-    shares *= gates(vector + interface.write_gates(W, R, HW) + head, head < HW, True, DTYPE)
+    allocation_gates, write_gates = write_head_gates(vector, W, R, HW, BHW, DTYPE)
+    shares = allocation_gates * write_gates
     store_weights(d_allocation + b * HW * N, shares[:, None] * d_weights, n, N, HW, BHW)
 
 
@@ -310,10 +316,10 @@ def usage_backward_kernel(
     TILES: tl.constexpr, BT: tl.constexpr, SHARES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A tile through the gates of the write weightings, the write keys, and usage.
+    """A tile backward through the gates of the write weightings, the write keys and usage.
 
     d_seen: (B, N), gradient of the usage that the first head saw. d_shares: (B, HW, SHARES), parts
-    of the gradients of g_a g_w through what later heads saw; not looked at for the last head.
+    of the gradients of g_a g_w through the usage that later heads saw; not read for the last head.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -327,16 +333,13 @@ def usage_backward_kernel(
     dots = softmax_dots(write_parts, HW, BHW, TILES, BT)
     change = load_weights(d_written + b * HW * N, n, N, HW, BHW, DTYPE)
     found = load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE)
+    allocation_gates, write_gates = write_head_gates(vector, W, R, HW, BHW, DTYPE)
     head = tl.arange(0, BHW)
-    allocation_places = interface.allocation_gates(W, R, HW) + head
-    write_places = interface.write_gates(W, R, HW) + head
-    allocation_gates = gates(vector + allocation_places, head < HW, True, DTYPE)
-    write_gates = gates(vector + write_places, head < HW, True, DTYPE)
     mixture = mixed(allocation_gates[:, None], 1.0, found, content)
     d_write_gates = tl.sum(change * mixture, 1)
     d_allocation_gates = write_gates * tl.sum(change * (found - content), 1)
     if HW > 1:
-        if tile == 0:  # once for the whole row
+        if tile == 0:  # once per batch element
             d_share = tl.zeros([BHW], DTYPE)
             for index in range(SHARES):
                 place = d_shares + (b * HW + head) * SHARES + index
@@ -344,12 +347,9 @@ def usage_backward_kernel(
             d_write_gates += d_share * allocation_gates
             d_allocation_gates += d_share * write_gates
     d_allocation_gates *= gate_slope(allocation_gates, True)
-    tl.store(d_vector + allocation_places, d_allocation_gates, mask=head < HW)
-    tl.store(
-        d_vector + write_places,
-        gate_slope(write_gates, True) * d_write_gates,
-        mask=head < HW,
-    )
+    d_write_gates *= gate_slope(write_gates, True)
+    tl.store(d_vector + interface.allocation_gates(W, R, HW) + head, d_allocation_gates, head < HW)
+    tl.store(d_vector + interface.write_gates(W, R, HW) + head, d_write_gates, head < HW)
     d_logits = content * (change - dots[:, None])
     d_logits *= (write_gates * (1.0 - allocation_gates))[:, None]
     d_cells = lookup_backward(
@@ -360,7 +360,7 @@ def usage_backward_kernel(
     d_usage1 = tl.load(d_usage + b * N + n, mask=n < N, other=0.0)
     d_usage1 += tl.load(d_seen + b * N + n, mask=n < N, other=0.0)
     last = load_weights(d_read + b * R * N, n, N, R, BR, DTYPE)
-    tl.debug_barrier()  # all threads have read what the stores from here on replace
+    tl.debug_barrier()  # all threads must have read what the stores from here on replace
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     last += usage_backward(
         d_usage1, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
