@@ -15,6 +15,7 @@ from dnc_fast.kernels.gpu import launch
 class Kernel:
     """Stands in for a kernel, and keeps what it was launched with."""
 
+    arg_names: tuple[str, ...] = ()
     named: dict[str, Any] | None = None
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
@@ -51,3 +52,14 @@ def test_a_launch_on_meta_tensors_is_only_recorded() -> None:
         launch.run(kernel, (1,), tensor, N=3, num_warps=2)
     assert kernel.named is None
     assert launches == [launch.Launch(kernel, (1,), (tensor,), {"N": 3}, 2, True)]
+
+
+def test_a_kernel_is_given_the_arrays_and_sizes_that_it_names() -> None:
+    kernel, tensors = Kernel(), [torch.zeros(1, device="meta") for _ in range(3)]
+    kernel.arg_names = ("c", "a", "N")
+    arrays = dict(zip("abc", tensors, strict=True))
+    with launch.recorded() as launches:
+        launch.run_by_name(kernel, (1,), arrays, {"M": 2, "N": 3}, num_warps=2)
+    (found,) = launches
+    assert found.arguments[0] is tensors[2] and found.arguments[1] is tensors[0]
+    assert found == launch.Launch(kernel, (1,), found.arguments, {"N": 3}, 2, True)

@@ -136,7 +136,7 @@ def _sizes(lifted: Tensor) -> dict[str, Any]:
     N = lifted.shape[1]
     BN = min(launch.SCAN_CELLS, launch.block(N))
     DTYPE = launch.compute_dtype(lifted.dtype)
-    return {"N": N, "TILES": triton.cdiv(N, BN), "BN": BN, "DTYPE": DTYPE}
+    return {"N": N, "TILES": launch.cdiv(N, BN), "BN": BN, "DTYPE": DTYPE}
 
 
 def _carries(

@@ -259,7 +259,7 @@ def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Ten
         num_warps=launch.warps(BT),
     )  # fmt: skip
     BN = min(1024, launch.block(N))
-    TILES = triton.cdiv(N, BN)
+    TILES = launch.cdiv(N, BN)
     launch.run(weights_kernel, (B * H * TILES,), scores, totals, weights, N=N, TILES=TILES, BN=BN)
 
 

@@ -274,14 +274,14 @@ def vectors_backward_kernel(
     tl.store(d_precedence0 + bh * N + n, d_before, mask=n < N)
 
 
-def tiling(N: int) -> dict[str, int]:
+def tiling(N: int) -> dict[str, Any]:
     """How a link matrix of N cells is divided among programs, independently of the batch size."""
     BM, BN = min(launch.LINK_ROWS, launch.block(N)), min(launch.LINK_COLUMNS, launch.block(N))
-    strips, tiles = triton.cdiv(N, BM), triton.cdiv(N, BN)
+    strips, tiles = launch.cdiv(N, BM), launch.cdiv(N, BN)
     steps = max(1, min(launch.LINK_TILES, launch.block(strips * tiles) // 128))
     return {
         "STRIPS": strips,
-        "CHUNKS": triton.cdiv(tiles, steps),
+        "CHUNKS": launch.cdiv(tiles, steps),
         "STEPS": steps,
         "BM": BM,
         "BN": BN,
@@ -303,15 +303,18 @@ def launch_pass(
     read0: Tensor,
     link0: Tensor,
     link1: Tensor,
-    read: tuple[Tensor, Tensor, Tensor] | None = None,
+    precedence1: Tensor | None = None,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
 ) -> None:
-    """Fill link1, and precedence1, rows and columns if they are given as `read`."""
+    """Fill link1; and precedence1, rows and columns if they are given, all three or none."""
+    filled = (write1 if one is None else one for one in (precedence1, rows, columns))
     B, Hw, N = write1.shape
     sizes = tiling(N)
     launch.run(
         pass_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0, read0, link0,
-        link1, *(read or (write1, write1, write1)), N=N, R=read0.shape[1], HW=Hw,
-        READ=read is not None, DTYPE=launch.compute_dtype(link0.dtype), **sizes,
+        link1, *filled, N=N, R=read0.shape[1], HW=Hw,
+        READ=precedence1 is not None, DTYPE=launch.compute_dtype(link0.dtype), **sizes,
         num_warps=launch.warps(sizes["BM"] * sizes["BN"] // 4),
     )  # fmt: skip
 
@@ -366,8 +369,9 @@ def linkage(
     new_link, new_precedence = torch.empty_like(link), torch.empty_like(precedence)
     rows = launch.new_like(link, B, Hw, sizes["CHUNKS"], R, N)
     columns = launch.new_like(link, B, Hw, sizes["STRIPS"], R, N)
-    read = new_precedence, rows, columns
-    launch_pass(write_weights, precedence, read_weights, link, new_link, read)
+    launch_pass(
+        write_weights, precedence, read_weights, link, new_link, new_precedence, rows, columns
+    )
     forward, backward = (_heads_inside(part.sum(2), link.dtype) for part in (rows, columns))
     return new_link, new_precedence, forward, backward
 
@@ -425,7 +429,7 @@ def linkage_backward(
     d_precedence_before = torch.empty_like(precedence)
     BN = min(256, launch.block(N))
     launch.run(
-        vectors_backward_kernel, (B * Hw, triton.cdiv(N, BN)), write_weights, precedence,
+        vectors_backward_kernel, (B * Hw, launch.cdiv(N, BN)), write_weights, precedence,
         d_precedence, rows, columns, d_write_weights, d_precedence_before, N=N, R=R,
         STRIPS=sizes["STRIPS"], CHUNKS=sizes["CHUNKS"], BN=BN,
         DTYPE=launch.compute_dtype(link.dtype),

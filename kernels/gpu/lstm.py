@@ -10,6 +10,8 @@ place without barriers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -146,13 +148,11 @@ def backward(
     _launch(backward_kernel, tensors, cells0, CLIP=clip)
 
 
-def _launch(
-    kernel: object, tensors: tuple[Tensor, ...], cells0: Tensor, **constants: float | None
-) -> None:
+def _launch(kernel: object, tensors: tuple[Tensor, ...], cells0: Tensor, **constants: Any) -> None:
     """Launch a kernel on tensors and their row strides."""
     b, H = cells0.shape
     launch.run(
-        kernel, (b, triton.cdiv(H, launch.LSTM_UNITS)), *tensors,
+        kernel, (b, launch.cdiv(H, launch.LSTM_UNITS)), *tensors,
         *(tensor.stride(0) for tensor in tensors), H=H, UNITS=launch.LSTM_UNITS,
         DTYPE=launch.compute_dtype(cells0.dtype), **constants, num_warps=1,
     )  # fmt: skip

@@ -57,7 +57,7 @@ def largest_cells(weights: Tensor, count: int) -> Tensor:
     BK = max(2, launch.block(count))
     if BK * 4 > BN:
         BK = BN
-    TILES = triton.cdiv(N, BN)
+    TILES = launch.cdiv(N, BN)
     picked = torch.empty(rows, TILES * BK, dtype=torch.int64, device=weights.device)
     launch.run(
         pick_kernel, (rows * TILES,), weights, picked, N=N, TILES=TILES, BN=BN, BK=BK,

@@ -174,7 +174,7 @@ def _sizes(write_weights: Tensor, vectors: Tensor) -> dict[str, Any]:
         "N": N,
         "R": R,
         "HW": Hw,
-        "TILES": triton.cdiv(N, BN),
+        "TILES": launch.cdiv(N, BN),
         "BN": BN,
         "BR": BR,
         "DTYPE": launch.compute_dtype(write_weights.dtype),

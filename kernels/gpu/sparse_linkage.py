@@ -232,7 +232,7 @@ def _sizes(values: Tensor) -> dict[str, Any]:
     N, K = values.shape[2:]
     BM, BK = min(launch.LINK_CELLS, launch.block(N)), launch.block(K)
     BM = max(1, min(BM, launch.TILE_NUMBERS // BK))
-    return {"N": N, "K": K, "TILES": triton.cdiv(N, BM), "BM": BM, "BK": BK}
+    return {"N": N, "K": K, "TILES": launch.cdiv(N, BM), "BM": BM, "BK": BK}
 
 
 def products(values: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,13 +256,13 @@ def products(values: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, 
     BR = launch.block(R)
     sums = torch.zeros(B * Hw, N, R, dtype=torch.int64, device=values.device)
     tile = max(1, min(sizes["BM"], launch.TILE_NUMBERS // 2 // (sizes["BK"] * BR)))
-    sizes |= {"BM": tile, "TILES": triton.cdiv(N, tile)}
+    sizes |= {"BM": tile, "TILES": launch.cdiv(N, tile)}
     launch.run(
         behind_kernel, (B * Hw * sizes["TILES"],), values, columns, vectors, bounds, sums, **sizes,
         BR=BR, num_warps=launch.warps(tile * sizes["BK"] * BR),
     )  # fmt: skip
     BN = max(1, min(1024, launch.block(N)) // BR)
-    TILES = triton.cdiv(N, BN)
+    TILES = launch.cdiv(N, BN)
     launch.run(
         floats_kernel, (B * Hw * TILES,), sums, bounds, behind, N=N, R=R, TILES=TILES, BN=BN, BR=BR,
         DTYPE=DTYPE,

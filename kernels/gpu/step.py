@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from ..arrays import Adjoint, Step
@@ -44,7 +43,7 @@ def make_scratch(
     if launch.fits_one_program(N, W):
         return None
     like = torch.empty(0, dtype=dtype, device=device)
-    T = triton.cdiv(N, launch.cell_tile(N, W))
+    T = launch.cdiv(N, launch.cell_tile(N, W))
     ranges = launch.rank_ranges(N)
 
     def new(*shape: int) -> Tensor:
@@ -77,7 +76,7 @@ def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
     """Constants of the kernels of a step; each takes those that it names."""
     (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
     BM = launch.cell_tile(N, W)
-    TILES, link = triton.cdiv(N, BM), linkage.tiling(N)
+    TILES, link = launch.cdiv(N, BM), linkage.tiling(N)
     return {
         "N": N,
         "W": W,
@@ -122,8 +121,9 @@ def forward(step: Step, scratch: Scratch | None, robust: bool) -> None:
     _run_tiled(tiled_step.usage_kernel, arrays, sizes)
     _allocate(step, scratch, robust)
     _run_tiled(tiled_step.write_kernel, arrays, sizes)
-    read = step.precedence1, scratch.rows, scratch.columns
-    linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1, read)
+    given = step.write1, step.precedence0, step.read0, step.link0
+    filled = step.link1, step.precedence1, scratch.rows, scratch.columns
+    linkage.launch_pass(*given, *filled)
     _run_tiled(tiled_step.read_kernel, arrays, sizes)
     launch.total(scratch.reads_by_tile[: len(step.vector)], step.reads)
 
@@ -197,17 +197,9 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool
     _allocate(step, scratch, robust)
     _run_tiled(tiled_step.read_backward_kernel, arrays, sizes)
     linkage.launch_pass_backward(
-        step.write1,
-        step.precedence0,
-        step.read0,
-        step.link0,
-        adjoint.link,
-        scratch.changes,
-        scratch.changes,
-        scratch.modes,
-        scratch.rows,
-        scratch.columns,
-    )
+        step.write1, step.precedence0, step.read0, step.link0, adjoint.link, scratch.changes,
+        scratch.changes, scratch.modes, scratch.rows, scratch.columns,
+    )  # fmt: skip
     _run_tiled(tiled_step.write_backward_kernel, arrays, sizes)
     _allocate_backward(step, scratch, robust)
     _run_tiled(tiled_step.usage_backward_kernel, arrays, sizes)
