@@ -178,7 +178,7 @@ def step_calls(size: Size, dtype: torch.dtype, orders: Iterable[str]) -> Iterato
 def composed_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
     """The parts of a composed step."""
     B, N, W, R, Hw = size
-    content, ordered, cells = module("content"), module("ordered"), module("memory")
+    content, cells = module("content"), module("memory")
     sparse, separable = module("sparse_linkage"), module("separable_linkage")
     rows, read, vectors = meta(dtype, B, N), meta(dtype, B, R, N), meta(dtype, B, R, W)
     memory, strengths = meta(dtype, B, N, W), meta(dtype, B, R)
@@ -189,11 +189,12 @@ def composed_calls(size: Size, dtype: torch.dtype) -> Iterator[Call]:
     writing = (memory, meta(dtype, B, Hw, N), words, words, memory)
     yield Call("write", False, cells.launch_write, writing)
     yield Call("write", True, cells.launch_write_backward, (memory, *writing))
-    order = meta(torch.int64, B, N)
-    yield Call("ordered allocation", False, ordered.allocate, (rows, order))
-    yield Call("ordered allocation", True, ordered.allocate_backward, (rows, rows, order, rows))
+    order, allocation = meta(torch.int64, B, N), module("allocation_in_order")
+    given = (rows, rows, order, rows)
+    yield Call("allocation in order", False, allocation.allocate, (rows, order))
+    yield Call("allocation in order", True, allocation.allocate_backward, given)
     if dtype != torch.float64:
-        yield Call("keep largest", False, module("largest").largest_cells, (rows, FAN_OUT))
+        yield Call("keep largest", False, module("selection").largest_cells, (rows, FAN_OUT))
     link = meta(dtype, B, Hw, N, FAN_OUT), meta(torch.int32, B, Hw, N, FAN_OUT)
     written, marked = meta(dtype, B, Hw, N), meta(torch.int8, B, Hw, N)
     kept = meta(torch.int64, B, Hw, FAN_OUT), meta(dtype, B, Hw, FAN_OUT)
@@ -287,16 +288,14 @@ def job_of(found: launch.Launch) -> Job:
 def compiled(job: Job, target: str) -> Any:
     """A kernel compiled for a target; it comes from Triton's cache where that has it."""
     kernel, machine = getattr(module(job.file), job.kernel), TARGETS[target]
-    early = launch.pdl(machine)
-    constants = dict(job.constants) | {"PDL": early}
-    options = dict(job.options) | ({"launch_pdl": True} if early else {})
+    constants = dict(job.constants)
     signature = dict(zip(kernel.arg_names, job.types, strict=False)) | dict.fromkeys(
         constants, "constexpr"
     )
     parse = make_backend(machine).parse_attr
     attributes = {(place,): parse(known) for place, known in enumerate(job.known)}
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=machine, options=options)
+    return triton.compile(source, target=machine, options=dict(job.options))
 
 
 def nvidia_figures(binary: bytes, code: bool) -> dict[str, int]:

@@ -1,10 +1,9 @@
 """Everything that wants a GPU, in one command: `python -m bench gpu`.
 
-Tests of the kernels first, then each kernel by itself, then all benchmarks, then tests and training
-steps with programmatic dependent launch. Into one folder: results, a report, plots, the tests'
-output. It ends within --minutes, and the same command goes on where it ended. Without a GPU it
-measures nothing and says so; --dry goes every way on a CPU, tiny and in Triton's interpreter, and
-no record of it counts.
+Tests of the kernels first, then each kernel by itself, then all benchmarks. Into one folder:
+results, a report, plots, the tests' output. It ends within --minutes, and the same command goes on
+where it ended. Without a GPU it measures nothing and says so; --dry goes every way on a CPU, tiny
+and in Triton's interpreter, and no record of it counts.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 
 from .harness.provenance import ROOT, facts, folder_name
-from .harness.results import Results, ResultsError, open_results, read
+from .harness.results import Results, ResultsError, open_results
 from .reports.tables import write_report
 
 THREADS = 2
@@ -30,8 +29,8 @@ WORDS = ("gpu_ops", "gpu_step", "gpu_lstm", "functional", "captures")
 TESTS = [f"tests/test_{word}.py" for word in WORDS]
 DRY_TESTS = ["tests/test_gpu_launch.py"]
 SANITIZED = "opcheck or bit_for_bit or lstm_cell"
-PARTS = ("tests", "kernels", "benchmarks", "pdl", "full-tests", "sanitizer")
-BY_DEFAULT = PARTS[:4]
+PARTS = ("tests", "kernels", "benchmarks", "full-tests", "sanitizer")
+BY_DEFAULT = PARTS[:3]
 MORE = 3
 """The exit status of what measures, when its time was over before its jobs."""
 
@@ -58,15 +57,11 @@ class Session:
     def results(self) -> Results:
         return open_results(self.out, facts(self.device), self.dry)
 
-    def child(self, command: list[str], log: Path, early: bool = False) -> str:
-        """Run a command, its output into a file as it comes; how it ended.
-
-        early: with programmatic dependent launch.
-        """
+    def child(self, command: list[str], log: Path) -> str:
+        """Run a command, its output into a file as it comes; how it ended."""
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         environment.pop("TRITON_INTERPRET", None)
         environment |= {"TRITON_INTERPRET": "1"} if self.dry else {}
-        environment |= {"DNC_FAST_PDL": "1"} if early else {}
         print("  " + " ".join(command[1:]), flush=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as output:
@@ -87,7 +82,7 @@ class Session:
         return "passed" if status == 0 else f"exit status {status}, see {log.name}"
 
 
-def test_part(session: Session, name: str, extra: list[str], early: bool = False) -> list[str]:
+def test_part(session: Session, name: str, extra: list[str]) -> list[str]:
     """Each file of tests that has not passed yet; returns what went wrong."""
     wrong = []
     for file in DRY_TESTS if session.dry else TESTS:
@@ -99,7 +94,7 @@ def test_part(session: Session, name: str, extra: list[str], early: bool = False
             return [*wrong, f"{job}: no time left"]
         command = [sys.executable, "-m", "pytest", "-q", *extra, file]
         started = time.monotonic()
-        outcome = session.child(command, session.out / f"{name}.txt", early)
+        outcome = session.child(command, session.out / f"{name}.txt")
         took = round(time.monotonic() - started, 1)
         session.results().add(job, [{"kind": "tests", "outcome": outcome, "took_seconds": took}])
         if outcome != "passed":
@@ -107,18 +102,17 @@ def test_part(session: Session, name: str, extra: list[str], early: bool = False
     return wrong
 
 
-def measuring(session: Session, module: list[str], log: str, early: bool = False) -> list[str]:
+def measuring(session: Session, module: list[str], log: str) -> list[str]:
     """A command that measures into results and resumes by itself."""
     if session.left() < 5:
         return [f"{' '.join(module)}: no time left"]
-    folder = session.out / "pdl" if early else session.out
     # It begins no job in the last half minute, so that none has to be killed.
     minutes = max(0.1, (session.left() - 30) / 60)
     command = [
-        sys.executable, "-m", *module, "--device", session.device, "--out", str(folder),
+        sys.executable, "-m", *module, "--device", session.device, "--out", str(session.out),
         "--minutes", f"{minutes:.2f}", *["--dry"] * session.dry,
     ]  # fmt: skip
-    outcome = session.child(command, session.out / log, early)
+    outcome = session.child(command, session.out / log)
     return [] if outcome == "passed" else [f"{' '.join(module)}: {outcome}"]
 
 
@@ -128,16 +122,6 @@ def benchmarks(session: Session) -> list[str]:
 
 def kernels(session: Session) -> list[str]:
     return measuring(session, ["bench.gpu_kernels"], "kernels.txt")
-
-
-def pdl(session: Session) -> list[str]:
-    """Tests and training steps with programmatic dependent launch, in the folder pdl/."""
-    wrong = test_part(session, "pdl-tests", [], early=True)
-    only = ["bench", "run", "steps", "--hurry", "0.15", "--providers", "triton"]
-    wrong += measuring(session, only, "pdl.txt", early=True)
-    if (session.out / "pdl/results.jsonl").exists():
-        write_report(read(session.out / "pdl"))
-    return wrong
 
 
 def sanitizer(session: Session) -> list[str]:
@@ -161,7 +145,7 @@ def do_part(session: Session, part: str) -> list[str]:
         return test_part(session, "tests", [])
     if part == "full-tests":
         return test_part(session, "full-tests", ["-m", "full"])
-    functions = {"benchmarks": benchmarks, "kernels": kernels, "pdl": pdl, "sanitizer": sanitizer}
+    functions = {"benchmarks": benchmarks, "kernels": kernels, "sanitizer": sanitizer}
     return functions[part](session)
 
 

@@ -25,7 +25,7 @@ from states import (
 from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step
-from dnc_fast.backends import VARIABLE, backend_names, backend_problem, choice, resolve_backend
+from dnc_fast.backends import VARIABLE, backend_problem, choice, resolve_backend
 from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from dnc_fast.layout import Layout
 from hypothesis import given
 from hypothesis import strategies as st
 from states import (
@@ -35,6 +34,7 @@ from dnc_fast import DNC, DNCState, backends
 from dnc_fast.backends import choice
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.memory_tape import MemoryTape, checkpoint_interval
+from dnc_fast.layout import Layout
 from dnc_fast.state import MemorySizes, map_tensors, tensors
 
 T, B = 9, 3

@@ -1,4 +1,4 @@
-"""Launches: programmatic dependent launch, off unless asked for, and only where there is such."""
+"""Launches: what a kernel is given where it is compiled, interpreted, or only recorded."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ import torch
 pytest.importorskip("triton")
 
 from dnc_fast.kernels.gpu import launch
-from triton.backends.compiler import GPUTarget
-
-TARGETS = {
-    GPUTarget("cuda", 80, 32): False,
-    GPUTarget("cuda", 89, 32): False,
-    GPUTarget("cuda", 90, 32): True,
-    GPUTarget("cuda", 100, 32): True,
-    GPUTarget("cuda", 120, 32): True,
-    GPUTarget("hip", "gfx942", 64): False,
-}
 
 
 class Kernel:
-    """In the place of one: keeps what it was launched with."""
+    """Stands in for a kernel, and keeps what it was launched with."""
+
+    arg_names: tuple[str, ...] = ()
+    named: dict[str, Any] | None = None
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return self.launch
@@ -32,34 +25,41 @@ class Kernel:
         self.named = named
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: str(target.arch))
-def test_pdl_is_asked_for_and_there(monkeypatch: pytest.MonkeyPatch, target: GPUTarget) -> None:
-    monkeypatch.setattr(launch, "PDL", False)
-    assert not launch.pdl(target)
-    monkeypatch.setattr(launch, "PDL", True)
-    assert launch.pdl(target) == TARGETS[target]
-
-
-@pytest.mark.parametrize("pdl", [False, True])
-def test_kernel_and_launch_agree(monkeypatch: pytest.MonkeyPatch, pdl: bool) -> None:
-    """A kernel that lets the next start early would be wrong if that was launched not to wait."""
-    monkeypatch.setattr(launch, "PDL", pdl)
-    monkeypatch.setattr(launch, "_target", lambda device: GPUTarget("cuda", 90, 32))
-    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.device("meta"))
-    kernel = Kernel()
-    launch.run(kernel, (1,), OnGPU(), N=3)
-    assert kernel.named["PDL"] == pdl and kernel.named.get("launch_pdl", False) == pdl
-    assert kernel.named["N"] == 3
-
-
 class OnGPU:
     """What a launch asks of its first argument."""
 
     device = torch.device("cuda", 0)
 
 
-def test_an_interpreted_kernel_knows_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "PDL", True)
+def test_a_compiled_kernel_is_given_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.device("meta"))
     kernel = Kernel()
-    launch.run(kernel, (1,), torch.zeros(1))
-    assert kernel.named == {"PDL": False}
+    launch.run(kernel, (1,), OnGPU(), N=3, num_warps=2, enable_fp_fusion=False)
+    assert kernel.named == {"N": 3, "num_warps": 2, "enable_fp_fusion": False}
+    launch.run(kernel, (1,), OnGPU(), N=3)
+    assert kernel.named == {"N": 3, "num_warps": 4, "enable_fp_fusion": True}
+
+
+def test_an_interpreted_kernel_is_given_constants_only() -> None:
+    kernel = Kernel()
+    launch.run(kernel, (1,), torch.zeros(1), N=3)
+    assert kernel.named == {"N": 3}
+
+
+def test_a_launch_on_meta_tensors_is_only_recorded() -> None:
+    kernel, tensor = Kernel(), torch.zeros(1, device="meta")
+    with launch.recorded() as launches:
+        launch.run(kernel, (1,), tensor, N=3, num_warps=2)
+    assert kernel.named is None
+    assert launches == [launch.Launch(kernel, (1,), (tensor,), {"N": 3}, 2, True)]
+
+
+def test_a_kernel_is_given_the_arrays_and_sizes_that_it_names() -> None:
+    kernel, tensors = Kernel(), [torch.zeros(1, device="meta") for _ in range(3)]
+    kernel.arg_names = ("c", "a", "N")
+    arrays = dict(zip("abc", tensors, strict=True))
+    with launch.recorded() as launches:
+        launch.run_by_name(kernel, (1,), arrays, {"M": 2, "N": 3}, num_warps=2)
+    (found,) = launches
+    assert found.arguments[0] is tensors[2] and found.arguments[1] is tensors[0]
+    assert found == launch.Launch(kernel, (1,), found.arguments, {"N": 3}, 2, True)

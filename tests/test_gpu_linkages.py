@@ -28,16 +28,41 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC, DNCState, reference
 from dnc_fast.interface import Interface
-from dnc_fast.linkages import SeparableLink, SparseLink
+from dnc_fast.linkages import LINKAGES, SeparableLink, SparseLink
+from dnc_fast.linkages import selection as plain_selection
 from dnc_fast.linkages.sparse import link_write, touched_rows, update_sparse_link
-from dnc_fast.options import USAGE_ORDERS
+from dnc_fast.options import USAGE_ORDERS, StepOptions
 from dnc_fast.state import map_tensors
 
 pytest.importorskip("triton")
 
-from dnc_fast.kernels.gpu import largest, launch, ordered, sparse_linkage
+from dnc_fast.kernels.gpu import allocation_in_order, launch, selection, sparse_linkage
 
-from dnc_fast.backends import composed_parts, plain_parts, triton_parts
+from dnc_fast.backends import Backend, load_backend
+from dnc_fast.backends.triton import allocation as triton_allocation
+
+
+class Parts:
+    """A backend, and its runs of links, whose passes take any link."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        nothing = torch.zeros(1, 1, 1, 1)
+        for name, link in (
+            ("sparse", SparseLink(nothing, -torch.ones(1, 1, 1, 1).int())),
+            ("separable", SeparableLink(nothing, nothing)),
+        ):
+            run = LINKAGES[name].run(link, StepOptions(), 1, False, backend.link_runs)
+            setattr(self, name, run)
+
+    def call(self, part: str, *given: Any) -> Any:
+        """A part by its name, such as "sparse.products"."""
+        for name in part.split("."):
+            self = getattr(self, name)
+        return self(*given)
+
+
+TRITON, PLAIN = Parts(load_backend("triton")), Parts(Backend())
 
 DTYPES = (torch.float64, torch.float32)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -73,12 +98,12 @@ def compare(function: str, given: tuple[Any, ...], dtype: torch.dtype) -> None:
     """A part by the kernels against plain torch, see `gpu`."""
     given = rounded(given, dtype)
     with poisoned():
-        actual = getattr(triton_parts, function)(*given)
-    exact = getattr(plain_parts, function)(*rounded(given, torch.float64))
+        actual = TRITON.call(function, *given)
+    exact = PLAIN.call(function, *rounded(given, torch.float64))
     if dtype == torch.float64:
         assert_close(actual, exact, "float64", function)
     else:
-        plain = getattr(plain_parts, function)(*given)
+        plain = PLAIN.call(function, *given)
         assert_as_good_as_torch(actual, plain, exact, function)
 
 
@@ -105,13 +130,13 @@ def sparse_link(sizes: tuple[int, ...], filled: float = 0.5) -> SparseLink:
 @every_size
 def test_sparse_products(sizes: tuple[int, ...], filled: float, dtype: torch.dtype) -> None:
     B, _, R, N, _ = sizes
-    compare("sparse_products", (sparse_link(sizes, filled), normal(B, R, N)), dtype)
+    compare("sparse.products", (sparse_link(sizes, filled), normal(B, R, N)), dtype)
 
 
 @pytest.mark.usefixtures("small_tiles")
 def test_sparse_products_of_many_tiles() -> None:
     sizes = (2, 2, 3, 37, 3)
-    compare("sparse_products", (sparse_link(sizes), normal(2, 3, 37)), torch.float64)
+    compare("sparse.products", (sparse_link(sizes), normal(2, 3, 37)), torch.float64)
 
 
 @every_dtype
@@ -121,8 +146,8 @@ def test_sparse_products_of_any_size(size: float, dtype: torch.dtype) -> None:
     sizes = (1, 1, 2, 37, 3)
     link, vectors = rounded((sparse_link(sizes), normal(1, 2, 37)), dtype)
     for large, small in ((link.values * size, vectors), (link.values, vectors * size)):
-        actual = triton_parts.sparse_products(link._replace(values=large), small)
-        exact = plain_parts.sparse_products(*rounded((link, vectors), torch.float64))
+        actual = TRITON.sparse.products(link._replace(values=large), small)
+        exact = PLAIN.sparse.products(*rounded((link, vectors), torch.float64))
         for product, expected in zip(actual, exact, strict=True):
             error = (product.double() / size - expected).abs().max().item()
             assert error <= (1e-12 if dtype == torch.float64 else 1e-5) + 37 * 2.0**-100 / size
@@ -134,9 +159,9 @@ def test_sparse_products_of_what_is_not_finite(bad: float) -> None:
     """No whole number stands for it, so all of the vector is NaN, and nothing of the others."""
     sizes = (2, 1, 2, 9, 3)
     link, vectors = rounded((sparse_link(sizes), normal(2, 2, 9)), torch.float32)
-    expected = triton_parts.sparse_products(link, vectors)[1]
+    expected = TRITON.sparse.products(link, vectors)[1]
     vectors[1, 0, 3] = bad
-    found = triton_parts.sparse_products(link, vectors)[1]
+    found = TRITON.sparse.products(link, vectors)[1]
     assert found[1, 0, 0].isnan().all()
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1, 0, 1], expected[1, 0, 1])
 
@@ -150,18 +175,16 @@ def test_sparse_products_repeat_their_bits_in_any_order() -> None:
     place = order.argsort().to(torch.int32)
     columns = torch.where(link.columns < 0, -1, place[link.columns.clamp(min=0).long()])
     moved = SparseLink(link.values[:, :, order].contiguous(), columns[:, :, order].contiguous())
-    _, behind = triton_parts.sparse_products(link, vectors)
-    _, behind_moved = triton_parts.sparse_products(moved, vectors[..., order])
+    _, behind = TRITON.sparse.products(link, vectors)
+    _, behind_moved = TRITON.sparse.products(moved, vectors[..., order])
     assert torch.equal(behind_moved, behind[..., order])
 
 
 def test_sparse_products_of_a_batch_are_those_of_its_elements() -> None:
     sizes = (3, 2, 2, 37, 3)
     link, vectors = rounded((sparse_link(sizes), normal(3, 2, 37)), torch.float32)
-    alone = triton_parts.sparse_products(map_tensors(lambda part: part[1:2], link), vectors[1:2])
-    assert_close(
-        alone, [part[1:2] for part in triton_parts.sparse_products(link, vectors)], "equal"
-    )
+    alone = TRITON.sparse.products(map_tensors(lambda part: part[1:2], link), vectors[1:2])
+    assert_close(alone, [part[1:2] for part in TRITON.sparse.products(link, vectors)], "equal")
 
 
 @every_dtype
@@ -173,13 +196,13 @@ def test_sparse_backward_adds(sizes: tuple[int, ...], dtype: torch.dtype) -> Non
     start = normal(*link.values.shape).masked_fill(link.columns < 0, 0)
     found = []
     for parts, to in (
-        (triton_parts, dtype),
-        (plain_parts, dtype),
-        (plain_parts, torch.float64),
+        (TRITON, dtype),
+        (PLAIN, dtype),
+        (PLAIN, torch.float64),
     ):
         d_values, *rest = rounded(rounded((start, link, *given), dtype), to)
         d_values = d_values.clone()
-        parts.sparse_backward(d_values, *rest)
+        parts.sparse.add_gradient(d_values, *rest)
         found.append(d_values)
     if dtype == torch.float64:
         assert_close(found[0], found[2], "float64")
@@ -201,13 +224,13 @@ def assert_update_equals_the_reference(
     link = map_tensors(Tensor.clone, before)
     for _ in range(2):
         given = rounded((weighting(B, Hw, N), weighting(B, Hw, N)), dtype)
-        entry = link_write(*given, K, unit_sums, triton_parts.keep_largest)
+        entry = link_write(*given, K, unit_sums, TRITON.sparse.keep_largest)
         assert_close(entry, link_write(*given, K, unit_sums), "equal")
         expected = update_sparse_link(link, entry, threshold)
         changed = (expected.values != link.values) | (expected.columns != link.columns)
         old = map_tensors(Tensor.clone, link)
         with poisoned():
-            rows, was = triton_parts.update_sparse_link_(link, entry, threshold)
+            rows, was = TRITON.sparse.update(link, entry, threshold)
         assert_close(link, expected, "equal")
         assert link.columns.dtype == torch.int32
         places = tuple(rows.T)
@@ -248,7 +271,7 @@ def test_sparse_update_touches_few_rows() -> None:
     link = rounded(sparse_link(sizes), torch.float32)
     entry = link_write(*rounded((weighting(2, 2, 37), weighting(2, 2, 37)), torch.float32), 3)
     expected = touched_rows(link, entry, 0.0)
-    rows, _ = triton_parts.update_sparse_link_(link, entry, 0.0)
+    rows, _ = TRITON.sparse.update(link, entry, 0.0)
     assert torch.equal(rows, expected)
 
 
@@ -261,7 +284,7 @@ def test_fan_out_beyond_one_program_is_that_of_plain_torch(
     given = rounded((weighting(1, 1, 9), weighting(1, 1, 9)), torch.float32)
     entry = link_write(*given, 3)
     expected = update_sparse_link(link, entry, 0.0)
-    triton_parts.update_sparse_link_(link, entry, 0.0)
+    TRITON.sparse.update(link, entry, 0.0)
     assert_close(link, expected, "equal")
 
 
@@ -280,7 +303,7 @@ def history(sizes: tuple[int, ...], writes: int) -> SeparableLink:
 @every_size
 def test_separable_products(sizes: tuple[int, ...], writes: int, dtype: torch.dtype) -> None:
     B, _, R, N, _ = sizes
-    compare("separable_products", (history(sizes, writes), normal(B, R, N)), dtype)
+    compare("separable.products", (history(sizes, writes), normal(B, R, N)), dtype)
 
 
 @every_dtype
@@ -289,7 +312,11 @@ def test_separable_products(sizes: tuple[int, ...], writes: int, dtype: torch.dt
 def test_separable_backward(sizes: tuple[int, ...], writes: int, dtype: torch.dtype) -> None:
     B, Hw, R, N, _ = sizes
     ways = normal(B, R, Hw, N), normal(B, R, Hw, N)
-    compare("separable_gradients", (*ways, history(sizes, writes), normal(B, R, N)), dtype)
+    compare(
+        "separable.directional_weightings_backward",
+        (*ways, history(sizes, writes), normal(B, R, N)),
+        dtype,
+    )
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -302,8 +329,10 @@ def test_separable_link_of_many_tiles_and_full_overwrites(whole: bool) -> None:
     link.write_weights[:, :, 3, 4] = 1
     if whole:
         link = map_tensors(Tensor.contiguous, link)
-    compare("separable_products", (link, normal(2, 3, 37)), torch.float64)
-    compare("separable_gradients", (*ways, link, normal(2, 3, 37)), torch.float64)
+    compare("separable.products", (link, normal(2, 3, 37)), torch.float64)
+    compare(
+        "separable.directional_weightings_backward", (*ways, link, normal(2, 3, 37)), torch.float64
+    )
 
 
 # Look-up, write, allocation, largest entries
@@ -321,13 +350,13 @@ def test_look_up_and_its_gradient_added(
     d_weights, start = normal(B, H, N), normal(B, N, W)
     found = []
     for parts, to in (
-        (triton_parts, dtype),
-        (plain_parts, dtype),
-        (plain_parts, torch.float64),
+        (TRITON, dtype),
+        (PLAIN, dtype),
+        (PLAIN, torch.float64),
     ):
         change, d_memory, *inputs = rounded(rounded((d_weights, start, *given), dtype), to)
-        look_up, d_memory = parts.look_up(*inputs), d_memory.clone()
-        gradients = parts.look_up_backward(change, look_up, *inputs, d_memory)
+        look_up, d_memory = parts.backend.look_up(*inputs), d_memory.clone()
+        gradients = parts.backend.look_up_backward(change, look_up, *inputs, d_memory)
         found.append([look_up.weights, *gradients, d_memory])
     if dtype == torch.float64:
         assert_close(found[0], found[2], "float64")
@@ -353,11 +382,12 @@ def write_step(B: int, N: int, W: int, Hw: int) -> tuple[Step, Interface]:
 def test_write_and_its_gradient_in_place(sizes: tuple[int, ...]) -> None:
     step, interface = write_step(*sizes)
     start, found = rounded(normal(*step.memory0.shape), torch.float64), []
-    for parts in (triton_parts, plain_parts):
+    written = step.memory0, step.write1, interface.erase_vectors, interface.write_vectors
+    for parts in (TRITON, PLAIN):
         step.memory1.zero_()
-        parts.write_memory(step, interface)
+        parts.backend.write(*written, step.memory1)
         d_memory = start.clone()
-        gradients = parts.write_memory_backward(step, interface, d_memory)
+        gradients = parts.backend.write_backward(d_memory, *written)
         found.append([step.memory1.clone(), *gradients, d_memory])
     assert_close(*found, "float64")
 
@@ -372,10 +402,10 @@ def test_write_weighting(Hw: int, order: str) -> None:
     usage, content, change = given
     found = [
         [
-            parts.write_weighting(interface, usage, content, order),
-            parts.write_weighting_backward(change, interface, usage, content, order),
+            parts.backend.write_weighting(interface, usage, content, order),
+            parts.backend.write_weighting_backward(change, interface, usage, content, order),
         ]
-        for parts in (triton_parts, plain_parts)
+        for parts in (TRITON, PLAIN)
     ]
     assert_close(*found, "float64")
 
@@ -392,13 +422,13 @@ def usages(kind: str, B: int, N: int) -> Tensor:
 @pytest.mark.parametrize("N", [1, 37, 1500])
 @pytest.mark.parametrize("kind", ["separated", "tied", "full", "zero"])
 @pytest.mark.parametrize("order", USAGE_ORDERS)
-def test_ordered_allocation(order: str, kind: str, N: int, dtype: torch.dtype) -> None:
+def test_allocation_in_order(order: str, kind: str, N: int, dtype: torch.dtype) -> None:
     assert_allocation_equals_the_reference(usages(kind, 2, N), order, dtype)
 
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("kind", ["full", "tied"])
-def test_ordered_allocation_of_many_blocks(kind: str) -> None:
+def test_allocation_in_order_of_many_blocks(kind: str) -> None:
     """More than one program adds up what they bring at once."""
     assert_allocation_equals_the_reference(usages(kind, 2, 37), "exact", torch.float64)
 
@@ -413,8 +443,10 @@ def assert_allocation_equals_the_reference(usage: Tensor, order: str, dtype: tor
         ]
 
     with poisoned():
-        found = triton_parts._allocate(usage, order)
-        d_usage = ordered.allocate_backward(change, found.lifted, found.order, found.products)
+        found = triton_allocation._allocate(usage, order)
+        d_usage = allocation_in_order.allocate_backward(
+            change, found.lifted, found.order, found.products
+        )
     actual, exact = [found.weights, d_usage], expected(usage.double(), change.double())
     if dtype == torch.float64:
         assert_close(actual, exact, "float64")
@@ -423,8 +455,8 @@ def assert_allocation_equals_the_reference(usage: Tensor, order: str, dtype: tor
 
 
 def assert_same_cells(weights: Tensor, count: int) -> None:
-    found = largest.largest_cells(weights.flatten(0, -2), count)
-    expected = reference.largest_cells(weights.flatten(0, -2), count)
+    found = selection.largest_cells(weights.flatten(0, -2), count)
+    expected = plain_selection.largest_cells(weights.flatten(0, -2), count)
     assert found.dtype == torch.int64 and torch.equal(found, expected)
 
 
@@ -448,8 +480,8 @@ def test_largest_cells(tiles: bool, count: int, request: pytest.FixtureRequest) 
 def test_keep_largest(unit_sums: bool, dtype: torch.dtype) -> None:
     weights = weighting(2, 2, 37).to(DEVICE, dtype)
     for count in (3, 37, 50):
-        found = triton_parts.keep_largest(weights, count, unit_sums)
-        assert_close(found, reference.keep_largest(weights, count, unit_sums), "equal")
+        found = TRITON.sparse.keep_largest(weights, count, unit_sums)
+        assert_close(found, plain_selection.keep_largest(weights, count, unit_sums), "equal")
 
 
 # Beyond 2^31 numbers
@@ -480,7 +512,7 @@ def test_sparse_link_of_more_than_2_31_numbers(
     sparse_linkage.add_backward(d_values, columns, change, vectors, modes, modes)
     expected = torch.zeros_like(small.values)
     given = change[-1:, :, last], vectors[-1:, :, last], modes[:1], modes[:1]
-    plain_parts.sparse_backward(expected, small, *given)
+    PLAIN.sparse.add_gradient(expected, small, *given)
     assert_close(d_values[-1:, :, last], expected, "float32")
 
     entry = sparse_linkage.Entry(
@@ -545,6 +577,8 @@ def with_link(state: DNCState, options: dict[str, Any], seed: int = 0) -> DNCSta
 
 
 CASES = [
+    ((3, 1), {"linkage": "dense", "read_topk": 2}),
+    ((3,), {"linkage": "dense", "num_write_heads": 2, "write_topk": 2, "checkpoint_interval": 2}),
     ((3, 1), {"linkage": "none"}),
     ((3,), {"linkage": "none", "num_write_heads": 2, "read_topk": 2, "write_topk": 2}),
     ((3, 2), {"linkage": "sparse", "link_fan_out": 3}),
@@ -556,14 +590,9 @@ CASES = [
 ]
 
 
-def test_the_triton_backend_has_these_parts() -> None:
-    assert composed_parts("triton") is triton_parts
-    assert set(triton_parts.__all__) == set(plain_parts.__all__)
-
-
 @pytest.mark.parametrize(("lengths", "options"), CASES, ids=str)
 def test_sequences_equal_the_reference(lengths: tuple[int, ...], options: dict[str, Any]) -> None:
-    """Through the engine, with memories made anew backward, and batches that shrink."""
+    """Through the engine, with memories rebuilt in the backward pass, and batches that shrink."""
     state = with_link(lively_state(lively_dnc(**options), len(lengths)), options)
     x, found = pack_sequence([normal(length, 3) for length in lengths]), []
     for backend in ("triton", "reference"):
@@ -639,7 +668,7 @@ class TestLargeMemories:
 
     def test_look_up(self, N: int) -> None:
         given = normal(1, 4, 32), 1 + 4 * uniform(1, 4), normal(1, N, 32)
-        compare_weights(lambda parts, *given: parts.look_up(*given).weights, given)
+        compare_weights(lambda parts, *given: parts.backend.look_up(*given).weights, given)
 
     def full_link(self, N: int) -> SparseLink:
         columns = torch.randint(N, (1, 2, N, 8), device=DEVICE, dtype=torch.int32).sort(-1).values
@@ -647,8 +676,8 @@ class TestLargeMemories:
 
     def test_sparse_products(self, N: int) -> None:
         link, vectors = self.full_link(N), torch.randn(1, 4, N, device=DEVICE)
-        compare_weights(lambda parts, *given: parts.sparse_products(*given), (link, vectors))
-        found = [triton_parts.sparse_products(link, vectors) for _ in range(2)]
+        compare_weights(lambda parts, *given: parts.sparse.products(*given), (link, vectors))
+        found = [TRITON.sparse.products(link, vectors) for _ in range(2)]
         assert_close(*found, "equal")
 
     def test_sparse_update(self, N: int) -> None:
@@ -661,20 +690,22 @@ class TestLargeMemories:
         given = (torch.rand(1, 2, N, device=DEVICE) / N for _ in range(2))
         entry = link_write(*given, 8)
         expected = update_sparse_link(link, entry, 0.02)
-        triton_parts.update_sparse_link_(link, entry, 0.02)
+        TRITON.sparse.update(link, entry, 0.02)
         assert_close(link, expected, "equal")
 
     @pytest.mark.parametrize("writes", [1, 50])
     def test_separable_link(self, N: int, writes: int) -> None:
         sizes = (1, 1, 4, N, 8)
         given = history(sizes, writes), normal(1, 4, N)
-        compare_weights(lambda parts, *given: parts.separable_products(*given), given)
+        compare_weights(lambda parts, *given: parts.separable.products(*given), given)
         given = (normal(1, 4, 1, N), normal(1, 4, 1, N), *given)
-        compare_weights(lambda parts, *given: parts.separable_gradients(*given), given)
+        compare_weights(
+            lambda parts, *given: parts.separable.directional_weightings_backward(*given), given
+        )
 
     @pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
     def test_repeats_its_bits(self, N: int, linkage: str) -> None:
-        """Forward; the way back has sums of torch around the parts, see `linking`."""
+        """Forward; the backward pass has sums of torch around the parts."""
         model = DNC(4, 16, num_cells=N, linkage=linkage, backend="triton").to(DEVICE)
         x = torch.randn(5, 1, 4, device=DEVICE)
         found = [model(x)[0].detach() for _ in range(2)]
@@ -684,6 +715,6 @@ class TestLargeMemories:
 def compare_weights(function: Callable[..., Any], given: tuple[Any, ...]) -> None:
     """In float32, against plain torch."""
     given = rounded(given, torch.float32)
-    actual, plain = (function(parts, *given) for parts in (triton_parts, plain_parts))
-    exact = function(plain_parts, *rounded(given, torch.float64))
+    actual, plain = (function(parts, *given) for parts in (TRITON, PLAIN))
+    exact = function(PLAIN, *rounded(given, torch.float64))
     assert_as_good_as_torch(actual, plain, exact)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from dnc_fast.precision import Precision, run_precision
 from states import (
     HAS_NUMBA,
     assert_close,
@@ -22,8 +21,9 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC
 from dnc_fast.controllers import CONTROLLERS
-from dnc_fast.engine.passes import Passes
 from dnc_fast.engine.memory_tape import MemoryTape
+from dnc_fast.engine.passes import Passes
+from dnc_fast.precision import Precision, run_precision
 
 T, B = 6, 4
 

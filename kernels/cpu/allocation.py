@@ -2,8 +2,8 @@
 
     u' = e + (1 - e) u;  a[i] = (1 - u'_i) prod over j before i of u'_j;  e = 1e-6
 
-Cells are ordered by u', or by u' rounded to 1/256 (`robust`), ties by index. The sort is a stable
-radix sort of the keys' bits; of short rows each cell's place is counted.
+Cells are ordered by u', or by u' rounded to 1/256 (`robust`), ties by index. A few cells are sorted
+by counting the cells before each, many by a stable radix sort of the keys' bits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def lifted_usage(usage, out):
 
 @kernel
 def _count_places(keys, order):
-    """Each cell's place is the number of those before it."""
+    """Fill order: the place of a cell is the number of cells before it."""
     for n in range(keys.shape[0]):
         earlier, later = keys[:n], keys[n:]
         key, place = keys[n], np.int32(0)
@@ -46,8 +46,8 @@ def _count_places(keys, order):
 def free_list(lifted, robust, order, keys, wide_keys, other, counts):
     """Fill order with the cells from the least used to the most used, ties by index.
 
-    keys (N) of the dtype, wide_keys (N) of float64, other (N) and counts (COUNTS) of int64 are room
-    to work in. NaN counts as the most used.
+    keys (N) of the dtype, wide_keys (N) of float64, other (N) and counts (COUNTS) of int64 are work
+    space. NaN counts as the most used.
     """
     N = lifted.shape[0]
     scale = lifted.dtype.type(1 / GRID)
@@ -61,11 +61,11 @@ def free_list(lifted, robust, order, keys, wide_keys, other, counts):
     for n in range(N):
         wide_keys[n] = keys[n]
         order[n] = n
-    # The bit patterns of doubles are in the same order as they, once the sign bit is flipped (of
-    # negative ones, all bits); of a widened single the last 29 bits are all alike.
+    # The bits of a double sort like unsigned integers once the sign bit is flipped, or for negative
+    # numbers all bits. The last 29 bits of a float32 converted to a double are always the same.
     bits = wide_keys.view(np.int64)
     for n in range(N):
-        if bits[n] == SIGN:  # -0.0 is 0.0
+        if bits[n] == SIGN:  # -0.0 equals 0.0
             bits[n] = 0
         bits[n] = ~bits[n] if bits[n] < 0 else bits[n] ^ SIGN
     first = 29 if lifted.itemsize == 4 else 0
@@ -79,7 +79,7 @@ def free_list(lifted, robust, order, keys, wide_keys, other, counts):
         for n in range(N):
             counts[(bits[n] >> shift) & mask] += 1
         if counts[(bits[0] >> shift) & mask] == N:
-            continue  # all keys have this digit in common
+            continue  # all keys have the same digit here
         start = 0
         for digit in range(1 << digit_bits):
             count = counts[digit]
@@ -99,7 +99,7 @@ def free_list(lifted, robust, order, keys, wide_keys, other, counts):
 
 @kernel
 def allocation_weighting(lifted, order, out):
-    """Fill out with the allocation weighting of an order."""
+    """Fill out with the allocation weighting of cells in a given order."""
     one = lifted.dtype.type(1)
     product = one
     for place in range(order.shape[0]):
@@ -112,7 +112,7 @@ def allocation_weighting(lifted, order, out):
 def allocation_weighting_backward(d_allocation, lifted, order, products, d_usage):
     """Add to d_usage: du'_i = (sum over k after i of da_k a_k) / u'_i - P_i da_i.
 
-    P_i is the product of u' before i; products (N) is room for them, in the order of the list.
+    P_i is the product of the u' before i; products (N) is work space for them, in this order.
     """
     one = lifted.dtype.type(1)
     rest = lifted.dtype.type(1 - EPSILON)

@@ -1,9 +1,9 @@
-"""Content weighting of one batch element, all heads of a kind together.
+"""Content weighting of one batch element, all read heads or all write heads together.
 
     D = k.m / (|k| |m| + e), |x| = sqrt(x.x + e), e = 1e-6;  w = softmax over cells of strength D
 
 Shapes: keys (heads, W), strengths (heads), memory (N, W), cell_norms (N), similarity and weights
-(heads, N). For the backward pass nothing is saved but what the caller has anyway.
+(heads, N). The backward pass needs nothing saved except what the caller has anyway.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def norms(rows, out):
 
 @kernel
 def similarities(key, memory, key_norm, cell_norms, similarity):
-    """Fill the similarity (N) of a key with all cells; the norms are given."""
+    """Fill the similarity (N) of a key to all cells; the norms are given."""
     epsilon = memory.dtype.type(EPSILON)
     N = memory.shape[0]
     fours = N - N % 4
@@ -89,7 +89,7 @@ def look_up(keys, strengths, memory, key_norms, cell_norms, similarity, weights)
 
 @apart
 def _pull(m0, m1, m2, m3, d0, d1, d2, d3, key, g, pull, d_key):
-    """To the gradients d of four cells m, and of the key, what g and pull of each cell add."""
+    """Add to the gradients d of four cells m, and to d_key, given g and pull of each cell."""
     g0, g1, g2, g3 = g[0], g[1], g[2], g[3]
     p0, p1, p2, p3 = pull[0], pull[1], pull[2], pull[3]
     for w in range(key.shape[0]):
@@ -113,10 +113,10 @@ def mean_gradient(weight, d_weight):
 def through_cells(
     mean, weight, d_logit, row, key, strength, memory, key_norm, cell_norms, d_key, d_memory
 ):
-    """Add to d_key, all but the pull of its norm, and to d_memory.
+    """Add to d_memory, and to d_key all except what comes through the key's norm.
 
-    d_logit, on entry the gradient of the weights, and row, the similarity, are used up; `mean` is
-    that over all cells. Returns the gradients of the strength and of the key's norm.
+    d_logit, on entry the gradient of the weights, and row, the similarity, are overwritten; `mean`
+    is w.dw over all cells. Returns the gradients of the strength and of the key's norm.
     """
     epsilon = memory.dtype.type(EPSILON)
     zero = memory.dtype.type(0)
@@ -126,12 +126,12 @@ def through_cells(
     for n in range(N):
         d_logit[n] = weight[n] * (d_logit[n] - mean)
         d_strength += d_logit[n] * row[n]
-    for n in range(N):  # g takes the place of the logits' gradient
+    for n in range(N):  # d_logit becomes g
         d_logit[n] *= strength / (key_norm * cell_norms[n] + epsilon)
     d_key_norm = zero
     for n in range(N):
         d_key_norm -= d_logit[n] * row[n] * cell_norms[n]
-    for n in range(N):  # and the pull towards the cell that of its similarity
+    for n in range(N):  # row becomes the factor of each cell in its own gradient
         row[n] *= -d_logit[n] * key_norm / cell_norms[n]
     for n in range(0, fours, 4):
         _pull(
@@ -150,40 +150,23 @@ def through_cells(
 
 @kernel
 def content_weighting_backward(
-    d_weights,
-    weights,
-    similarity,
-    keys,
-    strengths,
-    memory,
-    key_norms,
-    cell_norms,
-    d_keys,
-    d_strengths,
-    d_memory,
-):
-    """Fill d_keys and d_strengths, add to d_memory; d_weights and similarity are used up.
+    d_weights, weights, similarity, keys, strengths, memory, key_norms, cell_norms, d_keys,
+    d_strengths, d_memory,
+):  # fmt: skip
+    """Fill d_keys and d_strengths, add to d_memory; d_weights and similarity are overwritten.
 
     ds = w (dw - w.dw);  dstrength = ds.D;  g = strength ds / (|k| |m| + e)
-    dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise with k and m exchanged
+    dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise with k and m swapped
     """
     for head in range(keys.shape[0]):
         key, d_key = keys[head], d_keys[head]
         for w in range(key.shape[0]):
             d_key[w] = memory.dtype.type(0)
         d_strengths[head], d_key_norm = through_cells(
-            mean_gradient(weights[head], d_weights[head]),
-            weights[head],
-            d_weights[head],
-            similarity[head],
-            key,
-            strengths[head],
-            memory,
-            key_norms[head],
-            cell_norms,
-            d_key,
+            mean_gradient(weights[head], d_weights[head]), weights[head], d_weights[head],
+            similarity[head], key, strengths[head], memory, key_norms[head], cell_norms, d_key,
             d_memory,
-        )
+        )  # fmt: skip
         pull = d_key_norm / key_norms[head]
         for w in range(key.shape[0]):
             d_key[w] += pull * key[w]

@@ -1,9 +1,9 @@
-"""exp, sigmoid and tanh that the compiler can vectorise, which it cannot the C library's.
+"""exp, sigmoid and tanh that the compiler can vectorise, unlike those of the C library.
 
 e^x = 2^n e^r with n = x / ln 2 rounded and |r| <= ln 2 / 2: e^r by its Taylor series, 2^n by the
-bits of the exponent. Within two units in the last place, for float32 and float64; NaN stays NaN.
-x is first brought to where e^x is a normal number: e^-inf is the least of them, not zero, and e^inf
-nearly the greatest.
+bits of the exponent. Errors are within two units in the last place, for float32 and float64; NaN
+stays NaN. x is first clipped to where e^x is a normal number, so that e^-inf is the smallest of
+these, not zero, and e^inf nearly the largest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .compile import kernel
 
 @intrinsic
 def _times_power(typingctx: Any, value: Any, shifted: Any) -> Any:
-    """value 2^n, with n in the lowest bits of shifted: added to the bits of the exponent."""
+    """value 2^n, where the lowest bits of `shifted` hold n; adds n to the bits of the exponent."""
     mantissa_bits = 23 if value == types.float32 else 52
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -42,17 +42,18 @@ def _make_reduce(
 
     Args:
         number: the dtype.
-        least, greatest: between these x is brought.
-        ln2: its first bits, few enough that n times them is exact, and the rest.
-        terms: of the series.
-        shift: added to a number, it rounds it, and leaves it in the lowest bits.
+        least, greatest: bounds that x is clipped to.
+        ln2: ln 2 as a sum of two numbers: its first bits, so few that n times them is exact, and
+            the rest.
+        terms: how many terms of the series to use.
+        shift: adding this to a number rounds it to an integer, held in the lowest bits.
     """
     least, greatest, shift = map(number, (least, greatest, shift))
     log2_e, high, low = map(number, (math.log2(math.e), *ln2))
     first, *others = (number(1 / math.factorial(k)) for k in range(terms, 0, -1))
     series = tuple(others)
 
-    # Without reassociation, by which (x + shift) - shift would become x.
+    # No reassociation, which would turn (x + shift) - shift into x.
     @numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
     def reduce(x):
         if x < least:
@@ -65,7 +66,7 @@ def _make_reduce(
         total = first
         for term in series:
             total = total * r + term
-        return total * r + (x - x), shifted  # x - x is NaN where x is, else 0
+        return total * r + (x - x), shifted  # x - x is NaN if x is, otherwise 0
 
     return reduce
 
@@ -79,8 +80,8 @@ _reduce_float64 = _make_reduce(
 
 
 def _reduce(x):
-    """e^r - 1, and a number in whose lowest bits n stands."""
-    raise NotImplementedError("for compiled code alone")
+    """e^r - 1, and a number whose lowest bits hold n."""
+    raise NotImplementedError("only for compiled code")
 
 
 @overload(_reduce)
@@ -105,9 +106,9 @@ def sigmoid(x):
 
 @kernel
 def tanh(x):
-    """(e^2|x| - 1) / (e^2|x| + 1), with the sign of x; exact to the last bits also near zero."""
+    """(e^2|x| - 1) / (e^2|x| + 1) with the sign of x; accurate to the last bits near zero too."""
     one = type(x)(1)
-    size = min(abs(x), type(x)(20))  # beyond, it is 1 to the last bit; NaN stays NaN
+    size = min(abs(x), type(x)(20))  # beyond that, tanh is 1 to the last bit; NaN stays NaN
     rest, shifted = _reduce(size + size)
     power = _times_power(one, shifted)
     grown = power * rest + (power - one)

@@ -1,4 +1,4 @@
-"""The interface vector of one batch element: split, activations and their slopes.
+"""The interface vector of one batch element: its parts, their activations and the gradients.
 
 read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
 erase vectors (Hw, W) | write vectors (Hw, W) | free gates (R) | allocation gates (Hw) |
@@ -15,7 +15,7 @@ from .elementary import exp, sigmoid
 
 @kernel
 def split(vector, W, R, Hw):
-    """Views of the parts of a vector, in its order."""
+    """Views of the parts of a vector, in the order above."""
     a = R * W
     b = a + R
     c = b + Hw * W
@@ -56,7 +56,7 @@ def _oneplus(values):
 
 @kernel
 def activate(vector, W, R, Hw, active):
-    """Fill active with a raw vector after the activation of each part."""
+    """Fill active with a raw vector after the activations of its parts."""
     for index in range(vector.shape[0]):
         active[index] = vector[index]
     parts = split(active, W, R, Hw)
@@ -97,7 +97,7 @@ def _times_oneplus_slope(gradient, values):
 
 @kernel
 def activate_backward(gradient, active, W, R, Hw):
-    """The gradient of the activated vector becomes that of the raw one, in place."""
+    """Turn the gradient of the activated vector into that of the raw one, in place."""
     d = split(gradient, W, R, Hw)
     parts = split(active, W, R, Hw)
     _times_oneplus_slope(d[1], parts[1])

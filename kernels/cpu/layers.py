@@ -1,7 +1,7 @@
-"""One step of one controller layer and batch element, forward and backward.
+"""One step of one controller layer for one batch element, forward and backward.
 
-Every loop writes to one array only, or the compiler would not vectorise it. Shapes: active, the
-activations of all gates, (G H); all else (H).
+Every loop writes to only one array, because the compiler does not vectorise others. `cells` are the
+cell states c of an LSTM. Shapes: active, the activations of all gates, (G H); all others (H).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _lstm(active, cells, new_cells, squashed, hidden):
 
 @kernel
 def _lstm_backward(active, cells, squashed, d_hidden, d_cells, d_active):
-    """Fill d_active; d_cells goes from step t to step t - 1."""
+    """Fill d_active; d_cells is taken from step t to step t - 1."""
     one = active.dtype.type(1)
     H = d_hidden.shape[0]
     entry, forget, change = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
@@ -78,7 +78,7 @@ def _gru(active, last, hidden):
 
 @kernel
 def _gru_backward(active, last, d_hidden, d_active):
-    """Fill d_active; d_hidden becomes what goes to h_{t-1} besides the pre-activations."""
+    """Fill d_active; d_hidden becomes the gradient of h_{t-1} except through pre-activations."""
     one = active.dtype.type(1)
     H = d_hidden.shape[0]
     reset, update, new = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
@@ -99,13 +99,13 @@ def _gru_backward(active, last, d_hidden, d_active):
 
 @kernel
 def layer(kind, active, last, cells, new_cells, squashed, hidden):
-    """From pre-activations, in place, to new cells and hidden activations.
+    """Compute cell states and hidden activations from pre-activations.
 
     Args:
         kind: LSTM, GRU or PLAIN.
-        active: pre-activations; activations afterwards.
-        last: h_{t-1}; of an LSTM not looked at.
-        cells, new_cells: c_{t-1} and c_t of an LSTM, else not looked at.
+        active: pre-activations, which become activations in place.
+        last: h_{t-1}; not used by an LSTM.
+        cells, new_cells: c_{t-1} and c_t of an LSTM, not used by others.
         squashed: tanh(c_t), likewise.
         hidden: h_t.
     """
@@ -121,7 +121,8 @@ def layer(kind, active, last, cells, new_cells, squashed, hidden):
 def layer_backward(kind, active, last, cells, squashed, hidden, d_hidden, d_cells, d_active):
     """Fill d_active, the gradient of the pre-activations.
 
-    d_hidden becomes what goes to h_{t-1} besides them, d_cells the gradient of c_{t-1}.
+    d_hidden becomes the gradient of h_{t-1} except through the pre-activations, d_cells that of
+    c_{t-1}.
     """
     one = active.dtype.type(1)
     if kind == LSTM:

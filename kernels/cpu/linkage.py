@@ -1,11 +1,11 @@
-"""The link matrix of one batch element and write head, by strips of rows, each in one pass.
+"""The link matrix of one batch element and write head, in one pass over strips of its rows.
 
     L_t[i, j] = (1 - ww_i - ww_j) L[i, j] + ww_i p[j], diagonal 0
     forward_r = L_t wr_r;  backward_r = L_t^T wr_r
 
-L and p are of step t - 1, wr are the read weightings of step t - 1. Column sums of a strip go to
-the strip's own partial sums, which the caller adds up in the order of the strips: the result does
-not depend on the number of threads.
+L, p and the read weightings wr are those of step t - 1. Each strip stores its own partial
+column sums; the caller adds them up in the order of the strips, so that the result does not depend
+on the number of threads.
 
 Shapes: link (N, N), precedence and write_weights (N), read_weights (R, N).
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from .compile import apart, kernel
 
 STRIP = 256
-"""Rows in a strip. Fixed, so that sums are the same however the strips are shared out."""
+"""Rows in a strip; fixed, so that sums do not depend on how strips are shared among threads."""
 
 
 @kernel
@@ -30,18 +30,18 @@ def _update_row(i, link, precedence, write_weights, out, k):
 
 @kernel
 def update_link(first, last, link, precedence, write_weights, new_link):
-    """Rows [first, last) of L_t alone, to rebuild it."""
+    """Rows [first, last) of L_t without anything else, to rebuild it."""
     for i in range(first, last):
         _update_row(i, link, precedence, write_weights, new_link, i)
 
 
-# Four rows go at a time through each loop over j, so that weights and sums are loaded once for all
-# of them; the rows are arrays of their own, so that the compiler may take them to be apart.
+# Each loop over j takes four rows at a time, so that weights and sums are loaded once for all four.
+# The rows are arguments of their own, so that the compiler may assume that they do not overlap.
 
 
 @apart
 def _update_rows(x0, x1, x2, x3, precedence, write_weights, w0, w1, w2, w3, out0, out1, out2, out3):
-    """out = rows of L_t but for the diagonal, from rows x of L and their write weights w."""
+    """out = rows of L_t except the diagonal, from rows x of L and their write weights w."""
     one = precedence.dtype.type(1)
     rest0, rest1, rest2, rest3 = one - w0, one - w1, one - w2, one - w3
     for j in range(precedence.shape[0]):
@@ -66,7 +66,7 @@ def _sums_of_rows(x0, x1, x2, x3, weights, w0, w1, w2, w3, dots, sums):
 
 @apart
 def _add_gradients(g0, g1, g2, g3, i, read, d_read, other, d_other, modes, other_modes):
-    """Rows of G, for two heads: add pi_f x_i wr + pi_b wr_i x of each; modes are pi_f, pi_b."""
+    """Add pi_f x_i wr + pi_b wr_i x of two read heads to rows of G; modes are pi_f, pi_b."""
     a0, a1 = modes[0] * d_read[i], modes[0] * d_read[i + 1]
     a2, a3 = modes[0] * d_read[i + 2], modes[0] * d_read[i + 3]
     b0, b1 = modes[1] * read[i], modes[1] * read[i + 1]
@@ -84,7 +84,7 @@ def _add_gradients(g0, g1, g2, g3, i, read, d_read, other, d_other, modes, other
 
 @apart
 def _add_gradient(g0, g1, g2, g3, i, read, d_read, modes):
-    """The same for one head."""
+    """The same for one read head."""
     a0, a1 = modes[0] * d_read[i], modes[0] * d_read[i + 1]
     a2, a3 = modes[0] * d_read[i + 2], modes[0] * d_read[i + 3]
     b0, b1 = modes[1] * read[i], modes[1] * read[i + 1]
@@ -101,7 +101,7 @@ def _take_gradients(
     g0, g1, g2, g3, x0, x1, x2, x3, precedence, write_weights, w0, w1, w2, w3, row_sums,
     column_sums, d_precedence,
 ):  # fmt: skip
-    """What rows of G, and x of L, add to the sums; then G becomes (1 - ww_i - ww_j) G."""
+    """Add to the sums from rows of G, and x of L; then G becomes (1 - ww_i - ww_j) G."""
     one = precedence.dtype.type(1)
     rest0, rest1, rest2, rest3 = one - w0, one - w1, one - w2, one - w3
     t0 = t1 = t2 = t3 = precedence.dtype.type(0)
@@ -120,12 +120,12 @@ def _take_gradients(
     row_sums[0], row_sums[1], row_sums[2], row_sums[3] = t0, t1, t2, t3
 
 
-# And the rows that are left, one at a time.
+# The remaining rows are taken one at a time.
 
 
 @kernel
 def _sums_of_row(k, rows, i, weights, dots, sums):
-    """For all heads r: dots[r, i] = rows[k] . weights[r];  sums[r] += weights[r, i] rows[k]."""
+    """For each read head r: dots[r, i] = rows[k] . weights[r], sums[r] += weights[r, i] rows[k]."""
     for r in range(weights.shape[0]):
         w0 = weights[r, i]
         total = rows.dtype.type(0)
@@ -141,7 +141,7 @@ def _take_gradient_of_row(
     i, link, precedence, write_weights, read_weights, d_read_weights, modes, d_link, row_sums,
     column_sums, d_precedence,
 ):  # fmt: skip
-    """Row i of G, and what it adds to the sums; then it becomes (1 - ww_i - ww_j) G."""
+    """Row i of G: add to the sums from it; then it becomes (1 - ww_i - ww_j) G."""
     N = precedence.shape[0]
     for r in range(read_weights.shape[0]):
         ahead, behind = modes[r, 0] * d_read_weights[r, i], modes[r, 1] * read_weights[r, i]
@@ -166,7 +166,10 @@ def _take_gradient_of_row(
 def linkage(
     first, last, link, precedence, write_weights, read_weights, new_link, forward, backward
 ):
-    """Rows [first, last) of L_t; fill forward (R, N) there, backward (R, N) with column sums."""
+    """Fill rows [first, last) of L_t, these cells of forward (R, N), and backward (R, N).
+
+    backward gets the column sums of these rows.
+    """
     R, N = read_weights.shape
     for r in range(R):
         for j in range(N):
@@ -193,23 +196,10 @@ def linkage(
 
 @kernel
 def linkage_backward(
-    first,
-    last,
-    link,
-    precedence,
-    write_weights,
-    read_weights,
-    d_read_weights,
-    modes,
-    d_link,
-    toward,
-    away,
-    row_sums,
-    column_sums,
-    d_precedence,
-    new,
-):
-    """Rows [first, last) of the adjoint, in one pass; L_t is made anew row by row.
+    first, last, link, precedence, write_weights, read_weights, d_read_weights, modes, d_link,
+    toward, away, row_sums, column_sums, d_precedence, new,
+):  # fmt: skip
+    """Rows [first, last) of the adjoint, in one pass; L_t is rebuilt row by row.
 
     With x = d_read_weights (R, N), the gradient of the read weightings of step t, and
     G = dL_t + sum_r pi_f,r x_r wr_r^T + pi_b,r wr_r x_r^T without its diagonal:
@@ -218,7 +208,7 @@ def linkage_backward(
         row_sums = sum_j G (p - L) (rows);  column_sums = sum_i G L;  d_precedence = sum_i ww_i G
         d_link becomes (1 - ww_i - ww_j) G
 
-    modes (R, 2) are pi_f and pi_b; new (4, N) is room for rows of L_t.
+    modes (R, 2) are pi_f and pi_b; new (4, N) is work space for rows of L_t.
     """
     zero = link.dtype.type(0)
     R, N = read_weights.shape

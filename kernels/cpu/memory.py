@@ -21,7 +21,7 @@ def _write(row, weight, erase, vector, new_row):
 
 @apart
 def _write_alone_backward(row, gradient, weight, erase, vector, d_erase, d_vector):
-    """`_write_backward` of the only head; the gradient also goes to the cell before."""
+    """`_write_backward` for a single head; also takes the gradient to the cell before the write."""
     one = row.dtype.type(1)
     total = row.dtype.type(0)
     for w in range(row.shape[0]):
@@ -36,7 +36,7 @@ def _write_alone_backward(row, gradient, weight, erase, vector, d_erase, d_vecto
 
 @apart
 def _write_backward(gradient, erased, weight, erase, vector, d_erase, d_vector):
-    """Add to d_erase and d_vector; returns the gradient of the weight. erased is Q."""
+    """Add to d_erase and d_vector; return the gradient of the weight. erased is a row of Q."""
     total = gradient.dtype.type(0)
     for w in range(gradient.shape[0]):
         total += gradient[w] * vector[w] - erased[w] * erase[w]
@@ -47,7 +47,7 @@ def _write_backward(gradient, erased, weight, erase, vector, d_erase, d_vector):
 
 @apart
 def _read_backward(row, gradient, weight, d_vector):
-    """Add to the gradient of a cell; returns that of the weight."""
+    """Add to the gradient of a cell; return that of the weight."""
     total = gradient.dtype.type(0)
     for w in range(row.shape[0]):
         total += d_vector[w] * row[w]
@@ -79,21 +79,14 @@ def write_memory(memory, write_weights, erase_vectors, write_vectors, new_memory
 
 @kernel
 def write_memory_backward(
-    memory,
-    write_weights,
-    erase_vectors,
-    write_vectors,
-    d_memory,
-    d_write_weights,
-    d_erase_vectors,
-    d_write_vectors,
-    others,
-):
-    """d_memory goes from M_t to M_{t-1}; d_write_weights is added to; the other two are filled.
+    memory, write_weights, erase_vectors, write_vectors, d_memory, d_write_weights, d_erase_vectors,
+    d_write_vectors, others,
+):  # fmt: skip
+    """Take d_memory from M_t to M_{t-1}, add to d_write_weights, fill the other two gradients.
 
     With F_h = 1 - ww_h e_h and Q_h = dM M prod over the other heads of F:
     dv_h = dM^T ww_h;  de_h = -Q_h^T ww_h;  dww_h = dM v_h - Q_h e_h;  dM becomes dM prod_h F_h.
-    others (W) is room for a row of Q.
+    others (W) is work space for a row of Q.
     """
     zero = memory.dtype.type(0)
     one = memory.dtype.type(1)

@@ -1,16 +1,16 @@
-"""Products of a few rows with a matrix, for use inside of kernels."""
+"""Products of a few row vectors with a matrix, for use inside kernels."""
 
 from __future__ import annotations
 
 from .compile import in_order, kernel
 
 TILE = 1024
-"""Columns that are worked on at a time: two rows of sums stay in the nearest cache."""
+"""Columns per tile: two rows of sums stay in the first-level cache."""
 
 
 @in_order
 def _add_to_two(x, y, w0, w1, w2, w3, w4, w5, w6, w7, x_sums, y_sums):
-    """To both rows of sums, what eight numbers of both rows make of eight rows of the matrix."""
+    """Add to two rows of sums: eight numbers of x, and of y, times eight rows of the matrix."""
     x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
     y0, y1, y2, y3, y4, y5, y6, y7 = y[0], y[1], y[2], y[3], y[4], y[5], y[6], y[7]
     for j in range(x_sums.shape[0]):
@@ -28,7 +28,7 @@ def _add_to_two(x, y, w0, w1, w2, w3, w4, w5, w6, w7, x_sums, y_sums):
 
 @in_order
 def _add(x, weights, sums):
-    """To a row of sums, what a number makes of a row of the matrix."""
+    """Add the product of a number and a row of the matrix to a row of sums."""
     for j in range(sums.shape[0]):
         sums[j] += x * weights[j]
 
@@ -37,8 +37,8 @@ def _add(x, weights, sums):
 def add_product(rows, first, matrix, out, out_first, count):
     """For m < count: out[out_first + m] += rows[first + m, :K] @ matrix, with matrix (K, columns).
 
-    Eight rows of the matrix at a time are held against two rows of the result after the other. A
-    row's sum does not depend on what other rows there are.
+    Eight rows of the matrix at a time are multiplied with two rows after another. The sum of a row
+    does not depend on the other rows.
     """
     K, columns = matrix.shape
     for start in range(0, columns, TILE):

@@ -1,6 +1,6 @@
-"""The largest entries of a weighting, and the cells that allocation reaches, without a whole sort.
+"""The largest entries of a weighting, and the cells that allocation reaches, without a full sort.
 
-Both look once at each cell and keep those that may yet be among the first so many.
+One pass over the cells keeps those that can still be among the largest.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from .compile import kernel
 
 @kernel
 def _keep_half(values, cells, size, count, order, other):
-    """Bring the `count` largest of `size` candidates to the front, ties by place, in their order.
+    """Move the `count` largest of `size` candidates to the front without changing their order.
 
-    values and cells are changed in place; order and other are room of the same length.
+    Ties are won by the first. values and cells change in place; order and other are work space of
+    the same length. Returns the smallest value that is kept.
     """
     for place in range(size):
         order[place] = place
@@ -32,7 +33,7 @@ def _keep_half(values, cells, size, count, order, other):
         source, target = target, source
         width *= 2
     bound = values[source[count - 1]]
-    # Marked, and taken in their order: the candidates stay in rising order of cells.
+    # Marked first and then taken in their order, so that cells stay in increasing order.
     for place in range(size):
         target[place] = 0
     for place in range(count):
@@ -48,10 +49,10 @@ def _keep_half(values, cells, size, count, order, other):
 
 @kernel
 def largest(weights, sign, count, values, cells, order, other):
-    """The `count` largest of sign * weights, ties by cell, in rising order of cells.
+    """The `count` largest of sign * weights, ties by lower cell, in increasing order of cells.
 
-    NaN counts as the largest. values, cells, order and other are room for 2 * count + 1 each; the
-    first `count` of values and cells are filled. count is at most N.
+    NaN counts as the largest. values, cells, order and other hold 2 * count + 1 each; the first
+    `count` of values and cells are the result. count is at most N.
     """
     N = weights.shape[0]
     size = 0

@@ -1,10 +1,11 @@
-"""The separable link of a batch element and write head: passes over its writes by strips of cells.
+"""The separable link: passes over its writes, for one strip of cells at a time.
 
     L_t = sum_s A_s C_s^T without its diagonal;  A_s = ww_s g_s;  C_s = p_{s-1} g_s
     g_s = prod over the writes k after s of (1 - ww_k)
 
-Shapes: write and precedence (S, B, Hw, N). Products with A_s and C_s are left as a part for each
-strip of cells, which the caller adds up in their order.
+Shapes: write and precedence (S, B, Hw, N). The strips of all batch elements and write heads have
+consecutive numbers. Dot products with A_s and C_s are stored as a part per strip; the caller adds
+up the parts in order.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def num_strips(N: int) -> int:
 
 @kernel
 def _part(index, Hw, N):
-    """Batch element, head, strip, first and last cell of a strip of all."""
+    """Batch element, write head, strip within them, and the range of cells of a strip."""
     count = -(-N // STRIP)
     head, strip = index // count, index % count
     return head // Hw, head % Hw, strip, strip * STRIP, min(strip * STRIP + STRIP, N)
@@ -30,7 +31,7 @@ def _part(index, Hw, N):
 
 @kernel
 def dots(first, last, write, precedence, vectors, left, out):
-    """out (strips, S, R, 2) = C_s.v and A_s.v of each strip; left (strips, STRIP) is room for g."""
+    """out (strips, S, R, 2) = C_s.v and A_s.v of each strip; left (strips, STRIP) will hold g."""
     S, _, Hw, N = write.shape
     one = write.dtype.type(1)
     for index in range(first, last):
@@ -57,7 +58,7 @@ def dots(first, last, write, precedence, vectors, left, out):
 def combine(first, last, write, precedence, vectors, sums, left, diagonal, ahead, behind):
     """ahead = L v and behind = L^T v, (B, Hw, R, N) each.
 
-    sums (B Hw, S, R, 2) are the dots of all strips; left and diagonal (strips, STRIP) are room.
+    sums (B Hw, S, R, 2) are the dots of all strips; left, diagonal (strips, STRIP) are work space.
     """
     S, _, Hw, N = write.shape
     one, zero = write.dtype.type(1), write.dtype.type(0)
@@ -96,26 +97,14 @@ def combine(first, last, write, precedence, vectors, sums, left, diagonal, ahead
 
 @kernel
 def gradients(
-    first,
-    last,
-    starts,
-    write,
-    precedence,
-    d_read,
-    last_read,
-    modes,
-    sums,
-    d_sums,
-    left,
-    room,
-    d_write,
-    d_precedence,
-):
-    """Add to d_write and d_precedence (S, B, Hw, N), see `separable_linkage` of the reference.
+    first, last, starts, write, precedence, d_read, last_read, modes, sums, d_sums, left, room,
+    d_write, d_precedence,
+):  # fmt: skip
+    """Add to d_write and d_precedence (S, B, Hw, N); see reference/separable_linkage.py.
 
-    sums and d_sums (B Hw, S, R, 2) are the dots with the read weightings of the step before, and
+    sums and d_sums (B Hw, S, R, 2) are the dots with the read weightings of the previous step, and
     with the gradient of those of this step. modes (B, Hw, R, 2). left (ranges, S, STRIP) and room
-    (ranges, 4, STRIP) are for each of the ranges that begin at `starts`.
+    (ranges, 4, STRIP) are work space for each of the ranges that begin at `starts`.
     """
     S, _, Hw, N = write.shape
     R = d_read.shape[1]

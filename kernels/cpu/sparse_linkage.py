@@ -1,8 +1,8 @@
-"""The sparse link matrix of a batch element and write head: K entries of each row, in place.
+"""The sparse link matrix of a batch element and write head, updated in place.
 
-Shapes: values and columns (N, K), entries in rising order of their columns, then empty places of
-column -1 and value 0. A step writes with the weighting w at the rows `cells`, and with the values p
-at some columns.
+"Rows" are rows of the link matrix. Each keeps K entries: values and columns (N, K), in increasing
+order of columns, then empty places with column -1 and value 0. A step writes to some rows with the
+weights `written`, and to the columns `cells` with the weights `precedence`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ from .compile import kernel
 
 STRIP = 4096
 WRITTEN, TOUCHED = 1, 2
-"""Rows in a strip, see `touched`."""
+"""Bits of `marked`, see `touch`."""
 
 
 def num_strips(N: int) -> int:
-    """How many strips N rows have."""
+    """How many strips of STRIP rows N rows have."""
     return -(-N // STRIP)
 
 
 @kernel
 def touch(first, last, values, columns, marked, threshold):
-    """Mark the rows that a step may change: those written, and those with a column written.
+    """Mark the rows that a step may change: those it writes to, or with a column it writes to.
 
-    Also those with an entry below the threshold, which only a link given by a user has.
-
-    Of each strip: heads (H, N, K) and strips together are numbered; marked (H, N) has `WRITTEN`
-    where a row is written, and gets `TOUCHED` where a row may change.
+    Also rows with an entry below the threshold, which only a link given by a user can have. The
+    strips of all heads (H, N, K) have consecutive numbers, of which this takes [first, last).
+    marked (H, N) has `WRITTEN` where a row is written to, and gets `TOUCHED` where it may change.
     """
     _, N, K = columns.shape
     strips = -(-N // STRIP)
@@ -54,7 +53,7 @@ def _put(value, column, place, new_values, new_columns):
 def _write_row(
     i, values, columns, weight, written, cells, precedence, threshold, new_values, new_columns
 ):
-    """The entries of row i after a step, in rising order of columns; returns how many there are."""
+    """Fill in the entries of row i after a step, by increasing columns; return how many."""
     one = values.dtype.type(1)
     count = a = b = 0
     limit = cells.shape[0]
@@ -80,7 +79,7 @@ def _write_row(
 
 @kernel
 def _decay_row(values, columns, written, threshold, new_values, new_columns):
-    """Likewise of a row that is not written, only its columns are."""
+    """The same for a row that is not written to, only some of its columns."""
     one = values.dtype.type(1)
     count = 0
     for k in range(columns.shape[0]):
@@ -95,23 +94,12 @@ def _decay_row(values, columns, written, threshold, new_values, new_columns):
 
 @kernel
 def update(
-    first,
-    last,
-    heads,
-    rows,
-    values,
-    columns,
-    marked,
-    written,
-    cells,
-    precedence,
-    threshold,
-    new_values,
-    new_columns,
-):
-    """Take the rows [first, last) of a list, of heads and rows, to the step after, in place.
+    first, last, heads, rows, values, columns, marked, written, cells, precedence, threshold,
+    new_values, new_columns,
+):  # fmt: skip
+    """Take the rows [first, last) of a list of (head, row) to the next step, in place.
 
-    new_values and new_columns (n, 2 K) are room for each of the list.
+    new_values and new_columns (n, 2 K) are work space for each row of the list.
     """
     K = values.shape[2]
     zero = values.dtype.type(0)
@@ -121,27 +109,19 @@ def update(
         found, at = new_values[index], new_columns[index]
         if marked[head, i] & WRITTEN != 0:
             count = _write_row(
-                i,
-                row,
-                places,
-                written[head, i],
-                written[head],
-                cells[head],
-                precedence[head],
-                threshold,
-                found,
-                at,
-            )
+                i, row, places, written[head, i], written[head], cells[head], precedence[head],
+                threshold, found, at,
+            )  # fmt: skip
         else:
             count = _decay_row(row, places, written[head], threshold, found, at)
         kept = 0
         for k in range(count):
             before = 0
-            if count > K:  # the K largest, ties by column
+            if count > K:  # keep the K largest, ties by lower column
                 for other in range(count):
                     if found[other] > found[k] or (found[other] == found[k] and other < k):
                         before += 1
-            if before < K and kept < K:  # NaN is before none
+            if before < K and kept < K:  # NaN comes before nothing
                 row[kept] = found[k]
                 places[kept] = at[k]
                 kept += 1
@@ -152,9 +132,10 @@ def update(
 
 @kernel
 def products(first, last, values, columns, vectors, ahead, behind):
-    """ahead = L v and behind = L^T v; (H, R, N) each, and heads and vectors are numbered together.
+    """ahead = L v and behind = L^T v, (H, R, N) each.
 
-    vectors (B, R, N) are those of the head's batch element, H = B Hw.
+    vectors (B, R, N) belong to batch elements, and H = B Hw. [first, last) are numbers of pairs of
+    head and vector.
     """
     H, N, K = values.shape
     B, R, _ = vectors.shape
@@ -180,7 +161,7 @@ def products(first, last, values, columns, vectors, ahead, behind):
 
 @kernel
 def gradient(first, last, columns, d_read, last_read, modes, d_values):
-    """Add to d_values what both directional weightings add, of strips of rows as of `touched`.
+    """Add to d_values what both directional weightings add; strips are numbered as in `touch`.
 
     modes (H, R, 2) are the read modes forward and backward of each head.
     """

@@ -1,7 +1,7 @@
-"""Passes over the memory by strips of cells, for memories too large for one thread or its caches.
+"""Passes over strips of cells, for memories too large for one thread or its caches.
 
-Strips are numbered over the whole batch: strip s of batch element b is b S + s. Sums over all cells
-are left as a part for each strip, which the caller adds up in their order.
+Strips are numbered across the whole batch: strip s of batch element b is b S + s. Sums over all
+cells are stored as a part per strip; the caller adds up the parts in order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from . import content, memory
 from .compile import kernel
 
 STRIP = 1024
-"""Cells in a strip. Fixed, so that sums are the same however the strips are shared out."""
+"""Cells in a strip; fixed, so that sums do not depend on how strips are shared among threads."""
 
 
 def num_strips(N: int) -> int:
@@ -20,7 +20,7 @@ def num_strips(N: int) -> int:
 
 @kernel
 def _part(index, N):
-    """Batch element, strip, first and last cell of a strip of the batch."""
+    """Batch element, strip within it, and the range of cells of a strip."""
     count = -(-N // STRIP)
     b, strip = index // count, index % count
     return b, strip, strip * STRIP, min(strip * STRIP + STRIP, N)
@@ -28,9 +28,9 @@ def _part(index, N):
 
 @kernel
 def look_up(first, last, keys, strengths, cells, key_norms, cell_norms, similarity, weights, parts):
-    """Fill cell_norms and similarity; weights, each strip's by its own highest similarity.
+    """Fill cell_norms, similarity, and weights relative to each strip's highest similarity.
 
-    parts (B, S, heads, 2) gets that and the sum of the strip's weights.
+    parts (B, S, heads, 2) gets that highest similarity and the sum of the strip's weights.
     """
     for index in range(first, last):
         b, strip, start, stop = _part(index, cells.shape[1])
@@ -48,7 +48,7 @@ def look_up(first, last, keys, strengths, cells, key_norms, cell_norms, similari
 
 @kernel
 def scale(first, last, factors, weights):
-    """weights (B, heads, N) times what each strip's factor (B, S, heads) is."""
+    """Multiply weights (B, heads, N) by the factor of each strip (B, S, heads)."""
     for index in range(first, last):
         b, strip, start, stop = _part(index, weights.shape[2])
         for head in range(weights.shape[1]):
@@ -71,24 +71,12 @@ def means(first, last, weights, d_weights, parts):
 
 @kernel
 def look_up_backward(
-    first,
-    last,
-    mean,
-    d_weights,
-    weights,
-    similarity,
-    keys,
-    strengths,
-    cells,
-    key_norms,
-    cell_norms,
-    d_keys,
-    sums,
-    d_memory,
-):
-    """Add to d_memory; d_weights and similarity are used up.
+    first, last, mean, d_weights, weights, similarity, keys, strengths, cells, key_norms,
+    cell_norms, d_keys, sums, d_memory,
+):  # fmt: skip
+    """Add to d_memory; d_weights and similarity are overwritten.
 
-    Parts of each strip: d_keys (B, S, heads, W), without the pull of the keys' norms; sums
+    Parts of each strip: d_keys (B, S, heads, W), without what comes through the keys' norms; sums
     (B, S, heads, 2), gradients of the strengths and of those norms.
     """
     for index in range(first, last):
@@ -103,18 +91,10 @@ def look_up_backward(
             for w in range(d_key.shape[0]):
                 d_key[w] = some.dtype.type(0)
             sums[b, strip, head, 0], sums[b, strip, head, 1] = content.through_cells(
-                mean[b, head],
-                weights[b, head, start:stop],
-                d_weights[b, head, start:stop],
-                similarity[b, head, start:stop],
-                keys[b, head],
-                strengths[b, head],
-                some,
-                key_norms[b, head],
-                norms,
-                d_key,
-                gradient,
-            )
+                mean[b, head], weights[b, head, start:stop], d_weights[b, head, start:stop],
+                similarity[b, head, start:stop], keys[b, head], strengths[b, head], some,
+                key_norms[b, head], norms, d_key, gradient,
+            )  # fmt: skip
 
 
 @kernel
@@ -123,45 +103,27 @@ def write_memory(first, last, cells, write_weights, erase_vectors, write_vectors
     for index in range(first, last):
         b, _, start, stop = _part(index, cells.shape[1])
         memory.write_memory(
-            cells[b, start:stop],
-            write_weights[b, :, start:stop],
-            erase_vectors[b],
-            write_vectors[b],
-            new_cells[b, start:stop],
-        )
+            cells[b, start:stop], write_weights[b, :, start:stop], erase_vectors[b],
+            write_vectors[b], new_cells[b, start:stop],
+        )  # fmt: skip
 
 
 @kernel
 def write_memory_backward(
-    first,
-    last,
-    cells,
-    write_weights,
-    erase_vectors,
-    write_vectors,
-    d_memory,
-    d_write_weights,
-    d_erase,
-    d_vectors,
-    word,
-):
-    """d_memory goes to the step before; d_write_weights (B, Hw, N) is added to.
+    first, last, cells, write_weights, erase_vectors, write_vectors, d_memory, d_write_weights,
+    d_erase, d_vectors, word,
+):  # fmt: skip
+    """Take d_memory to the previous step; add to d_write_weights (B, Hw, N).
 
-    Parts of each strip: d_erase and d_vectors (B, S, Hw, W). word (B, S, W) is room.
+    Parts of each strip: d_erase and d_vectors (B, S, Hw, W). word (B, S, W) is work space.
     """
     for index in range(first, last):
         b, strip, start, stop = _part(index, cells.shape[1])
         memory.write_memory_backward(
-            cells[b, start:stop],
-            write_weights[b, :, start:stop],
-            erase_vectors[b],
-            write_vectors[b],
-            d_memory[b, start:stop],
-            d_write_weights[b, :, start:stop],
-            d_erase[b, strip],
-            d_vectors[b, strip],
-            word[b, strip],
-        )
+            cells[b, start:stop], write_weights[b, :, start:stop], erase_vectors[b],
+            write_vectors[b], d_memory[b, start:stop], d_write_weights[b, :, start:stop],
+            d_erase[b, strip], d_vectors[b, strip], word[b, strip],
+        )  # fmt: skip
 
 
 @kernel
@@ -185,7 +147,7 @@ def usage(first, last, free_gates, usage0, write0, read0, usage1):
 def usage_backward(
     first, last, free_gates, usage0, write0, read0, d_usage, d_write, d_read, d_gates
 ):
-    """d_usage goes to the step before; d_write is filled, d_read is added to.
+    """Take d_usage to the previous step; fill d_write, add to d_read.
 
     d_gates (B, S, R) are the parts of each strip of the free gates' gradients.
     """

@@ -1,11 +1,11 @@
-"""Dynamic memory allocation: the allocation weighting, by comparing cells or by sorting them.
+"""Dynamic memory allocation: the allocation weighting, by comparing or by sorting the cells.
 
     u' = e + (1 - e) u;  P_i = prod over j before i of u'_j;  a_i = (1 - u'_i) P_i
     du'_i = (sum over k after i of da_k a_k) / u'_i - P_i da_i;  du = (1 - e) du'
 
-j is before i if it is less used, or as much and j < i. Without sorting that takes N^2 comparisons,
-which any number of programs share; a sort is done by one program for each row. P is kept for the
-gradient: a / (1 - u') would break at usage 1.
+Cell j comes before i if it is less used, or equally used and j < i. Finding that out for all cells
+takes N^2 comparisons, which any number of programs can share; a sort is done by one program per
+batch element. P is kept for the gradient because a / (1 - u') fails at usage 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 from .arithmetic import gate, product
 
 EPSILON = tl.constexpr(1e-6)
@@ -26,16 +26,16 @@ EPSILON = tl.constexpr(1e-6)
 
 @triton.jit
 def lift(usage):
-    """u' = e + (1 - e) u, off zero."""
+    """u' = e + (1 - e) u, never zero."""
     return usage * (1.0 - EPSILON) + EPSILON
 
 
 @triton.jit
 def order_key(lifted, ROBUST: tl.constexpr):
-    """What cells are ordered by: u', or the multiple of 2^-8 nearest to it, of two the even one."""
+    """What cells are ordered by: u', rounded to a multiple of 2^-8 (ties to even) if ROBUST."""
     key = lifted
     if ROBUST:
-        # A sum this large has 2^-8 as its last bit, so adding rounds to that.
+        # The last bit of a number this large is 2^-8, so that the addition rounds to it.
         if lifted.dtype == tl.float64:
             key = (lifted + 1.5 * 2.0**44) - 1.5 * 2.0**44
         else:
@@ -45,19 +45,19 @@ def order_key(lifted, ROBUST: tl.constexpr):
 
 @triton.jit
 def cell_key(lifted, in_n, ROBUST: tl.constexpr):
-    """`order_key` of cells; those that are none are the last."""
+    """`order_key` of cells; places outside come last."""
     return tl.where(in_n, order_key(lifted, ROBUST), float("inf"))
 
 
 @triton.jit
 def comes_before(key_a, a, key_b, b):
-    """Whether cell a is allocated before cell b: the lower key; of equal ones the lower index."""
+    """Whether cell a is allocated before cell b: by lower key, then by lower index."""
     return (key_a < key_b) | ((key_a == key_b) & (a < b))
 
 
 @triton.jit
 def tile_products(lifted, in_n, n, ROBUST: tl.constexpr):
-    """P (n) of all cells of a row, which are n; finite where in_n is false."""
+    """P (n) where n are all cells of a batch element; finite where in_n is false."""
     key = cell_key(lifted, in_n, ROBUST)
     before = comes_before(key[None, :], n[None, :], key[:, None], n[:, None])
     return product(tl.where(before, lifted[None, :], 1.0), 1)
@@ -65,7 +65,7 @@ def tile_products(lifted, in_n, n, ROBUST: tl.constexpr):
 
 @triton.jit
 def tile_rank_backward(d_allocation, lifted, products, in_n, n, ROBUST: tl.constexpr):
-    """Gradient of usage (n) of all cells of a row, which are n; d_allocation is 0 outside."""
+    """Gradient of usage (n) where n are all cells of a batch element; d_allocation is 0 outside."""
     key = cell_key(lifted, in_n, ROBUST)
     after = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
     terms = d_allocation * (1.0 - lifted) * products  # 0 outside, where products are finite
@@ -75,52 +75,37 @@ def tile_rank_backward(d_allocation, lifted, products, in_n, n, ROBUST: tl.const
 
 @triton.jit
 def load_lifted(usage, n, N: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr):
-    """u' and keys of cells n of a row."""
+    """u' and order keys of cells n of a batch element."""
     lifted = lift(tl.load(usage + n, mask=n < N, other=0.0).to(DTYPE))
     return lifted, cell_key(lifted, n < N, ROBUST)
 
 
 @triton.jit
 def load_share(allocation_gate, write_gate, RAW: tl.constexpr, DTYPE: tl.constexpr):
-    """g_a g_w: how much of its allocation weighting a head writes."""
+    """g_a g_w: the fraction of its allocation weighting that a head writes with."""
     return gate(allocation_gate, RAW, DTYPE) * gate(write_gate, RAW, DTYPE)
 
 
 @triton.jit
 def products_kernel(
-    usage,
-    products,
-    allocation,
-    next_usage,
-    allocation_gate,
-    write_gate,
-    N: tl.constexpr,
-    USAGE_STRIDE: tl.constexpr,
-    PRODUCTS_STRIDE: tl.constexpr,
-    ALLOCATION_STRIDE: tl.constexpr,
-    NEXT_STRIDE: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BO: tl.constexpr,
-    MORE: tl.constexpr,
-    RAW: tl.constexpr,
-    ROBUST: tl.constexpr,
+    usage, products, allocation, next_usage, allocation_gate, write_gate,
+    N: tl.constexpr, USAGE_STRIDE: tl.constexpr, PRODUCTS_STRIDE: tl.constexpr,
+    ALLOCATION_STRIDE: tl.constexpr, NEXT_STRIDE: tl.constexpr, SIZE: tl.constexpr,
+    BN: tl.constexpr, BO: tl.constexpr, MORE: tl.constexpr, RAW: tl.constexpr, ROBUST: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """P and a of a range of cells; MORE: and the usage that the next head sees.
+):  # fmt: skip
+    """P and a of a range of cells; MORE: also the usage that the next head sees.
 
-    Strides are from one batch element to the next, SIZE is that of the gates.
+    Strides are from one batch element to the next; SIZE is that of the gates.
     """
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, o = tile * BN + tl.arange(0, BN), tl.arange(0, BO)
     usage += b * USAGE_STRIDE
     lifted, own_key = load_lifted(usage, n, N, ROBUST, DTYPE)
     key = own_key[:, None]
     found = tl.full([BN, BO], 1.0, DTYPE)
-    # Cells to the left come before at equal keys, those to the right do not; only around the own
-    # cells it takes the indices to tell.
+    # At equal keys, cells to the left come before and cells to the right do not. Indices need to be
+    # compared only in the blocks that hold this program's own cells.
     left, right = tile * BN // BO * BO, tl.cdiv((tile + 1) * BN, BO) * BO
     start = 0
     while start < left:
@@ -149,49 +134,26 @@ def products_kernel(
 
 @triton.jit
 def load_changes(d_allocation, products, lifted, n, N: tl.constexpr, DTYPE: tl.constexpr):
-    """da a of cells n of a row, 0 outside."""
+    """da a of cells n of a batch element, 0 outside."""
     changes = tl.load(d_allocation + n, mask=n < N, other=0.0).to(DTYPE)
     return changes * (1.0 - lifted) * tl.load(products + n, mask=n < N, other=0.0)
 
 
 @triton.jit
 def rank_backward_kernel(
-    usage,
-    products,
-    d_allocation,
-    allocation_gate,
-    write_gate,
-    usage_before,
-    products_before,
-    d_allocation_before,
-    allocation_gate_before,
-    write_gate_before,
-    d_usage,
-    d_next_usage,
+    usage, products, d_allocation, allocation_gate, write_gate, usage_before, products_before,
+    d_allocation_before, allocation_gate_before, write_gate_before, d_usage, d_next_usage,
     d_share_before,
-    N: tl.constexpr,
-    USAGE_STRIDE: tl.constexpr,
-    BEFORE_STRIDE: tl.constexpr,
-    PRODUCTS_STRIDE: tl.constexpr,
-    D_ALLOCATION_STRIDE: tl.constexpr,
-    D_USAGE_STRIDE: tl.constexpr,
-    D_NEXT_STRIDE: tl.constexpr,
-    D_SHARE_STRIDE: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BO: tl.constexpr,
-    CARRY: tl.constexpr,
-    HEAD_BEFORE: tl.constexpr,
-    RAW: tl.constexpr,
-    ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Gradient of the usage that a head saw, of a range of cells; see `launch_rank_backward`.
+    N: tl.constexpr, USAGE_STRIDE: tl.constexpr, BEFORE_STRIDE: tl.constexpr,
+    PRODUCTS_STRIDE: tl.constexpr, D_ALLOCATION_STRIDE: tl.constexpr, D_USAGE_STRIDE: tl.constexpr,
+    D_NEXT_STRIDE: tl.constexpr, D_SHARE_STRIDE: tl.constexpr, SIZE: tl.constexpr, BN: tl.constexpr,
+    BO: tl.constexpr, CARRY: tl.constexpr, HEAD_BEFORE: tl.constexpr, RAW: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the usage that a head saw, for a range of cells; see `launch_rank_backward`.
 
-    CARRY: a head follows, whose usage was s + (1 - s) g_a g_w a.
+    CARRY: there is a next head, and the usage it saw was s + (1 - s) g_a g_w a.
     """
-    launch.begin(PDL)
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, o = tile * BN + tl.arange(0, BN), tl.arange(0, BO)
     in_n = n < N
@@ -237,20 +199,20 @@ def rank_backward_kernel(
         tl.store(d_share_before + b * D_SHARE_STRIDE + tile, d_share)
         place = d_allocation_before + b * D_ALLOCATION_STRIDE + n
         changed = tl.load(place, mask=in_n, other=0.0) + free * share
-        tl.debug_barrier()  # all threads have read what this store replaces
+        tl.debug_barrier()  # all threads must have read what this store replaces
         tl.store(place, changed, mask=in_n)
-    tl.debug_barrier()  # and this one
+    tl.debug_barrier()  # likewise
     tl.store(d_usage + b * D_USAGE_STRIDE + n, d_seen, mask=in_n)
 
 
 @triton.jit
 def sorted_cells(usage, N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr):
-    """The cells of a row in the order in which they are allocated, in float32.
+    """The cells of a batch element in the order in which they are allocated, in float32.
 
-    Keys are positive, so their bits order as they do; the index below them breaks ties.
+    Keys are positive, so that their bits sort like integers; the index in the low bits breaks ties.
 
     Returns:
-        u' (BN), 1 where the row has no more cells, and the indices (BN), N and up there.
+        u' (BN), 1 beyond the last cell, and the indices (BN), at least N there.
     """
     n = tl.arange(0, BN)
     _, key = load_lifted(usage, n, N, ROBUST, tl.float32)
@@ -266,16 +228,10 @@ def sorted_cells(usage, N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr)
 
 @triton.jit
 def sort_kernel(
-    usage,
-    products,
-    allocation,
-    N: tl.constexpr,
-    BN: tl.constexpr,
-    ROBUST: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """P and a of a whole row, by sorting."""
-    launch.begin(PDL)
+    usage, products, allocation,
+    N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr,
+):  # fmt: skip
+    """P and a of a whole batch element, by sorting."""
     row = tl.program_id(0).to(tl.int64) * N
     place = tl.arange(0, BN)
     ordered, index = sorted_cells(usage + row, N, BN, ROBUST)
@@ -287,23 +243,17 @@ def sort_kernel(
 
 @triton.jit
 def sort_backward_kernel(
-    usage,
-    products,
-    d_allocation,
-    d_usage,
-    N: tl.constexpr,
-    BN: tl.constexpr,
-    ROBUST: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Gradient of the usage of a whole row, by sorting."""
-    launch.begin(PDL)
+    usage, products, d_allocation, d_usage,
+    N: tl.constexpr, BN: tl.constexpr, ROBUST: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the usage of a whole batch element, by sorting."""
     row = tl.program_id(0).to(tl.int64) * N
     place = tl.arange(0, BN)
     ordered, index = sorted_cells(usage + row, N, BN, ROBUST)
     found = tl.load(products + row + index, mask=index < N, other=0.0)
     d_found = tl.load(d_allocation + row + index, mask=index < N, other=0.0).to(tl.float32)
-    # Summed without the own term: taking it away again would leave its rounding, over u' = e.
+    # The sum leaves out the cell's own term. Subtracting it afterwards would leave its rounding
+    # error, divided by u', which may be as small as e.
     next_term = tl.gather(d_found * (1.0 - ordered) * found, tl.minimum(place + 1, BN - 1), 0)
     d_later = tl.cumsum(tl.where(place + 1 < BN, next_term, 0.0), 0, reverse=True)
     d_seen = (1.0 - EPSILON) * (d_later / ordered - found * d_found)
@@ -311,10 +261,10 @@ def sort_backward_kernel(
 
 
 def _rank_sizes(usage: Tensor, robust: bool) -> dict[str, Any]:
-    """What the kernels that compare cells are made for.
+    """Constants of the kernels that compare cells.
 
-    Both sides of a comparison calculate the keys; nothing fuses, so that equal usages have equal
-    ones, and the same as in plain torch.
+    Keys are computed twice, for both sides of a comparison. Without fusion, equal usages get equal
+    keys, and the same keys as in plain torch.
     """
     N = usage.shape[1]
     BN, BO = min(launch.RANK_CELLS, launch.block(N)), min(launch.RANK_OTHERS, launch.block(N))
@@ -339,43 +289,33 @@ def launch_products(
     write_gate: Tensor | None = None,
     raw: bool = False,
 ) -> None:
-    """Fill products and allocation, and next_usage if given, what the next write head sees.
+    """Fill products and allocation; and next_usage, which the next write head sees, if given.
 
     Args:
-        usage, products, allocation, next_usage: (B, N), each contiguous in N; in the dtype that
-            kernels calculate in, but usage and allocation in any.
+        usage, products, allocation, next_usage: (B, N), each contiguous in N; products and
+            next_usage in the dtype that kernels compute in, the others in any float dtype.
         allocation_gate, write_gate: (B), of this head, with the same stride; needed for next_usage.
-            raw: before their sigmoid.
+        raw: whether the gates are given before their sigmoid.
     """
     given = _given((next_usage, allocation_gate, write_gate), usage)
     launch.run(
-        products_kernel,
-        (usage.shape[0], launch.rank_ranges(usage.shape[1])),
-        usage,
-        products,
-        allocation,
-        *given,
-        USAGE_STRIDE=usage.stride(0),
-        PRODUCTS_STRIDE=products.stride(0),
-        ALLOCATION_STRIDE=allocation.stride(0),
-        NEXT_STRIDE=given[0].stride(0),
-        SIZE=given[1].stride(0),
-        MORE=next_usage is not None,
-        RAW=raw,
-        **_rank_sizes(usage, robust),
-    )
+        products_kernel, (usage.shape[0], launch.rank_ranges(usage.shape[1])), usage, products,
+        allocation, *given, USAGE_STRIDE=usage.stride(0), PRODUCTS_STRIDE=products.stride(0),
+        ALLOCATION_STRIDE=allocation.stride(0), NEXT_STRIDE=given[0].stride(0),
+        SIZE=given[1].stride(0), MORE=next_usage is not None, RAW=raw, **_rank_sizes(usage, robust),
+    )  # fmt: skip
 
 
 class Head(NamedTuple):
-    """A write head, as the gradient needs it.
+    """What the gradient needs of a write head.
 
     | field           | shape  |                                                                |
     |-----------------|--------|----------------------------------------------------------------|
-    | usage           | (B, N) | as this head saw it                                            |
+    | usage           | (B, N) | that this head saw                                             |
     | products        | (B, N) | its P                                                          |
     | d_allocation    | (B, N) | gradient of its allocation weighting                           |
     | allocation_gate | (B)    | needed with several heads                                      |
-    | write_gate      | (B)    | the same                                                       |
+    | write_gate      | (B)    | likewise                                                       |
     """
 
     usage: Tensor
@@ -394,58 +334,48 @@ def launch_rank_backward(
     d_share: Tensor | None = None,
     raw: bool = False,
 ) -> None:
-    """Fill d_usage (B, N), the gradient of the usage that a head saw, by all ways it went.
+    """Fill d_usage (B, N), the complete gradient of the usage that a head saw.
 
-    Several heads take one launch each, the last head first. With S = g_a g_w of a head and
-    s_{h+1} = s_h + (1 - s_h) S_h a_h, the launch of head h does
+    Each head takes one launch, the last head first. With S = g_a g_w of a head and
+    s_{h+1} = s_h + (1 - s_h) S_h a_h, the launch for head h computes
 
         ds_h = (through a_h, from da_h of all cells) + ds_{h+1} (1 - S_h a_h)
         da_{h-1} += ds_h (1 - s_{h-1}) S_{h-1};  dS_{h-1} = sum_n ds_h (1 - s_{h-1}) a_{h-1}
 
-    Each program fills its own cells and, of what launches fill, reads no others in the same launch.
-    So d_usage may be d_next_usage; ds_h, da_{h-1} and dS_{h-1} are complete when the launch ends,
-    and the next launch, of head h-1, may read all cells of da_{h-1}.
+    Each program fills only its own cells, and reads no other cells of tensors that this launch
+    fills. So d_usage may be d_next_usage. When the launch ends, ds_h, da_{h-1} and dS_{h-1} are
+    complete, and the next launch, for head h - 1, may read all cells of da_{h-1}.
 
     Args:
-        head: this head; d_allocation must be final.
-        d_next_usage: (B, N), what the launch of the head after filled; None for the last head.
-        before: the head before; d_allocation as its own write weighting has it, added to in place.
-            None for the first head.
+        head: this head; its d_allocation must be complete.
+        d_next_usage: (B, N), filled by the launch for the next head; None for the last head.
+        before: the previous head; to its d_allocation, which comes from its own write weighting,
+            this launch adds in place. None for the first head.
         d_share: (B, launch.rank_ranges(N)), filled with the parts of dS_{h-1}; needed with before.
-        raw: whether gates are before their sigmoid.
+        raw: whether the gates are given before their sigmoid.
 
-    Products of both heads have the same stride, d_allocation too, and so do all gates.
+    Both heads must have the same stride for products, for d_allocation and for all gates.
     """
     own, last = _given(head, head.usage), _given(before or head, head.usage)
     filled = _given((d_usage, d_next_usage, d_share), head.usage)
     launch.run(
-        rank_backward_kernel,
-        (head.usage.shape[0], launch.rank_ranges(head.usage.shape[1])),
-        *own,
-        *last,
-        *filled,
-        USAGE_STRIDE=head.usage.stride(0),
-        BEFORE_STRIDE=last[0].stride(0),
-        PRODUCTS_STRIDE=head.products.stride(0),
-        D_ALLOCATION_STRIDE=head.d_allocation.stride(0),
-        SIZE=own[3].stride(0),
-        D_USAGE_STRIDE=filled[0].stride(0),
-        D_NEXT_STRIDE=filled[1].stride(0),
-        D_SHARE_STRIDE=filled[2].stride(0),
-        CARRY=d_next_usage is not None,
-        HEAD_BEFORE=before is not None,
-        RAW=raw,
+        rank_backward_kernel, (head.usage.shape[0], launch.rank_ranges(head.usage.shape[1])), *own,
+        *last, *filled, USAGE_STRIDE=head.usage.stride(0), BEFORE_STRIDE=last[0].stride(0),
+        PRODUCTS_STRIDE=head.products.stride(0), D_ALLOCATION_STRIDE=head.d_allocation.stride(0),
+        SIZE=own[3].stride(0), D_USAGE_STRIDE=filled[0].stride(0),
+        D_NEXT_STRIDE=filled[1].stride(0), D_SHARE_STRIDE=filled[2].stride(0),
+        CARRY=d_next_usage is not None, HEAD_BEFORE=before is not None, RAW=raw,
         **_rank_sizes(head.usage, robust),
-    )
+    )  # fmt: skip
 
 
 def _given(arguments: Iterable[Tensor | None], unused: Tensor) -> list[Tensor]:
-    """Arguments as a kernel takes them; what it will not look at stands in for those not given."""
+    """The arguments, with a tensor that the kernel will not read in place of each None."""
     return [unused if argument is None else argument for argument in arguments]
 
 
 def _sort_sizes(usage: Tensor, robust: bool) -> dict[str, Any]:
-    """What the kernels that sort are made for."""
+    """Constants of the kernels that sort."""
     N = usage.shape[1]
     return {
         "N": N,
@@ -457,7 +387,7 @@ def _sort_sizes(usage: Tensor, robust: bool) -> dict[str, Any]:
 
 
 def allocate(usage: Tensor, robust: bool, sort: bool) -> tuple[Tensor, Tensor]:
-    """The op `allocation_weighting`, by sorting, in float32, or by comparing."""
+    """The op `allocation_weighting`: by sorting, in float32, or by comparing."""
     usage = usage.contiguous()
     allocation, products = torch.empty_like(usage), launch.new_like(usage, *usage.shape)
     if sort:
@@ -471,9 +401,8 @@ def allocate(usage: Tensor, robust: bool, sort: bool) -> tuple[Tensor, Tensor]:
 def allocate_backward(
     d_allocation: Tensor, usage: Tensor, products: Tensor, robust: bool, sort: bool
 ) -> Tensor:
-    """The op `allocation_weighting_backward`, by sorting, in float32, or by comparing."""
-    d_allocation, usage = d_allocation.contiguous(), usage.contiguous()
-    products = products.contiguous()
+    """The op `allocation_weighting_backward`: by sorting, in float32, or by comparing."""
+    d_allocation, usage, products = launch.contiguous(d_allocation, usage, products)
     d_usage = torch.empty_like(usage)
     if sort:
         grid, sizes = (usage.shape[0],), _sort_sizes(usage, robust)
@@ -485,7 +414,7 @@ def allocate_backward(
 
 @torch.library.custom_op("dnc_fast::allocation_weighting", mutates_args=())
 def allocation_and_products(usage: Tensor, robust: bool) -> tuple[Tensor, Tensor]:
-    """a (B, N), and P (B, N), which has no gradient and is at least in float32."""
+    """a (B, N), and P (B, N), which has no gradient and is float32 or float64."""
     B, N = usage.shape
     return allocate(usage, robust, launch.sorts(B, N, usage.dtype))
 
@@ -522,11 +451,11 @@ def _backward(ctx, d_allocation, _):
 
 
 allocation_and_products.register_autograd(_backward, setup_context=_setup)
-refuse.second_gradient(allocation_weighting_backward)
+ops.refuse_second_gradient(allocation_weighting_backward)
 
 
 def allocation_weighting(usage: Tensor, robust: bool = False) -> Tensor:
-    """(B, N): where new content goes, the least used cell first.
+    """(B, N): where new content is written, the least used cell first.
 
     Args:
         usage: (B, N), in [0, 1].

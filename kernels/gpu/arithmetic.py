@@ -1,4 +1,4 @@
-"""What kernels of every subject calculate with: activations, rows of a tile, softmax in parts."""
+"""Arithmetic for all kernels: activations, rows and columns of a tile, softmax over tiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def product(x, axis: tl.constexpr):
 
 @triton.jit
 def tanh(x):
-    """tanh, near zero by its Taylor series: elsewhere no more than two bits cancel."""
+    """tanh; near zero by its Taylor series, because the formula would lose more than two bits."""
     power = tl.exp(-2.0 * tl.abs(x))
     size = (1.0 - power) / (1.0 + power)
     square = x * x
@@ -31,7 +31,7 @@ def tanh(x):
 
 @triton.jit
 def gate(pointer, RAW: tl.constexpr, DTYPE: tl.constexpr):
-    """A gate, in [0, 1]; RAW: before its sigmoid."""
+    """A gate in [0, 1]; RAW: what is stored is the value before the sigmoid."""
     value = tl.load(pointer).to(DTYPE)
     if RAW:
         value = 1.0 / (1.0 + tl.exp(-value))
@@ -40,7 +40,7 @@ def gate(pointer, RAW: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def gates(pointers, mask, RAW: tl.constexpr, DTYPE: tl.constexpr):
-    """Many gates, 0 where masked."""
+    """Several gates, 0 where masked out."""
     value = tl.load(pointers, mask=mask, other=0.0).to(DTYPE)
     if RAW:
         value = tl.where(mask, 1.0 / (1.0 + tl.exp(-value)), 0.0)
@@ -49,7 +49,7 @@ def gates(pointers, mask, RAW: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def gate_slope(value, RAW: tl.constexpr):
-    """What a gate's gradient is multiplied by."""
+    """The factor from a gate's gradient to that of what is stored."""
     slope = 1.0 + 0.0 * value
     if RAW:
         slope = value * (1.0 - value)
@@ -60,7 +60,7 @@ def gate_slope(value, RAW: tl.constexpr):
 def load_strengths(
     strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """The strengths of all heads (BH), at least 1; RAW: before oneplus(x) = 1 + log(1 + e^x)."""
+    """Strengths of all heads (BH), at least 1; RAW: stored before oneplus(x) = 1 + log(1 + e^x)."""
     head = tl.arange(0, BH)
     value = tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE)
     if RAW:
@@ -72,7 +72,7 @@ def load_strengths(
 def load_strength_slopes(
     strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """What the strengths' gradients are multiplied by."""
+    """The factors from the gradients of the strengths to those of what is stored."""
     head = tl.arange(0, BH)
     slopes = tl.full([BH], 1.0, DTYPE)
     if RAW:
@@ -82,7 +82,7 @@ def load_strength_slopes(
 
 @triton.jit
 def put_row(tile, index, row, ROWS: tl.constexpr):
-    """The tile (ROWS, n) with one row set."""
+    """The tile (ROWS, n) with one row replaced."""
     rows = tl.arange(0, ROWS)
     return tl.where((rows == index)[:, None], row[None, :], tile)
 
@@ -103,14 +103,14 @@ def get_column(tile, index, COLUMNS: tl.constexpr):
 
 @triton.jit
 def put_column(tile, index, column, COLUMNS: tl.constexpr):
-    """The tile (n, COLUMNS) with one column set."""
+    """The tile (n, COLUMNS) with one column replaced."""
     columns = tl.arange(0, COLUMNS)
     return tl.where((columns == index)[None, :], column[:, None], tile)
 
 
 @triton.jit
 def softmax(scores, mask):
-    """Softmax over the last axis of (rows, n), 0 where masked; each row has a number."""
+    """Softmax over the last axis of (rows, n), 0 where masked out, which may not be a whole row."""
     scores = tl.where(mask, scores, -float("inf"))
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
@@ -120,15 +120,15 @@ def softmax(scores, mask):
 def store_softmax_parts(
     parts, tile, scores, mask, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr
 ):
-    """A tile's share in softmaxes over all tiles: maximum, and sum of e^(score - maximum).
+    """Store what a tile adds to softmaxes over all tiles: maximum, and sum of e^(score - maximum).
 
     Args:
-        parts: (H, 3, TILES); the third is for `store_dot_parts`.
+        parts: (H, 3, TILES); the third part is filled by `store_dot_parts`.
         scores: (BH, n), of this tile.
         mask: (n), not all false.
 
     Returns:
-        e^(score - maximum), 0 where masked.
+        e^(score - maximum), 0 where masked out.
     """
     head = tl.arange(0, BH)
     top = tl.max(tl.where(mask[None, :], scores, -float("inf")), 1)
@@ -143,7 +143,7 @@ def store_softmax_parts(
 def store_dot_parts(
     parts, tile, weights, d_weights, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr
 ):
-    """A tile's share in the dot products of softmaxes and their gradients (BH, n)."""
+    """Store what a tile adds to the dot products of softmaxes and their gradients (BH, n)."""
     head = tl.arange(0, BH)
     dots = tl.sum(weights * d_weights, 1)
     tl.store(parts + (head * 3 + 2) * TILES + tile, dots, mask=head < H)
@@ -152,14 +152,10 @@ def store_dot_parts(
 @triton.jit
 def load_softmax_parts(
     parts,
-    which: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
+    which: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
     other: tl.constexpr,
-):
-    """One of the three parts of all tiles, (BH, BT)."""
+):  # fmt: skip
+    """One of the three parts, of all tiles: (BH, BT)."""
     head, t = tl.arange(0, BH)[:, None], tl.arange(0, BT)[None, :]
     mask = (head < H) & (t < TILES)
     return tl.load(parts + (head * 3 + which) * TILES + t, mask=mask, other=other)
@@ -167,10 +163,10 @@ def load_softmax_parts(
 
 @triton.jit
 def softmax_totals(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
-    """What `store_softmax_parts` left in all tiles.
+    """Combine what `store_softmax_parts` stored for all tiles.
 
     Returns:
-        maximum (BH) and sum (BH) over all tiles, and the factor of each tile's sums (BH, BT).
+        maximum (BH) and sum (BH) over all tiles, and the factors of each tile's sums (BH, BT).
     """
     t = tl.arange(0, BT)[None, :]
     tops = load_softmax_parts(parts, 0, H, BH, TILES, BT, 0.0)
@@ -183,7 +179,7 @@ def softmax_totals(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr
 
 @triton.jit
 def softmax_dots(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
-    """The dot products of softmaxes and their gradients (BH), from what all tiles stored."""
+    """The dot products of softmaxes and their gradients (BH), from the parts of all tiles."""
     _, total, factors = softmax_totals(parts, H, BH, TILES, BT)
     dots = load_softmax_parts(parts, 2, H, BH, TILES, BT, 0.0)
     return tl.sum(dots * factors, 1) / total

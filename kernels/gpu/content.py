@@ -1,7 +1,7 @@
 """Content-based addressing: cosine similarity and softmax, all keys in one pass over the memory.
 
-Tiles may be tens of thousands: what each leaves of the softmax is added up by one program for each
-key, and the mean gradient that the backward pass needs is a sum of torch, as good at that.
+There may be tens of thousands of tiles. What each adds to the softmax is combined by one program
+per key; the mean gradient that the backward pass needs is a sum by torch, which is as fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 from .arithmetic import (
     get_row,
     load_strength_slopes,
@@ -28,7 +28,7 @@ EPSILON = tl.constexpr(1e-6)
 
 @triton.jit
 def wide(n, N: tl.constexpr, W: tl.constexpr):
-    """Cells n in 64 bits, if a memory (N, W) takes them to count its numbers."""
+    """Cells n as 64-bit integers if a memory (N, W) has too many numbers for 32 bits."""
     cells = n
     if N * W >= 2**31:
         cells = n.to(tl.int64)
@@ -53,7 +53,7 @@ def store_cells(memory, cells, n, w, N: tl.constexpr, W: tl.constexpr):
 
 @triton.jit
 def norms(vectors):
-    """Lengths of the rows of (n, W), off zero."""
+    """Lengths of the rows of (n, W), never zero."""
     return tl.sqrt(tl.sum(vectors * vectors, 1) + EPSILON)
 
 
@@ -67,7 +67,7 @@ def load_keys(keys, w, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE
 
 @triton.jit
 def scales(key_norms, cell_norms):
-    """|k| |m| + e of all keys and cells: (BH, n)."""
+    """|k| |m| + e for all keys and cells: (BH, n)."""
     return key_norms[:, None] * cell_norms[None, :] + EPSILON
 
 
@@ -75,7 +75,7 @@ def scales(key_norms, cell_norms):
 def similarities(
     keys, cells, w, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """D(k, m) = k.m / (|k| |m| + e) of all keys (H, W) and cells (n, W): (BH, n)."""
+    """D(k, m) = k.m / (|k| |m| + e) for all keys (H, W) and cells (n, W): (BH, n)."""
     products = tl.zeros([BH, cells.shape[0]], DTYPE)
     for head in tl.static_range(H):
         key = tl.load(keys + head * W + w, mask=w < W, other=0.0).to(DTYPE)
@@ -85,37 +85,25 @@ def similarities(
 
 @triton.jit
 def lookup_backward(
-    d_logits,
-    alike,
-    cells,
-    d_cells,
-    keys,
-    strengths,
-    d_keys,
-    d_strengths,
-    w,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Through strength times similarity of all keys and some cells.
+    d_logits, alike, cells, d_cells, keys, strengths, d_keys, d_strengths, w,
+    W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Backward through strength times similarity, for all keys and some cells.
 
     With g = beta ds / q, q = |k| |m| + e, |x| = sqrt(x.x + e):
 
-        dbeta = ds.D;  dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise, k and m exchanged
+        dbeta = ds.D;  dk = sum_n g m - (sum_n g D |m|) k / |k|;  dm likewise with k and m swapped
 
     Args:
         d_logits: (BH, n), ds, 0 outside.
         alike: (BH, n), D.
         cells: (n, W).
         d_cells: (n, W), gradient so far.
-        keys, strengths: (H, W) and (H); RAW: strengths before their activation.
-        d_keys, d_strengths: filled with these cells' part of the gradients.
+        keys, strengths: (H, W) and (H); RAW: strengths are stored before their activation.
+        d_keys, d_strengths: filled with what these cells add to the gradients.
 
     Returns:
-        d_cells, these gradients added.
+        d_cells with these gradients added.
     """
     heads = tl.arange(0, BH)
     all_keys = load_keys(keys, w, W, H, BH, DTYPE)
@@ -141,23 +129,13 @@ def lookup_backward(
 
 @triton.jit
 def store_scores(
-    scores,
-    parts,
-    keys,
-    strengths,
-    cells,
-    tile,
-    n,
-    w,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    TILES: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Scores (H, N) of some cells, strength times similarity, and the tile's share (H, 3, TILES).
+    scores, parts, keys, strengths, cells, tile, n, w,
+    N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr,
+    RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Store the scores (H, N) of some cells, strength times similarity, and their softmax parts.
+
+    The parts (H, 3, TILES) are those of `store_softmax_parts`.
 
     Returns:
         e^(score - the tile's maximum), (BH, n).
@@ -172,16 +150,10 @@ def store_scores(
 
 @triton.jit
 def load_content(
-    scores,
-    parts,
-    n,
-    N: tl.constexpr,
-    H: tl.constexpr,
-    BH: tl.constexpr,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-):
-    """Content weightings of cells n, (BH, n), 0 outside, from what all tiles stored."""
+    scores, parts, n,
+    N: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """Content weightings of cells n, (BH, n), 0 outside, from the scores and parts of all tiles."""
     head = tl.arange(0, BH)
     top, total, _ = softmax_totals(parts, H, BH, TILES, BT)
     mask = (head < H)[:, None] & (n < N)[None, :]
@@ -191,42 +163,18 @@ def load_content(
 
 @triton.jit
 def scores_kernel(
-    keys,
-    strengths,
-    memory,
-    scores,
-    parts,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BH: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Scores of a tile of cells for all keys, and the tile's share in their softmax."""
-    launch.begin(PDL)
+    keys, strengths, memory, scores, parts,
+    N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Scores of a tile of cells for all keys, and the tile's parts of their softmax."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     store_scores(
-        scores + b * H * N,
-        parts + b * H * 3 * TILES,
-        keys + b * H * W,
-        strengths + b * H,
-        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        tile,
-        n,
-        w,
-        N,
-        W,
-        H,
-        BH,
-        TILES,
-        False,
+        scores + b * H * N, parts + b * H * 3 * TILES, keys + b * H * W, strengths + b * H,
+        load_cells(memory + b * N * W, n, w, N, W, DTYPE), tile, n, w, N, W, H, BH, TILES, False,
         DTYPE,
-    )
+    )  # fmt: skip
 
 
 @triton.jit
@@ -236,10 +184,8 @@ def totals_kernel(
     TILES: tl.constexpr,
     BT: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    """Maximum and sum over all tiles, (B, H, 2), of what they left of a key's softmax."""
-    launch.begin(PDL)
+    """Maximum and sum over all tiles, (B, H, 2), from the parts of a key's softmax."""
     row = tl.program_id(0).to(tl.int64)
     parts += row * 3 * TILES
     tops = tl.full([BT], -float("inf"), DTYPE)
@@ -258,16 +204,10 @@ def totals_kernel(
 
 @triton.jit
 def weights_kernel(
-    scores,
-    totals,
-    weights,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Content weightings from scores, of some cells and one key."""
-    launch.begin(PDL)
+    scores, totals, weights,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Content weightings of some cells for one key, from the scores."""
     row, tile = launch.row_and_tile(TILES)
     n = tile * BN + tl.arange(0, BN)
     score = tl.load(scores + row * N + n, mask=n < N, other=0.0)
@@ -277,31 +217,14 @@ def weights_kernel(
 
 @triton.jit
 def backward_kernel(
-    d_weights,
-    weights,
-    means,
-    keys,
-    strengths,
-    memory,
-    d_keys,
-    d_strengths,
-    d_memory,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    H: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BH: tl.constexpr,
-    ADD: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Gradients of a tile of cells, and the tile's part of those of keys and strengths.
+    d_weights, weights, means, keys, strengths, memory, d_keys, d_strengths, d_memory,
+    N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BH: tl.constexpr, ADD: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a tile of cells, and what the tile adds to those of keys and strengths.
 
-    ADD: to what d_memory holds.
+    ADD: the gradients of the cells are added to d_memory instead of stored there.
     """
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w, h = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BH)
     mask = (h < H)[:, None] & (n < N)[None, :]
@@ -316,60 +239,27 @@ def backward_kernel(
         d_cells = tl.zeros([BM, BW], DTYPE)
     d_cells = lookup_backward(
         found * (d_found - mean[:, None]),
-        similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE),
-        cells,
-        d_cells,
-        keys + b * H * W,
-        strengths + b * H,
-        d_keys + (b * TILES + tile) * H * W,
-        d_strengths + (b * TILES + tile) * H,
-        w,
-        W,
-        H,
-        BH,
-        False,
-        DTYPE,
-    )
-    tl.debug_barrier()  # several threads may hold a number: all have read what is replaced
+        similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE), cells, d_cells, keys + b * H * W,
+        strengths + b * H, d_keys + (b * TILES + tile) * H * W,
+        d_strengths + (b * TILES + tile) * H, w, W, H, BH, False, DTYPE,
+    )  # fmt: skip
+    tl.debug_barrier()  # several threads may hold the same number: all must have read it
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
 
-def _sizes(keys: Tensor, memory: Tensor) -> dict[str, Any]:
-    """What the kernels that go through tiles of cells are made for."""
-    H, (_, N, W) = keys.shape[1], memory.shape
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    return {
-        "N": N,
-        "W": W,
-        "H": H,
-        "TILES": triton.cdiv(N, BM),
-        "BM": BM,
-        "BW": BW,
-        "BH": launch.block(H),
-        "DTYPE": launch.compute_dtype(keys.dtype),
-        "num_warps": launch.warps(BM * BW),
-    }
-
-
 def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Tensor) -> None:
-    """Fill weights (B, H, N); all are contiguous."""
-    (B, H, N), sizes = weights.shape, _sizes(keys, memory)
+    """Fill weights (B, H, N). All tensors are contiguous."""
+    (B, H, N), sizes = weights.shape, launch.tile_sizes(memory, H=keys.shape[1])
     TILES = sizes["TILES"]
     scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 3, TILES)
     launch.run(scores_kernel, (B * TILES,), keys, strengths, memory, scores, parts, **sizes)
     totals, BT = launch.new_like(keys, B, H, 2), min(1024, launch.block(TILES))
     launch.run(
-        totals_kernel,
-        (B * H,),
-        parts,
-        totals,
-        TILES=TILES,
-        BT=BT,
-        DTYPE=sizes["DTYPE"],
+        totals_kernel, (B * H,), parts, totals, TILES=TILES, BT=BT, DTYPE=sizes["DTYPE"],
         num_warps=launch.warps(BT),
-    )
+    )  # fmt: skip
     BN = min(1024, launch.block(N))
-    TILES = triton.cdiv(N, BN)
+    TILES = launch.cdiv(N, BN)
     launch.run(weights_kernel, (B * H * TILES,), scores, totals, weights, N=N, TILES=TILES, BN=BN)
 
 
@@ -382,30 +272,19 @@ def launch_look_up_backward(
     d_memory: Tensor,
     add: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of keys and strengths; fill d_memory, or add to it. All are contiguous."""
+    """Gradients of keys and strengths; fills d_memory or adds to it. All tensors are contiguous."""
     B, H, W = keys.shape
-    sizes = _sizes(keys, memory)
+    sizes = launch.tile_sizes(memory, H=H)
     TILES = sizes["TILES"]
     d_key_parts = launch.new_like(keys, B, TILES, H, W)
     d_strength_parts = launch.new_like(keys, B, TILES, H)
-    # In half precision the sum of w is not quite 1.
+    # In half precision the weightings do not quite sum to 1.
     found = weights.to(d_key_parts.dtype)
     means = (found * d_weights).sum(-1) / found.sum(-1)
     launch.run(
-        backward_kernel,
-        (B * TILES,),
-        d_weights,
-        weights,
-        means,
-        keys,
-        strengths,
-        memory,
-        d_key_parts,
-        d_strength_parts,
-        d_memory,
-        ADD=add,
-        **sizes,
-    )
+        backward_kernel, (B * TILES,), d_weights, weights, means, keys, strengths, memory,
+        d_key_parts, d_strength_parts, d_memory, ADD=add, **sizes,
+    )  # fmt: skip
     d_keys, d_strengths = torch.empty_like(keys), torch.empty_like(strengths)
     launch.total(d_key_parts, d_keys)
     launch.total(d_strength_parts, d_strengths)
@@ -421,7 +300,7 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
         strengths: (B, H), at least 1.
         memory: (B, N, W).
     """
-    keys, strengths, memory = keys.contiguous(), strengths.contiguous(), memory.contiguous()
+    keys, strengths, memory = launch.contiguous(keys, strengths, memory)
     weights = keys.new_empty(*keys.shape[:2], memory.shape[1])
     launch_look_up(keys, strengths, memory, weights)
     return weights
@@ -437,9 +316,8 @@ def content_weighting_backward(
     d_weights: Tensor, weights: Tensor, keys: Tensor, strengths: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of keys, strengths and memory; `weights` is what `content_weighting` returned."""
-    d_weights, weights, keys, strengths, memory = (
-        tensor.contiguous() for tensor in (d_weights, weights, keys, strengths, memory)
-    )
+    d_weights, weights = launch.contiguous(d_weights, weights)
+    keys, strengths, memory = launch.contiguous(keys, strengths, memory)
     d_memory = torch.empty_like(memory)
     d_keys, d_strengths = launch_look_up_backward(
         d_weights, weights, keys, strengths, memory, d_memory, add=False
@@ -448,19 +326,10 @@ def content_weighting_backward(
 
 
 @content_weighting_backward.register_fake
-def _(
-    d_weights: Tensor, weights: Tensor, keys: Tensor, strengths: Tensor, memory: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return launch.contiguous_like(keys, strengths, memory)
+def _(*inputs: Tensor) -> Any:
+    return launch.contiguous_like(*inputs[2:])
 
 
-def _setup(ctx, inputs, output):
-    ctx.save_for_backward(output, *inputs)
-
-
-def _backward(ctx, d_weights):
-    return content_weighting_backward(d_weights, *ctx.saved_tensors)
-
-
-content_weighting.register_autograd(_backward, setup_context=_setup)
-refuse.second_gradient(content_weighting_backward)
+ops.differentiate(
+    content_weighting, content_weighting_backward, lambda inputs, output: (output, *inputs)
+)

@@ -1,4 +1,4 @@
-"""Where the parts of an interface vector are, in numbers from its start.
+"""Offsets of the parts of an interface vector from its start.
 
 read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
 erase vectors (Hw, W) | write vectors (Hw, W) | free gates (R) | allocation gates (Hw) |
@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 def interface_size(W: int, R: int, Hw: int) -> int:
-    """How long a vector is."""
+    """The length of an interface vector."""
     return R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)
 
 
@@ -64,14 +64,10 @@ def read_modes(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
 @triton.jit
 def load_modes(
     vector,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BR: tl.constexpr,
-    BMODES: tl.constexpr,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
     DTYPE: tl.constexpr,
-):
-    """The read modes (BR, BMODES), after their softmax, 0 outside."""
+):  # fmt: skip
+    """The read modes (BR, BMODES) after their softmax, 0 outside."""
     r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
     count: tl.constexpr = 1 + 2 * HW
     start = vector + read_modes(W, R, HW)
@@ -86,7 +82,7 @@ def load_modes(
 def load_mode(
     vector, r, m, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """One read mode of one head, after the softmax."""
+    """One read mode of one read head, after the softmax."""
     start = vector + read_modes(W, R, HW) + r * (1 + 2 * HW)
     top = tl.load(start).to(DTYPE)
     for other in tl.static_range(1, 1 + 2 * HW):
@@ -99,16 +95,10 @@ def load_mode(
 
 @triton.jit
 def store_modes_gradient(
-    d_vector,
-    modes,
-    d_modes,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BR: tl.constexpr,
-    BMODES: tl.constexpr,
-):
-    """The gradient of the raw read modes, from that of the read modes (BR, BMODES)."""
+    d_vector, modes, d_modes,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
+):  # fmt: skip
+    """Store the gradient of the raw read modes, given that of the read modes (BR, BMODES)."""
     r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
     count: tl.constexpr = 1 + 2 * HW
     d_raw = modes * (d_modes - tl.sum(modes * d_modes, 1)[:, None])

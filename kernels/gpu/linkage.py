@@ -1,7 +1,7 @@
-"""Temporal memory linkage: the link matrix, precedence, and both weightings, in one pass.
+"""Temporal memory linkage: the link matrix, precedence and both weightings, in one pass.
 
-A program goes through some tiles of a strip of rows. What it adds up along rows and columns goes to
-buffers of partial sums, one place for each program, that the next kernel adds up.
+A program goes through some tiles of a strip of rows of the link matrix. Its sums along rows and
+along columns are stored as partial sums, in a place of its own; the next kernel adds them up.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 
 
 @triton.jit
 def load_tile(pointers, mask, EVEN: tl.constexpr, DTYPE: tl.constexpr):
-    """A tile of a link matrix, 0 outside; EVEN: nothing is outside."""
+    """A tile of a link matrix, 0 outside; EVEN: no tile reaches outside."""
     if EVEN:
         tile = tl.load(pointers)
     else:
@@ -43,13 +43,13 @@ def decay(row_weights, column_weights):
 
 @triton.jit
 def without_diagonal(tile, i, j):
-    """The tile of rows i and columns j with zeros where both are the same."""
+    """The tile of rows i and columns j with zeros on the diagonal."""
     return tl.where(i[:, None] == j[None, :], 0.0, tile)
 
 
 @triton.jit
 def row_parts(tile, BM: tl.constexpr, BN: tl.constexpr):
-    """Sums over four columns each, (BM, BN / 4): what a thread holds anyway."""
+    """Sums of each four columns, (BM, BN / 4); a thread holds all four anyway."""
     if BN < 4:
         parts = tile
     else:
@@ -71,7 +71,7 @@ def row_total(values, N: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr):
 def partial_sum(
     partials, n, COUNT: tl.constexpr, STRIDE: tl.constexpr, N: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """The sum of COUNT partial sums, STRIDE apart, of cells n."""
+    """Adds up COUNT partial sums of cells n, which lie STRIDE apart."""
     found = tl.zeros([n.shape[0]], DTYPE)
     for index in range(COUNT):
         found += tl.load(partials + index * STRIDE + n, mask=n < N, other=0.0)
@@ -80,16 +80,11 @@ def partial_sum(
 
 @triton.jit
 def partial_rows(
-    partials,
-    n,
-    COUNT: tl.constexpr,
-    STRIDE: tl.constexpr,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    BR: tl.constexpr,
+    partials, n,
+    COUNT: tl.constexpr, STRIDE: tl.constexpr, N: tl.constexpr, R: tl.constexpr, BR: tl.constexpr,
     DTYPE: tl.constexpr,
-):
-    """The sums of COUNT partial sums (R, N), STRIDE apart, of cells n: (BR, n), 0 outside."""
+):  # fmt: skip
+    """Adds up COUNT partial sums (R, N) of cells n, which lie STRIDE apart: (BR, n), 0 outside."""
     r = tl.arange(0, BR)
     mask = (r < R)[:, None] & (n < N)[None, :]
     offset = r[:, None] * N + n[None, :]
@@ -101,31 +96,15 @@ def partial_rows(
 
 @triton.jit
 def pass_kernel(
-    write1,
-    precedence0,
-    read0,
-    link0,
-    link1,
-    precedence1,
-    rows,
-    columns,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    READ: tl.constexpr,
+    write1, precedence0, read0, link0, link1, precedence1, rows, columns,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, READ: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """The new link matrix; READ: its parts of both weightings, and the new precedence too.
+):  # fmt: skip
+    """The new link matrix; READ: also partial sums of both weightings, and the new precedence.
 
     rows: (B, HW, CHUNKS, R, N), forward weightings. columns: (B, HW, STRIPS, R, N), backward.
     """
-    launch.begin(PDL)
     bh = tl.program_id(0).to(tl.int64)
     strip, chunk = tl.program_id(1), tl.program_id(2)
     EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
@@ -172,43 +151,24 @@ def pass_kernel(
 
 @triton.jit
 def pass_backward_kernel(
-    write1,
-    precedence0,
-    read0,
-    link0,
-    d_link,
-    d_ahead,
-    d_behind,
-    modes,
-    rows,
-    columns,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    R_STRIDE: tl.constexpr,
-    H_STRIDE: tl.constexpr,
-    SCALED: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """d_link from L_t to L_{t-1}, in place, and the partial sums of all other gradients.
+    write1, precedence0, read0, link0, d_link, d_ahead, d_behind, modes, rows, columns,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, R_STRIDE: tl.constexpr,
+    H_STRIDE: tl.constexpr, SCALED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Takes d_link from L_t to L_{t-1}, in place; stores partial sums of all other gradients.
 
-    With a_r and c_r the rows of d_ahead and d_behind, s and t their read modes where SCALED (else
-    1), and G = d_link + sum_r s_r a_r wr_r^T + t_r wr_r c_r^T, without its diagonal:
+    With a_r and c_r the gradients of the forward and the backward weighting of read head r, s_r and
+    t_r their read modes if SCALED (otherwise 1), and
+    G = d_link + sum_r s_r a_r wr_r^T + t_r wr_r c_r^T, without its diagonal:
 
         d_link = (1 - ww_i - ww_j) G
         rows: (B, HW, CHUNKS, R + 1, N): L_t c_r; sum_j G_ij (p_j - L_ij)
         columns: (B, HW, STRIPS, R + 2, N): L_t^T a_r; sum_i G_ij L_ij; sum_i ww_i G_ij
 
-    where L and p are those of t - 1. Row r of d_ahead and d_behind for batch element b and head h
-    is at b R R_STRIDE + r R_STRIDE + h H_STRIDE.
+    where L and p are those of t - 1. For batch element b and write head h, a_r and c_r begin at
+    b R R_STRIDE + r R_STRIDE + h H_STRIDE of d_ahead and d_behind.
     """
-    launch.begin(PDL)
     bh = tl.program_id(0).to(tl.int64)
     strip, chunk = tl.program_id(1), tl.program_id(2)
     EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
@@ -259,7 +219,7 @@ def pass_backward_kernel(
         row_sums += row_parts(gradient * pj[None, :] - product, BM, BN)
         tl.store(columns + R * N + j, tl.sum(product, 0), mask=j < N)
         tl.store(columns + (R + 1) * N + j, tl.sum(gradient * wi[:, None], 0), mask=j < N)
-        if BM * BN < 1024:  # several threads may hold a number: all have read what is replaced
+        if BM * BN < 1024:  # several threads may hold the same number: all must have read it
             tl.debug_barrier()
         store_tile(d_link + start + offset, kept * gradient, mask, EVEN)
     for r in tl.static_range(R):
@@ -269,24 +229,16 @@ def pass_backward_kernel(
 
 @triton.jit
 def vectors_backward(
-    change,
-    written,
-    product,
-    rows,
-    columns,
-    n,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
+    change, written, product, rows, columns, n,
+    N: tl.constexpr, R: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
     DTYPE: tl.constexpr,
-):
-    """What link matrix and precedence add to the gradients of cells n, from the pass's sums.
+):  # fmt: skip
+    """What link matrix and precedence add to the gradients of cells n, from the partial sums.
 
     Args:
         change: (n), gradient of the new precedence.
         written: the sum of the write weighting over all cells.
-        product: the sum of change times the precedence of step t - 1 over all cells.
+        product: the sum over all cells of change times the precedence of step t - 1.
         rows, columns: the partial sums of one batch element and head.
 
     Returns:
@@ -300,23 +252,11 @@ def vectors_backward(
 
 @triton.jit
 def vectors_backward_kernel(
-    write1,
-    precedence0,
-    d_precedence1,
-    rows,
-    columns,
-    d_write,
-    d_precedence0,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    STRIPS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    BN: tl.constexpr,
+    write1, precedence0, d_precedence1, rows, columns, d_write, d_precedence0,
+    N: tl.constexpr, R: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr, BN: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """`vectors_backward` for some cells of each batch element and head."""
-    launch.begin(PDL)
+):  # fmt: skip
+    """`vectors_backward` for some cells of a batch element and write head."""
     bh = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     products = tl.zeros([BN], DTYPE)
@@ -326,29 +266,22 @@ def vectors_backward_kernel(
         products += change * tl.load(precedence0 + bh * N + j, mask=j < N, other=0.0).to(DTYPE)
     d_written, d_before = vectors_backward(
         tl.load(d_precedence1 + bh * N + n, mask=n < N, other=0.0).to(DTYPE),
-        row_total(write1 + bh * N, N, BN, DTYPE),
-        tl.sum(products, 0),
-        rows + bh * CHUNKS * (R + 1) * N,
-        columns + bh * STRIPS * (R + 2) * N,
-        n,
-        N,
-        R,
-        STRIPS,
-        CHUNKS,
-        DTYPE,
-    )
+        row_total(write1 + bh * N, N, BN, DTYPE), tl.sum(products, 0),
+        rows + bh * CHUNKS * (R + 1) * N, columns + bh * STRIPS * (R + 2) * N, n, N, R, STRIPS,
+        CHUNKS, DTYPE,
+    )  # fmt: skip
     tl.store(d_write + bh * N + n, d_written, mask=n < N)
     tl.store(d_precedence0 + bh * N + n, d_before, mask=n < N)
 
 
-def tiling(N: int) -> dict[str, int]:
-    """How a link matrix of N cells is divided; it does not depend on the batch."""
+def tiling(N: int) -> dict[str, Any]:
+    """How a link matrix of N cells is divided among programs, independently of the batch size."""
     BM, BN = min(launch.LINK_ROWS, launch.block(N)), min(launch.LINK_COLUMNS, launch.block(N))
-    strips, tiles = triton.cdiv(N, BM), triton.cdiv(N, BN)
+    strips, tiles = launch.cdiv(N, BM), launch.cdiv(N, BN)
     steps = max(1, min(launch.LINK_TILES, launch.block(strips * tiles) // 128))
     return {
         "STRIPS": strips,
-        "CHUNKS": triton.cdiv(tiles, steps),
+        "CHUNKS": launch.cdiv(tiles, steps),
         "STEPS": steps,
         "BM": BM,
         "BN": BN,
@@ -356,7 +289,7 @@ def tiling(N: int) -> dict[str, int]:
 
 
 def partials(like: Tensor, B: int, N: int, R: int, Hw: int) -> tuple[Tensor, Tensor]:
-    """Buffers of partial sums that serve the forward and the backward pass."""
+    """Buffers of partial sums, large enough for the forward and the backward pass."""
     sizes = tiling(N)
     return (
         launch.new_like(like, B * Hw * sizes["CHUNKS"] * (R + 1) * N),
@@ -370,33 +303,20 @@ def launch_pass(
     read0: Tensor,
     link0: Tensor,
     link1: Tensor,
-    precedence1: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    read: bool = True,
+    precedence1: Tensor | None = None,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
 ) -> None:
-    """Fill link1; and precedence1, rows and columns, unless not asked to read."""
+    """Fill link1; and precedence1, rows and columns if they are given, all three or none."""
+    filled = (write1 if one is None else one for one in (precedence1, rows, columns))
     B, Hw, N = write1.shape
     sizes = tiling(N)
     launch.run(
-        pass_kernel,
-        (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]),
-        write1,
-        precedence0,
-        read0,
-        link0,
-        link1,
-        precedence1,
-        rows,
-        columns,
-        N=N,
-        R=read0.shape[1],
-        HW=Hw,
-        READ=read,
-        DTYPE=launch.compute_dtype(link0.dtype),
-        **sizes,
+        pass_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0, read0, link0,
+        link1, *filled, N=N, R=read0.shape[1], HW=Hw,
+        READ=precedence1 is not None, DTYPE=launch.compute_dtype(link0.dtype), **sizes,
         num_warps=launch.warps(sizes["BM"] * sizes["BN"] // 4),
-    )
+    )  # fmt: skip
 
 
 def launch_pass_backward(
@@ -414,33 +334,19 @@ def launch_pass_backward(
     """Change d_link in place, and fill rows and columns.
 
     Args:
-        d_ahead, d_behind: (B, R, N) with read modes (B, R, 1 + 2 Hw), else (B, R, Hw, N).
+        d_ahead, d_behind: (B, R, N), to be multiplied by read modes (B, R, 1 + 2 Hw); or
+            (B, R, Hw, N) without modes.
     """
     B, Hw, N = write1.shape
     sizes = tiling(N)
     launch.run(
-        pass_backward_kernel,
-        (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]),
-        write1,
-        precedence0,
-        read0,
-        link0,
-        d_link,
-        d_ahead,
-        d_behind,
-        write1 if modes is None else modes,
-        rows,
-        columns,
-        N=N,
-        R=read0.shape[1],
-        HW=Hw,
-        R_STRIDE=d_ahead.stride(1),
-        H_STRIDE=N if modes is None else 0,
-        SCALED=modes is not None,
-        DTYPE=launch.compute_dtype(link0.dtype),
-        **sizes,
+        pass_backward_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0,
+        read0, link0, d_link, d_ahead, d_behind, write1 if modes is None else modes, rows, columns,
+        N=N, R=read0.shape[1], HW=Hw, R_STRIDE=d_ahead.stride(1),
+        H_STRIDE=N if modes is None else 0, SCALED=modes is not None,
+        DTYPE=launch.compute_dtype(link0.dtype), **sizes,
         num_warps=launch.warps(sizes["BM"] * sizes["BN"]),
-    )
+    )  # fmt: skip
 
 
 @torch.library.custom_op("dnc_fast::linkage", mutates_args=())
@@ -450,13 +356,13 @@ def linkage(
     """The new link matrix and precedence, and the forward and backward weightings (B, R, Hw, N).
 
     Args:
-        link: (B, Hw, N, N), of the step before.
-        precedence: (B, Hw, N), of the step before.
+        link: (B, Hw, N, N), of the previous step.
+        precedence: (B, Hw, N), of the previous step.
         write_weights: (B, Hw, N), of this step.
-        read_weights: (B, R, N), of the step before.
+        read_weights: (B, R, N), of the previous step.
     """
-    link, precedence, write_weights, read_weights = (
-        tensor.contiguous() for tensor in (link, precedence, write_weights, read_weights)
+    link, precedence, write_weights, read_weights = launch.contiguous(
+        link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
     Hw, sizes = link.shape[1], tiling(N)
@@ -496,18 +402,10 @@ def linkage_backward(
     write_weights: Tensor,
     read_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of what `linkage` was given, from those of what it returned."""
-    d_precedence, d_forward, d_backward, link, precedence, write_weights, read_weights = (
-        tensor.contiguous()
-        for tensor in (
-            d_precedence,
-            d_forward,
-            d_backward,
-            link,
-            precedence,
-            write_weights,
-            read_weights,
-        )
+    """Gradients of the inputs of `linkage`, given those of its outputs."""
+    d_precedence, d_forward, d_backward = launch.contiguous(d_precedence, d_forward, d_backward)
+    link, precedence, write_weights, read_weights = launch.contiguous(
+        link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
     Hw, sizes = link.shape[1], tiling(N)
@@ -531,52 +429,17 @@ def linkage_backward(
     d_precedence_before = torch.empty_like(precedence)
     BN = min(256, launch.block(N))
     launch.run(
-        vectors_backward_kernel,
-        (B * Hw, triton.cdiv(N, BN)),
-        write_weights,
-        precedence,
-        d_precedence,
-        rows,
-        columns,
-        d_write_weights,
-        d_precedence_before,
-        N=N,
-        R=R,
-        STRIPS=sizes["STRIPS"],
-        CHUNKS=sizes["CHUNKS"],
-        BN=BN,
+        vectors_backward_kernel, (B * Hw, launch.cdiv(N, BN)), write_weights, precedence,
+        d_precedence, rows, columns, d_write_weights, d_precedence_before, N=N, R=R,
+        STRIPS=sizes["STRIPS"], CHUNKS=sizes["CHUNKS"], BN=BN,
         DTYPE=launch.compute_dtype(link.dtype),
-    )
+    )  # fmt: skip
     return d_link_before, d_precedence_before, d_write_weights, d_read_weights.to(link.dtype)
 
 
 @linkage_backward.register_fake
-def _(
-    d_link: Tensor,
-    d_precedence: Tensor,
-    d_forward: Tensor,
-    d_backward: Tensor,
-    link: Tensor,
-    precedence: Tensor,
-    write_weights: Tensor,
-    read_weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    new = link.new_empty
-    return (
-        new(link.shape),
-        new(precedence.shape),
-        new(write_weights.shape),
-        new(read_weights.shape),
-    )
+def _(*inputs: Tensor) -> Any:
+    return launch.contiguous_like(*inputs[4:])
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor, ...]:
-    return linkage_backward(*d_output, *ctx.saved_tensors)
-
-
-linkage.register_autograd(_backward, setup_context=_setup)
-refuse.second_gradient(linkage_backward)
+ops.differentiate(linkage, linkage_backward)

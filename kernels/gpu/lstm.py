@@ -1,13 +1,16 @@
-"""What an LSTM does to each hidden unit by itself, at one step: gates, cells, hidden activations.
+"""The elementwise part of an LSTM step: gates, cell states and hidden activations.
 
     c = f c_{t-1} + i g,  h = o tanh(c),  with i, f, o = sigmoid(a) and g = tanh(a)
 
-of pre-activations a (b, 4 H), one part after another in the order i, f, g, o of nn.LSTMCell. Every
-tensor has its own row stride and unit column stride. A program takes UNITS hidden units of a row:
-each thread has numbers of its own, so what changes in place is read and written by the same.
+The pre-activations a (b, 4 H) hold four parts in the order i, f, g, o of nn.LSTMCell. "Cells" are
+the cell states c here. Every tensor has its own row stride; columns are contiguous. A program takes
+UNITS hidden units of one batch element. Each number belongs to one thread, so tensors can change in
+place without barriers.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -19,19 +22,19 @@ from .arithmetic import tanh
 
 @triton.jit
 def load_part(row, part: tl.constexpr, unit, H: tl.constexpr, DTYPE: tl.constexpr):
-    """Some units of one of the four parts of a row."""
+    """Some units of one of the four parts of a batch element."""
     return tl.load(row + part * H + unit, mask=unit < H, other=0.0).to(DTYPE)
 
 
 @triton.jit
 def pre_activation(product, x_part, part: tl.constexpr, unit, H: tl.constexpr, DTYPE: tl.constexpr):
-    """What some units of one of the four gates are made of."""
+    """The pre-activations of some units of one of the four parts."""
     return load_part(product, part, unit, H, DTYPE) + load_part(x_part, part, unit, H, DTYPE)
 
 
 @triton.jit
 def store_parts(row, entry, forget, change, output, unit, H: tl.constexpr):
-    """Some units of all four parts of a row."""
+    """Store some units of all four parts of a batch element."""
     tl.store(row + unit, entry, mask=unit < H)
     tl.store(row + H + unit, forget, mask=unit < H)
     tl.store(row + 2 * H + unit, change, mask=unit < H)
@@ -40,7 +43,7 @@ def store_parts(row, entry, forget, change, output, unit, H: tl.constexpr):
 
 @triton.jit
 def clipped(value, CLIP: tl.constexpr):
-    """The value in [-CLIP, CLIP], if there is such a bound; NaN stays NaN."""
+    """The value clipped to [-CLIP, CLIP] unless CLIP is None; NaN stays NaN."""
     if CLIP is not None:
         value = tl.where(value > CLIP, CLIP, tl.where(value < -CLIP, -CLIP, value))
     return value
@@ -48,27 +51,11 @@ def clipped(value, CLIP: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    product,
-    x_part,
-    cells0,
-    active,
-    cells1,
-    squashed,
-    hidden,
-    product_stride,
-    x_part_stride,
-    cells0_stride,
-    active_stride,
-    cells1_stride,
-    squashed_stride,
-    hidden_stride,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Some units of a row; arrays as in `forward`."""
-    launch.begin(PDL)
+    product, x_part, cells0, active, cells1, squashed, hidden, product_stride, x_part_stride,
+    cells0_stride, active_stride, cells1_stride, squashed_stride, hidden_stride,
+    H: tl.constexpr, UNITS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Some units of a batch element; arrays as in `forward`."""
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
     product += b * product_stride
@@ -88,28 +75,11 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    active,
-    squashed,
-    cells0,
-    d_output,
-    d_last,
-    d_cells,
-    d_active,
-    active_stride,
-    squashed_stride,
-    cells0_stride,
-    d_output_stride,
-    d_last_stride,
-    d_cells_stride,
-    d_active_stride,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    CLIP: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Back through some units of a row; arrays as in `backward`."""
-    launch.begin(PDL)
+    active, squashed, cells0, d_output, d_last, d_cells, d_active, active_stride, squashed_stride,
+    cells0_stride, d_output_stride, d_last_stride, d_cells_stride, d_active_stride,
+    H: tl.constexpr, UNITS: tl.constexpr, CLIP: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Backward through some units of a batch element; arrays as in `backward`."""
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
     active += b * active_stride
@@ -125,14 +95,10 @@ def backward_kernel(
     d_new = clipped(load_part(d_cells, 0, unit, H, DTYPE), CLIP)
     d_new += d_hidden * output * (1.0 - squash * squash)
     store_parts(
-        d_active + b * d_active_stride,
-        d_new * change * (entry * (1.0 - entry)),
-        d_new * before * (forget * (1.0 - forget)),
-        d_new * entry * (1.0 - change * change),
-        d_hidden * squash * (output * (1.0 - output)),
-        unit,
-        H,
-    )
+        d_active + b * d_active_stride, d_new * change * (entry * (1.0 - entry)),
+        d_new * before * (forget * (1.0 - forget)), d_new * entry * (1.0 - change * change),
+        d_hidden * squash * (output * (1.0 - output)), unit, H,
+    )  # fmt: skip
     tl.store(d_cells + unit, d_new * forget, mask=unit < H)
 
 
@@ -145,11 +111,11 @@ def forward(
     squashed: Tensor,
     hidden: Tensor,
 ) -> None:
-    """Fill active, cells1, squashed and hidden, each in its own dtype.
+    """Fill active, cells1, squashed and hidden; each may have a dtype of its own.
 
     Args:
-        product, x_part: (b, 4 H), their sum the pre-activations; in any float dtypes.
-        cells0: (b, H), c_{t-1}; what is calculated in is float32, or float64 if it is.
+        product, x_part: (b, 4 H), their sum is the pre-activations; any float dtypes.
+        cells0: (b, H), c_{t-1}; everything is computed in float64 if this is, otherwise float32.
         active: (b, 4 H), i, f, g, o.
         cells1: (b, H), c.
         squashed: (b, H), tanh(c).
@@ -168,32 +134,25 @@ def backward(
     d_cells: Tensor,
     d_active: Tensor,
 ) -> None:
-    """Fill d_active with the gradient of the pre-activations, and take d_cells to step t - 1.
+    """Fill d_active, the gradient of the pre-activations, and take d_cells from t to t - 1.
 
     Args:
-        active, squashed, cells0: as `forward` left them.
-        d_output, d_last: (b, H), their sum the gradient of h.
-        clip: bound of that sum's elements, and of those of d_cells as they come; None: no bound.
+        active, squashed: as `forward` filled them.
+        cells0: what `forward` was given.
+        d_output, d_last: (b, H), their sum is the gradient of h.
+        clip: bound for each element of that sum and of d_cells on entry; None: no bound.
         d_cells: (b, H), gradient of c from step t + 1; changed in place.
-        d_active: (b, 4 H), in any float dtype.
+        d_active: (b, 4 H), any float dtype.
     """
     tensors = (active, squashed, cells0, d_output, d_last, d_cells, d_active)
     _launch(backward_kernel, tensors, cells0, CLIP=clip)
 
 
-def _launch(
-    kernel: object, tensors: tuple[Tensor, ...], cells0: Tensor, **constants: float | None
-) -> None:
+def _launch(kernel: object, tensors: tuple[Tensor, ...], cells0: Tensor, **constants: Any) -> None:
     """Launch a kernel on tensors and their row strides."""
     b, H = cells0.shape
     launch.run(
-        kernel,
-        (b, triton.cdiv(H, launch.LSTM_UNITS)),
-        *tensors,
-        *(tensor.stride(0) for tensor in tensors),
-        H=H,
-        UNITS=launch.LSTM_UNITS,
-        DTYPE=launch.compute_dtype(cells0.dtype),
-        **constants,
-        num_warps=1,
-    )
+        kernel, (b, launch.cdiv(H, launch.LSTM_UNITS)), *tensors,
+        *(tensor.stride(0) for tensor in tensors), H=H, UNITS=launch.LSTM_UNITS,
+        DTYPE=launch.compute_dtype(cells0.dtype), **constants, num_warps=1,
+    )  # fmt: skip

@@ -2,8 +2,8 @@
 
     M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T;  r_r = wr_r M_t
 
-What is summed over cells, the reads and the gradients of the vectors, is left in parts, one for
-each tile, that are added up after the kernel.
+Sums over cells, which are the read vectors and the gradients of erase and write vectors, are stored
+as one part per tile; the parts are added up after the kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, refuse
+from . import launch, ops
 from .arithmetic import gate_slope, gates, get_row, put_row
 from .content import load_cells, store_cells
 
@@ -40,34 +40,20 @@ def store_weights(weights, tile, n, N: tl.constexpr, H: tl.constexpr, BH: tl.con
 
 @triton.jit
 def kept_part(
-    weights,
-    erase,
-    head,
-    w,
-    W: tl.constexpr,
-    BHW: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """What a head leaves of each number, 1 - ww e^T: (n, W)."""
+    weights, erase, head, w,
+    W: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The fraction of each number that a head keeps, 1 - ww e^T: (n, W)."""
     erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
     return 1.0 - get_row(weights, head, BHW)[:, None] * erased[None, :]
 
 
 @triton.jit
 def written_cells(
-    cells,
-    weights,
-    erase,
-    vectors,
-    w,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    BHW: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Some cells after all write heads have erased, then added.
+    cells, weights, erase, vectors, w,
+    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Some cells after all write heads have erased and then added.
 
     Args:
         cells: (n, W).
@@ -84,21 +70,10 @@ def written_cells(
 
 @triton.jit
 def write_backward(
-    d_cells,
-    cells,
-    weights,
-    erase,
-    vectors,
-    d_erase,
-    d_vectors,
-    w,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    BHW: tl.constexpr,
-    RAW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Through `written_cells`.
+    d_cells, cells, weights, erase, vectors, d_erase, d_vectors, w,
+    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Backward through `written_cells`.
 
     With F_h = 1 - ww_h e_h^T and Q_h = dM_t M_{t-1} prod over the other heads of F:
 
@@ -110,7 +85,7 @@ def write_backward(
         cells: (n, W), before the write.
         weights: (BHW, n), 0 outside.
         erase, vectors: (HW, W) each; RAW: erase vectors before their activation.
-        d_erase, d_vectors: filled with these cells' part of the gradients.
+        d_erase, d_vectors: filled with what these cells add to the gradients.
 
     Returns:
         gradients of the cells before the write (n, W) and of weights (BHW, n).
@@ -121,7 +96,7 @@ def write_backward(
         weight = get_row(weights, head, BHW)[:, None]
         erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
         vector = tl.load(vectors + head * W + w, mask=w < W, other=0.0).to(DTYPE)
-        # Never by division: a head may leave nothing.
+        # Not by dividing the product of all heads by this head's factor, which may be 0.
         changed = d_cells * cells
         for other in tl.static_range(HW):
             if other != head:
@@ -138,12 +113,12 @@ def write_backward(
 
 @triton.jit
 def read_part(cells, weights, reads, w, W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr):
-    """What all heads read from some cells.
+    """What all heads read from some cells, stored as a part of the read vectors.
 
     Args:
         cells: (n, W).
         weights: (BR, n), 0 outside.
-        reads: (R, W), filled with these cells' part.
+        reads: (R, W), filled with the part.
     """
     for head in tl.static_range(R):
         read = tl.sum(get_row(weights, head, BR)[:, None] * cells, 0)
@@ -152,26 +127,19 @@ def read_part(cells, weights, reads, w, W: tl.constexpr, R: tl.constexpr, BR: tl
 
 @triton.jit
 def read_backward(
-    d_reads,
-    cells,
-    weights,
-    d_cells,
-    w,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Through `read_part`: dM = sum_r wr_r dr_r^T; dwr_r = M dr_r.
+    d_reads, cells, weights, d_cells, w,
+    W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Backward through `read_part`: dM = sum_r wr_r dr_r^T; dwr_r = M dr_r.
 
     Args:
-        d_reads: (R, W), of the whole reads.
+        d_reads: (R, W), gradient of the read vectors.
         cells: (n, W).
         weights: (BR, n), 0 outside.
         d_cells: (n, W), gradient so far.
 
     Returns:
-        d_cells, these gradients added, and the gradient of weights (BR, n).
+        d_cells with these gradients added, and the gradient of weights (BR, n).
     """
     d_weights = tl.zeros([BR, cells.shape[0]], DTYPE)
     for head in tl.static_range(R):
@@ -183,102 +151,49 @@ def read_backward(
 
 @triton.jit
 def write_kernel(
-    memory,
-    weights,
-    erase,
-    vectors,
-    new_memory,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    memory, weights, erase, vectors, new_memory,
+    N: tl.constexpr, W: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """A tile of cells after the write."""
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = written_cells(
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE),
-        erase + b * HW * W,
-        vectors + b * HW * W,
-        w,
-        W,
-        HW,
-        BHW,
-        False,
-        DTYPE,
-    )
+        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE), erase + b * HW * W,
+        vectors + b * HW * W, w, W, HW, BHW, False, DTYPE,
+    )  # fmt: skip
     store_cells(new_memory + b * N * W, cells, n, w, N, W)
 
 
 @triton.jit
 def write_backward_kernel(
-    d_new_memory,
-    memory,
-    weights,
-    erase,
-    vectors,
-    d_memory,
-    d_weights,
-    d_erase,
-    d_vectors,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Gradients of a tile of cells, and the tile's part of those of the vectors."""
-    launch.begin(PDL)
+    d_new_memory, memory, weights, erase, vectors, d_memory, d_weights, d_erase, d_vectors,
+    N: tl.constexpr, W: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a tile of cells, and what the tile adds to those of the vectors."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = write_backward(
         load_cells(d_new_memory + b * N * W, n, w, N, W, DTYPE),
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE),
-        erase + b * HW * W,
-        vectors + b * HW * W,
-        d_erase + (b * TILES + tile) * HW * W,
-        d_vectors + (b * TILES + tile) * HW * W,
-        w,
-        W,
-        HW,
-        BHW,
-        False,
-        DTYPE,
-    )
-    tl.debug_barrier()  # d_memory may be d_new_memory, and several threads hold a number
+        load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE), erase + b * HW * W,
+        vectors + b * HW * W, d_erase + (b * TILES + tile) * HW * W,
+        d_vectors + (b * TILES + tile) * HW * W, w, W, HW, BHW, False, DTYPE,
+    )  # fmt: skip
+    tl.debug_barrier()  # d_memory may be d_new_memory: all threads must have read it before
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     store_weights(d_weights + b * HW * N, d_found, n, N, HW, BHW)
 
 
 @triton.jit
 def read_kernel(
-    memory,
-    weights,
-    reads,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """A tile's part of what all heads read."""
-    launch.begin(PDL)
+    memory, weights, reads,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """What all heads read from a tile of cells."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
@@ -288,55 +203,20 @@ def read_kernel(
 
 @triton.jit
 def read_backward_kernel(
-    d_reads,
-    memory,
-    weights,
-    d_memory,
-    d_weights,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    d_reads, memory, weights, d_memory, d_weights,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradients of a tile of cells, and of their weights."""
-    launch.begin(PDL)
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     d_cells, d_found = read_backward(
-        d_reads + b * R * W,
-        load_cells(memory + b * N * W, n, w, N, W, DTYPE),
-        load_weights(weights + b * R * N, n, N, R, BR, DTYPE),
-        tl.zeros([BM, BW], DTYPE),
-        w,
-        W,
-        R,
-        BR,
-        DTYPE,
-    )
+        d_reads + b * R * W, load_cells(memory + b * N * W, n, w, N, W, DTYPE),
+        load_weights(weights + b * R * N, n, N, R, BR, DTYPE), tl.zeros([BM, BW], DTYPE), w, W, R,
+        BR, DTYPE,
+    )  # fmt: skip
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     store_weights(d_weights + b * R * N, d_found, n, N, R, BR)
-
-
-def _write_sizes(memory: Tensor, write_weights: Tensor) -> dict[str, Any]:
-    """What the kernels of the write are made for."""
-    (_, N, W), HW = memory.shape, write_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    return {
-        "N": N,
-        "W": W,
-        "HW": HW,
-        "TILES": triton.cdiv(N, BM),
-        "BM": BM,
-        "BW": BW,
-        "BHW": launch.block(HW),
-        "DTYPE": launch.compute_dtype(memory.dtype),
-        "num_warps": launch.warps(BM * BW),
-    }
 
 
 def launch_write(
@@ -346,8 +226,8 @@ def launch_write(
     write_vectors: Tensor,
     new_memory: Tensor,
 ) -> None:
-    """Fill new_memory; all are contiguous."""
-    sizes = _write_sizes(memory, write_weights)
+    """Fill new_memory. All tensors are contiguous."""
+    sizes = launch.tile_sizes(memory, HW=write_weights.shape[1])
     grid = (len(memory) * sizes["TILES"],)
     given = (memory, write_weights, erase_vectors, write_vectors)
     launch.run(write_kernel, grid, *given, new_memory, **sizes)
@@ -361,30 +241,20 @@ def launch_write_backward(
     write_vectors: Tensor,
     d_memory: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of write_weights, erase_vectors and write_vectors; all are contiguous.
+    """Gradients of write_weights, erase_vectors and write_vectors. All tensors are contiguous.
 
-    d_memory is filled, and may be d_new_memory.
+    Fills d_memory, which may be the same tensor as d_new_memory.
     """
     B, HW, W = erase_vectors.shape
-    sizes = _write_sizes(memory, write_weights)
+    sizes = launch.tile_sizes(memory, HW=HW)
     TILES = sizes["TILES"]
     d_write_weights = torch.empty_like(write_weights)
     d_erase_parts = launch.new_like(memory, B, TILES, HW, W)
     d_vector_parts = launch.new_like(memory, B, TILES, HW, W)
     launch.run(
-        write_backward_kernel,
-        (B * TILES,),
-        d_new_memory,
-        memory,
-        write_weights,
-        erase_vectors,
-        write_vectors,
-        d_memory,
-        d_write_weights,
-        d_erase_parts,
-        d_vector_parts,
-        **sizes,
-    )
+        write_backward_kernel, (B * TILES,), d_new_memory, memory, write_weights, erase_vectors,
+        write_vectors, d_memory, d_write_weights, d_erase_parts, d_vector_parts, **sizes,
+    )  # fmt: skip
     d_erase_vectors = torch.empty_like(erase_vectors)
     d_write_vectors = torch.empty_like(write_vectors)
     launch.total(d_erase_parts, d_erase_vectors)
@@ -396,26 +266,23 @@ def launch_write_backward(
 def write_memory(
     memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
 ) -> Tensor:
-    """(B, N, W): the memory after all write heads have erased, then added.
+    """(B, N, W): the memory after all write heads have erased and then added.
 
     Args:
-        memory: (B, N, W), of the step before.
+        memory: (B, N, W), of the previous step.
         write_weights: (B, Hw, N).
         erase_vectors: (B, Hw, W), in [0, 1].
         write_vectors: (B, Hw, W).
     """
-    memory, write_weights, erase_vectors, write_vectors = (
-        tensor.contiguous() for tensor in (memory, write_weights, erase_vectors, write_vectors)
-    )
+    memory, write_weights = launch.contiguous(memory, write_weights)
+    erase_vectors, write_vectors = launch.contiguous(erase_vectors, write_vectors)
     new_memory = torch.empty_like(memory)
     launch_write(memory, write_weights, erase_vectors, write_vectors, new_memory)
     return new_memory
 
 
 @write_memory.register_fake
-def _(
-    memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
-) -> Tensor:
+def _(memory: Tensor, *others: Tensor) -> Tensor:
     return torch.empty_like(memory, memory_format=torch.contiguous_format)
 
 
@@ -428,10 +295,8 @@ def write_memory_backward(
     write_vectors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of memory, write_weights, erase_vectors and write_vectors."""
-    d_new_memory, memory, write_weights, erase_vectors, write_vectors = (
-        tensor.contiguous()
-        for tensor in (d_new_memory, memory, write_weights, erase_vectors, write_vectors)
-    )
+    d_new_memory, memory, write_weights = launch.contiguous(d_new_memory, memory, write_weights)
+    erase_vectors, write_vectors = launch.contiguous(erase_vectors, write_vectors)
     d_memory = torch.empty_like(memory)
     gradients = launch_write_backward(
         d_new_memory, memory, write_weights, erase_vectors, write_vectors, d_memory
@@ -440,14 +305,8 @@ def write_memory_backward(
 
 
 @write_memory_backward.register_fake
-def _(
-    d_new_memory: Tensor,
-    memory: Tensor,
-    write_weights: Tensor,
-    erase_vectors: Tensor,
-    write_vectors: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launch.contiguous_like(memory, write_weights, erase_vectors, write_vectors)
+def _(d_new_memory: Tensor, *inputs: Tensor) -> Any:
+    return launch.contiguous_like(*inputs)
 
 
 @torch.library.custom_op("dnc_fast::read_memory", mutates_args=())
@@ -458,27 +317,12 @@ def read_memory(memory: Tensor, read_weights: Tensor) -> Tensor:
         memory: (B, N, W), of this step.
         read_weights: (B, R, N).
     """
-    memory, read_weights = memory.contiguous(), read_weights.contiguous()
-    (B, N, W), R = memory.shape, read_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    TILES = triton.cdiv(N, BM)
-    read_parts = launch.new_like(memory, B, TILES, R, W)
-    launch.run(
-        read_kernel,
-        (B * TILES,),
-        memory,
-        read_weights,
-        read_parts,
-        num_warps=launch.warps(BM * BW),
-        N=N,
-        W=W,
-        R=R,
-        TILES=TILES,
-        BM=BM,
-        BW=BW,
-        BR=launch.block(R),
-        DTYPE=launch.compute_dtype(memory.dtype),
-    )
+    memory, read_weights = launch.contiguous(memory, read_weights)
+    (B, _, W), R = memory.shape, read_weights.shape[1]
+    sizes = launch.tile_sizes(memory, R=R)
+    read_parts = launch.new_like(memory, B, sizes["TILES"], R, W)
+    grid = (B * sizes["TILES"],)
+    launch.run(read_kernel, grid, memory, read_weights, read_parts, **sizes)
     reads = memory.new_empty(B, R, W)
     launch.total(read_parts, reads)
     return reads
@@ -494,32 +338,12 @@ def read_memory_backward(
     d_reads: Tensor, memory: Tensor, read_weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of memory and read_weights."""
-    d_reads, memory, read_weights = (
-        tensor.contiguous() for tensor in (d_reads, memory, read_weights)
-    )
-    (B, N, W), R = memory.shape, read_weights.shape[1]
-    BM, BW = launch.cell_tile(N, W), launch.block(W)
-    TILES = triton.cdiv(N, BM)
-    d_memory, d_read_weights = torch.empty_like(memory), torch.empty_like(read_weights)
-    launch.run(
-        read_backward_kernel,
-        (B * TILES,),
-        d_reads,
-        memory,
-        read_weights,
-        d_memory,
-        d_read_weights,
-        num_warps=launch.warps(BM * BW),
-        N=N,
-        W=W,
-        R=R,
-        TILES=TILES,
-        BM=BM,
-        BW=BW,
-        BR=launch.block(R),
-        DTYPE=launch.compute_dtype(memory.dtype),
-    )
-    return d_memory, d_read_weights
+    given = launch.contiguous(d_reads, memory, read_weights)
+    gradients = torch.empty_like(given[1]), torch.empty_like(given[2])
+    sizes = launch.tile_sizes(memory, R=read_weights.shape[1])
+    grid = (len(memory) * sizes["TILES"],)
+    launch.run(read_backward_kernel, grid, *given, *gradients, **sizes)
+    return gradients
 
 
 @read_memory_backward.register_fake
@@ -527,19 +351,5 @@ def _(d_reads: Tensor, memory: Tensor, read_weights: Tensor) -> tuple[Tensor, Te
     return launch.contiguous_like(memory, read_weights)
 
 
-def _setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _write_backward(ctx, d_new_memory):
-    return write_memory_backward(d_new_memory, *ctx.saved_tensors)
-
-
-def _read_backward(ctx, d_reads):
-    return read_memory_backward(d_reads, *ctx.saved_tensors)
-
-
-write_memory.register_autograd(_write_backward, setup_context=_setup)
-read_memory.register_autograd(_read_backward, setup_context=_setup)
-refuse.second_gradient(write_memory_backward)
-refuse.second_gradient(read_memory_backward)
+ops.differentiate(write_memory, write_memory_backward)
+ops.differentiate(read_memory, read_memory_backward)

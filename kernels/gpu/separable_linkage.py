@@ -3,10 +3,10 @@
     L = sum_s A_s C_s^T without its diagonal; A_s = ww_s g_s; C_s = p_s g_s
     g_s = product over the writes k after s of (1 - ww_k)
 
-A program takes a range of cells through all S writes, with g in registers, so that nothing of the
-size of the writes is put away but gradients. A product with L takes two passes: the dot products
-of A_s and C_s with vectors, in parts by ranges of cells that are added up in a fixed order; then
-their combinations. Writes lie S_STRIDE apart: a link may be a view of a longer one.
+A program takes a range of cells through all S writes and keeps g in registers, so that no tensor of
+the size of the writes is stored except gradients. A product with L takes two passes: first the dot
+products of A_s and C_s with vectors, whose parts by ranges of cells are added up in a fixed order;
+then their combinations. Writes lie S_STRIDE apart, since a link may be a view of a longer one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .memory import load_weights, store_weights
 
 @triton.jit
 def row_start(bh, B_STRIDE, H_STRIDE, HW: tl.constexpr):
-    """Where the writes of a batch element and head begin."""
+    """Where the writes of a batch element and write head begin."""
     return bh // HW * B_STRIDE + bh % HW * H_STRIDE
 
 
@@ -52,34 +52,16 @@ def store_dots(
 
 @triton.jit
 def dots_kernel(
-    write,
-    precedence,
-    vectors,
-    d_ahead,
-    d_behind,
-    dots,
-    left,
-    S,
-    B_STRIDE,
-    H_STRIDE,
-    S_STRIDE,
+    write, precedence, vectors, d_ahead, d_behind, dots, left, S, B_STRIDE, H_STRIDE, S_STRIDE,
     LEFT_STRIDE,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
-    BACK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """What some cells have in C_s.v_r and A_s.v_r of each write: (B HW, TILES, S, KINDS, R).
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+    BR: tl.constexpr, BACK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """What some cells add to C_s.v_r and A_s.v_r of each write: (B HW, TILES, S, KINDS, R).
 
-    BACK: and in C_s.d_behind_r and A_s.d_ahead_r, (B HW, R, N) each; and g_s is put down in left,
+    BACK: also to C_s.d_behind_r and A_s.d_ahead_r, both (B HW, R, N); and g_s is stored in left
     (S, B HW, N), whose writes lie LEFT_STRIDE apart.
     """
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     KINDS: tl.constexpr = 4 if BACK else 2
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
@@ -108,27 +90,11 @@ def dots_kernel(
 
 @triton.jit
 def combine_kernel(
-    write,
-    precedence,
-    vectors,
-    dots,
-    ahead,
-    behind,
-    S,
-    B_STRIDE,
-    H_STRIDE,
-    S_STRIDE,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    write, precedence, vectors, dots, ahead, behind, S, B_STRIDE, H_STRIDE, S_STRIDE,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+    BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """L v and L^T v of some cells, from the dot products (B HW, S, 2, R)."""
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
     start = row_start(bh, B_STRIDE, H_STRIDE, HW)
@@ -155,28 +121,11 @@ def combine_kernel(
 
 @triton.jit
 def backward_kernel(
-    write,
-    precedence,
-    vectors,
-    d_ahead,
-    d_behind,
-    dots,
-    d_write,
-    d_precedence,
-    S,
-    B_STRIDE,
-    H_STRIDE,
-    S_STRIDE,
-    LEFT_STRIDE,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    write, precedence, vectors, d_ahead, d_behind, dots, d_write, d_precedence, S, B_STRIDE,
+    H_STRIDE, S_STRIDE, LEFT_STRIDE,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr,
+    BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradients of some cells of all writes, from the dot products (B HW, S, 4, R).
 
     With D = sum_r (dfwd_r + dbwd_r) v_r and e_s = ww_s dA_s + p_s dC_s + (1 - ww_s) e_{s-1}:
@@ -184,10 +133,10 @@ def backward_kernel(
         dA_s = sum_r dfwd_r (C_s.v_r) + v_r (C_s.dbwd_r) - C_s D;  dww_s = g_s (dA_s - e_{s-1})
         dC_s = sum_r v_r (A_s.dfwd_r) + dbwd_r (A_s.v_r) - A_s D;  dp_s = g_s dC_s
 
-    d_write and d_precedence are (S, B HW, N), LEFT_STRIDE from write to write; d_precedence comes
-    with g, which this goes through the other way than it is made.
+    d_write and d_precedence are (S, B HW, N), and their writes lie LEFT_STRIDE apart. On entry
+    d_precedence holds g, since this kernel goes from the first write to the last and g is computed
+    from the last to the first.
     """
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
     start = row_start(bh, B_STRIDE, H_STRIDE, HW)
@@ -210,14 +159,14 @@ def backward_kernel(
         d_column = load_dots(dots, s, 3, R, BR, 4) * last + load_dots(dots, s, 1, R, BR, 4) * behind
         d_column = tl.sum(d_column, 0) - weight * g * diagonal
         place = tl.cast(s, tl.int64) * LEFT_STRIDE + n
-        tl.debug_barrier()  # several threads may hold a number: all have read what is replaced
+        tl.debug_barrier()  # several threads may hold the same number: all must have read it
         tl.store(d_write + place, g * (d_row - d_left), mask=n < N)
         tl.store(d_precedence + place, g * d_column, mask=n < N)
         d_left = weight * d_row + before * d_column + (1.0 - weight) * d_left
 
 
 def _sizes(write_weights: Tensor, vectors: Tensor) -> dict[str, Any]:
-    """What the kernels are made for."""
+    """Constants of the kernels."""
     Hw, N, R = write_weights.shape[1], write_weights.shape[3], vectors.shape[1]
     BR = launch.block(R)
     BN = min(launch.block(N), max(32, launch.WRITE_CELLS // BR))
@@ -225,7 +174,7 @@ def _sizes(write_weights: Tensor, vectors: Tensor) -> dict[str, Any]:
         "N": N,
         "R": R,
         "HW": Hw,
-        "TILES": triton.cdiv(N, BN),
+        "TILES": launch.cdiv(N, BN),
         "BN": BN,
         "BR": BR,
         "DTYPE": launch.compute_dtype(write_weights.dtype),
@@ -234,7 +183,7 @@ def _sizes(write_weights: Tensor, vectors: Tensor) -> dict[str, Any]:
 
 
 def _writes(write_weights: Tensor, precedence: Tensor) -> tuple[Any, ...]:
-    """The writes with the same strides, cells next to each other, S, and strides, as launched."""
+    """What kernels take: the writes with equal strides and contiguous cells, S, those strides."""
     if write_weights.stride() != precedence.stride() or write_weights.stride(3) != 1:
         write_weights, precedence = write_weights.contiguous(), precedence.contiguous()
     b, h, s, _ = write_weights.stride()
@@ -254,21 +203,9 @@ def products(write_weights: Tensor, precedence: Tensor, vectors: Tensor) -> tupl
     grid, unused = (B * Hw * TILES,), vectors
     parts = launch.new_like(write, B * Hw, TILES, S, 2, R)
     launch.run(
-        dots_kernel,
-        grid,
-        write,
-        before,
-        vectors,
-        unused,
-        unused,
-        parts,
-        unused,
-        S,
-        *strides,
-        0,
-        **sizes,
-        BACK=False,
-    )
+        dots_kernel, grid, write, before, vectors, unused, unused, parts, unused, S, *strides, 0,
+        **sizes, BACK=False,
+    )  # fmt: skip
     ahead, behind = (write.new_empty(B, Hw, R, N) for _ in range(2))
     given = (write, before, vectors, parts.sum(1), ahead, behind)
     launch.run(combine_kernel, grid, *given, S, *strides, **sizes)
@@ -289,7 +226,7 @@ def products_backward(
         write_weights, precedence, vectors: what `products` was given.
     """
     sizes = _sizes(write_weights, vectors)
-    d_ahead, d_behind, vectors = (tensor.contiguous() for tensor in (d_ahead, d_behind, vectors))
+    d_ahead, d_behind, vectors = launch.contiguous(d_ahead, d_behind, vectors)
     write, before, S, *strides = _writes(write_weights, precedence)
     (B, Hw, _, N), R, TILES = write.shape, sizes["R"], sizes["TILES"]
     grid = (B * Hw * TILES,)

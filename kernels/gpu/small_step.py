@@ -1,11 +1,11 @@
-"""The whole memory step as one program per batch element, for memories that fit in registers."""
+"""The whole memory step in one program per batch element, for memories that fit in registers."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from . import interface, launch
+from . import interface
 from .allocation import lift, tile_products, tile_rank_backward
 from .arithmetic import (
     gate,
@@ -32,16 +32,9 @@ from .usage import mixed, updated_usage, usage_backward
 
 @triton.jit
 def write_lookup(
-    vector,
-    cells,
-    in_n,
-    w,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, cells, in_n, w,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Similarities and content weightings (BHW, n) of the write keys."""
     keys = vector + interface.write_keys(W, R)
     alike = similarities(keys, cells, w, W, HW, BHW, DTYPE)
@@ -52,15 +45,9 @@ def write_lookup(
 
 @triton.jit
 def read_lookup(
-    vector,
-    cells,
-    in_n,
-    w,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    vector, cells, in_n, w,
+    W: tl.constexpr, R: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Similarities and content weightings (BR, n) of the read keys."""
     alike = similarities(vector, cells, w, W, R, BR, DTYPE)
     strengths = vector + interface.read_strengths(W, R)
@@ -70,36 +57,13 @@ def read_lookup(
 
 @triton.jit
 def forward_kernel(
-    vector,
-    memory0,
-    usage0,
-    precedence0,
-    link0,
-    write0,
-    read0,
-    memory1,
-    usage1,
-    precedence1,
-    link1,
-    write1,
-    read1,
-    reads,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BHW: tl.constexpr,
-    BMODES: tl.constexpr,
-    ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """A step of one batch element; arrays as in `Step`."""
-    launch.begin(PDL)
+    vector, memory0, usage0, precedence0, link0, write0, read0, memory1, usage1, precedence1, link1,
+    write1, read1, reads,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """A step of one batch element; arrays as in `kernels.arrays.Step`."""
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
     in_n = n < N
@@ -108,19 +72,12 @@ def forward_kernel(
     vector += b * SIZE
     read0 += b * R * N
     usage = updated_usage(
-        usage0 + b * N,
-        write0 + b * HW * N,
-        read0,
-        vector + interface.free_gates(W, R, HW),
-        n,
-        N,
-        R,
-        HW,
-        DTYPE,
-    )
+        usage0 + b * N, write0 + b * HW * N, read0, vector + interface.free_gates(W, R, HW), n, N,
+        R, HW, DTYPE,
+    )  # fmt: skip
     tl.store(usage1 + b * N + n, usage, mask=in_n)
 
-    # Write weightings, head after head; link matrices and precedences; both weightings by them.
+    # For each write head: write weighting, link matrix, precedence, and both weightings by links.
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     _, content = write_lookup(vector, cells, in_n, w, W, R, HW, BHW, DTYPE)
     modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
@@ -154,7 +111,7 @@ def forward_kernel(
         linked += get_column(modes, head, BMODES)[:, None] * behind
         linked += get_column(modes, 1 + HW + head, BMODES)[:, None] * ahead
 
-    # Write, look up, read.
+    # Write to the memory, look up the read keys, read.
     erase = vector + interface.erase_vectors(W, R, HW)
     vectors = vector + interface.write_vectors(W, R, HW)
     cells = written_cells(cells, weights, erase, vectors, w, W, HW, BHW, True, DTYPE)
@@ -167,41 +124,13 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    vector,
-    memory0,
-    memory1,
-    usage0,
-    usage1,
-    precedence0,
-    link0,
-    write0,
-    write1,
-    read0,
-    read1,
-    d_reads,
-    d_vector,
-    d_memory,
-    d_usage,
-    d_precedence,
-    d_link,
-    d_write,
-    d_read,
-    N: tl.constexpr,
-    W: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    SIZE: tl.constexpr,
-    BN: tl.constexpr,
-    BW: tl.constexpr,
-    BR: tl.constexpr,
-    BHW: tl.constexpr,
-    BMODES: tl.constexpr,
-    ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Back through a step of one batch element; the adjoint goes from t to t - 1 in place."""
-    launch.begin(PDL)
+    vector, memory0, memory1, usage0, usage1, precedence0, link0, write0, write1, read0, read1,
+    d_reads, d_vector, d_memory, d_usage, d_precedence, d_link, d_write, d_read,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Backward through a step of one batch element; takes the adjoint from t to t - 1 in place."""
     b = tl.program_id(0).to(tl.int64)
     n, w = tl.arange(0, BN), tl.arange(0, BW)
     in_n = n < N
@@ -223,9 +152,9 @@ def backward_kernel(
         d_reads + b * R * W, cells, weights, d_cells, w, W, R, BR, DTYPE
     )
     d_weights += load_weights(d_read, n, N, R, BR, DTYPE)
-    tl.debug_barrier()  # all threads have read what this store replaces
+    tl.debug_barrier()  # all threads must have read what this store replaces
     store_weights(d_read, d_weights, n, N, R, BR)
-    tl.debug_barrier()  # from here on all threads find it there
+    tl.debug_barrier()  # from here on all threads see it
     alike, content = read_lookup(vector, cells, in_n, w, W, R, BR, DTYPE)
     content = tl.where(in_reads, content, 0.0)
     modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
@@ -233,44 +162,22 @@ def backward_kernel(
     d_modes = put_column(tl.zeros([BR, BMODES], DTYPE), HW, total, BMODES)
     d_content = get_column(modes, HW, BMODES)[:, None] * (d_weights - total[:, None])
     d_cells = lookup_backward(
-        content * d_content,
-        alike,
-        cells,
-        d_cells,
-        vector,
-        vector + interface.read_strengths(W, R),
-        d_vector,
-        d_vector + interface.read_strengths(W, R),
-        w,
-        W,
-        R,
-        BR,
-        True,
-        DTYPE,
-    )
+        content * d_content, alike, cells, d_cells, vector, vector + interface.read_strengths(W, R),
+        d_vector, d_vector + interface.read_strengths(W, R), w, W, R, BR, True, DTYPE,
+    )  # fmt: skip
 
     # Write vectors, erase vectors.
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     weights = load_weights(write1 + b * HW * N, n, N, HW, BHW, DTYPE)
     d_cells, d_written = write_backward(
-        d_cells,
-        cells,
-        weights,
-        vector + interface.erase_vectors(W, R, HW),
-        vector + interface.write_vectors(W, R, HW),
-        d_vector + interface.erase_vectors(W, R, HW),
-        d_vector + interface.write_vectors(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        d_cells, cells, weights, vector + interface.erase_vectors(W, R, HW),
+        vector + interface.write_vectors(W, R, HW), d_vector + interface.erase_vectors(W, R, HW),
+        d_vector + interface.write_vectors(W, R, HW), w, W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
     d_written += load_weights(d_write, n, N, HW, BHW, DTYPE)
 
-    tl.debug_barrier()  # all threads have read what this store replaces
-    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)  # the link matrix needs the registers
+    tl.debug_barrier()  # all threads must have read what this store replaces
+    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)  # frees registers for the link matrix
 
     # Link matrices, precedences.
     last = load_weights(read0, n, N, R, BR, DTYPE)
@@ -308,13 +215,13 @@ def backward_kernel(
         d_link_weights += tl.sum(gradient * precedence[None, :] - product, 1)
         d_written = put_row(d_written, head, get_row(d_written, head, BHW) + d_link_weights, BHW)
         change = (1.0 - tl.sum(written, 0)) * change + tl.sum(gradient * written[:, None], 0)
-        tl.debug_barrier()  # all threads have read what these stores replace
+        tl.debug_barrier()  # all threads must have read what these stores replace
         tl.store(d_precedence + row * N + n, change, mask=in_n)
         tl.store(d_link + row * N * N + offset, kept * gradient, mask=in_link)
     interface.store_modes_gradient(d_vector, modes, d_modes, W, R, HW, BR, BMODES)
 
-    # Write weightings, the last head first: what it saw depends on those before it.
-    tl.debug_barrier()  # from here on all threads find d_memory there
+    # Write weightings, the last head first: the usage it saw depends on the heads before it.
+    tl.debug_barrier()  # from here on all threads see d_memory
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     alike, content = write_lookup(vector, cells, in_n, w, W, R, HW, BHW, DTYPE)
     d_written = tl.where(in_writes, d_written, 0.0)
@@ -346,7 +253,7 @@ def backward_kernel(
         d_allocation_gate = write_gate * tl.sum(change * (allocation - found), 0)
         d_content = put_row(d_content, head, write_gate * (1.0 - allocation_gate) * change, BHW)
         d_allocation = write_gate * allocation_gate * change
-        if back > 0:  # a head after this one saw s + (1 - s) g_a g_w a
+        if back > 0:  # the next head saw s + (1 - s) g_a g_w a
             free = d_seen * (1.0 - usage)
             d_share = tl.sum(free * allocation, 0)
             d_allocation_gate += d_share * write_gate
@@ -362,40 +269,18 @@ def backward_kernel(
     content = tl.where(in_writes, content, 0.0)
     total = tl.sum(content * d_content, 1)
     d_cells = lookup_backward(
-        content * (d_content - total[:, None]),
-        alike,
-        cells,
-        load_cells(d_memory + b * N * W, n, w, N, W, DTYPE),
-        vector + interface.write_keys(W, R),
-        vector + interface.write_strengths(W, R, HW),
-        d_vector + interface.write_keys(W, R),
-        d_vector + interface.write_strengths(W, R, HW),
-        w,
-        W,
-        HW,
-        BHW,
-        True,
-        DTYPE,
-    )
+        content * (d_content - total[:, None]), alike, cells,
+        load_cells(d_memory + b * N * W, n, w, N, W, DTYPE), vector + interface.write_keys(W, R),
+        vector + interface.write_strengths(W, R, HW), d_vector + interface.write_keys(W, R),
+        d_vector + interface.write_strengths(W, R, HW), w, W, HW, BHW, True, DTYPE,
+    )  # fmt: skip
 
     # Usage.
     d_seen += tl.load(d_usage + b * N + n, mask=in_n, other=0.0)
-    tl.debug_barrier()  # all threads have read what these stores replace
+    tl.debug_barrier()  # all threads must have read what these stores replace
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
     d_last += usage_backward(
-        d_seen,
-        usage0 + b * N,
-        write0 + b * HW * N,
-        read0,
-        vector + interface.free_gates(W, R, HW),
-        d_usage + b * N,
-        d_write,
-        d_vector + interface.free_gates(W, R, HW),
-        n,
-        N,
-        R,
-        HW,
-        BR,
-        DTYPE,
-    )
+        d_seen, usage0 + b * N, write0 + b * HW * N, read0, vector + interface.free_gates(W, R, HW),
+        d_usage + b * N, d_write, d_vector + interface.free_gates(W, R, HW), n, N, R, HW, BR, DTYPE,
+    )  # fmt: skip
     store_weights(d_read, d_last, n, N, R, BR)

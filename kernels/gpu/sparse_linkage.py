@@ -1,13 +1,13 @@
 """Temporal memory linkage that keeps K entries of each row of the link matrix.
 
-Rows are read as they lie, (N, K), whole: an empty row ends with the first look at its columns, for
-32 bytes at K = 8, so that an empty link of a million cells costs a pass over 32 MiB and no list of
-its rows has to be kept. L v gathers. L^T v scatters, where floats added up by atomics would give
-other bits every time, and sorting eight million entries by column a step would take many times as
-long as reading them. So products are rounded to multiples of a power of two, once for each head and
-vector, and added up as 64-bit integers, in any order the same. With S = sum_i max_k |L_ik| |v_i|,
-which no sum of a column exceeds, the unit is between S 2^-61 and S 2^-60, so that sums stay below
-2^62; but no less than 2^-100. Each product of a column is cut off by less than one unit.
+"Rows" are rows of the link matrix, stored as (N, K). All of them are read: an empty row only costs
+a look at its columns, 32 bytes at K = 8, so that an empty link of a million cells costs a pass over
+32 MiB, and no list of filled rows is needed. L v gathers; L^T v scatters. Adding floats by atomics
+would give different bits every time, and sorting eight million entries by column every step would
+take many times as long as reading them. So products are cut off at multiples of a unit, a power of
+two for each head and vector, and added up as 64-bit integers, whose order does not matter. With
+S = sum_i max_k |L_ik| |v_i|, which no sum of a column exceeds, the unit is between S 2^-61 and
+S 2^-60, so that sums stay below 2^62; but at least 2^-100. Each product loses less than one unit.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from . import launch
 
 MOST_ENTRIES = 32
-"""Entries of a row up to which it is merged in one program; with more, registers spill."""
+"""The most entries of a row that one program merges; with more, registers spill."""
 
 
 @triton.jit
 def load_columns(columns, start, local, k, N: tl.constexpr, K: tl.constexpr):
-    """Columns (rows, BK) of rows from `start` on, -1 outside and in empty places."""
+    """Columns (BM, BK) of the rows from `start` on, -1 outside and in empty places."""
     mask = (start + local < N)[:, None] & (k < K)[None, :]
     place = columns + start * K + local[:, None] * K + k[None, :]
     return tl.load(place, mask=mask, other=-1)
@@ -35,16 +35,16 @@ def load_columns(columns, start, local, k, N: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def load_values(values, start, local, k, there, K: tl.constexpr, DTYPE: tl.constexpr):
-    """The values of entries that are there, 0 elsewhere."""
+    """The values of the entries that exist, 0 elsewhere."""
     place = values + start * K + local[:, None] * K + k[None, :]
     return tl.load(place, mask=there, other=0.0).to(DTYPE)
 
 
 @triton.jit
 def steps_in_one(bound):
-    """2^e, the multiples of 2^-e in one, so that `bound` is at most 2^61 of them; e <= 100.
+    """2^e, where `bound` is at most 2^61 units of 2^-e; e <= 100.
 
-    Made of the bits of an exponent. NaN of a bound that is not finite.
+    Computed from the bits of the exponent. NaN if the bound is not finite.
     """
     if bound.dtype == tl.float64:
         exponent = ((bound.to(tl.int64, bitcast=True) >> 52) & 2047).to(tl.int32) - 1023
@@ -58,23 +58,11 @@ def steps_in_one(bound):
 
 @triton.jit
 def ahead_kernel(
-    values,
-    columns,
-    vectors,
-    ahead,
-    bounds,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """L v of some rows, and their part of S (B HW, R, TILES)."""
-    launch.begin(PDL)
+    values, columns, vectors, ahead, bounds,
+    N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """L v of some rows, and what they add to S (B HW, R, TILES)."""
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
     i = start + local
@@ -91,24 +79,11 @@ def ahead_kernel(
 
 @triton.jit
 def behind_kernel(
-    values,
-    columns,
-    vectors,
-    bounds,
-    sums,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Add what some rows have to L^T v to sums (B HW, N, R), in units."""
-    launch.begin(PDL)
+    values, columns, vectors, bounds, sums,
+    N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Add what some rows contribute to L^T v to sums (B HW, N, R), in units."""
     bh, tile = launch.row_and_tile(TILES)
     start, local, k, r = tile * BM, tl.arange(0, BM), tl.arange(0, BK), tl.arange(0, BR)
     i = start + local
@@ -119,7 +94,7 @@ def behind_kernel(
     place = vectors + bh // HW * R * N + r[None, :] * N + i[:, None]
     own = tl.load(place, mask=mask, other=0.0).to(DTYPE)
     parts = ((value[:, :, None] * own[:, None, :]) * steps[None, None, :]).to(tl.int64)
-    # Those of one column lie together: atomics on them are one access to memory.
+    # The sums of one column lie next to each other: atomics on them are one access to memory.
     place = sums + (bh * N + tl.maximum(column, 0))[:, :, None] * R + r[None, None, :]
     there = (column >= 0)[:, :, None] & (r < R)[None, None, :] & (parts != 0)
     tl.atomic_add(place, parts, mask=there, sem="relaxed")
@@ -127,19 +102,11 @@ def behind_kernel(
 
 @triton.jit
 def floats_kernel(
-    sums,
-    bounds,
-    behind,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BR: tl.constexpr,
+    sums, bounds, behind,
+    N: tl.constexpr, R: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
     DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """L^T v (B HW, R, N) from sums of units."""
-    launch.begin(PDL)
+):  # fmt: skip
+    """L^T v (B HW, R, N) from the sums in units."""
     bh, tile = launch.row_and_tile(TILES)
     n, r = tile * BN + tl.arange(0, BN), tl.arange(0, BR)
     mask = (n < N)[:, None] & (r < R)[None, :]
@@ -151,24 +118,11 @@ def floats_kernel(
 
 @triton.jit
 def backward_kernel(
-    d_values,
-    columns,
-    d_read,
-    last,
-    modes_ahead,
-    modes_behind,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    d_values, columns, d_read, last, modes_ahead, modes_behind,
+    N: tl.constexpr, K: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, TILES: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Add sum_r f_r d_r[i] v_r[j] + b_r v_r[i] d_r[j] to the gradient of entry ij of some rows."""
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
     i = start + local
@@ -188,31 +142,21 @@ def backward_kernel(
         own *= tl.load(modes_behind + r * HW)
         found += change[:, None] * tl.load(last + r * N + column, mask=there, other=0.0)
         found += own[:, None] * tl.load(d_read + r * N + column, mask=there, other=0.0)
-    tl.debug_barrier()  # several threads may hold a number: all have read what is replaced
+    tl.debug_barrier()  # several threads may hold the same number: all must have read it
     place = d_values + start * K + local[:, None] * K + k[None, :]
     tl.store(place, found, mask=there)
 
 
 @triton.jit
 def touched_kernel(
-    values,
-    columns,
-    marked,
-    touched,
-    threshold,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    TILES: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
+    values, columns, marked, touched, threshold,
+    N: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
     DROP: tl.constexpr,
-    PDL: tl.constexpr,
-):
+):  # fmt: skip
     """Which rows a step may change: marked ones, and those with an entry in a marked column.
 
-    DROP: and those with an entry below the threshold, which only a link from outside can have.
+    DROP: also rows with an entry below the threshold, which only a link given by a user can have.
     """
-    launch.begin(PDL)
     bh, tile = launch.row_and_tile(TILES)
     start, local, k = tile * BM, tl.arange(0, BM), tl.arange(0, BK)
     i = start + local
@@ -229,31 +173,16 @@ def touched_kernel(
 
 @triton.jit
 def merge_kernel(
-    rows,
-    values,
-    columns,
-    before_values,
-    before_columns,
-    written,
-    marked,
-    new_cells,
-    new_entries,
+    rows, values, columns, before_values, before_columns, written, marked, new_cells, new_entries,
     threshold,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    COUNT: tl.constexpr,
-    HW: tl.constexpr,
-    BK: tl.constexpr,
-    DROP: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """A touched row after the step, in place, and as it was.
+    N: tl.constexpr, K: tl.constexpr, COUNT: tl.constexpr, HW: tl.constexpr, BK: tl.constexpr,
+    DROP: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Takes a touched row to the next step, in place, and stores what it was before.
 
     A marked row gets COUNT new entries; old and new ones are held side by side, (2 BK). Of those
-    that stay, the K largest, of equal ones the lower column; in rising order of their columns.
+    that remain, the K largest are kept, ties by lower column, in increasing order of columns.
     """
-    launch.begin(PDL)
     index = tl.program_id(0).to(tl.int64)
     bh = tl.load(rows + index * 3) * HW + tl.load(rows + index * 3 + 1)
     row = tl.load(rows + index * 3 + 2)
@@ -274,7 +203,7 @@ def merge_kernel(
     entry = tl.load(new_entries + from_new, mask=new, other=0.0).to(DTYPE)
     value = tl.where(new, weight * entry, value)
 
-    # In both: added to the old one, which is nothing more than a sum of one number.
+    # Entries in both are added to the old one, of which there is at most one.
     same = (column[:, None] == column[None, :]) & new[None, :] & old[:, None]
     same = same & (column >= 0)[:, None]
     added = tl.sum(tl.where(same, value[None, :], 0.0), 1)
@@ -291,7 +220,7 @@ def merge_kernel(
     stays = stays & (rank < K)
     to = tl.sum((left & stays[None, :]).to(tl.int32), 1)
     count = tl.sum(stays.to(tl.int32), 0)
-    tl.debug_barrier()  # all threads have read what is replaced
+    tl.debug_barrier()  # all threads must have read what is replaced
     tl.store(values + place + to, value, mask=stays & (to < K))
     tl.store(columns + place + to, column, mask=stays & (to < K))
     tl.store(values + place + e, tl.zeros([2 * BK], DTYPE), mask=old & (e >= count))
@@ -299,15 +228,15 @@ def merge_kernel(
 
 
 def _sizes(values: Tensor) -> dict[str, Any]:
-    """What the kernels that go through all rows of a link are made for."""
+    """Constants of the kernels that go through all rows of a link."""
     N, K = values.shape[2:]
     BM, BK = min(launch.LINK_CELLS, launch.block(N)), launch.block(K)
     BM = max(1, min(BM, launch.TILE_NUMBERS // BK))
-    return {"N": N, "K": K, "TILES": triton.cdiv(N, BM), "BM": BM, "BK": BK}
+    return {"N": N, "K": K, "TILES": launch.cdiv(N, BM), "BM": BM, "BK": BK}
 
 
 def products(values: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """L v and L^T v of vectors (B, R, N), each (B, Hw, R, N), the same bits every time.
+    """L v and L^T v of vectors (B, R, N), each (B, Hw, R, N), with the same bits every time.
 
     Args:
         values, columns: (B, Hw, N, K), contiguous.
@@ -327,34 +256,17 @@ def products(values: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, 
     BR = launch.block(R)
     sums = torch.zeros(B * Hw, N, R, dtype=torch.int64, device=values.device)
     tile = max(1, min(sizes["BM"], launch.TILE_NUMBERS // 2 // (sizes["BK"] * BR)))
-    sizes |= {"BM": tile, "TILES": triton.cdiv(N, tile)}
+    sizes |= {"BM": tile, "TILES": launch.cdiv(N, tile)}
     launch.run(
-        behind_kernel,
-        (B * Hw * sizes["TILES"],),
-        values,
-        columns,
-        vectors,
-        bounds,
-        sums,
-        **sizes,
-        BR=BR,
-        num_warps=launch.warps(tile * sizes["BK"] * BR),
-    )
+        behind_kernel, (B * Hw * sizes["TILES"],), values, columns, vectors, bounds, sums, **sizes,
+        BR=BR, num_warps=launch.warps(tile * sizes["BK"] * BR),
+    )  # fmt: skip
     BN = max(1, min(1024, launch.block(N)) // BR)
-    TILES = triton.cdiv(N, BN)
+    TILES = launch.cdiv(N, BN)
     launch.run(
-        floats_kernel,
-        (B * Hw * TILES,),
-        sums,
-        bounds,
-        behind,
-        N=N,
-        R=R,
-        TILES=TILES,
-        BN=BN,
-        BR=BR,
+        floats_kernel, (B * Hw * TILES,), sums, bounds, behind, N=N, R=R, TILES=TILES, BN=BN, BR=BR,
         DTYPE=DTYPE,
-    )
+    )  # fmt: skip
     return ahead, behind
 
 
@@ -377,17 +289,10 @@ def add_backward(
     B, R, Hw = modes_ahead.shape
     sizes = _sizes(d_values)
     launch.run(
-        backward_kernel,
-        (B * Hw * sizes["TILES"],),
-        d_values,
-        columns,
-        *vectors,
-        **sizes,
-        R=R,
-        HW=Hw,
-        DTYPE=launch.compute_dtype(d_values.dtype),
+        backward_kernel, (B * Hw * sizes["TILES"],), d_values, columns, *vectors, **sizes, R=R,
+        HW=Hw, DTYPE=launch.compute_dtype(d_values.dtype),
         num_warps=launch.warps(sizes["BM"] * sizes["BK"]),
-    )
+    )  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -395,11 +300,11 @@ class Entry(NamedTuple):
 
     | field     | shape              | what                                                |
     |-----------|--------------------|-----------------------------------------------------|
-    | written   | (B, Hw, N)         | the weights of the rows that are written, else zero |
+    | written   | (B, Hw, N)         | the weights of the rows that are written, else 0    |
     | marked    | (B, Hw, N) int8    | 1 at those rows                                     |
     | cells     | (B, Hw, k) int64   | the columns that are written                        |
     | entries   | (B, Hw, k)         | their weights                                       |
-    | threshold | (1)                | entries below it are dropped; None: none are        |
+    | threshold | (1)                | entries below it are dropped; None: keeps all       |
     """
 
     written: Tensor
@@ -418,24 +323,17 @@ def touched(values: Tensor, columns: Tensor, entry: Entry) -> Tensor:
     """
     found, sizes = torch.empty_like(entry.marked), _sizes(values)
     launch.run(
-        touched_kernel,
-        (values.shape[0] * values.shape[1] * sizes["TILES"],),
-        values,
-        columns,
-        entry.marked,
-        found,
-        values if entry.threshold is None else entry.threshold,
-        **sizes,
-        DROP=entry.threshold is not None,
-        num_warps=launch.warps(sizes["BM"] * sizes["BK"]),
-    )
+        touched_kernel, (values.shape[0] * values.shape[1] * sizes["TILES"],), values, columns,
+        entry.marked, found, values if entry.threshold is None else entry.threshold, **sizes,
+        DROP=entry.threshold is not None, num_warps=launch.warps(sizes["BM"] * sizes["BK"]),
+    )  # fmt: skip
     return found
 
 
 def merge(rows: Tensor, values: Tensor, columns: Tensor, entry: Entry) -> tuple[Tensor, Tensor]:
     """Take some rows of a link to the next step, in place.
 
-    Nothing fuses, so that entries are those of plain torch to the bit.
+    Nothing is fused, so that entries equal those of plain torch bit for bit.
 
     Args:
         rows: (n, 3) int64: batch element, write head and row; contiguous.
@@ -450,23 +348,10 @@ def merge(rows: Tensor, values: Tensor, columns: Tensor, entry: Entry) -> tuple[
     before_values, before_columns = values.new_empty(n, K), columns.new_empty(n, K)
     if n:
         launch.run(
-            merge_kernel,
-            (n,),
-            rows,
-            values,
-            columns,
-            before_values,
-            before_columns,
-            *entry[:4],
-            values if entry.threshold is None else entry.threshold,
-            N=N,
-            K=K,
-            COUNT=entry.cells.shape[2],
-            HW=Hw,
-            BK=BK,
-            DROP=entry.threshold is not None,
-            DTYPE=launch.compute_dtype(values.dtype),
-            num_warps=launch.warps((2 * BK) ** 2),
+            merge_kernel, (n,), rows, values, columns, before_values, before_columns, *entry[:4],
+            values if entry.threshold is None else entry.threshold, N=N, K=K,
+            COUNT=entry.cells.shape[2], HW=Hw, BK=BK, DROP=entry.threshold is not None,
+            DTYPE=launch.compute_dtype(values.dtype), num_warps=launch.warps((2 * BK) ** 2),
             enable_fp_fusion=False,
-        )
+        )  # fmt: skip
     return before_values, before_columns

@@ -5,67 +5,45 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from ..arrays import Adjoint, Step
-from . import launch, linkage, refuse, small_step, tiled_step
+from . import launch, linkage, ops, small_step, tiled_step
 from .allocation import Head, launch_products, launch_rank_backward
 from .interface import interface_size
 
 
 class Scratch(NamedTuple):
-    """What the kernels of a tiled step leave for each other; T tiles, R ranges of ranked cells.
+    """What the kernels of a tiled step store for each other, with T tiles."""
 
-    | field         | shape                | what                                                |
-    |---------------|----------------------|-----------------------------------------------------|
-    | products      | (B, Hw, N)           | products of the usages before each cell             |
-    | allocation    | (B, Hw, N)           | allocation weightings                               |
-    | seen          | (B, Hw, N)           | the usage that each head saw; the first saw usage1  |
-    | write_scores  | (B, Hw, N)           | strength times similarity of the write keys         |
-    | write_parts   | (B, Hw, 3, T)        | their softmax by tiles                              |
-    | read_scores   | (B, R, N)            | the same of the read keys                           |
-    | read_parts    | (B, R, 3, T)         | the same of the read keys                           |
-    | rows, columns | flat                 | partial sums of the link pass                       |
-    | reads         | (B, T, R, W)         | read vectors by tiles                               |
-    | changes       | (B, R, N)            | gradients of the read weightings                    |
-    | modes         | (B, R, 1 + 2 Hw)     | read modes                                          |
-    | totals        | (B, Hw, 2, T)        | see `read_backward_kernel`                          |
-    | d_written     | (B, Hw, N)           | gradients of the write weightings                   |
-    | d_allocation  | (B, Hw, N)           | gradients of the allocation weightings              |
-    | d_seen        | (B, N)               | gradient of the usage that a head saw               |
-    | d_shares      | (B, Hw, R)           | see `usage_backward_kernel`                         |
-    | d_vector      | (B, T, interface)    | gradients of the vectors by tiles                   |
-    """
-
-    products: Tensor
-    allocation: Tensor
-    seen: Tensor
-    write_scores: Tensor
-    write_parts: Tensor
-    read_scores: Tensor
-    read_parts: Tensor
-    rows: Tensor
-    columns: Tensor
-    reads: Tensor
-    changes: Tensor
-    modes: Tensor
-    totals: Tensor
-    d_written: Tensor
-    d_allocation: Tensor
-    d_seen: Tensor
-    d_shares: Tensor
-    d_vector: Tensor
+    products: Tensor  # (B, Hw, N), products of the u' before each cell
+    allocation: Tensor  # (B, Hw, N), allocation weightings
+    seen: Tensor  # (B, Hw, N), the usage that each head saw; usage1 for the first
+    write_scores: Tensor  # (B, Hw, N), strength times similarity of the write keys
+    write_parts: Tensor  # (B, Hw, 3, T), see `store_softmax_parts`
+    read_scores: Tensor  # (B, R, N), likewise of the read keys
+    read_parts: Tensor  # (B, R, 3, T)
+    rows: Tensor  # flat, partial sums of the link pass
+    columns: Tensor  # likewise
+    reads_by_tile: Tensor  # (B, T, R, W), what each tile adds to the read vectors
+    changes: Tensor  # (B, R, N), gradients of the read weightings
+    modes: Tensor  # (B, R, 1 + 2 Hw), read modes
+    totals: Tensor  # (B, Hw, 2, T), see `read_backward_kernel`
+    d_written: Tensor  # (B, Hw, N), gradients of the write weightings
+    d_allocation: Tensor  # (B, Hw, N), gradients of the allocation weightings
+    d_seen: Tensor  # (B, N), gradient of the usage that a head saw
+    d_shares: Tensor  # (B, Hw, ranges of compared cells), see `usage_backward_kernel`
+    d_vector_by_tile: Tensor  # (B, T, interface size), what each tile adds to its gradient
 
 
 def make_scratch(
     B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
 ) -> Scratch | None:
-    """Scratch for steps of these sizes and of smaller batches; None where one program does all."""
+    """Scratch for these sizes or smaller batches; None where one program does the whole step."""
     if launch.fits_one_program(N, W):
         return None
     like = torch.empty(0, dtype=dtype, device=device)
-    T = triton.cdiv(N, launch.cell_tile(N, W))
+    T = launch.cdiv(N, launch.cell_tile(N, W))
     ranges = launch.rank_ranges(N)
 
     def new(*shape: int) -> Tensor:
@@ -82,7 +60,7 @@ def make_scratch(
         read_parts=new(B, R, 3, T),
         rows=rows,
         columns=columns,
-        reads=new(B, T, R, W),
+        reads_by_tile=new(B, T, R, W),
         changes=new(B, R, N),
         modes=new(B, R, 1 + 2 * Hw),
         totals=new(B, Hw, 2, T),
@@ -90,148 +68,64 @@ def make_scratch(
         d_allocation=new(B, Hw, N),
         d_seen=new(B, N),
         d_shares=new(B, Hw, ranges),
-        d_vector=new(B, T, interface_size(W, R, Hw)),
+        d_vector_by_tile=new(B, T, interface_size(W, R, Hw)),
     )
 
 
-def _sizes(step: Step) -> dict[str, Any]:
-    """What all kernels of a step are made for."""
-    _, N, W = step.memory0.shape
-    R, Hw = step.read0.shape[1], step.write0.shape[1]
+def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
+    """Constants of the kernels of a step; each takes those that it names."""
+    (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
+    BM = launch.cell_tile(N, W)
+    TILES, link = launch.cdiv(N, BM), linkage.tiling(N)
     return {
         "N": N,
         "W": W,
         "R": R,
         "HW": Hw,
         "SIZE": interface_size(W, R, Hw),
-        "BW": launch.block(W),
-        "DTYPE": launch.compute_dtype(step.memory0.dtype),
-    }
-
-
-def _small_sizes(step: Step, robust: bool) -> dict[str, Any]:
-    """And those of a step in one program."""
-    sizes = _sizes(step)
-    N, W, R, Hw = (sizes[name] for name in ("N", "W", "R", "HW"))
-    return sizes | {
+        "TILES": TILES,
+        "BT": launch.block(TILES),
+        "SHARES": launch.rank_ranges(N),
+        "STRIPS": link["STRIPS"],
+        "CHUNKS": link["CHUNKS"],
+        "BM": BM,
         "BN": launch.block(N),
+        "BW": launch.block(W),
         "BR": launch.block(R),
         "BHW": launch.block(Hw),
         "BMODES": launch.block(1 + 2 * Hw),
         "ROBUST": robust,
-        "num_warps": launch.warps(launch.block(N) * max(launch.block(N), launch.block(W))),
+        "DTYPE": launch.compute_dtype(step.memory0.dtype),
     }
 
 
-def _tiles(step: Step) -> dict[str, int]:
-    """And how cells are divided into tiles."""
-    _, N, W = step.memory0.shape
-    BM = launch.cell_tile(N, W)
-    return {"TILES": triton.cdiv(N, BM), "BM": BM}
+def _run_small(kernel: Any, arrays: dict[str, Tensor], sizes: dict[str, Any]) -> None:
+    """Launch a kernel that does the whole step in one program per batch element."""
+    num_warps = launch.warps(sizes["BN"] * max(sizes["BN"], sizes["BW"]))
+    launch.run_by_name(kernel, (len(arrays["vector"]),), arrays, sizes, num_warps)
+
+
+def _run_tiled(kernel: Any, arrays: dict[str, Tensor], sizes: dict[str, Any]) -> None:
+    """Launch a kernel over tiles of cells."""
+    grid = (len(arrays["vector"]), sizes["TILES"])
+    launch.run_by_name(kernel, grid, arrays, sizes, launch.warps(sizes["BM"] * sizes["BW"]))
 
 
 def forward(step: Step, scratch: Scratch | None, robust: bool) -> None:
     """Fill step.*1 and step.reads."""
-    B, N, _ = step.memory0.shape
+    arrays, sizes = step._asdict(), _sizes(step, robust)
     if scratch is None:
-        launch.run(
-            small_step.forward_kernel,
-            (B,),
-            step.vector,
-            step.memory0,
-            step.usage0,
-            step.precedence0,
-            step.link0,
-            step.write0,
-            step.read0,
-            step.memory1,
-            step.usage1,
-            step.precedence1,
-            step.link1,
-            step.write1,
-            step.read1,
-            step.reads,
-            **_small_sizes(step, robust),
-        )
+        _run_small(small_step.forward_kernel, arrays, sizes)
         return
-    sizes, tiles = _sizes(step), _tiles(step)
-    grid, BT = (B, tiles["TILES"]), launch.block(tiles["TILES"])
-    R, Hw = sizes["R"], sizes["HW"]
-    BR, BHW = launch.block(R), launch.block(Hw)
-    num_warps = launch.warps(tiles["BM"] * sizes["BW"])
-    launch.run(
-        tiled_step.usage_kernel,
-        grid,
-        step.vector,
-        step.memory0,
-        step.usage0,
-        step.write0,
-        step.read0,
-        step.usage1,
-        scratch.write_scores,
-        scratch.write_parts,
-        **sizes,
-        **tiles,
-        BHW=BHW,
-        num_warps=num_warps,
-    )
+    arrays |= scratch._asdict()
+    _run_tiled(tiled_step.usage_kernel, arrays, sizes)
     _allocate(step, scratch, robust)
-    launch.run(
-        tiled_step.write_kernel,
-        grid,
-        step.vector,
-        step.memory0,
-        scratch.allocation,
-        scratch.write_scores,
-        scratch.write_parts,
-        step.memory1,
-        step.write1,
-        scratch.read_scores,
-        scratch.read_parts,
-        **sizes,
-        **tiles,
-        BT=BT,
-        BR=BR,
-        BHW=BHW,
-        num_warps=num_warps,
-    )
-    _link_pass(step, scratch)
-    strips = linkage.tiling(N)
-    launch.run(
-        tiled_step.read_kernel,
-        grid,
-        step.vector,
-        step.memory1,
-        scratch.read_scores,
-        scratch.read_parts,
-        scratch.rows,
-        scratch.columns,
-        step.read1,
-        scratch.reads,
-        **sizes,
-        **tiles,
-        BT=BT,
-        STRIPS=strips["STRIPS"],
-        CHUNKS=strips["CHUNKS"],
-        BR=BR,
-        BMODES=launch.block(1 + 2 * Hw),
-        num_warps=num_warps,
-    )
-    launch.total(scratch.reads[:B], step.reads)
-
-
-def _link_pass(step: Step, scratch: Scratch) -> None:
-    """Fill link1 and precedence1, and the partial sums of both weightings."""
-    linkage.launch_pass(
-        step.write1,
-        step.precedence0,
-        step.read0,
-        step.link0,
-        step.link1,
-        step.precedence1,
-        scratch.rows,
-        scratch.columns,
-    )
+    _run_tiled(tiled_step.write_kernel, arrays, sizes)
+    given = step.write1, step.precedence0, step.read0, step.link0
+    filled = step.link1, step.precedence1, scratch.rows, scratch.columns
+    linkage.launch_pass(*given, *filled)
+    _run_tiled(tiled_step.read_kernel, arrays, sizes)
+    launch.total(scratch.reads_by_tile[: len(step.vector)], step.reads)
 
 
 def _allocate(step: Step, scratch: Scratch, robust: bool) -> None:
@@ -251,12 +145,8 @@ def _allocate(step: Step, scratch: Scratch, robust: bool) -> None:
         )
 
 
-def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> Tensor:
-    """Through the allocation weightings, the last head first.
-
-    Returns:
-        (B, N), gradient of the usage that the first head saw.
-    """
+def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> None:
+    """Backward through the allocation weightings, the last head first; fills scratch.d_seen."""
     B, Hw, _ = step.write0.shape
     heads = [_head(step, scratch, head) for head in range(Hw)]
     d_usage = scratch.d_seen[:B]
@@ -270,11 +160,10 @@ def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> Tensor:
             d_share=scratch.d_shares[:B, head - 1] if head else None,
             raw=True,
         )
-    return d_usage
 
 
 def _head(step: Step, scratch: Scratch, head: int) -> Head:
-    """A write head with what it saw, and where its gates are in the interface vectors."""
+    """A write head: the usage it saw, and its gates in the interface vectors."""
     B, Hw, _ = step.write0.shape
     R, W = step.reads.shape[1:]
     write_gate = interface_size(W, R, Hw) - R * (1 + 2 * Hw) - Hw + head
@@ -288,33 +177,10 @@ def _head(step: Step, scratch: Scratch, head: int) -> Head:
 
 
 def rebuild(step: Step, scratch: Scratch | None, with_link: bool) -> None:
-    """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
-    sizes, tiles = _sizes(step), _tiles(step)
-    launch.run(
-        tiled_step.rebuild_kernel,
-        (len(step.memory0), tiles["TILES"]),
-        step.vector,
-        step.memory0,
-        step.write1,
-        step.memory1,
-        **sizes,
-        **tiles,
-        BHW=launch.block(sizes["HW"]),
-        num_warps=launch.warps(tiles["BM"] * sizes["BW"]),
-    )
+    """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
+    _run_tiled(tiled_step.rebuild_kernel, step._asdict(), _sizes(step))
     if with_link:
-        unused = step.write1
-        linkage.launch_pass(
-            step.write1,
-            step.precedence0,
-            step.read0,
-            step.link0,
-            step.link1,
-            unused,
-            unused,
-            unused,
-            read=False,
-        )
+        linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
 
 
 def backward(step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool) -> None:
@@ -322,142 +188,22 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool
 
     step.reads is the gradient of the read vectors; adjoint.* are changed in place.
     """
-    B, N, _ = step.memory0.shape
+    arrays, sizes = step._asdict() | {"d_reads": step.reads}, _sizes(step, robust)
+    arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
     if scratch is None:
-        launch.run(
-            small_step.backward_kernel,
-            (B,),
-            step.vector,
-            step.memory0,
-            step.memory1,
-            step.usage0,
-            step.usage1,
-            step.precedence0,
-            step.link0,
-            step.write0,
-            step.write1,
-            step.read0,
-            step.read1,
-            step.reads,
-            adjoint.vector,
-            adjoint.memory,
-            adjoint.usage,
-            adjoint.precedence,
-            adjoint.link,
-            adjoint.write,
-            adjoint.read,
-            **_small_sizes(step, robust),
-        )
+        _run_small(small_step.backward_kernel, arrays, sizes)
         return
-    sizes, tiles = _sizes(step), _tiles(step)
-    grid, BT = (B, tiles["TILES"]), launch.block(tiles["TILES"])
-    R, Hw = sizes["R"], sizes["HW"]
-    BR, BHW, BMODES = launch.block(R), launch.block(Hw), launch.block(1 + 2 * Hw)
-    num_warps = launch.warps(tiles["BM"] * sizes["BW"])
+    arrays |= scratch._asdict()
     _allocate(step, scratch, robust)
-    launch.run(
-        tiled_step.read_backward_kernel,
-        grid,
-        step.vector,
-        step.memory1,
-        step.write1,
-        step.precedence0,
-        step.reads,
-        adjoint.precedence,
-        adjoint.read,
-        scratch.changes,
-        scratch.modes,
-        scratch.read_scores,
-        scratch.read_parts,
-        scratch.totals,
-        **sizes,
-        **tiles,
-        BR=BR,
-        BMODES=BMODES,
-        num_warps=num_warps,
-    )
-    changes = scratch.changes[:B]
+    _run_tiled(tiled_step.read_backward_kernel, arrays, sizes)
     linkage.launch_pass_backward(
-        step.write1,
-        step.precedence0,
-        step.read0,
-        step.link0,
-        adjoint.link,
-        changes,
-        changes,
-        scratch.modes,
-        scratch.rows,
-        scratch.columns,
-    )
-    strips = linkage.tiling(N)
-    launch.run(
-        tiled_step.write_backward_kernel,
-        grid,
-        step.vector,
-        step.memory0,
-        step.memory1,
-        step.write1,
-        step.read0,
-        step.read1,
-        step.reads,
-        changes,
-        scratch.read_scores,
-        scratch.read_parts,
-        scratch.totals,
-        scratch.rows,
-        scratch.columns,
-        scratch.write_scores,
-        scratch.write_parts,
-        scratch.d_written,
-        scratch.d_allocation,
-        scratch.d_vector,
-        adjoint.memory,
-        adjoint.precedence,
-        adjoint.write,
-        adjoint.read,
-        **sizes,
-        **tiles,
-        BT=BT,
-        STRIPS=strips["STRIPS"],
-        CHUNKS=strips["CHUNKS"],
-        BR=BR,
-        BHW=BHW,
-        BMODES=BMODES,
-        num_warps=num_warps,
-    )
-    d_seen = _allocate_backward(step, scratch, robust)
-    launch.run(
-        tiled_step.usage_backward_kernel,
-        grid,
-        step.vector,
-        step.memory0,
-        step.usage0,
-        step.write0,
-        step.read0,
-        scratch.d_written,
-        scratch.allocation,
-        scratch.write_scores,
-        scratch.write_parts,
-        d_seen,
-        scratch.d_shares,
-        scratch.d_vector,
-        adjoint.memory,
-        adjoint.usage,
-        adjoint.write,
-        adjoint.read,
-        **sizes,
-        **tiles,
-        BT=BT,
-        SHARES=scratch.d_shares.shape[2],
-        BR=BR,
-        BHW=BHW,
-        num_warps=num_warps,
-    )
-    launch.total(scratch.d_vector[:B], adjoint.vector)
-
-
-def _contiguous(tensors: Any) -> list[Tensor]:
-    return [tensor.contiguous() for tensor in tensors]
+        step.write1, step.precedence0, step.read0, step.link0, adjoint.link, scratch.changes,
+        scratch.changes, scratch.modes, scratch.rows, scratch.columns,
+    )  # fmt: skip
+    _run_tiled(tiled_step.write_backward_kernel, arrays, sizes)
+    _allocate_backward(step, scratch, robust)
+    _run_tiled(tiled_step.usage_backward_kernel, arrays, sizes)
+    launch.total(scratch.d_vector_by_tile[: len(step.vector)], adjoint.vector)
 
 
 @torch.library.custom_op("dnc_fast::memory_step", mutates_args=())
@@ -471,16 +217,16 @@ def memory_step(
     read_weights: Tensor,
     robust: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read vectors (B, R, W), and the state after the step, field by field.
+    """Read vectors (B, R, W), and the fields of the state after the step.
 
     Args:
-        vector: (B, interface size), raw; in any float dtype.
-        memory, usage, precedence, link, write_weights, read_weights: the state before, in float32
-            or float64.
+        vector: (B, interface size), raw; any float dtype.
+        memory, usage, precedence, link, write_weights, read_weights: the state before the step,
+            float32 or float64.
         robust: whether usages that round to the same multiple of 2^-8 count as equal.
     """
-    vector, *state = _contiguous(
-        (vector, memory, usage, precedence, link, write_weights, read_weights)
+    vector, *state = launch.contiguous(
+        vector, memory, usage, precedence, link, write_weights, read_weights
     )
     new_state = [torch.empty_like(tensor) for tensor in state]
     B, N, W = memory.shape
@@ -499,19 +245,10 @@ def _step(vector: Tensor, state: Any, new_state: Any, reads: Tensor) -> Step:
 
 
 @memory_step.register_fake
-def _(
-    vector: Tensor,
-    memory: Tensor,
-    usage: Tensor,
-    precedence: Tensor,
-    link: Tensor,
-    write_weights: Tensor,
-    read_weights: Tensor,
-    robust: bool,
-) -> tuple[Tensor, ...]:
-    reads = memory.new_empty(memory.shape[0], read_weights.shape[1], memory.shape[2])
-    state = (memory, usage, precedence, link, write_weights, read_weights)
-    return (reads, *launch.contiguous_like(*state))
+def _(vector: Tensor, *inputs: Any) -> Any:
+    *state, _ = inputs
+    (B, _, W), R = state[0].shape, state[-1].shape[1]
+    return (state[0].new_empty(B, R, W), *launch.contiguous_like(*state))
 
 
 @torch.library.custom_op("dnc_fast::memory_step_backward", mutates_args=())
@@ -536,9 +273,9 @@ def memory_step_backward(
     new_read_weights: Tensor,
     robust: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of what `memory_step` was given, from those of what it returned."""
-    vector, d_reads, *state = _contiguous(
-        (vector, d_reads, memory, usage, precedence, link, write_weights, read_weights)
+    """Gradients of the inputs of `memory_step`, given those of its outputs."""
+    vector, d_reads, *state = launch.contiguous(
+        vector, d_reads, memory, usage, precedence, link, write_weights, read_weights
     )
     whole = torch.contiguous_format
     adjoint = Adjoint(
@@ -548,12 +285,12 @@ def memory_step_backward(
             for tensor in (d_memory, d_usage, d_precedence, d_link, d_write_weights, d_read_weights)
         ),
     )
-    # The backward pass looks at neither precedence nor link matrix of step t.
+    # The backward pass reads neither the precedence nor the link matrix of step t.
     new_state = (new_memory, new_usage, precedence, link, new_write_weights, new_read_weights)
     B, N, W = memory.shape
     R, Hw = read_weights.shape[1], write_weights.shape[1]
     scratch = make_scratch(B, N, W, R, Hw, memory.dtype, memory.device)
-    backward(_step(vector, state, _contiguous(new_state), d_reads), adjoint, scratch, robust)
+    backward(_step(vector, state, launch.contiguous(*new_state), d_reads), adjoint, scratch, robust)
     gradients: Any = tuple(adjoint)
     return gradients
 
@@ -574,4 +311,4 @@ def _backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor | None, ...]:
 
 
 memory_step.register_autograd(_backward, setup_context=_setup)
-refuse.second_gradient(memory_step_backward)
+ops.refuse_second_gradient(memory_step_backward)

@@ -1,4 +1,4 @@
-"""Usage, and the write weighting that it and content lookup make: some cells, all heads."""
+"""Usage, and write weightings from allocation and content: some cells, all heads."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from .arithmetic import gate, gate_slope, put_row
 
 @triton.jit
 def updated_usage(
-    usage0,
-    write0,
-    read0,
-    free_gates,
-    n,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    usage0, write0, read0, free_gates, n,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """u_t = (u + (1 - u) (1 - prod_h (1 - ww_h))) prod_r (1 - f_r wr_r) of cells n, 0 outside.
 
-    All pointers are of one batch element; free_gates are raw.
+    All pointers are to one batch element; free_gates are raw.
     """
     usage = tl.load(usage0 + n, mask=n < N, other=0.0).to(DTYPE)
     unwritten = usage * 0.0 + 1.0
@@ -37,24 +30,13 @@ def updated_usage(
 
 @triton.jit
 def usage_backward(
-    d_usage,
-    usage0,
-    write0,
-    read0,
-    free_gates,
-    d_usage0,
-    d_write0,
-    d_free_gates,
-    n,
-    N: tl.constexpr,
-    R: tl.constexpr,
-    HW: tl.constexpr,
-    BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Through `updated_usage`: fills d_usage0 and d_write0, and stores the part that cells n have
-    in the gradient of the raw free gates. Products of the other heads' factors are made by
-    multiplying, as a factor may be 0.
+    d_usage, usage0, write0, read0, free_gates, d_usage0, d_write0, d_free_gates, n,
+    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Backward through `updated_usage`.
+
+    Fills d_usage0 and d_write0, and stores what cells n add to the gradient of the raw free gates.
+    The product of the other heads' factors is multiplied out, not divided, since a factor may be 0.
 
     Returns:
         gradient of the read weightings (BR, n).

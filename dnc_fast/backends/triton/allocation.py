@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...interface import Interface
-from ...kernels.gpu import ordered
+from ...kernels.gpu import allocation_in_order
 from ...reference.allocation import EPSILON
 from ...reference.allocation import usage_order as order_of
 
@@ -39,7 +39,7 @@ def _allocate(usage: Tensor, order: str) -> Allocated:
     """What a write head allocates on a usage (B, N)."""
     lifted = EPSILON + (1 - EPSILON) * usage
     cells = order_of(lifted, order)
-    weights, products = ordered.allocate(lifted, cells)
+    weights, products = allocation_in_order.allocate(lifted, cells)
     return Allocated(weights, usage, lifted, cells, products)
 
 
@@ -91,7 +91,7 @@ def write_weighting_backward(
             d_shares[:, head] = (free * own.weights).sum(-1)
             d_allocation = d_allocation + free * share
             d_usage = d_usage * (1 - share * own.weights)
-        d_usage = d_usage + ordered.allocate_backward(
+        d_usage = d_usage + allocation_in_order.allocate_backward(
             d_allocation, own.lifted, own.order, own.products
         )
     return (

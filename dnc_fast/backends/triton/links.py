@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ...kernels.arrays import Step
-from ...kernels.gpu import largest, launch, linkage, separable_linkage, sparse_linkage
+from ...kernels.gpu import launch, linkage, separable_linkage, sparse_linkage
+from ...kernels.gpu import selection as kernels
 from ...linkages import LinkGradients, selection
 from ...linkages.dense import DenseRun
 from ...linkages.selection import Kept
@@ -18,7 +19,7 @@ def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
     """`selection.keep_largest`; in float64, which does not fit beside an index, that itself."""
     if weights.dtype == torch.float64:
         return selection.keep_largest(weights, count, unit_sums)
-    cells = largest.largest_cells(weights.flatten(0, -2), count).unflatten(0, weights.shape[:-1])
+    cells = kernels.largest_cells(weights.flatten(0, -2), count).unflatten(0, weights.shape[:-1])
     total = weights.sum(-1, keepdim=True)
     return Kept(cells, weights.gather(-1, cells), torch.ones_like(total) if unit_sums else total)
 
@@ -32,8 +33,7 @@ class TritonDenseRun(DenseRun):
         return rows.sum(2), columns.sum(2)
 
     def rebuild(self, step: Step) -> None:
-        unused = step.write1
-        linkage.launch_pass(*_given(step), step.link1, unused, unused, unused, read=False)
+        linkage.launch_pass(*_given(step), step.link1)
 
     def backward(
         self, step: Step, d_link: Tensor, d_read: Tensor, modes_ahead: Tensor, modes_behind: Tensor
@@ -56,11 +56,8 @@ def _given(step: Step) -> tuple[Tensor, ...]:
 
 def _partial_sums(step: Step, more_rows: int, more_columns: int) -> tuple[Tensor, Tensor]:
     """Room for the sums over R read heads, and some more, of each chunk and each strip."""
-    (B, Hw, N), R, sizes = (
-        step.write1.shape,
-        step.read0.shape[1],
-        linkage.tiling(step.write1.shape[-1]),
-    )
+    (B, Hw, N), R = step.write1.shape, step.read0.shape[1]
+    sizes = linkage.tiling(N)
     return (
         launch.new_like(step.link0, B, Hw, sizes["CHUNKS"], R + more_rows, N),
         launch.new_like(step.link0, B, Hw, sizes["STRIPS"], R + more_columns, N),

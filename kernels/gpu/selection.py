@@ -1,8 +1,8 @@
-"""The largest entries of rows of any length, ties by index, exactly and in one pass.
+"""The largest entries of rows of any length, exactly and in one pass; the lower index wins ties.
 
-An entry and its index are packed into one integer that orders as they do, so that no two are equal
-and any selection is exact. Programs pick the largest of some cells each; of what they picked, a few
-thousand of a million, torch picks the largest.
+An entry and its index are packed into one integer that sorts the same way. So no two are equal, and
+the selection is exact. Each program picks the largest of some cells, and torch picks the largest of
+those, which are a few thousand of a million.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ LAST = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def packed_entries(weights, n, N: tl.constexpr):
-    """Cells n of a row: the larger entry is larger, of equal ones the lower index; -2^63 outside.
+    """Cells n of a row as integers, -2^63 outside: larger entries are larger; ties by lower index.
 
-    The bits of a float order as it does, those of negative ones the other way round.
+    The bits of floats sort like integers, those of negative floats in reverse.
     """
     entry = tl.load(weights + n, mask=n < N, other=0.0).to(tl.float32)
     bits = tl.where(entry == 0.0, 0.0, entry).to(tl.int32, bitcast=True)
@@ -32,16 +32,10 @@ def packed_entries(weights, n, N: tl.constexpr):
 
 @triton.jit
 def pick_kernel(
-    weights,
-    picked,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """The BK largest of BN cells of a row, packed; all of them in their places if BK is BN."""
-    launch.begin(PDL)
+    weights, picked,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """The BK largest of BN cells of a row, packed; if BK is BN, all of them in their places."""
     row, tile = launch.row_and_tile(TILES)
     n = tile.to(tl.int32) * BN + tl.arange(0, BN)
     packed = packed_entries(weights + row * N, n, N)
@@ -51,11 +45,11 @@ def pick_kernel(
 
 
 def largest_cells(weights: Tensor, count: int) -> Tensor:
-    """(rows, min(count, N)) int64: the cells of the largest entries, in rising order.
+    """(rows, min(count, N)) int64: the cells with the largest entries, in increasing order.
 
     Args:
-        weights: (rows, N), in float32 or a half precision.
-        count: of entries.
+        weights: (rows, N), float32 or half precision.
+        count: how many entries.
     """
     weights = weights.contiguous()
     rows, N = weights.shape
@@ -63,18 +57,11 @@ def largest_cells(weights: Tensor, count: int) -> Tensor:
     BK = max(2, launch.block(count))
     if BK * 4 > BN:
         BK = BN
-    TILES = triton.cdiv(N, BN)
+    TILES = launch.cdiv(N, BN)
     picked = torch.empty(rows, TILES * BK, dtype=torch.int64, device=weights.device)
     launch.run(
-        pick_kernel,
-        (rows * TILES,),
-        weights,
-        picked,
-        N=N,
-        TILES=TILES,
-        BN=BN,
-        BK=BK,
+        pick_kernel, (rows * TILES,), weights, picked, N=N, TILES=TILES, BN=BN, BK=BK,
         num_warps=launch.warps(BN // 4),
-    )
+    )  # fmt: skip
     found = picked.topk(min(count, N), sorted=False).values
     return ((found & LAST.value) ^ LAST.value).sort().values

@@ -1,8 +1,9 @@
-"""Allocation along an order that is already known, for rows of any length, see `allocation`.
+"""Allocation for any number of cells in an order that torch has sorted already; see `allocation`.
 
-Sorting is left to torch, whose radix sort is stable and as fast as any. Its cumulative products and
-sums are not used: of one long row they add up in an order that chance decides. A row is taken in
-blocks instead: what is in each, what is before each, and then every cell, three launches.
+torch's radix sort is stable and fast. Its cumulative products and sums are not used, because on one
+long row their order of operations varies from run to run. Instead the order of usage is taken in
+blocks, in three launches: the product (or sum) of each block, what comes to each block from the
+others, and every cell.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from .arithmetic import product
 
 @triton.jit
 def load_ordered(values, order, place, mask, other, DTYPE: tl.constexpr):
-    """Values (N) at some places of the order."""
+    """Values (N) of the cells at some places of the order."""
     n = tl.load(order + place, mask=mask, other=0)
     return tl.load(values + n, mask=mask, other=other).to(DTYPE)
 
 
 @triton.jit
 def load_terms(d_allocation, lifted, products, order, place, mask, DTYPE: tl.constexpr):
-    """da a at some places of the order, 0 where masked."""
+    """da a of the cells at some places of the order, 0 where masked out."""
     seen = load_ordered(lifted, order, place, mask, 1.0, DTYPE)
     change = load_ordered(d_allocation, order, place, mask, 0.0, DTYPE)
     return change * (1.0 - seen) * tl.load(products + place, mask=mask, other=0.0)
@@ -36,20 +37,10 @@ def load_terms(d_allocation, lifted, products, order, place, mask, DTYPE: tl.con
 
 @triton.jit
 def blocks_kernel(
-    lifted,
-    order,
-    d_allocation,
-    products,
-    blocks,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    BACK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Of each block of the order the product of its usages; BACK: the sum of its da a."""
-    launch.begin(PDL)
+    lifted, order, d_allocation, products, blocks,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, BACK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The product of the u' of each block of the order; BACK: the sum of its da a."""
     row, tile = launch.row_and_tile(TILES)
     place = tile * BN + tl.arange(0, BN)
     lifted += row * N
@@ -67,16 +58,10 @@ def blocks_kernel(
 
 @triton.jit
 def carries_kernel(
-    blocks,
-    carries,
-    TILES: tl.constexpr,
-    BT: tl.constexpr,
-    BACK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    blocks, carries,
+    TILES: tl.constexpr, BT: tl.constexpr, BACK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """The product of all blocks before each; BACK: the sum of all blocks after each."""
-    launch.begin(PDL)
     row = tl.program_id(0).to(tl.int64) * TILES
     t = tl.arange(0, BT)
     if BACK:
@@ -101,19 +86,10 @@ def carries_kernel(
 
 @triton.jit
 def cells_kernel(
-    lifted,
-    order,
-    carries,
-    products,
-    allocation,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    lifted, order, carries, products, allocation,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """P at each place of the order, and a of the cell there."""
-    launch.begin(PDL)
     row, tile = launch.row_and_tile(TILES)
     local = tl.arange(0, BN)
     place = tile * BN + local
@@ -130,20 +106,10 @@ def cells_kernel(
 
 @triton.jit
 def cells_backward_kernel(
-    lifted,
-    order,
-    carries,
-    products,
-    d_allocation,
-    d_usage,
-    N: tl.constexpr,
-    TILES: tl.constexpr,
-    BN: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    lifted, order, carries, products, d_allocation, d_usage,
+    N: tl.constexpr, TILES: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Gradient of the usage of the cell at each place of the order."""
-    launch.begin(PDL)
     row, tile = launch.row_and_tile(TILES)
     local = tl.arange(0, BN)
     place = tile * BN + local
@@ -152,7 +118,8 @@ def cells_backward_kernel(
     products += row * N
     d_allocation += row * N
     carry = tl.load(carries + row * TILES + tile)
-    # Summed without the own term: taking it away again would leave its rounding, over u' = e.
+    # The sum leaves out the cell's own term. Subtracting it afterwards would leave its rounding
+    # error, divided by u', which may be as small as e.
     later = (local + 1 < BN) & (place + 1 < N)
     terms = load_terms(d_allocation, lifted, products, order, place + 1, later, DTYPE)
     d_later = carry + tl.cumsum(terms, 0, reverse=True)
@@ -165,17 +132,17 @@ def cells_backward_kernel(
 
 
 def _sizes(lifted: Tensor) -> dict[str, Any]:
-    """What the kernels that go through blocks of the order are made for."""
+    """Constants of the kernels that work on blocks of the order."""
     N = lifted.shape[1]
     BN = min(launch.SCAN_CELLS, launch.block(N))
     DTYPE = launch.compute_dtype(lifted.dtype)
-    return {"N": N, "TILES": triton.cdiv(N, BN), "BN": BN, "DTYPE": DTYPE}
+    return {"N": N, "TILES": launch.cdiv(N, BN), "BN": BN, "DTYPE": DTYPE}
 
 
 def _carries(
     lifted: Tensor, order: Tensor, d_allocation: Tensor, products: Tensor, back: bool
 ) -> Tensor:
-    """(B, TILES): what comes to each block of the order from the others."""
+    """(B, TILES): the product of the blocks before each block; back: the sum of those after."""
     sizes = _sizes(lifted)
     B, TILES = len(lifted), sizes["TILES"]
     blocks, carries = (launch.new_like(lifted, B, TILES) for _ in range(2))
@@ -187,7 +154,7 @@ def _carries(
 
 
 def allocate(lifted: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """The allocation weighting of cells whose order is known.
+    """The allocation weighting of cells in a given order.
 
     Args:
         lifted: (B, N), u'.
@@ -196,7 +163,7 @@ def allocate(lifted: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         a (B, N), and P (B, N) at each place of the order.
     """
-    lifted, order, sizes = lifted.contiguous(), order.contiguous(), _sizes(lifted)
+    (lifted, order), sizes = launch.contiguous(lifted, order), _sizes(lifted)
     allocation, products = torch.empty_like(lifted), launch.new_like(lifted, *lifted.shape)
     carries = _carries(lifted, order, lifted, products, back=False)
     grid = (len(lifted) * sizes["TILES"],)
@@ -207,14 +174,14 @@ def allocate(lifted: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
 def allocate_backward(
     d_allocation: Tensor, lifted: Tensor, order: Tensor, products: Tensor
 ) -> Tensor:
-    """Gradient of the usage (B, N), before it was lifted.
+    """Gradient of the usage u (B, N).
 
     Args:
         d_allocation: (B, N), gradient of the weighting.
         lifted, order: what `allocate` was given.
-        products: P, which it returned.
+        products: P that it returned.
     """
-    d_allocation, lifted, order = (tensor.contiguous() for tensor in (d_allocation, lifted, order))
+    d_allocation, lifted, order = launch.contiguous(d_allocation, lifted, order)
     sizes, d_usage = _sizes(lifted), torch.empty_like(lifted)
     carries = _carries(lifted, order, d_allocation, products, back=True)
     grid = (len(lifted) * sizes["TILES"],)
