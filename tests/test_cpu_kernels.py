@@ -78,8 +78,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def use(count: int) -> None:
         monkeypatch.setattr(torch, "get_num_threads", lambda: count)
-        monkeypatch.setattr(cpu, "PARALLEL_FROM", 1)
-        monkeypatch.setattr(cpu, "PARALLEL_STEPS_FROM", 1)
+        monkeypatch.setattr(fused, "PARALLEL_FROM", 1)
+        monkeypatch.setattr(fused, "PARALLEL_STEPS_FROM", 1)
 
     return use
 
@@ -102,7 +102,7 @@ def shared_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(ranges))
         team.run_ranges(ranges, function, *arguments)
 
-    monkeypatch.setattr(cpu, "run_ranges", record)
+    monkeypatch.setattr(fused, "run_ranges", record)
     return counts
 
 

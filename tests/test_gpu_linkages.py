@@ -230,7 +230,7 @@ def assert_update_equals_the_reference(
         changed = (expected.values != link.values) | (expected.columns != link.columns)
         old = map_tensors(Tensor.clone, link)
         with poisoned():
-            rows, was = TRITON.sparse.update(link, entry, threshold)
+            rows, was = TRITON.sparse.update(link, entry, 1 / K if threshold is None else threshold)
         assert_close(link, expected, "equal")
         assert link.columns.dtype == torch.int32
         places = tuple(rows.T)
@@ -313,7 +313,7 @@ def test_separable_backward(sizes: tuple[int, ...], writes: int, dtype: torch.dt
     B, Hw, R, N, _ = sizes
     ways = normal(B, R, Hw, N), normal(B, R, Hw, N)
     compare(
-        "separable.directional_weightings_backward",
+        "separable.products_backward",
         (*ways, history(sizes, writes), normal(B, R, N)),
         dtype,
     )
@@ -330,9 +330,7 @@ def test_separable_link_of_many_tiles_and_full_overwrites(whole: bool) -> None:
     if whole:
         link = map_tensors(Tensor.contiguous, link)
     compare("separable.products", (link, normal(2, 3, 37)), torch.float64)
-    compare(
-        "separable.directional_weightings_backward", (*ways, link, normal(2, 3, 37)), torch.float64
-    )
+    compare("separable.products_backward", (*ways, link, normal(2, 3, 37)), torch.float64)
 
 
 # Look-up, write, allocation, largest entries
@@ -566,7 +564,7 @@ def with_link(state: DNCState, options: dict[str, Any], seed: int = 0) -> DNCSta
     memory, linkage = state.memory, options["linkage"]
     assert memory is not None
     (B, N, _, _, Hw), generator = memory.sizes, torch.Generator().manual_seed(seed)
-    link: Any = None
+    link: Any = memory.link if linkage == "dense" else None
     if linkage == "sparse":
         link = SparseLink.from_dense(memory.link, options.get("link_fan_out", 8))
     elif linkage == "separable":
@@ -578,7 +576,7 @@ def with_link(state: DNCState, options: dict[str, Any], seed: int = 0) -> DNCSta
 
 CASES = [
     ((3, 1), {"linkage": "dense", "read_topk": 2}),
-    ((3,), {"linkage": "dense", "num_write_heads": 2, "write_topk": 2, "checkpoint_interval": 2}),
+    ((3,), {"linkage": "dense", "num_write_heads": 2, "write_topk": 2}),
     ((3, 1), {"linkage": "none"}),
     ((3,), {"linkage": "none", "num_write_heads": 2, "read_topk": 2, "write_topk": 2}),
     ((3, 2), {"linkage": "sparse", "link_fan_out": 3}),
@@ -699,9 +697,7 @@ class TestLargeMemories:
         given = history(sizes, writes), normal(1, 4, N)
         compare_weights(lambda parts, *given: parts.separable.products(*given), given)
         given = (normal(1, 4, 1, N), normal(1, 4, 1, N), *given)
-        compare_weights(
-            lambda parts, *given: parts.separable.directional_weightings_backward(*given), given
-        )
+        compare_weights(lambda parts, *given: parts.separable.products_backward(*given), given)
 
     @pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
     def test_repeats_its_bits(self, N: int, linkage: str) -> None:

@@ -232,7 +232,7 @@ class SeparableRun(LinkRun):
         """L_t v and L_t^T v of vectors (B, R, N), each (B, Hw, R, N)."""
         return separable_products(link, vectors)
 
-    def directional_weightings_backward(
+    def products_backward(
         self, d_ahead: Tensor, d_behind: Tensor, link: SeparableLink, read_weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See `separable_directional_weightings_backward`."""
@@ -258,7 +258,7 @@ class SeparableRun(LinkRun):
         d_ahead, d_behind = (
             modes.unsqueeze(-1) * d_read.unsqueeze(2) for modes in (modes_ahead, modes_behind)
         )
-        parts = self.directional_weightings_backward(d_ahead, d_behind, link, last)
+        parts = self.products_backward(d_ahead, d_behind, link, last)
         for tensor, part in zip(gradient, parts, strict=True):
             tensor += part
 

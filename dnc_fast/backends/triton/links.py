@@ -113,7 +113,7 @@ class TritonSeparableRun(SeparableRun):
     def products(self, link: SeparableLink, vectors: Tensor) -> tuple[Tensor, Tensor]:
         return separable_linkage.products(*link, vectors)
 
-    def directional_weightings_backward(
+    def products_backward(
         self, d_ahead: Tensor, d_behind: Tensor, link: SeparableLink, read_weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         ways = d_ahead.transpose(1, 2), d_behind.transpose(1, 2)
