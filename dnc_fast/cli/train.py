@@ -25,9 +25,9 @@ from ..training import (
     outcome,
     summary_table,
 )
+from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
-from ..training.runs import CHECKPOINT
 from .look import draw
 from .options import UserError, add_fields, check_device, given
 
