@@ -125,7 +125,7 @@ def test_interrupt_saves_and_exits_cleanly(tmp_path):
     assert process.returncode == 128 + signal.SIGINT, errors
     assert errors == ""
     step = load_checkpoint(tmp_path)["progress"]["step"]
-    assert f"stopped at step {step} and saved; to go on: dnc-fast train copy" in printed
+    assert f"stopped at step {step} and saved; to continue: dnc-fast train copy" in printed
     assert "--resume" in printed
 
 
@@ -193,7 +193,7 @@ def test_out_of_time_is_told_and_gone_on_with(tmp_path):
     arguments = ("train", "echo", "--out", tmp_path, "--no-pictures", "--hidden-size", 8)
     printed = run(*arguments, "--max-minutes", 0.002, "--solved-at", 2, "--progress", "off")
     step = load_checkpoint(tmp_path)["progress"]["step"]
-    assert f"out of time at step {step} and saved; to go on: dnc-fast train echo" in printed
+    assert f"out of time at step {step} and saved; to continue: dnc-fast train echo" in printed
     assert "--max-minutes must be finite, above 0, got 0" in run(
         *arguments, "--resume", "--max-minutes", 0, status=2
     )

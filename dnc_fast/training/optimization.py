@@ -67,7 +67,6 @@ class Optimization:
         self.scaler.update()
         if not self.overflowed(norm):
             self.schedule.step()
-        self.optimizer.zero_grad()
         return rate
 
     def state_dict(self) -> dict[str, Any]:

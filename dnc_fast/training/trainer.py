@@ -287,6 +287,7 @@ class Trainer:
         """Take one step; returns its loss."""
         before, losses = self._carried, []
         self._carried = []
+        self.optimization.optimizer.zero_grad()
         for batch, state in zip(batches, before, strict=True):
             batch_loss, carried = self._forward(batch, state)
             self.optimization.backward(batch_loss / len(batches))
