@@ -1,7 +1,7 @@
-"""The forms in which a batch of sequences comes in and goes out, as for nn.LSTM.
+"""The forms of input and output that nn.LSTM knows: padded, batch first, unbatched, packed.
 
-Inside, all forms are one: rows, step after step, where step t has `batch_sizes[t]` rows and the
-longest sequences come first (the layout of `PackedSequence.data`).
+Inside the package there is only one: rows, step after step, where step t has `batch_sizes[t]` rows
+and the longest sequences come first (the layout of `PackedSequence.data`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Sequences:
-    """A batch of sequences as rows, and the way back to the form in which it came."""
+    """A batch of sequences as rows; restores results to the form of the input."""
 
     rows: Tensor
     batch_sizes: list[int]
@@ -77,7 +77,7 @@ class Sequences:
         return self.batch_sizes[0]
 
     def _places(self) -> tuple[Tensor, Tensor]:
-        """For each row, its step and its place in the batch."""
+        """The step and the place in the batch of each row."""
         device = self.rows.device
         sizes = torch.tensor(self.batch_sizes, device=device)
         steps = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
@@ -87,9 +87,9 @@ class Sequences:
     def reversal(self) -> Tensor:
         """The order of rows in which each sequence runs from its own end to its start.
 
-        Applied twice it gives the old order back.
+        Applied twice, it restores the old order.
         """
-        if self.packed is None:  # without waiting for a device
+        if self.packed is None:  # no need to wait for a device
             rows = torch.arange(len(self.rows), device=self.rows.device)
             return rows.view(-1, self.batch_size).flip(0).flatten()
         steps, places = self._places()
@@ -99,13 +99,13 @@ class Sequences:
         return starts[lengths[places] - 1 - steps] + places
 
     def restore(self, rows: Tensor) -> Tensor | PackedSequence:
-        """Rows of results in the form in which the input came."""
+        """Rows of results in the form of the input."""
         if self.packed is not None:
             return PackedSequence(rows, *self.packed[1:])
         return self.pad(rows)
 
     def pad(self, rows: Tensor) -> Tensor:
-        """Rows of results with the leading axes of a padded batch, zeros past each end."""
+        """Rows of results as a padded batch, with zeros past the end of each sequence."""
         steps = len(self.batch_sizes)
         if self.packed is None:
             padded = rows.unflatten(0, (steps, self.batch_size))
@@ -119,17 +119,17 @@ class Sequences:
         return padded.transpose(0, 1) if self.batch_first else padded
 
     def with_batch(self, state: State) -> State:
-        """A state given by the user, with a batch axis also where the input has none."""
+        """The user's state, with a batch axis added where the input has none."""
         if not self.unbatched:
             return state
         return map_tensors(lambda tensor: tensor.unsqueeze(0), state)
 
     def sort_state(self, state: State) -> State:
-        """A state with its batch brought from the order of the input to that of the rows."""
+        """A state with its batch in the order of the rows instead of that of the input."""
         return self._reorder(state, None if self.packed is None else self.packed.sorted_indices)
 
     def restore_state(self, state: State) -> State:
-        """A state for the user: in the order of the input, without the batch where it has none."""
+        """A state for the user: in the order of the input, without a batch axis if it has none."""
         if self.unbatched:
             return map_tensors(lambda tensor: tensor.squeeze(0), state)
         return self._reorder(state, None if self.packed is None else self.packed.unsorted_indices)

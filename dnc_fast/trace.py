@@ -1,4 +1,4 @@
-"""What a DNC did at each step of a sequence: for pictures, probes and debugging."""
+"""What a DNC did at each step of a sequence: for pictures and debugging."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .state import MemoryState
 class Trace(NamedTuple):
     """Every weighting, gate, usage and strength of every step, detached.
 
-    The leading axes are the output's: (T, B), or (B, T) with batch_first, or (T) unbatched. Of a
-    PackedSequence the trace is padded: a step past the end of its sequence holds zeros.
+    The leading axes are those of the output: (T, B), or (B, T) with batch_first, or (T) unbatched.
+    The trace of a PackedSequence is padded with zeros past the end of each sequence.
 
     | field                  | shape                 |
     |------------------------|-----------------------|
@@ -74,5 +74,5 @@ def trace_step(
 
 
 def join_steps(steps: list[Trace]) -> Trace:
-    """Join the steps' traces along the batch axis, one step's rows after another's."""
+    """Join the traces of all steps along the batch axis: the rows of one step after another."""
     return Trace(*map(torch.cat, zip(*steps, strict=True)))

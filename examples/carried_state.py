@@ -1,4 +1,4 @@
-"""A stream in chunks: learn to echo bits, with the state carried from chunk to chunk.
+"""Learn to echo a stream of bits in chunks, with the state carried from chunk to chunk.
 
 python examples/carried_state.py          about ten seconds on a CPU
 """
@@ -22,7 +22,7 @@ optimizer = torch.optim.Adam(dnc.parameters(), lr=3e-3)
 generator = torch.Generator().manual_seed(1)
 
 for number in range(1, streams + 1):
-    state = None  # a new stream begins with an empty memory
+    state = None  # a new stream starts with an empty memory
     for chunk in task.batch(16, generator).split(task.num_chunks):
         logits, state = dnc(chunk.inputs, state)
         loss = task.loss(logits, chunk)
@@ -30,7 +30,7 @@ for number in range(1, streams + 1):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(dnc.parameters(), 10.0)
         optimizer.step()
-        state = state.detach()  # what it holds goes on, its history does not
+        state = state.detach()  # keep the state, drop its graph
     if number % 10 == 0 or number == streams:
         with torch.no_grad():
             batch = task.batch(50, generator)

@@ -1,4 +1,4 @@
-"""A character language model: train on a text file, score it, and let it write.
+"""A character language model: train it on a text file, score it, and let it write.
 
 python examples/character_model.py [--file FILE]      about a minute on a CPU
 """

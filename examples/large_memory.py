@@ -1,11 +1,11 @@
-"""A memory of many thousands of cells: learn to recall among 16 pairs, then recall among thousands.
+"""A memory of many thousands of cells: learn to recall from 16 pairs, then recall from thousands.
 
 python examples/large_memory.py                     about two minutes on a CPU
 python examples/large_memory.py --items 30000       about five minutes
 
-A DNC's parameters do not depend on the number of its cells, so a model that was trained with 16
-cells runs with any number. Writes are not linked in time here (linkage="none"), so a step takes
-time and memory in proportion to the cells.
+The parameters of a DNC do not depend on the number of cells, so a model that was trained with 16
+cells runs with any number. Here writes are not linked in time (linkage="none"), so the time and
+memory of a step are proportional to the number of cells.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from dnc_fast import DNC
 
 
 class Averager(nn.Module):
-    """A layer that also sees a running mean of what it was shown."""
+    """A layer that also sees a running mean of its inputs."""
 
     def __init__(self, input_size: int, output_size: int = 32) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A long run in parts, by lessons: stop after some time, go on another day, look at the metrics.
+"""A long run in parts, with lessons: stop after some time, continue later, read the metrics.
 
 python examples/training_in_parts.py      about a minute on a CPU
 """
@@ -14,7 +14,7 @@ from dnc_fast.training import Trainer, TrainingConfig, describe, read_metrics
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=3000)
-parser.add_argument("--minutes", type=float, default=0.2, help="of a part")
+parser.add_argument("--minutes", type=float, default=0.2, help="for each part")
 options = parser.parse_args()
 
 torch.set_num_threads(1)
@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
     trainer = Trainer(task, model, config, folder)
     trainer.train("off", max_minutes=options.minutes)
     while not trainer.finished:
-        print(f"a part ends at step {trainer.step}")
+        print(f"out of time at step {trainer.step}")
         trainer = Trainer.resume(folder)  # as a new process would
         trainer.train("off", max_minutes=options.minutes)
     for row in read_metrics(trainer.metrics_path):

@@ -28,6 +28,7 @@ SMALL = {
     "--progress": "off",
 }
 TINY = [word for option in SMALL.items() for word in option]
+PICTURES = {"learning_curve.png", "memory.png", "hidden.png"}
 
 
 def command(*arguments):
@@ -46,6 +47,10 @@ def run(*arguments, status=0):
     return printed.getvalue()
 
 
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
 def test_train_eval_show(tmp_path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "run"
@@ -54,13 +59,7 @@ def test_train_eval_show(tmp_path):
     assert re.search(r"4 held-out sequences: [\d.]+ bits wrong per sequence", printed)
     assert re.search(r"[\d.]+ % of it waiting for batches", printed)
     assert f"--out {out} --resume --max-steps 20" in printed
-    assert {path.name for path in out.iterdir()} == {
-        "checkpoint.pt",
-        "metrics.jsonl",
-        "learning_curve.png",
-        "memory.png",
-        "hidden.png",
-    }
+    assert names(out) == {"checkpoint.pt", "metrics.jsonl", *PICTURES}
 
     printed = run("train", "copy", "--out", out, "--resume", "--max-steps", 15, "--no-pictures")
     assert "after 15 steps" in printed
@@ -72,11 +71,7 @@ def test_train_eval_show(tmp_path):
 
     pictures = tmp_path / "pictures"
     run("show", out / "checkpoint.pt", "--out", pictures)
-    assert {path.name for path in pictures.iterdir()} == {
-        "learning_curve.png",
-        "memory.png",
-        "hidden.png",
-    }
+    assert names(pictures) == PICTURES
 
 
 @pytest.mark.parametrize("linkage", [("sparse", "--link-fan-out", 2), ("separable",), ("none",)])
@@ -125,7 +120,7 @@ def test_interrupt_saves_and_exits_cleanly(tmp_path):
     assert process.returncode == 128 + signal.SIGINT, errors
     assert errors == ""
     step = load_checkpoint(tmp_path)["progress"]["step"]
-    assert f"stopped at step {step} and saved; to go on: dnc-fast train copy" in printed
+    assert f"stopped at step {step} and saved; to continue: dnc-fast train copy" in printed
     assert "--resume" in printed
 
 
@@ -137,15 +132,14 @@ TINY_TASKS = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_trains_is_scored_and_drawn(name, tmp_path, capsys):
+def test_every_task_trains_is_scored_and_drawn(name, tmp_path):
     pytest.importorskip("matplotlib")
-    arguments = ["train", name, *TINY_SIZES, *TINY_TASKS.get(name, ()), "--max-steps", 4]
-    assert main([*map(str, arguments), "--out", str(tmp_path), "--seed", "3"]) == 0
-    assert "not solved after 4 steps" in capsys.readouterr().out
-    graph = name in ("traversal", "shortest-path", "inference")  # two more: graph and reads
-    assert len(list(tmp_path.glob("*.png"))) == (5 if graph else 3)
-    assert main(["eval", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
+    few = (*TINY_SIZES, *TINY_TASKS.get(name, ()), "--max-steps", 4, "--seed", 3)
+    assert "not solved after 4 steps" in run("train", name, *few, "--out", tmp_path)
+    is_graph = name in ("traversal", "shortest-path", "inference")
+    expected = PICTURES | ({"graph.png", "reads.png"} if is_graph else set())
+    assert names(tmp_path) == {"checkpoint.pt", "metrics.jsonl", *expected}
+    printed = run("eval", tmp_path)
     published = {
         "characters": "bits per character",
         "echo": "% of bits right",
@@ -154,56 +148,46 @@ def test_every_task_trains_is_scored_and_drawn(name, tmp_path, capsys):
     assert published.get(name, "% of sequences right") in printed and "seed 3" in printed
 
 
-def test_tasks_are_listed_a_line_each(capsys):
-    assert main(["tasks"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_tasks_are_listed_a_line_each():
+    lines = run("tasks").splitlines()
     assert [line.split()[0] for line in lines] == list(TASKS)
     assert all(len(line) < 120 and len(line.split()) > 5 for line in lines)
 
 
-def test_several_seeds_make_a_table_and_go_on_in_parts(tmp_path, capsys):
-    few = [*TINY, "--max-steps", "3", "--no-pictures"]
-    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
-    assert (
-        main(["train", "copy", *map(str, few), "--seeds", "3", "--seed", "5", "--out", whole]) == 0
-    )
-    table = capsys.readouterr().out
-    assert table == (tmp_path / "whole/summary.md").read_text()
-    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
-    assert names == ["5", "6", "7", "mean", "standard deviation"]
+def test_several_seeds_make_a_table_and_go_on_in_parts(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    few = ("train", "copy", *TINY, "--max-steps", 3, "--no-pictures", "--seeds", 3, "--seed", 5)
+    printed = run(*few, "--out", whole)
+    table = (whole / "summary.md").read_text()
+    assert printed.endswith(table)
+    labels = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert labels == ["5", "6", "7", "mean", "standard deviation"]
 
-    again = ["train", "copy", *map(str, few), "--seeds", "3", "--seed", "5", "--out", parts]
-    again += ["--max-minutes", "1e-9"]
-    calls = 0
-    while not (tmp_path / "parts/summary.md").exists() and calls < 20:
-        assert main(again) == 0
-        printed, calls = capsys.readouterr().out, calls + 1
-        if "out of time" in printed:
-            assert f"--out {parts} --seeds 3 --resume" in printed
-        again = [*again, *(["--resume"] if calls == 1 else [])]
+    again = (*few, "--out", parts, "--max-minutes", 1e-9)
+    printed, calls = run(*again), 1
+    while not (parts / "summary.md").exists() and calls < 20:
+        assert f"--out {parts} --seeds 3 --resume" in printed
+        printed, calls = run(*again, "--resume"), calls + 1
     assert calls == 7  # a step each, the last of a seed ends it, and a last call for the table
     for seed in (5, 6, 7):
         metrics = f"seed-{seed}/metrics.jsonl"
-        assert (tmp_path / "whole" / metrics).read_bytes() == (
-            tmp_path / "parts" / metrics
-        ).read_bytes()
+        assert (whole / metrics).read_bytes() == (parts / metrics).read_bytes()
 
 
 def test_out_of_time_is_told_and_gone_on_with(tmp_path):
     arguments = ("train", "echo", "--out", tmp_path, "--no-pictures", "--hidden-size", 8)
     printed = run(*arguments, "--max-minutes", 0.002, "--solved-at", 2, "--progress", "off")
     step = load_checkpoint(tmp_path)["progress"]["step"]
-    assert f"out of time at step {step} and saved; to go on: dnc-fast train echo" in printed
-    assert "--max-minutes must be finite, above 0, got 0" in run(
-        *arguments, "--resume", "--max-minutes", 0, status=2
-    )
+    assert f"out of time at step {step} and saved; to continue: dnc-fast train echo" in printed
+    none = run(*arguments, "--resume", "--max-minutes", 0, status=2)
+    assert "--max-minutes must be finite, above 0, got 0" in none
 
 
 def test_tensorboard_gets_the_rows_of_the_metrics(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    arguments = ["train", "copy", *TINY, "--tensorboard", "--no-pictures", "--out", tmp_path]
-    for more in (["--max-steps", 6], ["--resume", "--max-steps", 12]):
-        assert main([*map(str, [*arguments, *more])]) == 0
+    arguments = ("train", "copy", *TINY, "--tensorboard", "--no-pictures", "--out", tmp_path)
+    run(*arguments, "--max-steps", 6)
+    run(*arguments, "--resume", "--max-steps", 12)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
     curve = [(event.step, event.value) for event in events.Scalars("train/loss")]
@@ -211,16 +195,14 @@ def test_tensorboard_gets_the_rows_of_the_metrics(tmp_path):
     assert [event.step for event in events.Scalars("evaluation/solved")] == [5, 10]
 
 
-def test_missing_tensorboard_is_named_with_the_install_command(tmp_path, capsys, monkeypatch):
+def test_missing_tensorboard_is_named_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    arguments = ["train", "copy", *TINY, "--tensorboard", "--no-pictures", "--out", tmp_path]
-    assert main([*map(str, arguments)]) == 2
-    assert "`pip install tensorboard` brings it" in capsys.readouterr().err
+    printed = run("train", "copy", *TINY, "--tensorboard", "--out", tmp_path, status=2)
+    assert "`pip install tensorboard` brings it" in printed
 
 
 def test_info_names_versions_and_backends():
-    done = subprocess.run(command("info"), capture_output=True, text=True, timeout=120, check=True)
-    printed = done.stdout
+    printed = run("info")
     for word in ("dnc_fast", "python", "torch", "triton", "threads", "backends", "reference"):
         assert word in printed
 

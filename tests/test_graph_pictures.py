@@ -7,7 +7,8 @@ pytest.importorskip("matplotlib")
 
 from dnc_fast import Trace
 from dnc_fast.pictures import graph_view, read_view, save_picture
-from dnc_fast.pictures.graph import spread_out, triples_read
+from dnc_fast.pictures.graph import spread_out
+from dnc_fast.pictures.reads import triples_read
 
 TRIPLES = [("a", "x", "b"), ("b", "x", "a"), ("b", "y", "c"), ("c", "x", "a")]
 

@@ -5,12 +5,13 @@ import threading
 
 import pytest
 import torch
-from test_parts import COPY, ECHO, options
+from runs import COPY, ECHO, judge_by, rows, trained, trainer_of, watch
 
 from dnc_fast.tasks import CopyTask, EchoTask
-from dnc_fast.training import Evaluation, Trainer, TrainingConfig, read_metrics
+from dnc_fast.training import Evaluation, Trainer, TrainingConfig
 from dnc_fast.training.batches import Prefetcher
 from dnc_fast.training.curriculum import Curriculum
+from dnc_fast.training.random import stream_generator
 from dnc_fast.training.schedules import SCHEDULES, rate_factor
 
 
@@ -60,17 +61,15 @@ def test_a_run_by_lessons_trains_and_reports_on_them(tmp_path, monkeypatch):
         return Evaluation(1.0, 1.0, 1.0, share)
 
     tested = []
-    monkeypatch.setattr("dnc_fast.training.trainer.evaluate", judge)
+    judge_by(monkeypatch, judge)
     lessons = {"curriculum": "on", "lesson_every": 4, "lesson_pass": 0.9, "lesson_share": 0.0}
-    model, training = options(COPY, {}, {**lessons, "evaluate_every": 100, "max_steps": 20})
-    trainer = Trainer(COPY, model, training, tmp_path)
+    trainer = trainer_of(tmp_path, **lessons, evaluate_every=100, max_steps=20)
     longest = []
     draw = trainer.curriculum.choose
     trainer.curriculum.choose = lambda *a: longest.append(draw(*a).max_length) or draw(*a)
     trainer.train("off")
     assert tested == [("lesson", 1, 4), ("lesson", 1, 8), ("lesson", 2, 12)]
-    rows = [row for row in read_metrics(trainer.metrics_path) if row["kind"] == "lesson"]
-    assert [(row["step"], row["lesson"], row["share"]) for row in rows] == [
+    assert [(row["step"], row["lesson"], row["share"]) for row in rows(trainer, "lesson")] == [
         (4, 1, 0.5),
         (8, 1, 0.9),
         (12, 2, 0.9),
@@ -91,23 +90,20 @@ def test_schedules_by_hand():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_rate_of_each_step_is_the_schedule_s(tmp_path, name):
     changes = {"schedule": name, "warm_up": 2, "decay_steps": 8, "learning_rate": 0.5}
-    model, training = options(COPY, {}, {**changes, "max_steps": 10})
-    trainer = Trainer(COPY, model, training, tmp_path)
+    trainer = trainer_of(tmp_path, **changes, max_steps=10)
     used = []
-    trainer.optimizer.register_step_pre_hook(
+    trainer.optimization.optimizer.register_step_pre_hook(
         lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
     )
     trainer.train("off")
     expected = [0.5 * rate_factor(step, name, 2, 8) for step in range(10)]
-    rows = [row for row in read_metrics(trainer.metrics_path) if row["kind"] == "train"]
     assert used == pytest.approx(expected)
-    assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
+    assert [row["learning_rate"] for row in rows(trainer, "train")] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("task", [COPY, ECHO], ids=str)
 def test_accumulated_gradient_is_the_mean_of_the_batches(tmp_path, task):
-    model, training = options(task, {}, {"accumulate": 3, "max_steps": 1, "clip_norm": 1e9})
-    trainer = Trainer(task, model, training, tmp_path)
+    trainer = trainer_of(tmp_path, task, accumulate=3, max_steps=1, clip_norm=1e9)
     start = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.train("off")
     found = [parameter.grad.clone() for parameter in trainer.model.parameters()]
@@ -115,7 +111,7 @@ def test_accumulated_gradient_is_the_mean_of_the_batches(tmp_path, task):
         for parameter, value in zip(trainer.model.parameters(), start, strict=True):
             parameter.copy_(value)
     trainer.model.zero_grad()
-    batches = [chunks[0] for chunks in trainer._draw(0, 0)]
+    batches = [chunks[0] for chunks in trainer.curriculum.draw(0, 0)]
     losses = [task.loss(trainer.model(batch.inputs)[0], batch) for batch in batches]
     torch.stack(losses).mean().backward()
     for gradient, parameter in zip(found, trainer.model.parameters(), strict=True):
@@ -127,11 +123,8 @@ def test_bfloat16_is_used_and_learns(tmp_path):
     losses, task = {}, CopyTask(1, 1, num_bits=1)
     for precision in ("float32", "bfloat16"):
         changes = {"batch_size": 8, "learning_rate": 0.02, "max_steps": 60}
-        model, training = options(task, {}, {"precision": precision, **changes})
-        trainer = Trainer(task, model, training, tmp_path / precision)
-        trainer.train("off")
-        rows = read_metrics(trainer.metrics_path)
-        losses[precision] = [row["loss"] for row in rows if row["kind"] == "train"]
+        trainer = trained(tmp_path / precision, task, precision=precision, **changes)
+        losses[precision] = [row["loss"] for row in rows(trainer, "train")]
         assert next(trainer.model.parameters()).dtype == torch.float32
     assert losses["float32"][0] != losses["bfloat16"][0]
     assert losses["float32"][0] == pytest.approx(losses["bfloat16"][0], rel=0.02)
@@ -139,22 +132,21 @@ def test_bfloat16_is_used_and_learns(tmp_path):
 
 
 def test_float16_scales_and_leaves_out_steps_that_overflow(tmp_path):
-    model, training = options(COPY, {}, {"precision": "float16", "max_steps": 3})
-    trainer = Trainer(COPY, model, training, tmp_path)
-    assert trainer.scaler.is_enabled()
+    trainer = trainer_of(tmp_path, precision="float16", max_steps=3)
+    scaler = trainer.optimization.scaler
+    assert scaler.is_enabled()
     poisoned = trainer.model.cell.output.bias
     handle = poisoned.register_hook(lambda gradient: gradient * math.inf)
     before = poisoned.detach().clone()
     trainer.train("off")
     assert torch.equal(poisoned, before)
-    rows = [row for row in read_metrics(trainer.metrics_path) if row["kind"] == "train"]
-    assert [row["gradient_norm"] for row in rows] == [None] * 3
-    assert trainer.scaler.get_scale() < 2.0**16
+    assert [row["gradient_norm"] for row in rows(trainer, "train")] == [None] * 3
+    assert scaler.get_scale() < 2.0**16
     handle.remove()
     again = Trainer.resume(tmp_path, max_steps=6)
-    assert again.scaler.get_scale() == trainer.scaler.get_scale()
+    assert again.optimization.scaler.get_scale() == scaler.get_scale()
     again.train("off")
-    assert read_metrics(again.metrics_path)[-1]["gradient_norm"] > 0
+    assert rows(again, "train")[-1]["gradient_norm"] > 0
     assert not torch.equal(again.model.cell.output.bias, before)
 
 
@@ -186,22 +178,13 @@ def test_prefetcher_hands_on_errors_and_ends_its_thread():
 
 def test_batches_are_those_of_their_seed_and_number(tmp_path):
     """Drawn ahead or not: the data a run trains on is what a plain loop would draw."""
-    model, training = options(COPY, {}, {"max_steps": 5, "evaluate_every": 100})
-    trainer = Trainer(COPY, model, training, tmp_path)
+    trainer = trainer_of(tmp_path, max_steps=5)
     seen = []
-    loss = CopyTask.loss
-
-    class Watching(CopyTask):
-        def loss(self, outputs, batch):
-            seen.append(batch)
-            return loss(self, outputs, batch)
-
-    trainer.task = Watching(*vars(COPY).values())
-    with pytest.raises(ValueError, match="task must be one of"):  # it cannot be saved
-        trainer.train("off")
-    from dnc_fast.training.random import stream_generator
-
-    for number, batch in enumerate(seen):
+    watch(trainer, lambda inputs, state: seen.append(inputs))
+    trainer.train("off")
+    for number, inputs in enumerate(seen):
         expected = COPY.batch(2, stream_generator(0, "train", number))
+        ((batch,),) = trainer.curriculum.draw(number, 0)
+        assert torch.equal(inputs, expected.inputs)
         assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
     assert len(seen) == 5

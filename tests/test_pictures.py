@@ -16,38 +16,11 @@ from dnc_fast.pictures import hidden_view, learning_curve, memory_view, save_pic
 matplotlib = pytest.importorskip("matplotlib")
 
 
-def synthetic_trace(T, N, R=1, Hw=1, W=4, seed=0):
-    """A trace of one sequence with random values in the right ranges."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def rand(*shape):
-        return torch.rand(T, *shape, generator=generator)
-
-    def weighting(*shape):
-        return torch.softmax(4 * rand(*shape), dim=-1)
-
-    return Trace(
-        read_keys=rand(R, W),
-        read_strengths=1 + rand(R),
-        write_keys=rand(Hw, W),
-        write_strengths=1 + rand(Hw),
-        erase_vectors=rand(Hw, W),
-        write_vectors=rand(Hw, W),
-        free_gates=rand(R),
-        allocation_gates=rand(Hw),
-        write_gates=rand(Hw),
-        read_modes=weighting(R, 1 + 2 * Hw),
-        allocation_weights=weighting(Hw, N),
-        write_content_weights=weighting(Hw, N),
-        read_content_weights=weighting(R, N),
-        forward_weights=weighting(R, Hw, N),
-        backward_weights=weighting(R, Hw, N),
-        usage=rand(N),
-        precedence=weighting(Hw, N),
-        write_weights=weighting(Hw, N),
-        read_weights=weighting(R, N),
-        read_vectors=rand(R, W),
-    )
+def random_trace(T, N, R=1, Hw=1):
+    """The trace of one random sequence and model."""
+    torch.manual_seed(0)
+    dnc = DNC(3, 4, num_cells=N, cell_size=4, num_read_heads=R, num_write_heads=Hw)
+    return dnc(3 * torch.randn(T, 3), return_trace=True)[2]
 
 
 def sequence(T=12, X=5, Y=3, N=8, R=1, Hw=1):
@@ -59,7 +32,7 @@ def sequence(T=12, X=5, Y=3, N=8, R=1, Hw=1):
         "outputs": 0.1 + 0.8 * targets,
         "targets": targets,
         "mask": (torch.arange(T) >= T // 2).float(),
-        "trace": synthetic_trace(T, N, R, Hw),
+        "trace": random_trace(T, N, R, Hw),
         "title": "Copy",
     }
 
@@ -79,6 +52,21 @@ def linked(figure):
     return figure.axes[0].get_shared_x_axes().get_siblings(figure.axes[0])
 
 
+def shown(axes):
+    """The values of a panel's image, (rows, T)."""
+    return torch.as_tensor(axes.images[0].get_array().data)
+
+
+def right_title(axes):
+    return axes.get_title(loc="right")
+
+
+def crosses(axes):
+    """Where wrong answers are marked: (step, row) of each."""
+    marks = next(line for line in axes.lines if line.get_marker() == "x")
+    return list(zip(*marks.get_data(), strict=True))
+
+
 def pixels(figure, tmp_path, name="picture.png"):
     """The figure saved and read back, (height, width, RGBA)."""
     from matplotlib.image import imread
@@ -87,18 +75,13 @@ def pixels(figure, tmp_path, name="picture.png"):
 
 
 def assert_drawn(figure, tmp_path):
-    """Saved, it is a PNG of the figure's size, and not blank: it has several colours."""
+    """Saved, it is a PNG of the figure's size and not blank; nothing is cropped by the edge."""
     image = pixels(figure, tmp_path)
     width, height = figure.get_size_inches()
     assert image.shape == (round(height * 150), round(width * 150), 4)
     colours = torch.as_tensor(image[::15, ::15].copy()).flatten(0, 1).unique(dim=0)
     assert len(colours) > 8
-
-
-def assert_inside(figure):
-    """No label, title, legend or number is cropped by the figure's edge."""
     box = figure.get_tightbbox(figure.canvas.get_renderer())
-    width, height = figure.get_size_inches()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
 
 
@@ -125,7 +108,6 @@ def test_memory_view_has_all_panels(tmp_path):
     assert bars == ["value", "value", "probability", "weight", "weight", "usage"]
     assert figure.texts[0].get_text() == "Copy"
     assert_drawn(figure, tmp_path)
-    assert_inside(figure)
 
 
 def test_memory_view_panels_share_one_time_axis():
@@ -140,12 +122,10 @@ def test_memory_view_shows_the_weightings_cell_by_cell():
     groups = panels(memory_view(**arguments))
     trace = arguments["trace"]
     for axes, head in zip(groups["read weighting"], range(2), strict=True):
-        shown = torch.as_tensor(axes.images[0].get_array().data)
-        torch.testing.assert_close(shown, trace.read_weights[:, head].T, rtol=0, atol=0)
+        assert torch.equal(shown(axes), trace.read_weights[:, head].T)
         assert axes.get_ylabel() == f"head {head}\ncell"
-    shown = torch.as_tensor(groups["usage"][0].images[0].get_array().data)
-    torch.testing.assert_close(shown, trace.usage.T, rtol=0, atol=0)
-    # Row 0 is at the top, and each row is a whole number of pixels high.
+    assert torch.equal(shown(groups["usage"][0]), trace.usage.T)
+    # Row 0 is at the top.
     assert groups["usage"][0].get_ylim() == (7.5, -0.5)
 
 
@@ -155,9 +135,8 @@ def test_memory_view_counts_wrong_bits_only_where_the_answer_counts():
     arguments["outputs"][7, 2] = 1 - arguments["outputs"][7, 2]
     arguments["outputs"][9, 0] = math.nan
     axes = panels(memory_view(**arguments))["outputs"][0]
-    assert axes.get_title(loc="right") == "\N{MULTIPLICATION SIGN} wrong bits: 2 of 18"
-    marks = next(line for line in axes.lines if line.get_marker() == "x")
-    assert list(zip(*marks.get_data(), strict=True)) == [(7, 2), (9, 0)]
+    assert right_title(axes) == "\N{MULTIPLICATION SIGN} wrong bits: 2 of 18"
+    assert crosses(axes) == [(7, 2), (9, 0)]
     (hatched,) = (patch for patch in axes.patches if patch.get_hatch())
     box = hatched.get_extents().transformed(axes.transData.inverted())
     assert (box.x0, box.x1) == pytest.approx((-0.5, 5.5))
@@ -171,9 +150,8 @@ def test_memory_view_marks_classes_that_were_chosen_wrongly():
     )
     arguments["mask"] = torch.tensor([0, 1, 1, 1])
     axes = panels(memory_view(**arguments, num_classes=3))["outputs"][0]
-    assert axes.get_title(loc="right") == "\N{MULTIPLICATION SIGN} wrong answers: 1 of 3"
-    marks = next(line for line in axes.lines if line.get_marker() == "x")
-    assert list(zip(*marks.get_data(), strict=True)) == [(2, 0)]
+    assert right_title(axes) == "\N{MULTIPLICATION SIGN} wrong answers: 1 of 3"
+    assert crosses(axes) == [(2, 0)]
 
 
 def test_memory_view_marks_where_the_answer_begins_and_ends():
@@ -191,7 +169,7 @@ def test_memory_view_without_or_with_only_counting_steps(mask):
     arguments["mask"] = torch.full((4,), mask)
     figure = memory_view(**arguments)
     axes = panels(figure)["outputs"][0]
-    assert axes.get_title(loc="right").endswith(f"0 of {int(mask) * 12}")
+    assert right_title(axes).endswith(f"0 of {int(mask) * 12}")
     assert len(axes.patches) == 1 - mask
 
 
@@ -207,7 +185,6 @@ def test_memory_view_without_or_with_only_counting_steps(mask):
 def test_memory_view_of_other_sizes(sizes, tmp_path):
     figure = memory_view(**sequence(**sizes))
     assert_drawn(figure, tmp_path)
-    assert_inside(figure)
     for axes in linked(figure):
         low, high = sorted(axes.get_ylim())
         inside = [tick for tick in axes.get_yticks() if low <= tick <= high]
@@ -220,31 +197,29 @@ def test_memory_view_shows_many_heads_together():
     arguments = sequence(N=8, R=6, Hw=5)
     trace = arguments["trace"]
     groups = panels(memory_view(**arguments))
-    shown = groups["read weighting, sum of 6 heads"][0].images[0].get_array().data
-    torch.testing.assert_close(torch.as_tensor(shown), trace.read_weights.sum(1).T)
-    shown = groups["write weighting, sum of 5 heads"][0].images[0].get_array().data
-    torch.testing.assert_close(torch.as_tensor(shown), trace.write_weights.sum(1).T)
+    read, write = (
+        groups["read weighting, sum of 6 heads"],
+        groups["write weighting, sum of 5 heads"],
+    )
+    torch.testing.assert_close(shown(read[0]), trace.read_weights.sum(1).T)
+    torch.testing.assert_close(shown(write[0]), trace.write_weights.sum(1).T)
     assert len(groups["read modes, mean of 6 heads"]) == 1
     mean = torch.as_tensor(groups["free gates"][0].lines[0].get_ydata())
     torch.testing.assert_close(mean, trace.free_gates.mean(1))
 
 
-@pytest.mark.parametrize("write_heads", [1, 4])
-def test_memory_view_draws_a_line_for_every_head(write_heads):
-    arguments = sequence(R=4, Hw=write_heads)
-    groups = panels(memory_view(**arguments))
-    names = ("strengths", "write strengths", "read strengths", "free gates", "write gates")
-    lines = {
-        name: [line for line in groups[name][0].lines if not line.get_label().startswith("_")]
-        for name in names
-        if name in groups
-    }
-    assert len(lines["free gates"]) == 4
-    if write_heads == 1:
-        assert len(lines["strengths"]) == 5
-    else:
-        assert len(lines["write strengths"]) == len(lines["write gates"]) == write_heads
-        assert len(lines["read strengths"]) == 4
+@pytest.mark.parametrize(
+    ("write_heads", "expected"),
+    [
+        (1, {"strengths": 5, "free gates": 4, "write and allocation gate": 2}),
+        (4, {"write strengths": 4, "read strengths": 4, "free gates": 4, "write gates": 4}),
+    ],
+)
+def test_memory_view_draws_a_line_for_every_head(write_heads, expected):
+    groups = panels(memory_view(**sequence(R=4, Hw=write_heads)))
+    for name, count in expected.items():
+        labels = [line.get_label() for line in groups[name][0].lines]
+        assert sum(not label.startswith("_") for label in labels) == count
 
 
 def test_memory_view_keeps_single_writes_visible_in_large_memories():
@@ -253,10 +228,10 @@ def test_memory_view_keeps_single_writes_visible_in_large_memories():
     weights[3, 0, 299] = 1.0
     arguments["trace"] = arguments["trace"]._replace(write_weights=weights)
     axes = panels(memory_view(**arguments))["write weighting"][0]
-    shown = torch.as_tensor(axes.images[0].get_array().data)
-    assert shown.shape == (100, 12)
-    assert shown[99, 3] == 1.0 and shown.sum() == 1.0
-    assert axes.get_title(loc="right") == "each row the largest of 3 cells"
+    values = shown(axes)
+    assert values.shape == (100, 12)
+    assert values[99, 3] == 1.0 and values.sum() == 1.0
+    assert right_title(axes) == "each row the largest of 3 cells"
 
 
 def test_memory_view_stacks_the_read_modes_of_all_links():
@@ -282,7 +257,7 @@ def test_memory_view_of_a_diverged_model(tmp_path):
     arguments["trace"] = Trace(*nans)
     arguments["outputs"] = torch.full_like(arguments["outputs"], math.nan)
     figure = memory_view(**arguments)
-    assert panels(figure)["outputs"][0].get_title(loc="right").endswith("18 of 18")
+    assert right_title(panels(figure)["outputs"][0]).endswith("18 of 18")
     assert_drawn(figure, tmp_path)
 
 
@@ -294,7 +269,7 @@ def test_memory_view_of_a_model(tmp_path):
     outputs, _, trace = dnc(inputs, return_trace=True)
     arguments["outputs"] = outputs[:, 1].sigmoid()  # with a gradient to detach
     arguments["targets"] = arguments["targets"].bool()
-    with pytest.raises(ValueError, match=r"trace\.write_weights must .*T=12, Hw, N.*part\[:, b\]"):
+    with pytest.raises(ValueError, match=r"trace must be of one sequence, .* of 2; .*part\[:, b\]"):
         memory_view(**{**arguments, "trace": trace})
     arguments["trace"] = Trace(*(part[:, 1] for part in trace))
     assert_drawn(memory_view(**arguments), tmp_path)
@@ -303,44 +278,26 @@ def test_memory_view_of_a_model(tmp_path):
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("inputs", torch.zeros(12), r"inputs must have shape \(T, X\), got \(12,\)"),
-        ("inputs", torch.zeros(0, 5), r"inputs must have shape \(T, X\), got \(0, 5\)"),
-        ("outputs", torch.zeros(11, 3), r"outputs must have shape \(T=12, Y\), got \(11, 3\)"),
-        ("targets", torch.zeros(12, 2), r"targets must have shape \(T=12, Y=3\), got \(12, 2\)"),
-        ("mask", torch.zeros(12, 1), r"mask must have shape \(T=12\), got \(12, 1\)"),
+        ("inputs", torch.zeros(12), r"inputs must have shape \(T, X\).* got \(12,\)"),
+        ("inputs", torch.zeros(0, 5), r"inputs must have shape \(T, X\).* got \(0, 5\)"),
+        ("inputs", [[1.0]], "inputs must be a tensor, got list"),
+        ("outputs", torch.zeros(11, 3), r"outputs must .* \(T, Y\).* T=12, got \(11, 3\)"),
         ("outputs", torch.full((12, 3), -2.5), r"outputs must be probabilities.*-2\.5.*sigmoid"),
+        ("targets", torch.zeros(12, 2), r"targets must .* \(T, Y\).* T=12, Y=3, got \(12, 2\)"),
+        ("mask", torch.zeros(12, 1), r"mask must have shape \(T\).* T=12, got \(12, 1\)"),
+        ("num_classes", 2, "num_classes must divide the 3 outputs of a step, got 2"),
+        ("trace", (1, 2), r"trace must be a dnc_fast\.Trace, got tuple.*direction"),
+        ("usage", torch.zeros(12, 7), r"trace\.usage .* \(T, N\).* N=8, got \(12, 7\)"),
+        ("free_gates", torch.zeros(12, 2), r"trace\.free_gates .* R=1, got \(12, 2\)"),
+        ("read_modes", torch.zeros(12, 1, 5), r"trace\.read_modes .* 1 \+ 2 Hw = 3 modes, got 5"),
     ],
 )
 def test_memory_view_refuses_what_does_not_fit(name, value, message):
-    with pytest.raises(ValueError, match=message):
-        memory_view(**{**sequence(), name: value})
-
-
-@pytest.mark.parametrize(
-    "field, shape, message",
-    [
-        ("usage", (12, 7), r"trace\.usage must have shape \(T=12, N=8\), got \(12, 7\)"),
-        (
-            "read_modes",
-            (12, 1, 5),
-            r"trace\.read_modes .*\(T=12, R=1, 1\+2Hw=3\), got \(12, 1, 5\)",
-        ),
-        ("free_gates", (12, 2), r"trace\.free_gates must have shape \(T=12, R=1\), got \(12, 2\)"),
-    ],
-)
-def test_memory_view_refuses_a_trace_that_does_not_fit(field, shape, message):
     arguments = sequence()
-    arguments["trace"] = arguments["trace"]._replace(**{field: torch.zeros(shape)})
-    with pytest.raises(ValueError, match=message):
-        memory_view(**arguments)
-
-
-def test_memory_view_refuses_other_types():
-    arguments = sequence()
-    with pytest.raises(TypeError, match="inputs must be a tensor, got list"):
-        memory_view(**{**arguments, "inputs": [[1.0]]})
-    with pytest.raises(TypeError, match=r"trace must be a dnc_fast\.Trace, got tuple.*direction"):
-        memory_view(**{**arguments, "trace": (arguments["trace"], arguments["trace"])})
+    if name in Trace._fields:
+        name, value = "trace", arguments["trace"]._replace(**{name: value})
+    with pytest.raises((TypeError, ValueError), match=message):
+        memory_view(**{**arguments, name: value})
 
 
 # The learning curve.
@@ -386,14 +343,13 @@ def test_learning_curve_has_all_panels(tmp_path):
     assert right.get_xlabel() == "training step"
     assert right.xaxis.get_major_formatter()(12000) == "12,000"
     assert_drawn(figure, tmp_path)
-    assert_inside(figure)
 
 
 def test_learning_curve_smooths_with_a_median():
     rows = train_rows(200)
     for row in rows:
         row["loss"] = 100.0 if row["step"] % 70 == 0 else 1.0
-    raw, median = panels(learning_curve(rows, [], ""))["loss"][0].lines
+    raw, median = learning_curve(rows, [], "").axes[0].lines
     assert max(raw.get_ydata()) == 100.0
     assert set(median.get_ydata()) == {1.0}
 
@@ -422,7 +378,6 @@ def test_learning_curve_edge_cases(train, evaluations, tmp_path, recwarn):
     figure = learning_curve(train, evaluations, "A title\nof two lines, with $ and _")
     assert list(panels(figure)) == (CURVE_PANELS if evaluations else ["loss"])
     assert_drawn(figure, tmp_path)
-    assert_inside(figure)
     assert not recwarn.list
     for axes in linked(figure):
         low, high = axes.get_ylim()
@@ -433,30 +388,34 @@ def test_learning_curve_edge_cases(train, evaluations, tmp_path, recwarn):
 def test_learning_curve_breaks_at_missing_values():
     rows = train_rows(5)
     rows[2]["loss"] = math.nan
-    line = panels(learning_curve(rows, [], ""))["loss"][0].lines[0]
+    line = learning_curve(rows, [], "").axes[0].lines[0]
     assert [math.isnan(value) for value in line.get_ydata()] == [False, False, True, False, False]
     assert line.get_marker() == "."  # so that a point between two gaps is seen
 
 
 def test_learning_curve_takes_the_last_of_equal_steps_in_their_order():
     rows = [{"step": 3, "loss": 3.0}, {"step": 1, "loss": 9.0}, {"step": 1, "loss": 1.0}]
-    line = panels(learning_curve(rows, [], ""))["loss"][0].lines[0]
+    line = learning_curve(rows, [], "").axes[0].lines[0]
     assert list(line.get_xdata()) == [1, 3] and list(line.get_ydata()) == [1, 3]
 
 
-def test_learning_curve_refuses_bad_rows():
-    with pytest.raises(ValueError, match=r"train\[1\] must have the keys \('step', 'loss'\), got"):
-        learning_curve([{"step": 1, "loss": 1}, {"step": 2}], [], "")
-    with pytest.raises(ValueError, match=r"train\[0\]\['loss'\] must be a number, got 'low'"):
-        learning_curve([{"step": 1, "loss": "low"}], [], "")
-    row = {"step": 1, "loss": 1.0, "wrong": 0.0, "right": 1.0, "solved": 99.5}
-    with pytest.raises(ValueError, match=r"evaluations must have solved in \[0, 1\].* got 99\.5"):
-        learning_curve([], [row], "")
-    with pytest.raises(ValueError, match=r"evaluations must have right in \[0, 1\].* got -1"):
-        learning_curve([], [{**row, "solved": 1.0, "right": -1.0}], "")
-    test = {"step": 1, "lesson": 1, "share": 2.0}
-    with pytest.raises(ValueError, match=r"lessons must have share in \[0, 1\].* got 2"):
-        learning_curve([], [], "", [test])
+EVALUATION = {"step": 1, "loss": 1.0, "wrong": 0.0, "right": 1.0, "solved": 1.0}
+LESSON = {"step": 1, "lesson": 1, "share": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("train", {"step": 2}, r"train\[0\] must have the keys \('step', 'loss'\), got"),
+        ("train", {"step": 1, "loss": "low"}, r"train\[0\]\['loss'\] must be a number, got 'low'"),
+        ("evaluations", {**EVALUATION, "solved": 99.5}, r"solved in \[0, 1\].* got 99\.5"),
+        ("evaluations", {**EVALUATION, "right": -1.0}, r"right in \[0, 1\].* got -1"),
+        ("lessons", LESSON, r"lessons must have share in \[0, 1\].* got 2"),
+    ],
+)
+def test_learning_curve_refuses_bad_rows(name, row, message):
+    with pytest.raises(ValueError, match=message):
+        learning_curve(**{"train": [], "evaluations": [], "title": "", name: [row]})
 
 
 def test_learning_curve_draws_the_tests_of_each_lesson(tmp_path):
@@ -473,7 +432,6 @@ def test_learning_curve_draws_the_tests_of_each_lesson(tmp_path):
     assert [steps for steps, _ in lines[1::2]] == [[10, 10], [30, 30]]
     assert [text.get_text() for text in axes.texts] == ["1", "2"]
     assert_drawn(figure, tmp_path)
-    assert_inside(figure)
 
 
 # The hidden state.
@@ -496,10 +454,8 @@ def test_hidden_view_orders_units_by_their_largest_change(tmp_path):
     groups = panels(figure)
     title = "hidden state, units by the step of their largest change"
     assert list(groups) == ["inputs", title, "write weighting", "read weighting", "outputs"]
-    shown = torch.as_tensor(groups[title][0].images[0].get_array().data)
-    torch.testing.assert_close(shown, arguments["hidden"][:, [2, 1, 0]].T)
+    assert torch.equal(shown(groups[title][0]), arguments["hidden"][:, [2, 1, 0]].T)
     assert_drawn(figure, tmp_path)
-    assert_inside(figure)
 
 
 @pytest.mark.parametrize("sizes", [{"H": 0}, {"T": 1, "N": 1, "X": 1, "Y": 1, "H": 1}, {"R": 5}])
@@ -511,7 +467,7 @@ def test_hidden_view_of_other_sizes(sizes, tmp_path):
 
 def test_hidden_view_refuses_bad_arguments():
     arguments = hidden_arguments()
-    with pytest.raises(ValueError, match=r"hidden must have shape \(T=12, H\), got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"hidden must .* \(T, H\).* T=12, got \(3, 2\)"):
         hidden_view(**{**arguments, "hidden": torch.zeros(3, 2)})
     with pytest.raises(TypeError, match=r"trace must be a dnc_fast\.Trace, got NoneType"):
         hidden_view(**{**arguments, "trace": None})

@@ -1,4 +1,4 @@
-"""The command line: words to calls, nothing else."""
+"""The command line: it parses arguments and calls the rest of the package."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ EXAMPLES = """examples:
   dnc-fast tasks                                   what can be trained on
   dnc-fast train copy                              copy sequences of 1 to 8 vectors of 6 bits
   dnc-fast train copy --controller feedforward --out runs/feedforward
-  dnc-fast train copy --resume                     go on after Ctrl-C
+  dnc-fast train copy --resume                     continue after Ctrl-C
   dnc-fast train echo --seeds 5                    five seeds and a table
-  dnc-fast train priority-sort --max-minutes 60    an hour of it; --resume for another
+  dnc-fast train priority-sort --max-minutes 60    for an hour; --resume for another
   dnc-fast eval runs/copy --task min_length=16 max_length=16 --num-cells 32
   dnc-fast train copy --linkage sparse --link-fan-out 5 --out runs/sparse
   dnc-fast show runs/copy                          draw its pictures again
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0: done. 1: training failed. 2: a mistake in what was asked. 128 + n: saved on signal n.
+    0: done. 1: training failed. 2: the user's mistake. 128 + n: saved and stopped by signal n.
     """
     options = _parser().parse_args(arguments)
     try:

@@ -1,11 +1,11 @@
-"""`dnc-fast ask`: tell a trained model a story, ask it questions."""
+"""`dnc-fast ask`: tell a trained model a story and ask it questions."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,25 +21,25 @@ from ..tasks.babi import (
     split_words,
 )
 from ..training import load_run, restore_model, restore_task
-from .options import UserError, check_device
+from .options import UserError, add_checkpoint, add_device, check_device
 
 SHOWN = 3
-"""Words shown for each word of an answer, the likeliest first."""
+"""Words shown for each word of an answer, the most likely first."""
 
 
 def add_ask_options(parser: argparse.ArgumentParser) -> None:
     """The options of `dnc-fast ask`."""
-    parser.add_argument("checkpoint", type=Path, help="a babi run's folder, or the checkpoint")
+    add_checkpoint(parser)
     parser.add_argument(
         "text",
         nargs="*",
         help="sentences and questions, such as 'Mary went to the garden. Where is Mary?'; "
-        "without any they are read line by line, an empty line begins a new story",
+        "without any, they are read line by line, and an empty line starts a new story",
     )
     parser.add_argument(
         "--words", type=int, default=1, metavar="INT", help="words of an answer (default: 1)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    add_device(parser)
     parser.set_defaults(run=_ask)
 
 
@@ -59,7 +59,7 @@ def _ask(options: argparse.Namespace) -> int:
     story: list[str] = []
     typed = not options.text and sys.stdin.isatty()
     if typed:
-        print("Tell a story, ask a question; an empty line begins anew, Ctrl-D ends.")
+        print("Tell a story, ask a question; an empty line starts a new story, Ctrl-D ends.")
     asked = False
     for where, line in _lines(options.text, typed):
         words = split_words(line)
@@ -88,9 +88,7 @@ def _lines(text: list[str], typed: bool) -> Iterator[tuple[str, str]]:
     if text:
         yield "text", " ".join(text)
         return
-    number = 0
-    while True:
-        number += 1
+    for number in itertools.count(1):
         try:
             line = input("> ") if typed else input()
         except EOFError:
@@ -105,7 +103,7 @@ def _last_sentence(story: list[str]) -> str:
 
 
 def _answer(model: Any, task: BabiTask, story: list[str], words: int) -> str:
-    """The likeliest answer, and for each of its words the likeliest ones with their shares."""
+    """The most likely answer, and for each word of it the most likely ones with their shares."""
     inputs = hear([*story, *[ANSWER] * words]).to(next(model.parameters()).device)
     with torch.no_grad():
         outputs, _ = model(inputs)

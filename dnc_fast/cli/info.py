@@ -1,4 +1,4 @@
-"""`dnc-fast info` and `dnc-fast tasks`: what there is."""
+"""`dnc-fast info` and `dnc-fast tasks`: what is installed, and what can be trained on."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def show_info(options: argparse.Namespace) -> int:
         except metadata.PackageNotFoundError:
             print(f"{package:<11} not installed")
     print(f"cpu         {torch.get_num_threads()} threads")
-    for index in range(torch.cuda.device_count()):
-        print(f"cuda:{index}      {torch.cuda.get_device_name(index)}")
-    print(f"backends    {', '.join(backend_names())}")
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    for gpu in gpus:
+        print(f"{gpu:<11} {torch.cuda.get_device_name(gpu)}")
+    print(f"backends    {', '.join(backend_names())}")
     for device in ["cpu", *gpus]:
         print(f"            auto on {device} is {_auto_and_why(torch.device(device))}")
     if not gpus:
@@ -45,7 +45,7 @@ def show_info(options: argparse.Namespace) -> int:
 
 
 def _auto_and_why(device: torch.device) -> str:
-    """What `auto` is on a device, and what keeps it from a faster one."""
+    """What `auto` chooses on a device, and why it is not a faster backend."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said here in full

@@ -7,6 +7,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
 from ..tasks import Task, read_episode
@@ -21,10 +22,18 @@ from ..training import (
     restore_task,
 )
 from ..training.metrics import FORMATS
-from .options import UserError, add_fields, check_device, given, parse_change
+from .options import (
+    UserError,
+    add_checkpoint,
+    add_device,
+    add_fields,
+    check_device,
+    given,
+    parse_change,
+)
 
 CHANGES = ("num_cells", "linkage", "link_fan_out", "link_history", "read_topk", "write_topk")
-"""Options of a model that no parameter depends on, and that may be others than in training."""
+"""Options of a model that no parameter depends on, so they may differ from those in training."""
 
 
 def add_eval_options(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +49,13 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
     """The options of `dnc-fast show`."""
     _add_checkpoint_options(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where to (default: the checkpoint's folder)"
+        "--out", type=Path, metavar="FOLDER", help="for the pictures (default: the run's folder)"
     )
     parser.set_defaults(run=_show)
 
 
 def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="a run's folder, or the checkpoint in it")
+    add_checkpoint(parser)
     parser.add_argument(
         "--task",
         nargs="+",
@@ -55,7 +64,7 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         help="options of the task to change, such as max_length=16",
     )
     add_fields(parser, DNCConfig, CHANGES, dict.fromkeys(CHANGES, "as trained"))
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    add_device(parser)
     parser.add_argument(
         "--seed", type=int, metavar="INT", help="seed of the sequences (default: the run's)"
     )
@@ -84,8 +93,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     model, task, training = _restore(options)
-    path = options.checkpoint
-    folder = path if path.is_dir() else path.parent
+    folder = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
     draw(model, task, training["seed"], folder, options.out or folder)
     return 0
 
@@ -116,15 +124,11 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     if util.find_spec("matplotlib") is None:
         print("no pictures: they need matplotlib, `pip install matplotlib` brings it")
         return
-    from ..pictures import (
-        graph_view,
-        hidden_view,
-        learning_curve,
-        memory_view,
-        read_view,
-        save_picture,
-    )
 
+    def save(figure: Any, name: str) -> None:
+        print(pictures.save_picture(figure, out / f"{name}.png"))
+
+    title = str(task)
     metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
     if metrics:
         rows = read_metrics(max(metrics, key=lambda path: path.stat().st_mtime))
@@ -132,37 +136,18 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
             [row for row in rows if row["kind"] == kind]
             for kind in ("train", "evaluation", "lesson")
         )
-        figure = learning_curve(train, evaluations, str(task), lessons, task.unit)
-        print(save_picture(figure, out / "learning_curve.png"))
-    sequence = probe(model, task, seed)
-    figure = memory_view(
-        sequence.inputs,
-        sequence.outputs,
-        sequence.targets,
-        sequence.mask,
-        sequence.trace,
-        str(task),
-        task.num_classes,
-    )
-    print(save_picture(figure, out / "memory.png"))
-    figure = hidden_view(
-        sequence.inputs,
-        sequence.outputs,
-        sequence.hidden,
-        sequence.mask,
-        sequence.trace,
-        str(task),
-    )
-    print(save_picture(figure, out / "hidden.png"))
-    if sequence.names is None:
+        curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit)
+        save(curve, "learning_curve")
+    inputs, targets, mask, outputs, hidden, trace, names = probe(model, task, seed)
+    view = pictures.memory_view(inputs, outputs, targets, mask, trace, title, task.num_classes)
+    save(view, "memory")
+    save(pictures.hidden_view(inputs, outputs, hidden, mask, trace, title), "hidden")
+    if names is None:
         return
-    episode = read_episode(sequence.inputs, sequence.outputs, sequence.targets, sequence.names)
+    episode = read_episode(inputs, outputs, targets, names)
     print(episode)
-    wanted, answered = (
-        [triple for exchange in episode.exchanges for triple in getattr(exchange, name)]
-        for name in ("wanted", "answered")
-    )
-    figure = graph_view(list(episode.told.values()), wanted, answered, str(task))
-    print(save_picture(figure, out / "graph.png"))
+    wanted = [triple for exchange in episode.exchanges for triple in exchange.wanted]
+    answered = [triple for exchange in episode.exchanges for triple in exchange.answered]
     told = {step: ", ".join(triple) for step, triple in episode.told.items()}
-    print(save_picture(read_view(told, sequence.trace, str(task)), out / "reads.png"))
+    save(pictures.graph_view(list(episode.told.values()), wanted, answered, title), "graph")
+    save(pictures.read_view(told, trace, title), "reads")

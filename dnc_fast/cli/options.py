@@ -1,4 +1,4 @@
-"""From the fields of dataclasses to options of the command line, and back."""
+"""Options of the command line: from the fields of dataclasses, and those of several commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 
 class UserError(Exception):
-    """A mistake of the user, told without a traceback."""
+    """A mistake of the user, reported without a traceback."""
 
 
 def add_fields(
@@ -22,7 +23,7 @@ def add_fields(
     names: Iterable[str] | None = None,
     defaults: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
-    """An option for each field of a dataclass; only those that the user gives reach the result."""
+    """Add an option for each field of a dataclass; the result holds only those the user gives."""
     for field in fields(options, names):
         kind = field_type(options, field.name)
         choices = field.metadata.get("choices")
@@ -75,6 +76,16 @@ def parse_change(kind: type, change: str) -> tuple[str, Any]:
         return name, value_type(value)
     except ValueError:
         raise UserError(f"--task {name} takes {value_type.__name__}, got {value!r}") from None
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The argument that names a run."""
+    parser.add_argument("checkpoint", type=Path, help="a run's folder, or the checkpoint in it")
+
+
+def add_device(group: Any) -> None:
+    """The option for the device, see `check_device`."""
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
 def check_device(name: str) -> None:

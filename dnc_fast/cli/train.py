@@ -1,4 +1,4 @@
-"""`dnc-fast train`: one run, or several seeds of it, begun or continued."""
+"""`dnc-fast train`: start or continue one run, or the same run with several seeds."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ..training import (
     outcome,
     summary_table,
 )
+from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
-from ..training.runs import CHECKPOINT
 from .look import draw
-from .options import UserError, add_fields, check_device, given
+from .options import UserError, add_device, add_fields, check_device, given
 
 MODEL_OPTIONS = tuple(f.name for f in dataclasses.fields(DNCConfig) if "help" in f.metadata)
 
@@ -50,14 +50,14 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
         run.add_argument(
             "--preset",
             choices=tuple(PUBLISHED[name]),
-            help="a published set of options, which others given here change",
+            help="a published set of options; other options given here override it",
         )
     run.add_argument(
         "--out",
         type=Path,
         default=Path("runs") / name,
         metavar="FOLDER",
-        help=f"where checkpoint, metrics and pictures go (default: runs/{name})",
+        help=f"for checkpoint, metrics and pictures (default: runs/{name})",
     )
     run.add_argument(
         "--resume",
@@ -68,15 +68,15 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
         "--max-minutes",
         type=float,
         metavar="FLOAT",
-        help="stop and save after so many minutes; --resume goes on",
+        help="stop and save after this many minutes; --resume continues",
     )
     run.add_argument(
         "--seeds",
         type=int,
         metavar="INT",
-        help="train so many seeds, from --seed on, each in a folder of its own, and show a table",
+        help="train with this many seeds, from --seed on, each in its own folder; show a table",
     )
-    run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    add_device(run)
     run.add_argument(
         "--threads",
         type=int,
@@ -89,9 +89,12 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
     )
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     run.add_argument(
-        "--progress", choices=KINDS, default="auto", help="what to show meanwhile (default: auto)"
+        "--progress",
+        choices=KINDS,
+        default="auto",
+        help="what to show while training (default: auto)",
     )
-    run.add_argument("--no-pictures", action="store_true", help="draw none at the end")
+    run.add_argument("--no-pictures", action="store_true", help="do not draw pictures at the end")
     run.set_defaults(run=_train, task_name=name)
 
 
@@ -99,90 +102,89 @@ def _train(options: argparse.Namespace) -> int:
     check_integer("--threads", options.threads, minimum=1)
     if options.max_minutes is not None:
         check_number("--max-minutes", options.max_minutes, 0.0, above=True)
+    if options.seeds is not None:
+        check_integer("--seeds", options.seeds, minimum=1)
     torch.set_num_threads(options.threads)
     check_device(options.device)
-    if options.seeds is None:
-        return _train_one(options)
-    check_integer("--seeds", options.seeds, minimum=1)
-    return _train_several(options)
-
-
-def _train_one(options: argparse.Namespace) -> int:
-    """Train one run and say how it went."""
-    wanted = _wanted(options)
-    trainer = (_continue if options.resume else _begin)(options, options.out, wanted)
-    _run(trainer, options, options.max_minutes)
-    if not trainer.finished:
-        return _stopped(trainer, options)
-    found = "solved" if trainer.solved else "not solved"
-    print(
-        f"{found} after {trainer.step} steps, {trainer.seconds:.0f} s of training, "
-        f"{100 * trainer.waited / max(trainer.seconds, 1e-9):.1f} % of it waiting for batches"
-    )
-    sequences = held_out_size(trainer.task, trainer.config.evaluation_size)
-    print(f"{sequences} held-out sequences: {describe(trainer.task, trainer.held_out())}")
-    if not trainer.solved:
-        print(f"to go on: {_again(options)} --max-steps {2 * trainer.step}")
-    if not options.no_pictures:
-        draw(trainer.model, trainer.task, trainer.config.seed, trainer.folder, trainer.folder)
-    return 0
-
-
-def _train_several(options: argparse.Namespace) -> int:
-    """Train or continue the runs of several seeds, and show their table."""
-    begun = time.monotonic()
+    started = time.monotonic()
     outcomes: list[Outcome] = []
-    wanted = _wanted(options)
-    first = wanted["training"].pop("seed", 0)
-    for seed in range(first, first + options.seeds):
-        folder = options.out / f"seed-{seed}"
-        asked = {**wanted, "training": {**wanted["training"], "seed": seed}}
-        resumed = options.resume and (folder / CHECKPOINT).exists()
-        trainer = (_continue if resumed else _begin)(options, folder, asked)
+    for folder, wanted in _runs(options).items():
+        resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
+        trainer = (_continue if resumed else _begin)(options, folder, wanted)
         minutes = options.max_minutes
         if minutes is not None:
-            minutes = max(minutes - (time.monotonic() - begun) / 60, 1e-6)
+            minutes = max(minutes - (time.monotonic() - started) / 60, 1e-6)
         _run(trainer, options, minutes)
         if not trainer.finished:
             return _stopped(trainer, options)
         outcomes.append(outcome(trainer))
-        print(f"seed {seed}: {describe(trainer.task, outcomes[-1].held_out)}", file=sys.stderr)
+        _report(trainer, outcomes[-1], options)
         if not options.no_pictures:
-            draw(trainer.model, trainer.task, seed, folder, folder)
-    table = summary_table(trainer.task, outcomes)
-    (options.out / "summary.md").write_text(table + "\n")
-    print(table)
+            draw(trainer.model, trainer.task, trainer.config.seed, folder, folder)
+    if options.seeds is not None:
+        table = summary_table(trainer.task, outcomes)
+        (options.out / "summary.md").write_text(table + "\n")
+        print(table)
     return 0
 
 
+def _runs(options: argparse.Namespace) -> dict[Path, dict[str, dict[str, Any]]]:
+    """The folders of the run, or of a run for each seed, and the options for each."""
+    wanted = _wanted(options)
+    if options.seeds is None:
+        return {options.out: wanted}
+    first = wanted["training"].get("seed", 0)
+    return {
+        options.out / f"seed-{seed}": {**wanted, "training": {**wanted["training"], "seed": seed}}
+        for seed in range(first, first + options.seeds)
+    }
+
+
+def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> None:
+    """Say how a finished run went: in full, or in a line if it is one of several."""
+    figures = describe(trainer.task, result.held_out)
+    if options.seeds is not None:
+        print(f"seed {result.seed}: {figures}", file=sys.stderr)
+        return
+    print(
+        f"{'solved' if result.solved else 'not solved'} after {result.steps} steps, "
+        f"{result.seconds:.0f} s of training, "
+        f"{100 * trainer.waited / max(result.seconds, 1e-9):.1f} % of it waiting for batches"
+    )
+    sequences = held_out_size(trainer.task, trainer.config.evaluation_size)
+    print(f"{sequences} held-out sequences: {figures}")
+    if not result.solved:
+        print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
+
+
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
-    """Train, after a word on why the first step of the first run takes so long."""
+    """Train; if the CPU kernels must be compiled first, which takes a while, say so."""
     backend = resolve_backend(trainer.model.config.backend, trainer.device, torch.float32)
     if (
         options.progress != "off"
         and backend != "reference"
         and load_backend(backend).needs_compiling(torch.float32)
     ):
-        print("compiling the CPU kernels, this once (about 40 s)", file=sys.stderr)
+        print("compiling the CPU kernels, only this once (about 40 s)", file=sys.stderr)
     trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
 
 
 def _again(options: argparse.Namespace) -> str:
-    """The command that goes on with a run."""
+    """The command that continues a run."""
     several = f" --seeds {options.seeds}" if options.seeds else ""
     out = shlex.quote(str(options.out))
     return f"dnc-fast train {options.task_name} --out {out}{several} --resume"
 
 
 def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
-    """Say that a run was cut off; returns the exit status."""
+    """Say that a run was stopped early; returns the exit status."""
     reason = "stopped" if trainer.interrupted else "out of time"
-    print(f"{reason} at step {trainer.step} and saved; to go on: {_again(options)}")
+    print(f"{reason} at step {trainer.step} and saved; to continue: {_again(options)}")
     return 128 + trainer.interrupted if trainer.interrupted else 0
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What the user asks for of task, model and training, under a checkpoint's words."""
+    """The options of task, model and training that the user asks for."""
     kind = TASKS[options.task_name]
     name = getattr(options, "preset", None)
     preset = PUBLISHED[options.task_name][name] if name else Preset({}, {}, {})
@@ -194,7 +196,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]) -> Trainer:
-    """A new run: the defaults for the task, changed by what the user asks for."""
+    """A new run: the defaults for the task, overridden by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
     model = model_config(task, **wanted["model"])
     defaults = training_options(task, str(model.controller))
@@ -213,7 +215,7 @@ def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str
 def _continue(
     options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]
 ) -> Trainer:
-    """The run of a folder, after a check that the user asks for no other one."""
+    """The run of a folder, after a check that the user does not ask for a different one."""
     content = load_run(folder)
     if content["task"]["name"] != options.task_name:
         raise UserError(
@@ -228,7 +230,7 @@ def _continue(
         (TrainingConfig, training, content["training"]),
     ):
         for name, value in asked.items():
-            was = held.get(name, getattr(kind, name, None))  # older runs lack what is newer
+            was = held.get(name, getattr(kind, name, None))  # runs lack options that are newer
             if was != value:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(

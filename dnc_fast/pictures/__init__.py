@@ -1,14 +1,15 @@
-"""Pictures of how a model learned and of what its memory did. They know no training.
+"""Pictures of how a model learned and of what its memory did. They know nothing of training.
 
-matplotlib is optional, and not imported before the first picture is drawn:
-`pip install matplotlib` brings it. Nothing here uses pyplot, and the user's own matplotlib
-settings are neither followed nor changed.
+Each view returns a figure, which `save_picture` writes. matplotlib is optional: it is imported when
+the first picture is drawn, and where it is missing an ImportError names the command that installs
+it. Nothing here uses pyplot, and the user's matplotlib settings are neither used nor changed.
 """
 
 from .curve import learning_curve
-from .graph import graph_view, read_view
+from .graph import graph_view
 from .hidden import hidden_view
 from .memory import memory_view
+from .reads import read_view
 from .style import save_picture
 
 __all__ = [

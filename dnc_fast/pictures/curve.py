@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 RIGHT = 0.6  # inches, for the name of the line at 99.5 %
 SOLVED = 0.995  # share of sequences entirely right from which a task is called solved
-FEW = 60  # up to so many points each is marked
+FEW = 60  # up to this many points, each is marked
 EVALUATION_LOOK: dict[str, Any] = {**LOOKS[1]._asdict(), "markersize": 3.5}
-MEDIAN_SHARE = 20  # the running median looks at one row in so many
+MEDIAN_SHARE = 20  # the running median is of one row in this many
+SHARES = {
+    "right": "the share of answers that are right",
+    "solved": "the share of sequences entirely right",
+    "share": "the share right in the test of a lesson",
+}
+SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.0}  # of text beside a line
 
 
 @house_style()
@@ -33,9 +39,9 @@ def learning_curve(
 ) -> Figure:
     """Draw the loss and, where there are evaluations, wrong answers and shares that are right.
 
-    Where there are tests of lessons they are drawn too. Values that are None, NaN or infinite are
+    Tests of lessons are drawn too where there are any. Values that are None, NaN or infinite are
     left out. Of rows of the same step the last counts, since a resumed run writes some steps again.
-    Scales are logarithmic, with a linear piece around zero where there are values of zero or less.
+    Scales are logarithmic, with a linear piece around zero where some values are zero or less.
 
     Args:
         train: rows with the keys `step` and `loss`.
@@ -46,50 +52,31 @@ def learning_curve(
         lessons: rows of tests with the keys `step`, `lesson` (from 1) and `share` (right, [0, 1]).
         unit: what one answer is called.
 
-    Returns:
-        the figure; `save_picture` writes it.
-
     Raises:
         ValueError: a row lacks a key or holds no number, or a share is outside [0, 1].
-        ImportError: matplotlib is not installed.
     """
     training = read_columns("train", train, ("step", "loss"))
     scores = read_columns("evaluations", evaluations, ("step", "loss", "wrong", "right", "solved"))
     tests = read_columns("lessons", lessons, ("step", "lesson", "share"))
-    check_shares("evaluations", scores, "right", "the share of answers that are right")
-    check_shares("evaluations", scores, "solved", "the share of sequences entirely right")
-    check_shares("lessons", tests, "share", "the share right in the test of a lesson")
-    has_scores, has_tests = scores["step"].numel() > 0, tests["step"].numel() > 0
-    heights = [2.2, 1.4, 1.4] if has_scores else [2.6]
-    if has_tests:
-        heights.append(1.4)
-    figure, stacked = stack_panels(title, [[height] for height in heights], RIGHT)
-    panels = [axes for (axes,) in stacked]
-    draw_loss(panels[0], training, scores)
-    note_absence(panels[0], torch.cat([training["loss"], scores["loss"]]))
+    has_scores = scores["step"].numel() > 0
+    panels: list[tuple[float, Callable[[Axes], None]]] = [
+        (2.2 if has_scores else 2.6, lambda axes: draw_loss(axes, training, scores))
+    ]
     if has_scores:
-        draw_wrong(panels[1], scores, unit)
-        note_absence(panels[1], scores["wrong"])
-        draw_right(panels[2], scores, unit)
-        note_absence(panels[2], scores["solved"])
-    if has_tests:
-        draw_lessons(panels[-1], tests)
-    for axes in panels:
+        panels.append((1.4, lambda axes: draw_wrong(axes, scores, unit)))
+        panels.append((1.4, lambda axes: draw_right(axes, scores, unit)))
+    if tests["step"].numel():
+        panels.append((1.4, lambda axes: draw_lessons(axes, tests)))
+    figure, stacked = stack_panels(title, [[height] for height, _ in panels], RIGHT)
+    for (axes,), (_, draw) in zip(stacked, panels, strict=True):
+        draw(axes)
         axes.grid(True)
         axes.set_axisbelow(True)
-    panels[-1].set_xlabel("training step")
-    panels[-1].xaxis.set_major_locator(integer_ticks(8))
-    panels[-1].xaxis.set_major_formatter("{x:,.0f}")
+    lowest = stacked[-1][0]
+    lowest.set_xlabel("training step")
+    lowest.xaxis.set_major_locator(integer_ticks(8))
+    lowest.xaxis.set_major_formatter("{x:,.0f}")
     return figure
-
-
-def check_shares(name: str, columns: dict[str, Tensor], key: str, meaning: str) -> None:
-    """Raise unless all values of a column are in [0, 1] or NaN."""
-    wild = (columns[key] < 0) | (columns[key] > 1)
-    if wild.any():
-        raise ValueError(
-            f"{name} must have {key} in [0, 1], {meaning}, got {columns[key][wild][0]:g}"
-        )
 
 
 def read_columns(
@@ -109,7 +96,10 @@ def read_columns(
                 raise ValueError(
                     f"{name}[{index}][{key!r}] must be a number, got {row[key]!r}"
                 ) from None
-            values.append(value if math.isfinite(value) else math.nan)
+            value = value if math.isfinite(value) else math.nan
+            if key in SHARES and (value < 0 or value > 1):
+                raise ValueError(f"{name} must have {key} in [0, 1], {SHARES[key]}, got {value:g}")
+            values.append(value)
         if not math.isnan(values[0]):
             by_step[values[0]] = values
     table = torch.tensor([by_step[step] for step in sorted(by_step)], dtype=torch.float64)
@@ -117,12 +107,12 @@ def read_columns(
 
 
 def running_median(steps: Tensor, values: Tensor, most: int = 500) -> tuple[Tensor, Tensor]:
-    """Median of the values around each of at most `most` rows.
+    """Median of the values around each of at most `most` rows, evenly chosen.
 
     Args:
         steps: (rows), ascending.
         values: (rows), NaN where there is none.
-        most: so that many rows take no longer.
+        most: limits the time that very many rows take.
 
     Returns:
         steps and medians, of the chosen rows.
@@ -135,7 +125,7 @@ def running_median(steps: Tensor, values: Tensor, most: int = 500) -> tuple[Tens
 
 
 def draw_line(axes: Axes, steps: Tensor, values: Tensor, **look: Any) -> None:
-    """A line, broken where there is no value; each point marked when they are few."""
+    """A line, broken where there is no value; a few points are marked each."""
     if values.isfinite().any():
         if steps.numel() > FEW:
             look["marker"] = ""
@@ -150,7 +140,7 @@ def note_absence(axes: Axes, values: Tensor) -> None:
 
 
 def scale_by_decades(axes: Axes, values: Tensor) -> None:
-    """A log scale for the vertical axis, with a linear piece around zero where it is needed."""
+    """A log scale for the vertical axis, with a linear piece around zero where necessary."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     values = values[values.isfinite()]
@@ -191,6 +181,7 @@ def draw_loss(axes: Axes, train: dict[str, Tensor], scores: dict[str, Tensor]) -
     scale_by_decades(axes, torch.cat([losses, scores["loss"]]))
     if axes.lines:
         legend_above(axes)
+    note_absence(axes, torch.cat([losses, scores["loss"]]))
 
 
 def draw_wrong(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
@@ -199,10 +190,11 @@ def draw_wrong(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
     axes.set_ylabel(f"{unit}s (mean)")
     draw_line(axes, scores["step"], scores["wrong"], **EVALUATION_LOOK)
     scale_by_decades(axes, scores["wrong"])
+    note_absence(axes, scores["wrong"])
 
 
 def draw_right(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
-    """Shares of answers and of sequences right, and the line from which a task is solved."""
+    """Shares of answers and of sequences right, and a line above which a task is solved."""
     axes.set_title("share right")
     steps = scores["step"]
     look = LOOKS[0]._asdict()
@@ -217,16 +209,16 @@ def draw_right(axes: Axes, scores: dict[str, Tensor], unit: str) -> None:
         (1.0, 100 * SOLVED),
         xycoords=("axes fraction", "data"),
         xytext=(4, 0),
-        textcoords="offset points",
         verticalalignment="center",
-        fontsize=8.0,
+        **SMALL,
     )
     if len(axes.lines) > 1:
         legend_above(axes)
+    note_absence(axes, scores["solved"])
 
 
 def draw_lessons(axes: Axes, tests: dict[str, Tensor]) -> None:
-    """The share right in each test; a line and a number where the tests of a lesson begin."""
+    """The share right in each test; a line and a number mark where each lesson's tests begin."""
     axes.set_title("tests of lessons")
     numbers, marker = tests["lesson"], "s" if tests["step"].numel() <= FEW else ""
     for lesson in numbers[numbers.isfinite()].unique().tolist():
@@ -240,10 +232,9 @@ def draw_lessons(axes: Axes, tests: dict[str, Tensor]) -> None:
             (float(steps[0]), 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(2, -2),
-            textcoords="offset points",
             verticalalignment="top",
-            fontsize=8.0,
             color=colour,
+            **SMALL,
         )
     scale_by_share(axes)
     note_above(axes, "a number where the tests of its lesson begin")

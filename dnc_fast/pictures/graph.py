@@ -1,27 +1,14 @@
-"""A graph with the path asked and the path answered, and which triples were read on the way."""
+"""A graph with the path that was asked for and the one that was answered."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..trace import Trace
-from .memory import TRACE_AXES, checked
-from .style import (
-    BLACK,
-    BLUE,
-    GREY,
-    PALE,
-    VERMILLION,
-    WEIGHT_MAP,
-    WIDTH,
-    house_style,
-    stack_panels,
-    whole_pixels,
-)
+from .style import BLACK, BLUE, GREY, PALE, VERMILLION, house_style, stack_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,14 +18,9 @@ Triple = tuple[str, str, str]
 
 GRAPH_HEIGHT = 6.0
 ROUNDS = 300
-"""Moves of all nodes while they are spread out."""
+"""How often all nodes are moved while they are spread out."""
 GRAVITY = 0.5
-"""Pull of all nodes to their middle, beside that of the edges."""
-ROW_HEIGHT = 0.13
-NAMES_WIDTH = 3.3
-"""Inches for the names of triples."""
-LEAST_WRITE = 0.1
-"""A cell is taken to hold the last triple that was written to it with at least this weight."""
+"""The pull of all nodes towards their centre, besides that of the edges."""
 
 
 @house_style()
@@ -47,32 +29,27 @@ def graph_view(
 ) -> Figure:
     """Draw a graph, the path that was asked for and the one that was answered.
 
-    Nodes lie where springs would pull them; their places mean nothing. The wanted path is a wide
-    band, the answered one an arrow with the name of its edge, red where it is neither wanted nor an
-    edge of the graph.
+    Nodes lie where springs would pull them; their positions mean nothing. The path asked for is a
+    wide band. Each edge answered is an arrow with its number and name, red where it is neither an
+    edge of the graph nor asked for.
 
     Args:
         triples: names of source, edge and destination of each edge.
-        asked: the edges wanted.
-        answered: the edges answered.
+        asked: the edges of the right answer.
+        answered: the edges that the model gave.
         title: above all.
-
-    Returns:
-        the figure; `save_picture` writes it.
 
     Raises:
         ValueError: there are no triples.
-        ImportError: matplotlib is not installed.
     """
     if not triples:
         raise ValueError("triples must hold at least one edge, got none")
-    known = list(dict.fromkeys(name for source, _, end in triples for name in (source, end)))
-    strange = [name for source, _, end in answered for name in (source, end) if name not in known]
-    names = [*known, *dict.fromkeys(strange)]
-    joined = [*triples, *answered]
-    edges = [(names.index(source), names.index(end)) for source, _, end in joined]
-    spots = [(x, y) for x, y in spread_out(len(names), edges).tolist()]
-    places = dict(zip(names, spots, strict=True))
+    known = {name for source, _, end in triples for name in (source, end)}
+    drawn = [*triples, *answered]
+    names = list(dict.fromkeys(name for source, _, end in drawn for name in (source, end)))
+    edges = [(names.index(source), names.index(end)) for source, _, end in drawn]
+    spots = spread_out(len(names), edges).tolist()
+    places = {name: (x, y) for name, (x, y) in zip(names, spots, strict=True)}
     figure, ((axes,),) = stack_panels(title, [[GRAPH_HEIGHT]], 0.3)
     axes.set_axis_off()
     for source, _, end in triples:
@@ -86,7 +63,7 @@ def graph_view(
         (x, y), (to_x, to_y) = places[source], places[end]
         axes.annotate(
             f"{number}: {edge}",
-            (0.65 * x + 0.35 * to_x, 0.65 * y + 0.35 * to_y),  # apart from that of the way back
+            (0.65 * x + 0.35 * to_x, 0.65 * y + 0.35 * to_y),  # away from that of an edge back
             ha="center",
             va="center",
             fontsize=6.5,
@@ -126,7 +103,7 @@ def draw_edge(
     width: float,
     alpha: float = 1.0,
 ) -> None:
-    """An arrow from node to node, bent to the side so that there and back differ."""
+    """An arrow from node to node, bent so that edges there and back can be told apart."""
     axes.annotate(
         "",
         end,
@@ -145,16 +122,16 @@ def draw_edge(
 
 
 def spread_out(nodes: int, edges: Sequence[tuple[int, int]]) -> Tensor:
-    """Places of nodes in the unit square: edges pull, nodes push each other away.
+    """Positions of nodes in the unit square: edges pull, nodes push each other away.
 
-    After Fruchterman and Reingold (1991), from a circle, without any chance.
+    After Fruchterman and Reingold (1991), but starting from a circle, so nothing is random.
 
     Returns:
         (nodes, 2) float64.
     """
     turns = torch.arange(nodes, dtype=torch.float64) * (2 * torch.pi / nodes)
     places = 0.5 + 0.4 * torch.stack([turns.cos(), turns.sin()], 1)
-    wish = 0.9 / nodes**0.5  # the distance at which both forces are even
+    wish = 0.9 / nodes**0.5  # the distance at which both forces are equal
     pulls = torch.zeros(nodes, nodes, dtype=torch.float64)
     for source, end in edges:
         pulls[source, end] = pulls[end, source] = 1.0
@@ -164,104 +141,8 @@ def spread_out(nodes: int, edges: Sequence[tuple[int, int]]) -> Tensor:
         force = (wish / apart).square() - pulls * apart / wish
         force = (force / apart).fill_diagonal_(0.0)
         move = (between * force.unsqueeze(-1)).sum(1) * wish
-        move = move + GRAVITY * (places.mean(0) - places)  # what nothing joins stays in sight
+        move = move + GRAVITY * (places.mean(0) - places)  # unconnected nodes stay in the picture
         length = move.norm(dim=1, keepdim=True).clamp(min=1e-9)
         places = places + move / length * length.clamp(max=0.1 * (1 - number / ROUNDS))
     low, high = places.amin(0), places.amax(0)
     return (places - low) / (high - low).clamp(min=1e-9)
-
-
-@house_style()
-def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
-    """Draw which triples each read head points at, in the steps after they were told.
-
-    A cell is taken to hold the last triple that was written to it with a weight of 0.1 or more. A
-    row is a triple, in the order of first being pointed at; the dot of a column is on the triple
-    that the head reads most of all. Triples that no head ever points at are left out; the lowest
-    row is all else: cells that hold no triple.
-
-    Args:
-        told: the name of the triple told at each step, for steps from 0 on.
-        trace: of this sequence alone, (T, ...) in every field.
-        title: above all.
-
-    Returns:
-        the figure; `save_picture` writes it.
-
-    Raises:
-        TypeError: trace is no trace.
-        ValueError: a shape does not fit, or no step follows the triples.
-        ImportError: matplotlib is not installed.
-    """
-    from matplotlib import colormaps
-
-    if not isinstance(trace, Trace):
-        raise TypeError(f"trace must be a dnc_fast.Trace, got {type(trace).__name__}")
-    sizes: dict[str, int] = {}
-    read = checked("trace.read_weights", trace.read_weights, TRACE_AXES["read_weights"], sizes)
-    write = checked("trace.write_weights", trace.write_weights, TRACE_AXES["write_weights"], sizes)
-    first = max(told, default=-1) + 1
-    if not 0 < first < len(read):
-        raise ValueError(
-            f"told must end before the last of {len(read)} steps and hold one, got {first} steps"
-        )
-    shares = triples_read(read, write.sum(1), first)  # (T - first, R, first + 1)
-    pointed = shares.argmax(-1)
-    rows = [row for row in dict.fromkeys(pointed.flatten().tolist()) if row < first]
-    rows.append(first)
-    place = {row: number for number, row in enumerate(rows)}
-    labels = [*(told.get(row, "") for row in rows[:-1]), "(no triple)"]
-    heads = shares.shape[1]
-    height = whole_pixels(max(ROW_HEIGHT * len(rows), 0.5))
-    figure, stacked = stack_panels(title, [[height] for _ in range(heads)], 0.3)
-    width = (WIDTH - NAMES_WIDTH - 0.3) / WIDTH
-    steps = range(first, len(read))
-    for head, (axes,) in enumerate(stacked):
-        box = axes.get_position()
-        axes.set_position((NAMES_WIDTH / WIDTH, box.y0, width, box.height))
-        axes.imshow(
-            shares[:, head][:, rows].T.numpy(),
-            cmap=colormaps[WEIGHT_MAP],
-            vmin=0.0,
-            vmax=1.0,
-            aspect="auto",
-            interpolation="nearest",
-            extent=(first - 0.5, len(read) - 0.5, len(rows) - 0.5, -0.5),
-        )
-        axes.plot(
-            steps,
-            [place[row] for row in pointed[:, head].tolist()],
-            "o",
-            color=VERMILLION,
-            markersize=3,
-        )
-        axes.set_yticks(range(len(rows)), labels, fontsize=6.5, parse_math=False)
-        axes.set_title(f"read head {head}: share of its weighting by triple")
-    stacked[-1][0].set_xlabel("time step; a dot is on the triple that is read most of all")
-    stacked[-1][0].set_xlim(first - 0.5, len(read) - 0.5)
-    return figure
-
-
-def triples_read(read: Tensor, write: Tensor, first: int) -> Tensor:
-    """How much of each head's weighting lies on cells that hold each triple.
-
-    Args:
-        read: (T, R, N) read weightings.
-        write: (T, N) write weightings, of all heads together.
-        first: the steps before are of triples.
-
-    Returns:
-        (T - first, R, first + 1): shares of one, the last of cells that hold none.
-    """
-    steps, heads, cells = read.shape
-    holder = torch.full((cells,), first)
-    found = []
-    for step in range(steps):
-        written = write[step] >= LEAST_WRITE
-        holder = torch.where(written, min(step, first), holder)
-        if step >= first:
-            shares = torch.zeros(heads, first + 1)
-            shares.index_add_(1, holder, read[step])
-            shares[:, first] += (1.0 - read[step].sum(-1)).clamp(min=0.0)
-            found.append(shares)
-    return torch.stack(found)

@@ -1,4 +1,4 @@
-"""What one panel of a picture can hold: an image over time, lines, stacked shares; and legends."""
+"""What a panel of a picture can show: an image over time, lines, stacked shares; and legends."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.ticker import MaxNLocator
 
-MOST_HEADS = 4  # more heads than these are shown together
-MOST_ROWS = 128  # more rows than these are shown in groups: one alone would be too thin to see
+MOST_HEADS = 4  # more heads are shown together
+MOST_ROWS = 128  # more rows are shown in groups, since one alone would be too thin to see
 
 
 def legend_above(axes: Axes) -> None:
-    """The legend in the row of the panel's title, where it covers nothing."""
+    """The legend beside the panel's title, where it hides nothing."""
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),
@@ -34,7 +34,7 @@ def legend_above(axes: Axes) -> None:
 
 
 def note_above(axes: Axes, note: str) -> None:
-    """A remark at the right of the row of the panel's title."""
+    """A remark at the right, in the line of the panel's title."""
     axes.set_title(note, loc="right", fontsize=8.0, fontweight="normal", color="#444444")
 
 
@@ -46,7 +46,7 @@ def integer_ticks(most: int) -> MaxNLocator:
 
 
 def colour_range(values: Tensor) -> tuple[float, float]:
-    """The range of a colour map: [0, 1], or up to the maximum where all is small or above 1.
+    """The range of a colour map: [0, 1], or up to the maximum where that is below 0.5 or above 1.
 
     Symmetric about zero when there are negative values.
     """
@@ -59,11 +59,7 @@ def colour_range(values: Tensor) -> tuple[float, float]:
 
 
 def pool_rows(values: Tensor, most: int) -> tuple[Tensor, int]:
-    """The largest value of each group of neighbouring rows, so that at most `most` are left.
-
-    Args:
-        values: (T, rows).
-        most: number of rows that can be seen.
+    """Reduce (T, rows) to at most `most` rows, each the largest of a group of neighbours.
 
     Returns:
         (T, groups), and the number of rows in a group.
@@ -99,7 +95,7 @@ def draw_images(
         row: what a row is, such as "cell".
         unit: what a colour is, such as "usage".
         limits: the range of the colours.
-        weights: weightings and usages instead of inputs, targets and outputs.
+        weights: whether these are weightings or usages, which have their own colours.
     """
     from matplotlib import colormaps
 
@@ -138,8 +134,8 @@ def draw_heads(axes: Axes, heads: Sequence[tuple[str, Tensor]], title: str) -> N
 
     Args:
         axes: where to draw.
-        heads: name and values (T) of each line. The values may also be (T, heads) for more heads
-            than can be told apart: their mean and range.
+        heads: name and values (T) of each line. Values may also be (T, heads), of more heads than
+            can be told apart: their mean and range are drawn.
         title: of the panel.
     """
     axes.set_title(title)
@@ -162,7 +158,7 @@ def draw_heads(axes: Axes, heads: Sequence[tuple[str, Tensor]], title: str) -> N
 def draw_shares(
     panels: Sequence[Axes], parts: Sequence[tuple[str, Tensor, str]], title: str
 ) -> None:
-    """Shares of one, stacked, one column a step.
+    """Shares that sum to one, stacked, a column for each step.
 
     Args:
         panels: where to draw each head.
@@ -182,7 +178,7 @@ def draw_shares(
         axes.set_ylabel(label)
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-        if heads > 1:  # keep the outer numbers apart from those of the panels next to this one
+        if heads > 1:  # keep the outer numbers away from those of the panels above and below
             lowest, _, highest = axes.get_yticklabels()
             lowest.set_verticalalignment("bottom")
             highest.set_verticalalignment("top")
@@ -202,7 +198,7 @@ def runs(flags: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def shade_steps(axes: Axes, steps: Tensor) -> None:
-    """Grey and hatch the steps where `steps` (T) is true."""
+    """Hatch the steps where `steps` (T) is true in grey."""
     for first, last in runs(steps):
         axes.axvspan(
             first - 0.5,

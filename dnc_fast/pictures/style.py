@@ -1,4 +1,4 @@
-"""The common look of the pictures: colours, fonts, layout, and the way to disk."""
+"""What all pictures share: colours, fonts, layout, and how they are saved."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, which readers with colour-blindness can tell apart.
 BLACK, GREY, PALE = "#000000", "#767676", "#D9D9D9"
 BLUE, GREEN = "#0072B2", "#009E73"
 ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
 
 
 class Look(NamedTuple):
-    """One line among several, told apart by colour and, in grey, by dashes and marker."""
+    """How one line among several looks; without colours, dashes and marker tell them apart."""
 
     color: str
     linestyle: str | tuple[float, tuple[float, ...]]
@@ -36,13 +36,13 @@ LOOKS = (
     Look(BLACK, (0, (8, 2)), "v"),
 )
 
-# Perceptually uniform and safe for colour-blind readers; the diverging one is white at zero.
+# Perceptually uniform, and safe for colour-blindness; the diverging one is white at zero.
 BIT_MAP = "Blues"
 WEIGHT_MAP = "viridis"
 SIGNED_MAP = "PuOr"
 
-SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures are alike everywhere
+SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures look the same everywhere
     "font.size": 8.5,
     "axes.titlesize": 9.0,
     "axes.titleweight": "bold",
@@ -65,7 +65,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 DPI = 150
-# Inches, all of them whole pixels. In a README, about 900 pixels wide, an inch is 100 pixels.
+# Inches, all whole numbers of pixels. In a README, about 900 pixels wide, an inch is 100 pixels.
 WIDTH = 9.0
 LEFT = 0.86
 LABEL = 0.48  # from the panel to the name of its vertical axis
@@ -75,8 +75,9 @@ HEADING_LINE = 0.2
 BOTTOM = 0.5
 
 
-def import_matplotlib() -> Any:
-    """The matplotlib module.
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw with our settings, whatever the user's are, and restore the user's afterwards.
 
     Raises:
         ImportError: matplotlib is not installed, or broken.
@@ -88,13 +89,6 @@ def import_matplotlib() -> Any:
             "the pictures of dnc_fast need matplotlib, which could not be imported "
             f"({error}); `pip install matplotlib` brings it"
         ) from error
-    return matplotlib
-
-
-@contextmanager
-def house_style() -> Iterator[None]:
-    """Draw with our settings, whatever the user's are, and put the user's back afterwards."""
-    matplotlib = import_matplotlib()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
@@ -111,10 +105,10 @@ def stack_panels(
 ) -> tuple[Figure, list[list[Axes]]]:
     """A new figure with panels one above another, which share one horizontal axis.
 
-    All have the same left and right edge, so a column of pixels is one moment in every panel.
+    All have the same left and right edges, so a column of pixels is the same step in every panel.
 
     Args:
-        title: above all panels; long ones are wrapped, an empty one takes no room.
+        title: above all panels; a long one is wrapped, an empty one takes no space.
         groups: the heights of each group's panels, inches. A group has one title row above it.
         right: inches to the right of the panels, for colour bars and the like.
 
@@ -164,12 +158,12 @@ def stack_panels(
 def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as PNG, whole or not at all.
 
-    It is written beside `path` under another name and then moved there, so that a reader never
-    meets half a picture and a failure leaves the old one in place.
+    It is written beside `path` under another name and then renamed, so that nobody reads half a
+    picture and a failure leaves the old one in place.
 
     Args:
         figure: from `learning_curve` or `memory_view`, or any other matplotlib figure.
-        path: where to; must end in .png. Missing folders are made.
+        path: must end in .png. Missing folders are made.
 
     Returns:
         `path`.

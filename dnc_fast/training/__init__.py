@@ -1,12 +1,18 @@
 """Training a model on a task: the loop, checkpoints, metrics, lessons, evaluation."""
 
 from .answering import answered
-from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_run,
+    restore_model,
+    restore_task,
+    save_checkpoint,
+)
 from .config import TrainingConfig
 from .evaluation import Evaluation, describe, evaluate, held_out_size
 from .metrics import read_metrics
 from .probe import Probe, probe
-from .runs import load_run, restore_model, restore_task
 from .several import Outcome, outcome, summary_table
 from .trainer import Trainer, TrainingError
 

@@ -1,11 +1,24 @@
-"""Batches whose inputs depend on the answers: a model answers them step by step."""
+"""A model that answers without learning, and batches whose inputs depend on its answers."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ..dnc import DNC
 from ..tasks import Batch, Task
+
+
+@contextmanager
+def inference(model: DNC) -> Iterator[torch.device]:
+    """Without gradients and dropout; gives the model's device."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield next(model.parameters()).device
+    model.train(training)
 
 
 def answered(
@@ -15,29 +28,26 @@ def answered(
     generator: torch.Generator | None = None,
     num_cells: int | None = None,
 ) -> Batch:
-    """The batch with the inputs that the model's own answers lead to.
+    """The batch with the inputs that follow from the model's own answers.
 
-    No gradient is recorded: what comes back is trained on, or scored, like any other batch, and
-    gives the same outputs again. Of a task without an answerer it is the batch itself.
+    No gradient is recorded: the result is trained on, or scored, like any other batch, and leads to
+    the same outputs again. A task without an answerer leaves the batch as it is.
 
     Args:
-        model: of the task's sizes.
-        task: that drew the batch.
+        model: its sizes must be the task's.
+        task: the task that drew the batch.
         batch: on the model's device.
-        generator: of the task's chance in training; None for none.
+        generator: for the random choices that a task makes in training; None for none of them.
         num_cells: memory cells to run with; None for the model's own.
     """
     answerer = task.answerer(batch, generator)
     if answerer is None:
         return batch
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with inference(model):
         state = model.zero_state(batch.inputs.shape[1], num_cells)
         outputs, state = model(answerer.inputs(0, answerer.first), state)
         answerer.take(answerer.first, outputs[-1])
         for step in range(answerer.first + 1, answerer.last + 1):
             outputs, state = model(answerer.inputs(step, step), state)
             answerer.take(step, outputs[-1])
-    model.train(training)
     return answerer.batch()

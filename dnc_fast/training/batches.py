@@ -1,4 +1,4 @@
-"""Batches drawn ahead in a background thread, each addressed by number, so in no other order."""
+"""Batches drawn ahead in a background thread. They are numbered, so their order cannot change."""
 
 from __future__ import annotations
 
@@ -6,55 +6,55 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
 
 import torch
+
+from ..tasks import Batch
 
 AHEAD = 2
 """Draws that are ready or under way beyond the one taken."""
 
-Drawn = TypeVar("Drawn")
+Draw = list[list[Batch]]
+"""The batches of one draw, each as its chunks."""
 
 
-class Prefetcher(Generic[Drawn]):
-    """Calls `draw(number, lesson)` for the numbers to come while the caller works.
+class Prefetcher:
+    """Calls `draw(number, lesson)` for the next numbers while the caller works.
 
-    What is drawn depends on the number and the lesson alone, so it is the same as without a
-    prefetcher. Use it as a context; its thread ends with it.
+    What is drawn depends on number and lesson alone, so it is the same as without a prefetcher.
+    Use it in a `with` statement, which ends its thread.
 
     Args:
         draw: from number and lesson to what `take` returns; called in another thread.
     """
 
-    def __init__(self, draw: Callable[[int, int], Drawn]) -> None:
+    def __init__(self, draw: Callable[[int, int], Draw]) -> None:
         self._draw = draw
-        self._pending: deque[tuple[int, int, Future[Drawn]]] = deque()
+        self._pending: deque[tuple[tuple[int, int], Future[Draw]]] = deque()
         self._thread = ThreadPoolExecutor(
             1, "dnc_fast batches", torch.set_num_threads, (torch.get_num_threads(),)
         )
         self.waited = 0.0
         """Seconds that `take` waited in all."""
 
-    def __enter__(self) -> Prefetcher[Drawn]:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def take(self, number: int, lesson: int) -> Drawn:
-        """`draw(number, lesson)`; the numbers after it are begun.
+    def take(self, number: int, lesson: int) -> Draw:
+        """`draw(number, lesson)`, once or again; the draws after it are started.
 
         Raises:
-            Exception: what `draw` raised.
+            Exception: whatever `draw` raised.
         """
         started = time.perf_counter()
-        if self._pending and self._pending[0][:2] != (number, lesson):
-            for _, _, draw in self._pending:
-                draw.cancel()
-            self._pending.clear()
-        for next_number in range(number + len(self._pending), number + AHEAD + 1):
-            draw = self._thread.submit(self._draw, next_number, lesson)
-            self._pending.append((next_number, lesson, draw))
-        drawn = self._pending.popleft()[2].result()
+        while self._pending and self._pending[0][0] != (number, lesson):
+            self._pending.popleft()[1].cancel()
+        for ahead in range(number + len(self._pending), number + AHEAD + 1):
+            drawn = self._thread.submit(self._draw, ahead, lesson)
+            self._pending.append(((ahead, lesson), drawn))
+        result = self._pending[0][1].result()
         self.waited += time.perf_counter() - started
-        return drawn
+        return result

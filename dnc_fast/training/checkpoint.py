@@ -1,16 +1,37 @@
-"""Checkpoints: written whole or not at all, read with checks."""
+"""Checkpoints: written whole or not at all, read with checks, and the task and model in them."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
+from ..config import DNCConfig
+from ..dnc import DNC
+from ..tasks import TASKS, Task
+
+CHECKPOINT = "checkpoint.pt"
 FORMAT = "dnc_fast checkpoint"
 VERSION = 2
+
+RUN_PARTS = (
+    "task",
+    "model",
+    "training",
+    "parameters",
+    "optimizer",
+    "schedule",
+    "scaler",
+    "carried",
+    "random",
+    "progress",
+)
 
 
 class CheckpointError(ValueError):
@@ -18,14 +39,14 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that `path` holds the old or the new one whole, whatever happens.
+    """Write a checkpoint so that `path` holds the old or the new one in full, whatever happens.
 
     Args:
         path: the file; its folder must exist.
         content: tensors and plain Python values, in dicts, lists and tuples.
 
     Raises:
-        OSError: the disk refuses; `path` is then as it was.
+        OSError: the file could not be written; the old one is still there.
     """
     whole = {"format": FORMAT, "version": VERSION, **content}
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -39,29 +60,26 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         raise OSError(f"{path} could not be written, is the disk full? ({error})") from error
     finally:
         draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":  # make the rename survive a power cut
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU. Runs no code from the file.
+    """Read a checkpoint onto the CPU. No code from the file is run.
+
+    Args:
+        path: the file, or the folder of a run.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is truncated, of another program, or of another version.
     """
     if path.is_dir():
-        path = path / "checkpoint.pt"
+        path = path / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}; `dnc-fast train` writes one")
 
@@ -80,6 +98,68 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if content.get("version") != VERSION:
         raise CheckpointError(
             f"{path} is a checkpoint of version {content.get('version')}, this dnc_fast reads "
-            f"version {VERSION}; use the dnc_fast that wrote it, or train anew"
+            f"version {VERSION}; use the dnc_fast that wrote it, or train again"
         )
     return content
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn the errors of a checkpoint that lacks a part or contradicts itself into a clear one."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold a run that this dnc_fast can read ({error}); use the dnc_fast "
+            "that wrote it"
+        ) from error
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """The checkpoint of a run, with all its parts.
+
+    Raises:
+        FileNotFoundError, CheckpointError: there is none that can be read.
+    """
+    content = load_checkpoint(path)
+    with reading(path):
+        missing = [part for part in RUN_PARTS if part not in content]
+        if missing:
+            raise ValueError(f"it lacks {missing}")
+    return content
+
+
+def restore_task(content: dict[str, Any], **changes: Any) -> Task:
+    """The task of a checkpoint, with some options changed.
+
+    Raises:
+        CheckpointError: this version has no such task.
+    """
+    with reading("the checkpoint"):
+        name = content["task"]["name"]
+        options = content["task"]["options"]
+    if name not in TASKS:
+        raise CheckpointError(f"the checkpoint's task {name!r} is not one of {tuple(TASKS)}")
+    return TASKS[name](**{**options, **changes})
+
+
+def restore_model(content: dict[str, Any], **changes: Any) -> DNC:
+    """The model of a checkpoint with its parameters, with some options changed.
+
+    Options that no parameter depends on may change: num_cells, the linkage and its options,
+    read_topk, write_topk, backend, usage_order.
+
+    Raises:
+        CheckpointError: the checkpoint holds no model that this version knows, or its parameters
+            do not fit the model.
+        TypeError, ValueError: a change does not fit.
+    """
+    with reading("the checkpoint"):
+        config = DNCConfig(**content["model"])
+    config = dataclasses.replace(config, **changes)
+    with reading("the checkpoint"):
+        model = DNC.from_config(config, dtype=torch.float32)
+        model.load_state_dict(content["parameters"])
+    return model

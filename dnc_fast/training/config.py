@@ -1,90 +1,82 @@
-"""The options of a training run, checked once, here."""
+"""The options of a training run: declared, documented and checked in one place."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ..checks import check_choice, check_integer, check_number
-from .precision import PRECISIONS
 from .schedules import SCHEDULES
 
-OPTIMIZERS = ("adam", "rmsprop")
 CURRICULA = ("off", "on")
+OPTIMIZERS = ("adam", "rmsprop")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def _option(default: Any, help: str, **limits: Any) -> Any:
+    """A field with what the command line shows of it, and the limits that are checked.
+
+    Args:
+        default: of an integer, a number or a name.
+        help: one line.
+        limits: `minimum` (1 unless given) of an integer; the further arguments of `check_number`
+            for a number; `choices` of a name.
+    """
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a model is trained on a task."""
 
-    batch_size: int = field(default=16, metadata={"help": "sequences in a batch"})
-    accumulate: int = field(
-        default=1, metadata={"help": "batches whose mean gradient makes a training step"}
+    batch_size: int = _option(16, "sequences in a batch")
+    accumulate: int = _option(1, "batches whose gradients are averaged in a training step")
+    optimizer: str = _option("adam", "optimizer", choices=OPTIMIZERS)
+    learning_rate: float = _option(3e-3, "learning rate", minimum=0.0, above=True)
+    schedule: str = _option(
+        "constant", "how the learning rate falls to zero", choices=tuple(SCHEDULES)
     )
-    optimizer: str = field(default="adam", metadata={"choices": OPTIMIZERS, "help": "optimizer"})
-    learning_rate: float = field(default=3e-3, metadata={"help": "learning rate"})
-    schedule: str = field(
-        default="constant",
-        metadata={"choices": tuple(SCHEDULES), "help": "how the learning rate falls to zero"},
+    warm_up: int = _option(0, "steps in which the learning rate rises from zero", minimum=0)
+    decay_steps: int = _option(10_000, "step at which linear and cosine reach zero")
+    weight_decay: float = _option(
+        0.0,
+        "share of each parameter, times the learning rate, that a step takes away",
+        minimum=0.0,
     )
-    warm_up: int = field(
-        default=0, metadata={"help": "steps in which the learning rate rises from zero"}
+    clip_norm: float = _option(10.0, "largest norm of the gradient", minimum=0.0, above=True)
+    precision: str = _option(
+        "float32", "dtype of the layers, by torch.autocast", choices=PRECISIONS
     )
-    decay_steps: int = field(
-        default=10_000, metadata={"help": "step at which linear and cosine have reached zero"}
+    max_steps: int = _option(10_000, "largest number of training steps")
+    evaluate_every: int = _option(100, "steps between evaluations")
+    evaluation_size: int = _option(1000, "sequences in an evaluation")
+    solved_at: float = _option(
+        1.0,
+        "share of validation sequences right that counts as solved; 2: never",
+        minimum=0.0,
+        above=True,
     )
-    weight_decay: float = field(
-        default=0.0,
-        metadata={"help": "share of each parameter, times the learning rate, lost in a step"},
+    solved_evaluations: int = _option(3, "stop after this many solved evaluations in a row")
+    curriculum: str = _option("off", "train on the task's lessons", choices=CURRICULA)
+    lesson_pass: float = _option(
+        0.9, "share of sequences right that passes a lesson", minimum=0.0, above=True
     )
-    clip_norm: float = field(default=10.0, metadata={"help": "clip the gradient's norm to this"})
-    precision: str = field(
-        default="float32",
-        metadata={"choices": tuple(PRECISIONS), "help": "of layers under torch.autocast"},
+    lesson_every: int = _option(100, "steps between tests of a lesson")
+    lesson_share: float = _option(
+        0.1, "share of batches from earlier lessons", minimum=0.0, maximum=1.0
     )
-    max_steps: int = field(default=10_000, metadata={"help": "training steps at most"})
-    evaluate_every: int = field(default=100, metadata={"help": "steps between evaluations"})
-    evaluation_size: int = field(default=1000, metadata={"help": "sequences in an evaluation"})
-    solved_at: float = field(
-        default=1.0,
-        metadata={"help": "share of right validation sequences that counts as solved; 2: never"},
-    )
-    solved_evaluations: int = field(
-        default=3, metadata={"help": "stop when that many evaluations in a row are solved"}
-    )
-    curriculum: str = field(
-        default="off", metadata={"choices": CURRICULA, "help": "train on the task's lessons"}
-    )
-    lesson_pass: float = field(
-        default=0.9, metadata={"help": "share of right sequences that passes a lesson"}
-    )
-    lesson_every: int = field(default=100, metadata={"help": "steps between tests of a lesson"})
-    lesson_share: float = field(
-        default=0.1, metadata={"help": "share of batches from earlier lessons"}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of parameters and data"})
+    seed: int = _option(0, "seed of parameters and data", minimum=0)
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "accumulate",
-            "decay_steps",
-            "max_steps",
-            "evaluate_every",
-            "evaluation_size",
-            "solved_evaluations",
-            "lesson_every",
-        ):
-            check_integer(name, getattr(self, name), minimum=1)
-        for name in ("seed", "warm_up"):
-            check_integer(name, getattr(self, name), minimum=0)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("curriculum", self.curriculum, CURRICULA)
-        for name in ("learning_rate", "clip_norm", "solved_at", "lesson_pass"):
-            check_number(name, getattr(self, name), 0.0, above=True)
-        check_number("lesson_share", self.lesson_share, 0.0, 1.0)
-        check_number("weight_decay", self.weight_decay, 0.0)
+        for option in fields(self):
+            limits = {name: limit for name, limit in option.metadata.items() if name != "help"}
+            value = getattr(self, option.name)
+            if "choices" in limits:
+                check_choice(option.name, value, **limits)
+            elif isinstance(option.default, int):
+                check_integer(option.name, value, **{"minimum": 1, **limits})
+            else:
+                check_number(option.name, value, **limits)
         if self.schedule != "constant" and self.warm_up >= self.decay_steps:
             raise ValueError(
                 f"warm_up must be less than decay_steps, {self.decay_steps}, got {self.warm_up}"

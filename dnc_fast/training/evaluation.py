@@ -1,4 +1,4 @@
-"""Scores on sequences that were never trained on."""
+"""Scores of a model on sequences that it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from ..dnc import DNC
 from ..tasks import Task
-from .answering import answered
+from .answering import answered, inference
 from .random import stream_generator
 
 
@@ -42,11 +42,11 @@ FIGURES: dict[str, Callable[[Evaluation, str], str]] = {
     "solved": lambda found, unit: f"{100 * found.solved:.1f} % of sequences right",
     "bits": lambda found, unit: f"{found.bits:.3f} bits per {unit}",
 }
-"""The figures of `Task.published` in words."""
+"""The figures that `Task.published` names, in words."""
 
 
 def describe(task: Task, evaluation: Evaluation) -> str:
-    """The figures that papers publish of the task, in words."""
+    """The figures that papers give for the task, in words."""
     return ", ".join(FIGURES[name](evaluation, task.unit) for name in task.published)
 
 
@@ -61,13 +61,13 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on sequences drawn from a stream of the seed.
 
-    A task that is not endless gives all its sequences, each once, if so many or more are wanted.
+    If as many sequences are asked for as a task has, or more, each of them is scored once.
 
     Args:
-        model: of the task's sizes.
-        task: where the sequences come from: of the stream "held-out" its `held_out()`, of the
-            others its `validation()`.
-        num_sequences: how many, or all where there are no more.
+        model: its sizes must be the task's.
+        task: its `held_out()` draws the sequences of the stream "held-out", its `validation()`
+            those of the others.
+        num_sequences: how many; no more than the task has.
         seed: of the stream; the same seed gives the same sequences.
         stream: "validation" for deciding when to stop, "lesson" for tests of a lesson, "held-out"
             for what is reported.
@@ -75,13 +75,11 @@ def evaluate(
         num_cells: memory cells to run with; None for the model's own.
     """
     task = task.held_out() if stream == "held-out" else task.validation()
-    num_sequences = count_sequences(task, num_sequences)
+    if task.size is not None:
+        num_sequences = min(num_sequences, task.size)
     generator = stream_generator(seed, stream, index)
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    losses, wrong, counted = [], [], []
-    with torch.no_grad():
+    scores = []
+    with inference(model) as device:
         for start in range(0, num_sequences, task.scoring_size):
             size = min(task.scoring_size, num_sequences - start)
             if num_sequences == task.size:
@@ -90,25 +88,17 @@ def evaluate(
                 batch = task.batch(size, generator).to(device)
             batch = answered(model, task, batch, num_cells=num_cells)
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
-            score = task.score(outputs, batch)
-            losses.append(score.loss)
-            wrong.append(score.wrong)
-            counted.append(score.counted)
-    model.train(training)
-    mistakes, answers = torch.cat(wrong).double(), torch.cat(counted).double()
+            scores.append(task.score(outputs, batch))
+    loss, wrong, counted = map(torch.cat, zip(*scores, strict=True))
+    wrong = wrong.double()
     return Evaluation(
-        loss=torch.cat(losses).mean().item(),
-        wrong=mistakes.mean().item(),
-        right=1.0 - (mistakes.sum() / answers.sum()).item(),
-        solved=(mistakes == 0).double().mean().item(),
+        loss=loss.mean().item(),
+        wrong=wrong.mean().item(),
+        right=1.0 - (wrong.sum() / counted.double().sum()).item(),
+        solved=(wrong == 0).double().mean().item(),
     )
 
 
-def count_sequences(task: Task, wanted: int) -> int:
-    """How many sequences are scored of those wanted: no more than there are."""
-    return wanted if task.size is None else min(wanted, task.size)
-
-
 def held_out_size(task: Task, wanted: int) -> int:
-    """How many held-out sequences make a score: all there are, of an endless task `wanted`."""
+    """How many held-out sequences to score: all of them, or `wanted` of an endless task."""
     return task.held_out().size or wanted

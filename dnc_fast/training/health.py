@@ -1,11 +1,11 @@
 """The first value that is not finite: in which tensor, at which time step, of which sequence.
 
-Looked for only when a loss or a gradient was found not to be finite, so it costs nothing before.
+This is looked for only after a loss or a gradient was not finite, so it costs nothing otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,54 +30,59 @@ def named_tensors(name: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def first_bad_index(tensor: Tensor) -> tuple[int, ...] | None:
-    """Where the first value that is not finite lies, or None."""
+    """The index of the first value that is not finite, or None."""
     bad = ~torch.isfinite(tensor)
     return tuple(bad.nonzero()[0].tolist()) if bad.any() else None
+
+
+def _first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The first of these tensors that is not finite, and where."""
+    for name, tensor in named:
+        index = first_bad_index(tensor)
+        if index is not None:
+            return f"{name} is {tensor[index].item()} at index {index}"
+    return None
+
+
+@torch.no_grad()
+def _first_bad_activation(model: DNC, batch: Batch, state: Any) -> str | None:
+    """The first activation that is not finite: of the earliest step, in the order of `Trace`."""
+    outputs, _, trace = model(batch.inputs, state, return_trace=True)
+    parts = {**trace._asdict(), "outputs": outputs}
+    bad = [(index, name) for name, part in parts.items() if (index := first_bad_index(part))]
+    if not bad:
+        return None
+    index, name = min(bad, key=lambda found: found[0][0])
+    step, sequence, *rest = index
+    where = f"at time step {step} of sequence {sequence}, index {tuple(rest)}"
+    return f"activation {name} is {parts[name][index].item()} {where}"
 
 
 def first_bad_tensor(model: DNC, batch: Batch, state: Any) -> str | None:
     """Name the first tensor of a training step that holds a value that is not finite, or None.
 
-    In this order: parameters, the carried state, inputs, then what the memory does at each time
-    step (in the order of `Trace`), the outputs, and last the gradients that the parameters hold.
+    In this order: parameters, the carried state, inputs, what the memory did at each time step (in
+    the order of `Trace`) and the outputs, and last the gradients that the parameters hold.
 
     Args:
-        model: as it was in the step, with the gradients of it.
-        batch: that it was trained on.
-        state: that was carried into the step, or None.
+        model: as it was in the step, with its gradients.
+        batch: what it was trained on.
+        state: what was carried into the step, or None.
     """
-    before = [
-        *named_tensors("parameter", dict(model.named_parameters())),
-        *named_tensors("state", state),
-        ("inputs", batch.inputs),
-    ]
-    for name, tensor in before:
-        index = first_bad_index(tensor)
-        if index is not None:
-            return f"{name} is {tensor[index].item()} at index {index}"
-
-    with torch.no_grad():
-        outputs, _, trace = model(batch.inputs, state, return_trace=True)
-    over_time = {f"activation {name}": part for name, part in trace._asdict().items()}
-    over_time["activation outputs"] = outputs
-    bad = {name: index for name, part in over_time.items() if (index := first_bad_index(part))}
-    if bad:
-        name = min(bad, key=lambda name: bad[name][0])  # the first of those at the earliest step
-        step, sequence, *rest = bad[name]
-        value = over_time[name][bad[name]].item()
-        return f"{name} is {value} at time step {step} of sequence {sequence}, index {tuple(rest)}"
-
+    parameters = dict(model.named_parameters())
     gradients = {
-        name: parameter.grad
-        for name, parameter in model.named_parameters()
+        f"gradient of {name}": parameter.grad
+        for name, parameter in parameters.items()
         if parameter.grad is not None
     }
-    for name, gradient in gradients.items():
-        index = first_bad_index(gradient)
-        if index is not None:
-            return f"gradient of {name} is {gradient[index].item()} at index {index}"
-    if not gradients:
-        return None
-    largest = {name: gradient.abs().max().item() for name, gradient in gradients.items()}
-    name = max(largest, key=lambda name: largest[name])
-    return f"gradient of {name}, the largest, is finite but as large as {largest[name]:.3g}"
+    before = {"parameter": parameters, "state": state, "inputs": batch.inputs}
+    found = (
+        _first_bad(named for name, tree in before.items() for named in named_tensors(name, tree))
+        or _first_bad_activation(model, batch, state)
+        or _first_bad(gradients.items())
+    )
+    if found or not gradients:
+        return found
+    sizes = {name: gradient.abs().max().item() for name, gradient in gradients.items()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    return f"{largest}, the largest, is finite but as large as {sizes[largest]:.3g}"

@@ -1,4 +1,7 @@
-"""Metrics on disk, as JSON lines or CSV: a row for each training step, evaluation and test."""
+"""Metrics: a row for each training step, evaluation and test of a lesson, as JSON lines or CSV.
+
+TensorBoard can show the same rows as curves.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-COLUMNS = (
-    "kind",
-    "step",
-    "loss",
-    "gradient_norm",
-    "learning_rate",
-    "wrong",
-    "right",
-    "solved",
-    "lesson",
-    "share",
-)
-"""kind: "train", "evaluation" or "lesson", a test of one. loss: nats per answer. gradient_norm:
-before clipping, None where float16 overflowed and the step was left out. wrong, right, solved: see
-`Evaluation`. lesson: which, from 1. share: right in its test; from `lesson_pass` on it is passed.
-
-No times: the same run gives the same file, bit for bit.
-"""
-
-TYPES: dict[str, Any] = {"kind": str, "step": int, "lesson": int}  # the others are float
+COLUMNS: dict[str, Any] = {
+    "kind": str,  # "train", "evaluation" or "lesson", which is a test of one
+    "step": int,
+    "loss": float,  # nats per answer
+    "gradient_norm": float,  # before clipping; None where float16 overflowed: no step was taken
+    "learning_rate": float,
+    "wrong": float,  # this and the next two: see `Evaluation`
+    "right": float,
+    "solved": float,
+    "lesson": int,  # its number, from 1
+    "share": float,  # right in the test of a lesson; `lesson_pass` is enough
+}
+"""Names and types. There are no times: the same run gives the same file, bit for bit."""
 
 FORMATS = ("jsonl", "csv")
 
@@ -38,7 +34,7 @@ class MetricsWriter:
 
     Args:
         path: the file; its ending, .jsonl or .csv, sets the format.
-        size: how many bytes of it count; what an interrupted run wrote beyond is dropped.
+        size: bytes to keep; what an interrupted run wrote after its last checkpoint is dropped.
 
     Raises:
         ValueError: the file is shorter than `size`.
@@ -49,7 +45,7 @@ class MetricsWriter:
         if found < size:
             raise ValueError(
                 f"{path} must have at least the {size} bytes that its checkpoint counts, got "
-                f"{found}; put the file back, or train anew in another folder"
+                f"{found}; put the file back, or start again in another folder"
             )
         self.path = path
         self._size = size
@@ -67,7 +63,7 @@ class MetricsWriter:
             self._rows.write(json.dumps(row) + "\n")
 
     def flush(self) -> int:
-        """Bring all rows to the disk; returns the file's size in bytes."""
+        """Write all rows to disk; returns the file's size in bytes."""
         with open(self.path, "ab") as file:
             file.truncate(self._size)
             file.write(self._rows.getvalue().encode())
@@ -79,6 +75,37 @@ class MetricsWriter:
         return self._size
 
 
+class TensorBoard:
+    """Shows each number of a row as a curve `kind/name`, such as train/loss.
+
+    Args:
+        folder: for the event files.
+        first_step: what an earlier part of the run wrote from this step on is dropped.
+
+    Raises:
+        ModuleNotFoundError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                f"tensorboard could not be imported ({error}); `pip install tensorboard` brings it"
+            ) from error
+        self._writer: Any = SummaryWriter(folder, purge_step=first_step)
+
+    def add(self, kind: str, step: int, **values: float | None) -> None:
+        """Append a row; values of None are left out."""
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Write everything to disk."""
+        self._writer.close()
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All rows of a metrics file; a last line that was cut off is left out."""
     lines = path.read_text().splitlines(keepends=True)
@@ -87,6 +114,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if path.suffix != ".csv":
         return [json.loads(line) for line in lines]
     return [
-        {name: TYPES.get(name, float)(cell) for name, cell in row.items() if cell != ""}
+        {name: COLUMNS[name](cell) for name, cell in row.items() if cell != ""}
         for row in csv.DictReader(lines)
     ]

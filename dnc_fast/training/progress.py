@@ -15,14 +15,14 @@ KINDS = ("auto", "bar", "lines", "off")
 class Progress:
     """Shows nothing; the other kinds show more."""
 
-    def stepped(self, step: int, loss: float) -> None:
+    def stepped(self, loss: float) -> None:
         """A training step is done. loss: nats per answer."""
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """An evaluation is done."""
+        """The model was evaluated."""
 
     def tested(self, step: int, lesson: int, share: float) -> None:
-        """A lesson, counted from 1, was tested with that share right."""
+        """A lesson, counted from 1, was tested; `share` was right."""
 
     def close(self) -> None:
         """Training has ended."""
@@ -33,8 +33,9 @@ class Lines(Progress):
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._loss = 0.0
 
-    def stepped(self, step: int, loss: float) -> None:
+    def stepped(self, loss: float) -> None:
         self._loss = loss
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
@@ -46,7 +47,7 @@ class Lines(Progress):
 
 
 class Bar(Progress):
-    """A tqdm bar with the loss, the lesson, and shares that the last evaluation found right."""
+    """A tqdm bar with the loss, the lesson, and the shares right in the last evaluation."""
 
     def __init__(self, task: Task, first_step: int, max_steps: int) -> None:
         from tqdm import tqdm
@@ -57,7 +58,7 @@ class Bar(Progress):
         self._unit = task.unit
         self._found: dict[str, str] = {}
 
-    def stepped(self, step: int, loss: float) -> None:
+    def stepped(self, loss: float) -> None:
         shown = {"loss": f"{loss:.4f}", **self._found}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
@@ -79,8 +80,9 @@ def make_progress(kind: str, task: Task, first_step: int, max_steps: int) -> Pro
     """The display of a kind.
 
     Args:
-        task: that is trained on.
-        kind: one of `KINDS`; "auto" is a bar in a terminal where tqdm is installed, else lines.
+        kind: one of `KINDS`; "auto" is a bar in a terminal where tqdm is installed, otherwise
+            lines.
+        task: what is trained on.
         first_step: how many steps are done already.
         max_steps: how many there are at most.
 

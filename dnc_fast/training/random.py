@@ -1,4 +1,4 @@
-"""Seeds: every use of randomness has a stream of its own, so that none disturbs another."""
+"""Seeds: every use of randomness has its own stream, so that none affects another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STREAMS = ("parameters", "train", "validation", "held-out", "dropout", "lesson",
 
 
 def stream_seed(seed: int, stream: str, index: int = 0) -> int:
-    """The seed of the `index`-th draw of a stream: training batches are addressed by step."""
+    """The seed of the `index`-th draw of a stream."""
     words = np.random.SeedSequence((seed, STREAMS.index(stream), index)).generate_state(
         2, np.uint32
     )
@@ -30,7 +30,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,13 +1,9 @@
-"""Learning-rate schedules: a rise from zero, then constant or down to zero, by `LambdaLR`."""
+"""Learning-rate schedules: a warm-up from zero, then constant or down to zero."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -18,21 +14,15 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def rate_factor(step: int, schedule: str, warm_up: int, decay_steps: int) -> float:
-    """The factor of the learning rate, in [0, 1], for the step after `step` steps.
+    """The factor of the learning rate, in [0, 1], after `step` training steps.
 
     Args:
         step: steps taken, from 0.
         schedule: one of `SCHEDULES`.
-        warm_up: the factor rises as (step + 1) / (warm_up + 1) up to this step.
-        decay_steps: where linear and cosine, which begin after the warm-up, have reached zero.
+        warm_up: until this step the factor rises as (step + 1) / (warm_up + 1).
+        decay_steps: where linear and cosine, which begin after the warm-up, reach zero.
     """
     if step < warm_up:
         return (step + 1) / (warm_up + 1)
     done = (step - warm_up) / max(decay_steps - warm_up, 1)
     return SCHEDULES[schedule](min(done, 1.0))
-
-
-def make_schedule(optimizer: Optimizer, schedule: str, warm_up: int, decay_steps: int) -> LambdaLR:
-    """The scheduler of an optimizer; see `rate_factor`."""
-    factor = partial(rate_factor, schedule=schedule, warm_up=warm_up, decay_steps=decay_steps)
-    return LambdaLR(optimizer, factor)
