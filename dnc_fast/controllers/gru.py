@@ -71,3 +71,4 @@ class GRUController(SingleStateController):
     """Gated recurrent units. State: a tuple with h (B, H) for each layer."""
 
     make_layer = nn.GRUCell
+    tape = GRUTape

@@ -33,6 +33,7 @@ class RNNController(SingleStateController):
     """Plain tanh units. State: a tuple with h (B, H) for each layer."""
 
     make_layer = nn.RNNCell
+    tape = RNNTape
 
 
 class FeedForwardTape(RNNTape):
