@@ -22,7 +22,7 @@ from .engine import (
     unroll,
 )
 from .linkages import LINKAGES, LinkSizes, linkage_of
-from .options import read_options, takes_options
+from .options import StepOptions, read_options, takes_options
 from .precision import Precision, run_precision
 from .state import (
     DNCState,
@@ -377,7 +377,10 @@ def check_state_type(state: Any) -> None:
 def describe(config: DNCConfig) -> str:
     """The sizes, and the options that are not at their defaults, for a module's repr."""
     shown = [f"{config.input_size}, {config.hidden_size}"]
-    for name, field in DNCConfig.__dataclass_fields__.items():
+    step_options = StepOptions.__dataclass_fields__
+    for name, field in sorted(
+        DNCConfig.__dataclass_fields__.items(), key=lambda item: item[0] in step_options
+    ):
         value = getattr(config, name)
         if name in ("num_cells", "cell_size", "num_read_heads") or (
             name not in ("input_size", "hidden_size") and value != field.default

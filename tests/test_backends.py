@@ -67,7 +67,7 @@ def numba(
 def remove(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """As if a package could not be imported, and no backend had been loaded yet."""
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(choice, "_loaded", choice._loaded.__wrapped__)
+    monkeypatch.setattr(choice, "_found", {})
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, without_variable: None) -> Iterator[Cal
             monkeypatch.setitem(sys.modules, "triton", None)
         else:
             monkeypatch.setattr(pytest.importorskip("triton"), "__version__", version)
-        monkeypatch.setattr(choice, "_loaded", choice._loaded.__wrapped__)
+        monkeypatch.setattr(choice, "_found", {})
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
         monkeypatch.setattr(torch.version, "hip", None)

@@ -289,7 +289,7 @@ def test_public_results_are_equal_without_numba(monkeypatch: pytest.MonkeyPatch)
     for installed in (HAS_NUMBA, False):
         if not installed:
             monkeypatch.setitem(sys.modules, "numba", None)
-            monkeypatch.setattr(choice, "_loaded", choice._loaded.__wrapped__)
+            monkeypatch.setattr(choice, "_found", {})
         found.append(run(lively_dnc(num_cells=20), x, state))
     assert_results_close(*found)
 

@@ -273,7 +273,7 @@ def test_a_backend_trains(monkeypatch):
     assert_close(results(lively_dnc(backend="counting"), x), expected, "equal")
     # Two look-ups a step forward and two backward.
     assert CountingBackend.calls - before == 4 * 4
-    with pytest.raises(ValueError, match='"counting" takes float64, got torch.float32'):
+    with pytest.raises(ValueError, match=r'"counting" takes float64, got torch\.float32'):
         DNC(3, 4, backend="counting")(torch.zeros(2, 1, 3))
     model = lively_dnc(backend="counting")
     optimizer, trained = torch.optim.Adam(model.parameters(), 0.02), []

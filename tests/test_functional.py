@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 import torch
 from gpu import DEVICE
-from states import assert_close, normal, random_weighting, separated_usage, uniform
+from states import (
+    assert_close,
+    normal,
+    random_weighting,
+    require_grad,
+    separated_usage,
+    uniform,
+)
 from torch import Tensor
 
-from dnc_fast import functional, reference
-from dnc_fast.backends import VARIABLE
+from dnc_fast import functional
+from dnc_fast.backends import REGISTRY, VARIABLE, backend_problem
+from dnc_fast.options import USAGE_ORDERS
 
 B, N, W, R, Hw = 2, 5, 3, 2, 2
 
@@ -55,13 +63,41 @@ def test_every_function_is_tested_here() -> None:
     assert set(arguments()) == set(FUNCTIONS)
 
 
+def runnable(backend: str) -> bool:
+    return backend_problem(backend, torch.device(DEVICE), torch.float64) is None
+
+
+KERNELS = [
+    pytest.param(name, marks=pytest.mark.skipif(not runnable(name), reason="cannot run here"))
+    for name in REGISTRY
+]
+
+
 @every_function
-def test_paths_agree(name: str) -> None:
-    pytest.importorskip("triton")
+@pytest.mark.parametrize("backend", KERNELS)
+def test_results_and_gradients_equal_the_reference(name: str, backend: str) -> None:
     function: Callable[..., Any] = getattr(functional, name)
-    given = arguments()[name]
-    expected = function(**given, backend="reference")
-    assert_close(function(**given, backend="triton"), expected, "float64")
+    found, given = [], arguments()[name]
+    for chosen in (backend, "reference"):
+        torch.manual_seed(0)
+        leaves = require_grad(given)
+        results = function(**leaves, backend=chosen)
+        results = [results] if isinstance(results, Tensor) else list(results)
+        weighed = [(part * normal(*part.shape).to(DEVICE)).sum() for part in results]
+        found.append([*results, *torch.autograd.grad(sum(weighed), list(leaves.values()))])
+    assert_close(*found, "float64")
+
+
+@pytest.mark.skipif(not runnable("cpu"), reason="needs numba")
+@pytest.mark.parametrize("order", USAGE_ORDERS)
+def test_allocation_in_a_large_memory(order: str) -> None:
+    """More cells than allocation reaches at first."""
+    usage = (1 - 0.01 * uniform(2, 5000)).requires_grad_()
+    found = []
+    for backend in ("cpu", "reference"):
+        weights = functional.allocation_weighting(usage, usage_order=order, backend=backend)
+        found.append([weights, *torch.autograd.grad(weights.square().sum(), usage)])
+    assert_close(*found, "float64")
 
 
 def test_orders_differ_as_in_the_reference() -> None:
@@ -69,18 +105,12 @@ def test_orders_differ_as_in_the_reference() -> None:
     usage = torch.tensor([[0.5001, 0.5, 0.2]], dtype=torch.float64, device=DEVICE)
     exact, robust = (
         functional.allocation_weighting(usage, usage_order=order, backend="triton")
-        for order in reference.USAGE_ORDERS
+        for order in USAGE_ORDERS
     )
     assert exact[0, 1] > exact[0, 0] and robust[0, 0] > robust[0, 1]
 
 
-@every_function
-@pytest.mark.parametrize("value", ["reference", "eager", "cpu"])
-def test_the_environment_says_what_auto_is(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    """Kernels refuse to be differentiated again, plain torch does not."""
-    monkeypatch.setenv(VARIABLE, value)
+def second_gradient(name: str) -> None:
     given = {key: tensor.requires_grad_() for key, tensor in arguments()[name].items()}
     results = getattr(functional, name)(**given)
     total = sum(part.square().sum() for part in ([results] if name != "linkage" else results))
@@ -89,10 +119,28 @@ def test_the_environment_says_what_auto_is(
 
 
 @every_function
-@pytest.mark.parametrize("backend", ["eager", "cpu", "cuda"])
-def test_other_names_are_refused(name: str, backend: str) -> None:
+def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Kernels refuse to be differentiated again, the reference does not."""
+    monkeypatch.setenv(VARIABLE, "reference")
+    second_gradient(name)
+    monkeypatch.setenv(VARIABLE, "eager")
+    if name != "read_memory":  # one product, whoever calculates it
+        with pytest.raises(RuntimeError, match="create_graph"):
+            second_gradient(name)
+
+
+@every_function
+def test_auto_can_be_compiled(name: str) -> None:
+    """Where kernels cannot be part of a graph, the reference is."""
+    function, given = getattr(functional, name), arguments()[name]
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    assert_close(compiled(**given), function(**given, backend="reference"), "float64")
+
+
+@every_function
+def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"^backend must be one of.*'triton'"):
-        getattr(functional, name)(**arguments()[name], backend=backend)
+        getattr(functional, name)(**arguments()[name], backend="cuda")
 
 
 def test_order_is_checked() -> None:

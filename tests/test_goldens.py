@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dnc_fast import DNC, DNCState, MemoryState, interface, memory_step, reference
 from dnc_fast.interface import Interface, interface_shapes
+from dnc_fast.linkages.dense import directional_weightings, update_link
 from dnc_fast.reference import step
 
 GOLDENS = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -88,9 +89,9 @@ def test_allocation_of_several_write_heads() -> None:
 def test_linkage() -> None:
     names = ("write_weights", "link", "precedence", "read_weights")
     golden, leaves = addressing("link", *names)
-    link = reference.update_link(leaves["link"], leaves["precedence"], leaves["write_weights"])
+    link = update_link(leaves["link"], leaves["precedence"], leaves["write_weights"])
     precedence = reference.update_precedence(leaves["precedence"], leaves["write_weights"])
-    forward, backward = reference.directional_weightings(link, leaves["read_weights"])
+    forward, backward = directional_weightings(link, leaves["read_weights"])
     results = {"link": link, "precedence": precedence, "forward": forward, "backward": backward}
     for name, result in results.items():
         assert_close(result, golden[f"out_{name}"], "float64", name)

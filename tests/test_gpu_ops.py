@@ -22,7 +22,7 @@ from states import assert_close, normal, random_weighting, separated_usage, unif
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dnc_fast import reference
+from dnc_fast import functional, reference
 from dnc_fast.state import map_tensors
 
 pytest.importorskip("triton")
@@ -140,9 +140,7 @@ def read_inputs(case: Case) -> tuple[Tensor, ...]:
 def linkage_reference(
     link: Tensor, precedence: Tensor, write_weights: Tensor, read_weights: Tensor
 ) -> tuple[Tensor, ...]:
-    link = reference.update_link(link, precedence, write_weights)
-    precedence = reference.update_precedence(precedence, write_weights)
-    return link, precedence, *reference.directional_weightings(link, read_weights)
+    return functional.linkage(link, precedence, write_weights, read_weights, backend="reference")
 
 
 def allocation(order: str) -> Op:

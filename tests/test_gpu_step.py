@@ -32,7 +32,7 @@ from torch.nn.utils.rnn import pack_sequence
 from dnc_fast import DNC, MemoryState, memory_step
 from dnc_fast.interface import interface_size
 from dnc_fast.options import USAGE_ORDERS
-from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes, tensors
+from dnc_fast.state import MemorySizes, map_tensors, tensors
 from dnc_fast.tasks import CopyTask
 
 pytest.importorskip("triton")
@@ -434,7 +434,7 @@ def new_step(
 ) -> tuple[Step, Adjoint, kernels.Scratch | None]:
     """The arrays of a step, each made by a function of its shape."""
     B, _, W, R, Hw = sizes
-    shapes = memory_state_shapes(sizes).values()
+    shapes = [tuple(part.shape) for part in MemoryState.zeros(*sizes, device="meta")]
     vector, reads = (B, interface_size(W, R, Hw)), (B, R, W)
     step = Step(new(vector), *(new(shape) for shape in shapes for _ in range(2)), new(reads))
     adjoint = Adjoint(new(vector), *map(new, shapes))

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC
 from dnc_fast.controllers import CONTROLLERS
+from dnc_fast.engine.layered import Layers
 from dnc_fast.engine.memory_tape import MemoryTape
 from dnc_fast.engine.passes import Passes
 from dnc_fast.precision import Precision, run_precision
@@ -112,7 +113,7 @@ def test_half_precision_is_as_near_to_the_truth_as_torch_is(
         else:
             model, half = to_half(model, state, dtype)
             found[backend] = train(model, x.to(dtype), half)
-    assert len(runs) == 1 and runs[0].precision == Precision(torch.float32, dtype)
+    assert len(runs) == 1 and runs[0].plan.precision == Precision(torch.float32, dtype)
     for name, part in found["reference"].items():
         assert found["eager"][name].dtype == part.dtype, name
     ours, torchs = (errors(found[backend], exact) for backend in ("eager", "reference"))
@@ -131,7 +132,7 @@ def test_memory_and_gradients_stay_in_float32(runs: list[Passes]) -> None:
     assert {part.dtype for part in state.memory} == {torch.float32}
     assert {part.dtype for part in state.controller[0]} == {torch.float32}
     assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in model.parameters())
-    assert runs[0].controller.__class__.__name__ == "LayeredTape"
+    assert isinstance(runs[0].controller, Layers)
 
 
 def test_backward_inside_or_outside_of_autocast_is_the_same() -> None:

@@ -15,7 +15,6 @@ from dnc_fast.state import (
     check_memory_state,
     join_batches,
     map_tensors,
-    memory_state_shapes,
     tensors,
 )
 
@@ -41,9 +40,9 @@ def test_zeros_have_the_documented_shapes() -> None:
 
 
 def test_write_heads_keep_their_axis_when_there_is_one() -> None:
-    shapes = memory_state_shapes(SIZES)
-    assert shapes["link"] == (3, 1, 5, 5)
-    assert shapes["precedence"] == shapes["write_weights"] == (3, 1, 5)
+    state = MemoryState.zeros(*SIZES)
+    assert state.link.shape == (3, 1, 5, 5)
+    assert state.precedence.shape == state.write_weights.shape == (3, 1, 5)
 
 
 def test_zeros_take_dtype_and_device() -> None:

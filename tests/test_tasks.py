@@ -188,7 +188,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("task", "read"), CASES, ids=lambda case: getattr(case, "__name__", str(case)))
+@pytest.mark.parametrize(
+    ("task", "read"), CASES, ids=lambda case: getattr(case, "__name__", str(case))
+)
 def test_batches_are_as_a_plain_reading_of_the_specification(task, read):
     batch = task.batch(40, generator())
     steps = int(batch.lengths.max())

@@ -45,13 +45,19 @@ def backend_names() -> tuple[str, ...]:
     return ("auto", "reference", *reversed(REGISTRY))
 
 
-@cache
-def _loaded(load: Callable[[], Backend]) -> Backend | Exception:
-    """The backend, or why it is not to be had: a failed import is not tried at every step."""
-    try:
-        return load()
-    except (ImportError, RuntimeError) as error:
-        return error
+_found: dict[Callable[[], Backend], Backend | Exception] = {}
+"""What `load` functions returned or raised: a failed import is not tried at every step."""
+
+
+def _loaded(name: str) -> Backend | Exception:
+    """A backend, or why it is not to be had."""
+    load = REGISTRY[name].load
+    if load not in _found:
+        try:
+            _found[load] = load()
+        except (ImportError, RuntimeError) as error:
+            _found[load] = error
+    return _found[load]
 
 
 def load_backend(name: str) -> Backend:
@@ -60,7 +66,7 @@ def load_backend(name: str) -> Backend:
     Raises:
         ImportError, RuntimeError: what it needs is not there, or too old.
     """
-    found = _loaded(REGISTRY[name].load)
+    found = _loaded(name)
     if isinstance(found, Exception):
         raise found
     return found
@@ -68,7 +74,7 @@ def load_backend(name: str) -> Backend:
 
 def backend_problem(name: str, device: torch.device, dtype: torch.dtype) -> Exception | None:
     """What to raise where a backend cannot take a state; None where it can."""
-    found = _loaded(REGISTRY[name].load)
+    found = _loaded(name)
     return found if isinstance(found, Exception) else found.problem(device, dtype)
 
 

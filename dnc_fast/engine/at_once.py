@@ -6,8 +6,7 @@ The buffers are those that the steps fill when they are taken one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -47,8 +46,8 @@ class AllSteps:
         else:
             hidden0 = features.new_empty(len(layers), layout.batch_size, H)
         steps = range(layout.steps)
-        self._matrices = [memory.matrices(t) for t in range(layout.steps + 1)]
-        self.arrays = Steps(
+        none = array(_integers([0] * layout.steps))
+        self._arrays = Steps(
             kind=of.tape.kernel,
             own=H if recurrent else 0,
             interval=memory.interval,
@@ -74,13 +73,13 @@ class AllSteps:
             precedence=array(states["precedence"]),
             write=array(states["write_weights"]),
             read=array(states["read_weights"]),
-            **_addresses(self._matrices[:-1], self._matrices[1:], array),
-            rebuilt=array(_integers([0] * layout.steps)),
+            **dict.fromkeys(("memory0", "memory1", "link0", "link1", "rebuilt"), none),
         )
 
     def forward(self) -> None:
         """Take all steps."""
-        self.memory.steps.forward_steps(self.arrays)
+        matrices = [self.memory.matrices(t) for t in range(self.memory.layout.steps + 1)]
+        self.memory.steps.forward_steps(self._with(matrices[:-1], matrices[1:]))
 
     def backward(
         self,
@@ -123,28 +122,23 @@ class AllSteps:
             before += matrices[:-1]
             after += matrices[1:]
             rebuilt += [0 if memory.kept(t) else 1 + (t < last) for t in range(first, last + 1)]
-        # `before` and `after` own the memory at the addresses until the call returns.
-        steps = self.arrays._replace(
-            **_addresses(before, after, array), rebuilt=array(_integers(rebuilt))
-        )
+        steps = self._with(before, after)._replace(rebuilt=array(_integers(rebuilt)))
         self.memory.steps.backward_steps(steps, adjoint)
 
+    def _with(
+        self, before: list[tuple[Tensor, Tensor]], after: list[tuple[Tensor, Tensor]]
+    ) -> Steps:
+        """The arrays, with the addresses of the matrices (memory, link) around each step.
 
-def _addresses(
-    before: list[tuple[Tensor, Tensor]],
-    after: list[tuple[Tensor, Tensor]],
-    array: Callable[[Tensor], Any],
-) -> dict[str, Any]:
-    """The fields of `Steps` that tell where the matrices (memory, link) around each step are.
-
-    The caller owns the tensors, and keeps them for as long as the addresses are used.
-    """
-    return {
-        "memory0": array(_integers(memory.data_ptr() for memory, _ in before)),
-        "memory1": array(_integers(memory.data_ptr() for memory, _ in after)),
-        "link0": array(_integers(link.data_ptr() for _, link in before)),
-        "link1": array(_integers(link.data_ptr() for _, link in after)),
-    }
+        The caller owns these tensors, and keeps them until the kernels are done.
+        """
+        array = self.memory.steps.array
+        return self._arrays._replace(
+            memory0=array(_integers(memory.data_ptr() for memory, _ in before)),
+            memory1=array(_integers(memory.data_ptr() for memory, _ in after)),
+            link0=array(_integers(link.data_ptr() for _, link in before)),
+            link1=array(_integers(link.data_ptr() for _, link in after)),
+        )
 
 
 def _integers(values: Iterable[int]) -> Tensor:

@@ -200,7 +200,8 @@ class SeparableRun(LinkRun):
         )
 
     def begin_backward(self, d_final: list[Tensor | None]) -> None:
-        if self._versions != [tensor._version for tensor in self._history]:
+        handed_out = bool(self._versions)
+        if handed_out and self._versions != [tensor._version for tensor in self._history]:
             raise RuntimeError(
                 "state.memory.link was modified in place before the backward pass, which needs the "
                 "writes that it holds; change a copy of it"

@@ -163,22 +163,11 @@ def _written_rows(
     return _in_order(all_values.gather(-1, chosen), all_columns.gather(-1, chosen))
 
 
-def sparse_directional_weightings(link: SparseLink, read_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """forward_r = L_t wr_{t-1,r};  backward_r = L_t^T wr_{t-1,r}.
-
-    Args:
-        link: of this step.
-        read_weights: (B, R, N), of the step before.
-
-    Returns:
-        forward and backward weightings, each (B, R, Hw, N).
-    """
-    ahead, behind = sparse_products(link, read_weights)
-    return ahead.transpose(1, 2), behind.transpose(1, 2)
-
-
 def sparse_products(link: SparseLink, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """L_t v and L_t^T v of vectors (B, R, N), each (B, Hw, R, N)."""
+    """L v and L^T v of vectors (B, R, N), each (B, Hw, R, N).
+
+    Of the read weightings of the step before: forward and backward weightings.
+    """
     products = [_products(link, vector) for vector in vectors.unbind(1)]
     ahead, behind = zip(*products, strict=True)
     return torch.stack(ahead, dim=2), torch.stack(behind, dim=2)
@@ -275,10 +264,10 @@ def link_write_backward(
     )
 
 
-def sparse_directional_weightings_backward(
+def sparse_products_backward(
     d_ahead: Tensor, d_behind: Tensor, link: SparseLink, read_weights: Tensor
 ) -> Tensor:
-    """Gradient of `sparse_directional_weightings` of the link's values, (B, Hw, N, K).
+    """Gradient of `sparse_products` of the link's values, (B, Hw, N, K).
 
     dL_ij = sum_r dfwd_r[i] wr_r[j] + wr_r[i] dbwd_r[j], where there is an entry; that of the read
     weightings is L^T dfwd + L dbwd, see `sparse_products`.
@@ -383,18 +372,14 @@ class SparseRun(LinkRun):
         modes_ahead: Tensor,
         modes_behind: Tensor,
     ) -> None:
-        """Add to d_values what both directional weightings add to the link's gradient.
+        """Add to d_values (B, Hw, N, K) what both weightings add to the gradient of a link.
 
-        Args:
-            d_values: (B, Hw, N, K).
-            link: of step t.
-            d_read: (B, R, N), gradient of the read weightings of step t.
-            last: (B, R, N), those of step t - 1.
-            modes_ahead, modes_behind: (B, R, Hw).
+        d_read is the gradient of the read weightings of step t, last those of step t - 1, each
+        (B, R, N); modes_ahead and modes_behind (B, R, Hw).
         """
         d_read = d_read.unsqueeze(2)
         d_ahead, d_behind = modes_ahead.unsqueeze(-1) * d_read, modes_behind.unsqueeze(-1) * d_read
-        d_values += sparse_directional_weightings_backward(d_ahead, d_behind, link, last)
+        d_values += sparse_products_backward(d_ahead, d_behind, link, last)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -451,7 +436,7 @@ class SparseLinkage(Linkage):
         fan_out = link.values.shape[-1]
         write = link_write(precedence, write_weights, fan_out, options.link_unit_sums)
         link = update_sparse_link(link, write, options.link_threshold)
-        return link, *sparse_directional_weightings(link, read_weights)
+        return link, *(part.transpose(1, 2) for part in sparse_products(link, read_weights))
 
     def bytes(self, sizes: LinkSizes, budget: LinkBudget) -> int:
         """Values and columns before the first step, after the last and in the backward pass.
