@@ -69,7 +69,7 @@ class Steps(NamedTuple):
     | weights           | (L, S, G H)                                                            |
     | hidden0           | (L, B, H), before the first step                                       |
     | inputs, active    | (L, rows, S) and (L, rows, G H)                                        |
-    | cells, squashed   | (L, rows, H), of an LSTM: c of all states, and tanh c                  |
+    | c, tanh_c         | (L, rows, H), of an LSTM: c of all states, and tanh c of all steps     |
     | features          | (outputs, L H + R W)                                                   |
     | interface, bias   | (L H, interface size) and (interface size)                             |
     | vectors, reads    | (rows, interface size) and (rows, R, W)                                |
@@ -95,8 +95,8 @@ class Steps(NamedTuple):
     hidden0: Any
     inputs: Any
     active: Any
-    cells: Any
-    squashed: Any
+    c: Any
+    tanh_c: Any
     features: Any
     interface: Any
     bias: Any
@@ -124,7 +124,7 @@ class AdjointSteps(NamedTuple):
     | interface     | (interface size, L H), likewise                                            |
     | hidden        | (outputs, L H), of the hidden activations                                  |
     | active        | (L, rows, G H), of the pre-activations; filled                             |
-    | last, cells   | (L, B, H), of h and c, in place from step to step                          |
+    | last, c       | (L, B, H), of h and c, in place from step to step                          |
     | seen          | (B, S), of what a layer sees: room to work in                              |
     | vectors       | (rows, interface size), filled                                             |
     | reads, reads0 | (rows, R, W), added to; (B, R, W), filled                                  |
@@ -137,7 +137,7 @@ class AdjointSteps(NamedTuple):
     hidden: Any
     active: Any
     last: Any
-    cells: Any
+    c: Any
     seen: Any
     vectors: Any
     reads: Any

@@ -247,6 +247,19 @@ def test_works_where_numba_cannot_be_imported(without_variable: None) -> None:
     assert "pip install numba" in done.stdout
 
 
+@every_backend
+def test_autocast_changes_nothing(backend: str) -> None:
+    found = []
+    for enabled in (False, True):
+        inputs = random_interfaces(1, SIZES)[0].float(), separated_state(SIZES).to(torch.float32)
+        inputs = require_grad(inputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            reads, state = memory_step(*inputs, backend=backend)
+            total = reads.sum() + state.memory.square().sum()
+            found.append([reads, *torch.autograd.grad(total, [inputs[0], *inputs[1]])])
+    assert_close(*found, "equal")
+
+
 # Their results and gradients
 
 

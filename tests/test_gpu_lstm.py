@@ -23,8 +23,8 @@ every_size = pytest.mark.parametrize("b, H", SIZES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 every_clip = pytest.mark.parametrize("clip", [None, 0.3])
 
-RESULTS = ("active", "cells1", "squashed", "hidden")
-GRADIENTS = ("d_active", "d_cells")
+RESULTS = ("active", "c1", "tanh_c", "hidden")
+GRADIENTS = ("d_active", "d_c")
 
 
 class Room:
@@ -57,48 +57,48 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
 
 
 def forward(
-    product: Tensor, x_part: Tensor, cells0: Tensor, dtypes: Sequence[torch.dtype]
+    product: Tensor, x_part: Tensor, c0: Tensor, dtypes: Sequence[torch.dtype]
 ) -> dict[str, Tensor]:
     """By the kernel, results in some dtypes."""
-    room, (b, H) = Room(), cells0.shape
-    given = [room.put(tensor) for tensor in (product, x_part, cells0)]
+    room, (b, H) = Room(), c0.shape
+    given = [room.put(tensor) for tensor in (product, x_part, c0)]
     found = [room.empty(b, H * (4 if i == 0 else 1), dtype) for i, dtype in enumerate(dtypes)]
     load_backend("triton").lstm_forward(*given, *found)
     room.assert_filled()
-    assert_close(given, (product, x_part, cells0), "equal")
+    assert_close(given, (product, x_part, c0), "equal")
     return dict(zip(RESULTS, found, strict=True))
 
 
 def plain_forward(
-    product: Tensor, x_part: Tensor, cells0: Tensor, dtypes: Sequence[torch.dtype]
+    product: Tensor, x_part: Tensor, c0: Tensor, dtypes: Sequence[torch.dtype]
 ) -> dict[str, Tensor]:
     """By torch, in the dtype of the cells."""
-    gates = (product.to(cells0.dtype) + x_part.to(cells0.dtype)).chunk(4, dim=1)
+    gates = (product.to(c0.dtype) + x_part.to(c0.dtype)).chunk(4, dim=1)
     entry, forget, output = (gates[i].sigmoid() for i in (0, 1, 3))
     change = gates[2].tanh()
-    cells1 = forget * cells0 + entry * change
-    squashed = cells1.tanh()
+    c1 = forget * c0 + entry * change
+    tanh_c = c1.tanh()
     active = torch.cat([entry, forget, change, output], dim=1)
-    found = zip(RESULTS, (active, cells1, squashed, output * squashed), dtypes, strict=True)
+    found = zip(RESULTS, (active, c1, tanh_c, output * tanh_c), dtypes, strict=True)
     return {name: tensor.to(dtype) for name, tensor, dtype in found}
 
 
 def backward(
     active: Tensor,
-    squashed: Tensor,
-    cells0: Tensor,
+    tanh_c: Tensor,
+    c0: Tensor,
     d_output: Tensor,
     d_last: Tensor,
     clip: float | None,
-    d_cells: Tensor,
+    d_c: Tensor,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """By the kernel, the gradient of the pre-activations in a dtype."""
-    room, tensors = Room(), (active, squashed, cells0, d_output, d_last)
+    room, tensors = Room(), (active, tanh_c, c0, d_output, d_last)
     given = [room.put(tensor) for tensor in tensors]
-    found = [room.empty(*active.shape, dtype), room.put(d_cells)]
+    found = [room.empty(*active.shape, dtype), room.put(d_c)]
     load_backend("triton").lstm_backward(*given, clip, found[1], found[0])
-    if all(tensor.isfinite().all() for tensor in (*tensors, d_cells)):
+    if all(tensor.isfinite().all() for tensor in (*tensors, d_c)):
         room.assert_filled()
         assert_close(given, tensors, "equal")
     return dict(zip(GRADIENTS, found, strict=True))
@@ -106,27 +106,27 @@ def backward(
 
 def plain_backward(
     active: Tensor,
-    squashed: Tensor,
-    cells0: Tensor,
+    tanh_c: Tensor,
+    c0: Tensor,
     d_output: Tensor,
     d_last: Tensor,
     clip: float | None,
-    d_cells: Tensor,
+    d_c: Tensor,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """By torch, in the dtype of the cells."""
-    entry, forget, change, output = active.to(cells0.dtype).chunk(4, dim=1)
-    d_hidden = d_output.to(cells0.dtype) + d_last
+    entry, forget, change, output = active.to(c0.dtype).chunk(4, dim=1)
+    d_hidden = d_output.to(c0.dtype) + d_last
     if clip is not None:
-        d_hidden, d_cells = d_hidden.clamp(-clip, clip), d_cells.clamp(-clip, clip)
-    d_cells = d_cells + tanh_backward(d_hidden * output, squashed.to(cells0.dtype))
+        d_hidden, d_c = d_hidden.clamp(-clip, clip), d_c.clamp(-clip, clip)
+    d_c = d_c + tanh_backward(d_hidden * output, tanh_c.to(c0.dtype))
     parts = (
-        sigmoid_backward(d_cells * change, entry),
-        sigmoid_backward(d_cells * cells0, forget),
-        tanh_backward(d_cells * entry, change),
-        sigmoid_backward(d_hidden * squashed, output),
+        sigmoid_backward(d_c * change, entry),
+        sigmoid_backward(d_c * c0, forget),
+        tanh_backward(d_c * entry, change),
+        sigmoid_backward(d_hidden * tanh_c, output),
     )
-    return {"d_active": torch.cat(parts, dim=1).to(dtype), "d_cells": d_cells * forget}
+    return {"d_active": torch.cat(parts, dim=1).to(dtype), "d_c": d_c * forget}
 
 
 def forward_inputs(b: int, H: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,40 +156,40 @@ def test_backward_is_as_good_as_torch(
     b: int, H: int, dtype: torch.dtype, clip: float | None
 ) -> None:
     """Activations, their gradients, and what comes from above in any dtype."""
-    *_, cells0 = inputs = forward_inputs(b, H, dtype)
+    *_, c0 = inputs = forward_inputs(b, H, dtype)
     dtypes = [dtype, arithmetic(dtype), arithmetic(dtype), dtype]
-    active, _, squashed, _ = plain_forward(*inputs, dtypes).values()
-    d_output, d_last, d_cells = (normal(b, H).to(DEVICE, arithmetic(dtype)) for _ in range(3))
-    given = (active, squashed, cells0, d_output.to(dtype), d_last)
+    active, _, tanh_c, _ = plain_forward(*inputs, dtypes).values()
+    d_output, d_last, d_c = (normal(b, H).to(DEVICE, arithmetic(dtype)) for _ in range(3))
+    given = (active, tanh_c, c0, d_output.to(dtype), d_last)
     truth = plain_backward(
-        *(tensor.double() for tensor in given), clip, d_cells.double(), torch.float64
+        *(tensor.double() for tensor in given), clip, d_c.double(), torch.float64
     )
-    actual = backward(*given, clip, d_cells, dtype)
+    actual = backward(*given, clip, d_c, dtype)
     if dtype == torch.float64:
         assert_close(actual, truth, "float64")
     else:
-        assert_as_good_as_torch(actual, plain_backward(*given, clip, d_cells, dtype), truth)
+        assert_as_good_as_torch(actual, plain_backward(*given, clip, d_c, dtype), truth)
 
 
 @every_clip
 def test_equals_an_lstm_cell_and_its_gradients(clip: float | None) -> None:
     """Those of its input and of its whole state, by autograd, from clipped gradients."""
     cell = nn.LSTMCell(5, 5, dtype=torch.float64, device=DEVICE)
-    x, hidden0, cells0, d_output, d_last, d_cells = (normal(3, 5).to(DEVICE) for _ in range(6))
-    inputs = [tensor.requires_grad_() for tensor in (x, hidden0, cells0)]
-    hidden, cells = cell(x, (hidden0, cells0))
-    ends = [d_output + d_last, d_cells]
+    x, hidden0, c0, d_output, d_last, d_c = (normal(3, 5).to(DEVICE) for _ in range(6))
+    inputs = [tensor.requires_grad_() for tensor in (x, hidden0, c0)]
+    hidden, cells = cell(x, (hidden0, c0))
+    ends = [d_output + d_last, d_c]
     if clip is not None:
         assert all((tensor.abs() > clip).any() for tensor in ends)
         ends = [tensor.clamp(-clip, clip) for tensor in ends]
     expected = torch.autograd.grad((hidden, cells), inputs, ends)
 
     x_part = x @ cell.weight_ih.T + cell.bias_ih + cell.bias_hh
-    given = (hidden0 @ cell.weight_hh.T, x_part, cells0)
+    given = (hidden0 @ cell.weight_hh.T, x_part, c0)
     found = forward(*(tensor.detach() for tensor in given), [torch.float64] * 4)
-    assert_close((found["hidden"], found["cells1"]), (hidden, cells), "float64")
-    kept = (found["active"], found["squashed"], cells0.detach())
-    d_active, d_before = backward(*kept, d_output, d_last, clip, d_cells, torch.float64).values()
+    assert_close((found["hidden"], found["c1"]), (hidden, cells), "float64")
+    kept = (found["active"], found["tanh_c"], c0.detach())
+    d_active, d_before = backward(*kept, d_output, d_last, clip, d_c, torch.float64).values()
     actual = (d_active @ cell.weight_ih, d_active @ cell.weight_hh, d_before)
     assert_close(actual, expected, "float64")
 
@@ -197,17 +197,17 @@ def test_equals_an_lstm_cell_and_its_gradients(clip: float | None) -> None:
 def test_every_tensor_has_its_own_dtype() -> None:
     """As under autocast: products in half precision, what is kept in another, h in the state's."""
     half, single, double = torch.bfloat16, torch.float32, torch.float64
-    product, x_part, cells0 = forward_inputs(3, 7, single)
+    product, x_part, c0 = forward_inputs(3, 7, single)
     product = product.to(half)
     dtypes = [torch.float16, double, half, single]
-    exact = plain_forward(product.double(), x_part.double(), cells0.double(), [double] * 4)
-    plain = plain_forward(product, x_part, cells0, dtypes)
+    exact = plain_forward(product.double(), x_part.double(), c0.double(), [double] * 4)
+    plain = plain_forward(product, x_part, c0, dtypes)
     # What is calculated in float32 is no better in a float64 tensor.
     actual = {
         name: tensor.to(single) if tensor.dtype == double else tensor
-        for name, tensor in forward(product, x_part, cells0, dtypes).items()
+        for name, tensor in forward(product, x_part, c0, dtypes).items()
     }
-    plain["cells1"] = plain["cells1"].to(single)
+    plain["c1"] = plain["c1"].to(single)
     assert_as_good_as_torch(actual, plain, exact)
 
 
@@ -245,26 +245,26 @@ def assert_same_with_nan(actual: dict[str, Tensor], expected: dict[str, Tensor])
 @every_clip
 def test_what_is_not_finite_goes_through_as_in_torch(clip: float | None) -> None:
     """NaN stays NaN, clipped or not; infinite gradients are clipped."""
-    product, x_part, cells0 = forward_inputs(2, 3, torch.float32)
-    kept = plain_forward(product, x_part, cells0, [torch.float32] * 4)
+    product, x_part, c0 = forward_inputs(2, 3, torch.float32)
+    kept = plain_forward(product, x_part, c0, [torch.float32] * 4)
     broken = product.clone()
     broken[0, [0, 4, 8, 9]] = torch.nan  # i, f and g of the three units of a row, and o of one
     found = {name: torch.empty_like(part) for name, part in kept.items()}
-    load_backend("triton").lstm_forward(broken, x_part, cells0, *found.values())
-    assert_same_with_nan(found, plain_forward(broken, x_part, cells0, [torch.float32] * 4))
+    load_backend("triton").lstm_forward(broken, x_part, c0, *found.values())
+    assert_same_with_nan(found, plain_forward(broken, x_part, c0, [torch.float32] * 4))
 
-    d_output, d_last, d_cells = (normal(2, 3).float().to(DEVICE) for _ in range(3))
-    d_output[0, 0] = d_cells[1, 1] = torch.nan
-    d_last[0, 2], d_cells[0, 1] = torch.inf, -torch.inf
-    given = (kept["active"], kept["squashed"], cells0, d_output, d_last, clip, d_cells)
+    d_output, d_last, d_c = (normal(2, 3).float().to(DEVICE) for _ in range(3))
+    d_output[0, 0] = d_c[1, 1] = torch.nan
+    d_last[0, 2], d_c[0, 1] = torch.inf, -torch.inf
+    given = (kept["active"], kept["tanh_c"], c0, d_output, d_last, clip, d_c)
     assert_same_with_nan(backward(*given, torch.float32), plain_backward(*given, torch.float32))
 
 
 def test_no_rows_are_nothing_to_do() -> None:
-    product, x_part, cells0 = forward_inputs(0, 5, torch.float32)
-    found = forward(product, x_part, cells0, [torch.float32] * 4)
+    product, x_part, c0 = forward_inputs(0, 5, torch.float32)
+    found = forward(product, x_part, c0, [torch.float32] * 4)
     none = found["hidden"]
-    backward(found["active"], none, cells0, none, none, 1.0, none, torch.float32)
+    backward(found["active"], none, c0, none, none, 1.0, none, torch.float32)
 
 
 def test_rows_may_be_far_apart() -> None:
@@ -276,7 +276,7 @@ def test_rows_may_be_far_apart() -> None:
     )
     product.copy_(inputs[0])
     expected = forward(*inputs, [torch.float32] * 3 + [torch.float16])
-    active, cells1, squashed, _ = (torch.empty_like(part) for part in expected.values())
+    active, c1, tanh_c, _ = (torch.empty_like(part) for part in expected.values())
     given = (product, *inputs[1:])
-    load_backend("triton").lstm_forward(*given, active, cells1, squashed, hidden)
-    assert_close((active, cells1, squashed, hidden), tuple(expected.values()), "equal")
+    load_backend("triton").lstm_forward(*given, active, c1, tanh_c, hidden)
+    assert_close((active, c1, tanh_c, hidden), tuple(expected.values()), "equal")

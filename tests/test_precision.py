@@ -24,6 +24,7 @@ from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.layered import Layers
 from dnc_fast.engine.memory_tape import MemoryTape
 from dnc_fast.engine.passes import Passes
+from dnc_fast.engine.recording import Recording
 from dnc_fast.precision import Precision, run_precision
 
 T, B = 6, 4
@@ -37,15 +38,15 @@ HAND_DERIVED = [
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Passes]:
-    """The runs that the engine makes."""
+    """What the engine runs."""
     made: list[Passes] = []
-    forward = Passes.forward
+    results = Recording.results
 
-    def record(run: Passes, given: Any) -> Any:
-        made.append(run)
-        return forward(run, given)
+    def record(recording: Recording) -> Any:
+        made.append(recording.passes)
+        return results(recording)
 
-    monkeypatch.setattr(Passes, "forward", record)
+    monkeypatch.setattr(Recording, "results", record)
     return made
 
 

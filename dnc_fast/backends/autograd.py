@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -13,9 +14,21 @@ from ..linkages import LINKAGES
 from ..options import PAPER, StepOptions
 from ..state import MemoryState, map_tensors, tensors
 from .parts import Parts, StepRun
-from .step import step_run
+from .step import final_gradients, first_gradients, step_run
 
-LINK = MemoryState._fields.index("link")
+
+def _in_full(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward or backward method without autocast, in the dtypes that it is given."""
+
+    @wraps(method)
+    def plainly(ctx: Any, *given: Any) -> Any:
+        device = next(part.device for part in given if isinstance(part, Tensor))
+        if device.type == "meta":  # it knows no autocast
+            return method(ctx, *given)
+        with torch.autocast(device.type, enabled=False):
+            return method(ctx, *given)
+
+    return plainly
 
 
 def refuse_second_gradient() -> None:
@@ -25,32 +38,6 @@ def refuse_second_gradient() -> None:
             "hand-derived gradients cannot be differentiated again (create_graph=True); "
             'backend="reference" can do that'
         )
-
-
-def final_gradients(given: list[Tensor | None], run: StepRun, like: MemoryState) -> MemoryState:
-    """Gradients of the final state to begin a backward pass with, to be changed in place.
-
-    Args:
-        given: those of the tensors of the final state; None stands for zeros.
-        run: the steps.
-        like: a state with the matrix of its link, for the shapes.
-    """
-    after = len(given) - (len(MemoryState._fields) - LINK - 1)
-    d_matrix = run.begin_backward(given[LINK:after])
-    parts = zip([*given[:LINK], d_matrix, *given[after:]], like, strict=True)
-    return MemoryState(
-        *(
-            torch.zeros_like(tensor)
-            if part is None
-            else part.clone(memory_format=torch.contiguous_format)
-            for part, tensor in parts
-        )
-    )
-
-
-def first_gradients(gradient: MemoryState, run: StepRun) -> list[Tensor | None]:
-    """Gradients of the tensors of the first state, from those that a backward pass ended with."""
-    return [*gradient[:LINK], *run.link_gradient(gradient.link), *gradient[LINK + 1 :]]
 
 
 def arrays(
@@ -82,6 +69,7 @@ class _Step(torch.autograd.Function):
     """A memory step as a function of the interface vector and the tensors of the state."""
 
     @staticmethod
+    @_in_full
     def forward(
         ctx: Any, backend: Parts, options: StepOptions, form: MemoryState, *given: Tensor
     ) -> tuple[Tensor, ...]:
@@ -97,6 +85,7 @@ class _Step(torch.autograd.Function):
         return results
 
     @staticmethod
+    @_in_full
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_reads, *d_final = gradients
@@ -140,6 +129,7 @@ class ContentWeighting(torch.autograd.Function):
     """A backend's `look_up` of keys (B, heads, W) with strengths in a memory (B, N, W)."""
 
     @staticmethod
+    @_in_full
     def forward(
         ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
     ) -> Tensor:
@@ -149,6 +139,7 @@ class ContentWeighting(torch.autograd.Function):
         return backend.look_up(keys, strengths, memory).weights
 
     @staticmethod
+    @_in_full
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         given = ctx.saved_tensors
@@ -164,6 +155,7 @@ class AllocationWeighting(torch.autograd.Function):
     """A backend's `allocate` on a usage (B, N)."""
 
     @staticmethod
+    @_in_full
     def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
         backend.prepare(usage.dtype)
         ctx.backend, ctx.usage_order = backend, usage_order
@@ -171,6 +163,7 @@ class AllocationWeighting(torch.autograd.Function):
         return backend.allocate(usage, usage_order)
 
     @staticmethod
+    @_in_full
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         (usage,) = ctx.saved_tensors
@@ -181,6 +174,7 @@ class WriteMemory(torch.autograd.Function):
     """A backend's `write` to a memory (B, N, W)."""
 
     @staticmethod
+    @_in_full
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -191,6 +185,7 @@ class WriteMemory(torch.autograd.Function):
         return out
 
     @staticmethod
+    @_in_full
     def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_memory = d_memory.clone(memory_format=torch.contiguous_format)
@@ -207,6 +202,7 @@ class DenseLink(torch.autograd.Function):
     """
 
     @staticmethod
+    @_in_full
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -218,6 +214,7 @@ class DenseLink(torch.autograd.Function):
         return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
 
     @staticmethod
+    @_in_full
     def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)

@@ -120,10 +120,10 @@ class Parts:
 
         d_weights and `found` may be used up.
         """
-        d_keys, d_strengths, d_cells = reference.content_weighting_backward(
+        d_keys, d_strengths, d_c = reference.content_weighting_backward(
             d_weights, found, keys, strengths, memory
         )
-        d_memory += d_cells
+        d_memory += d_c
         return d_keys, d_strengths
 
     # Usage and allocation
@@ -218,50 +218,50 @@ class Parts:
         self,
         product: Tensor,
         x_part: Tensor,
-        cells0: Tensor,
+        c0: Tensor,
         active: Tensor,
-        cells1: Tensor,
-        squashed: Tensor,
+        c1: Tensor,
+        tanh_c: Tensor,
         hidden: Tensor,
     ) -> None:
         """The gates of an LSTM: h = o tanh(c), c = f c_{t-1} + i g.
 
         Args:
             product, x_part: (b, 4 H), of any dtype; the pre-activations are their sum.
-            cells0: (b, H), c_{t-1}.
+            c0: (b, H), c_{t-1}.
             active: (b, 4 H), filled with i, f, g, o.
-            cells1: (b, H), filled with c.
-            squashed: (b, H), filled with tanh(c).
+            c1: (b, H), filled with c.
+            tanh_c: (b, H), filled with tanh(c).
             hidden: (b, H), of any dtype, filled with h.
         """
-        H = cells0.shape[1]
+        H = c0.shape[1]
         torch.add(product, x_part, out=active)
         active[:, : 2 * H].sigmoid_()
         active[:, 2 * H : 3 * H].tanh_()
         active[:, 3 * H :].sigmoid_()
         entry, forget, change, output = active.chunk(4, dim=1)
-        torch.mul(forget, cells0, out=cells1).addcmul_(entry, change)
-        torch.tanh(cells1, out=squashed)
-        torch.mul(output, squashed, out=hidden)
+        torch.mul(forget, c0, out=c1).addcmul_(entry, change)
+        torch.tanh(c1, out=tanh_c)
+        torch.mul(output, tanh_c, out=hidden)
 
     def lstm_backward(
         self,
         active: Tensor,
-        squashed: Tensor,
-        cells0: Tensor,
+        tanh_c: Tensor,
+        c0: Tensor,
         d_output: Tensor,
         d_last: Tensor,
         clip: float | None,
-        d_cells: Tensor,
+        d_c: Tensor,
         d_active: Tensor,
     ) -> None:
         """Through the gates of an LSTM, see `lstm_forward`.
 
         Args:
-            active, squashed, cells0: as they were filled or given.
+            active, tanh_c, c0: as they were filled or given.
             d_output, d_last: (b, H), the gradient of h is their sum; the latter may be changed.
             clip: bound of the gradients of h and c, each number by itself; None for no bound.
-            d_cells: (b, H), gradient of c; goes to step t - 1 in place.
+            d_c: (b, H), gradient of c; goes to step t - 1 in place.
             d_active: (b, 4 H), of any dtype, filled with the gradient of the pre-activations.
         """
         entry, forget, change, output = active.chunk(4, dim=1)
@@ -269,10 +269,10 @@ class Parts:
         d_hidden = d_last.add_(d_output)
         if clip is not None:
             d_hidden.clamp_(-clip, clip)
-            d_cells.clamp_(-clip, clip)
-        d_cells.add_(tanh_backward(d_hidden * output, squashed))
-        sigmoid_backward(d_cells * change, entry, grad_input=d_entry)
-        sigmoid_backward(d_cells * cells0, forget, grad_input=d_forget)
-        tanh_backward(d_cells * entry, change, grad_input=d_change)
-        sigmoid_backward(d_hidden * squashed, output, grad_input=d_gate)
-        d_cells.mul_(forget)
+            d_c.clamp_(-clip, clip)
+        d_c.add_(tanh_backward(d_hidden * output, tanh_c))
+        sigmoid_backward(d_c * change, entry, grad_input=d_entry)
+        sigmoid_backward(d_c * c0, forget, grad_input=d_forget)
+        tanh_backward(d_c * entry, change, grad_input=d_change)
+        sigmoid_backward(d_hidden * tanh_c, output, grad_input=d_gate)
+        d_c.mul_(forget)

@@ -21,6 +21,8 @@ from ..state import MemoryState
 from .cells import KeptCells, WholeCells
 from .parts import Parts, StepRun
 
+LINK = MemoryState._fields.index("link")
+
 
 def step_run(
     backend: Parts,
@@ -256,3 +258,29 @@ def _cut_backward(d_weights: Tensor, kept: Kept) -> Tensor:
     """Through the cut of a weighting to its largest entries."""
     d_values = d_weights.gather(-1, kept.cells)
     return keep_largest_backward(d_values, kept, d_weights.shape[-1])
+
+
+def final_gradients(given: list[Tensor | None], run: StepRun, like: MemoryState) -> MemoryState:
+    """Gradients of the final state to begin a backward pass with, to be changed in place.
+
+    Args:
+        given: those of the tensors of the final state; None stands for zeros.
+        run: the steps.
+        like: a state with the matrix of its link, for the shapes.
+    """
+    after = len(given) - (len(MemoryState._fields) - LINK - 1)
+    d_matrix = run.begin_backward(given[LINK:after])
+    parts = zip([*given[:LINK], d_matrix, *given[after:]], like, strict=True)
+    return MemoryState(
+        *(
+            torch.zeros_like(tensor)
+            if part is None
+            else part.clone(memory_format=torch.contiguous_format)
+            for part, tensor in parts
+        )
+    )
+
+
+def first_gradients(gradient: MemoryState, run: StepRun) -> list[Tensor | None]:
+    """Gradients of the tensors of the first state, from those that a backward pass ended with."""
+    return [*gradient[:LINK], *run.link_gradient(gradient.link), *gradient[LINK + 1 :]]

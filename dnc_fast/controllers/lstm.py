@@ -16,40 +16,40 @@ class LSTMTape(LayerTape):
 
     gates = 4
     kernel = LSTM
-    has_cells = True
+    has_c = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.cells[: self.layout.batch_size] = self.initial[1]
+        self.c[: self.layout.batch_size] = self.initial[1]
 
     def activate(self, t: int, product: Tensor, x_part: Tensor) -> None:
         step = self.layout.step(t)
         self.backend.lstm_forward(
             product,
             x_part,
-            self.cells[self.layout.before(t)],
+            self.c[self.layout.before(t)],
             self.active[step],
-            self.cells[self.layout.after(t)],
-            self.squashed[step],
+            self.c[self.layout.after(t)],
+            self.tanh_c[step],
             self.hidden[self.layout.output(t)],
         )
 
     def states_after(self, t: int) -> list[Tensor]:
-        return [*super().states_after(t), self.cells[self.layout.after(t)]]
+        return [*super().states_after(t), self.c[self.layout.after(t)]]
 
     def activate_backward(
         self, t: int, d_hidden: Tensor, d_state: list[Tensor], clip: float | None, d_active: Tensor
     ) -> None:
         step = self.layout.step(t)
-        d_last, d_cells = d_state
+        d_last, d_c = d_state
         self.backend.lstm_backward(
             self.active[step],
-            self.squashed[step],
-            self.cells[self.layout.before(t)],
+            self.tanh_c[step],
+            self.c[self.layout.before(t)],
             d_hidden,
             d_last,
             clip,
-            d_cells,
+            d_c,
             d_active,
         )
 

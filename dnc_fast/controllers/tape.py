@@ -28,14 +28,14 @@ class LayerBuffers(NamedTuple):
     |----------|-------------------------------------------------|-----------|
     | inputs   | (step rows, S)                                  | half      |
     | active   | (step rows, gates H), activations               | full      |
-    | cells    | (state rows, H), of an LSTM, else without rows  | full      |
-    | squashed | (step rows, H), tanh of the cells, likewise     | full      |
+    | c        | (state rows, H), of an LSTM, else without rows  | full      |
+    | tanh_c   | (step rows, H), likewise                        | full      |
     """
 
     inputs: Tensor
     active: Tensor
-    cells: Tensor
-    squashed: Tensor
+    c: Tensor
+    tanh_c: Tensor
 
 
 class LayerGradients(NamedTuple):
@@ -70,7 +70,7 @@ class LayerTape:
     kernel: ClassVar[int | None] = None
     """What kernels of whole sequences know it as, of `kernels.arrays`; None: they do not."""
 
-    has_cells: ClassVar[bool] = False
+    has_c: ClassVar[bool] = False
     """Whether the state has c besides h."""
 
     recurrent: ClassVar[bool] = True
@@ -94,7 +94,7 @@ class LayerTape:
         self.operand = precision.operand(weight)
         self.hidden = hidden
         self.initial = initial
-        self.inputs, self.active, self.cells, self.squashed = buffers
+        self.inputs, self.active, self.c, self.tanh_c = buffers
         self.final = [torch.empty_like(tensor) for tensor in initial]
 
     @staticmethod

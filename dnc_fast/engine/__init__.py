@@ -4,7 +4,7 @@ from .captures import release_cuda_graphs
 from .controller import has_tape, is_plain
 from .plan import Plan
 from .report import MemoryReport, memory_report
-from .sequences import run_sequences
+from .run import run_sequences
 from .unroll import unroll
 
 __all__ = [

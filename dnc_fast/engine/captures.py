@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from .cuda_graph import CudaGraph, Graph
-from .passes import Passes, Recording
+from .passes import Passes
+from .recording import Recording
 
 MAX_STEPS = 256
 """Steps of the longest part that is captured."""
@@ -86,7 +87,7 @@ class Capture:
 
     def _forward(self, passes: Passes) -> list[Tensor]:
         self._recordings.clear()  # of the time before, that is thrown away
-        self._recordings.append(passes.forward(self._given))
+        self._recordings.append(Recording(passes, self._given))
         return self._recordings[0].results()
 
     def forward(self, given: Sequence[Tensor]) -> list[Tensor]:

@@ -104,7 +104,7 @@ class LayeredTape:
         kind, H, L = layers.tape, layers.hidden_size, layers.num_layers
         self.masks: list[dict[int, Tensor]] = [{} for _ in range(L)]
         x_parts, weights = given[::2], given[1::2]
-        cells = int(kind.has_cells)
+        has_c = int(kind.has_c)
         seen = max(weight.shape[1] for weight in weights)
         # The lowest layer of many sees less than the others: zeros where it sees nothing.
         new = output.new_empty if L == 1 else output.new_zeros
@@ -112,8 +112,8 @@ class LayeredTape:
         self.buffers = LayerBuffers(
             inputs=new(L, layout.num_step_rows, seen),
             active=full(L, layout.num_step_rows, kind.gates * H),
-            cells=full(L, cells * layout.num_state_rows, H),
-            squashed=full(L, cells * layout.num_step_rows, H),
+            c=full(L, has_c * layout.num_state_rows, H),
+            tanh_c=full(L, has_c * layout.num_step_rows, H),
         )
         self.layers: list[LayerTape] = []
         for index, (x_part, weight) in enumerate(zip(x_parts, weights, strict=True)):
@@ -165,11 +165,11 @@ class LayeredGradients:
         self.active = torch.empty_like(active, dtype=inputs.dtype)
         # Of h and c, whether the state has them or not.
         shape = (2, tape.of.num_layers, tape.layout.batch_size, tape.of.hidden_size)
-        self.last, self.cells = active.new_zeros(shape)
+        self.last, self.c = active.new_zeros(shape)
         self.layers: list[LayerGradients] = []
         for index, layer in enumerate(tape.layers):
             own, d_final = d_final[: len(layer.final)], d_final[len(layer.final) :]
-            state = [self.last[index], self.cells[index]][: len(own)]
+            state = [self.last[index], self.c[index]][: len(own)]
             for part, gradient in zip(state, own, strict=True):
                 if gradient is not None:
                     part.copy_(gradient)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.autograd import final_gradients
 from ..backends.parts import StepRun
+from ..backends.step import final_gradients
 from ..interface import interface_size
 from ..kernels.arrays import Adjoint, Step
 from ..layout import Layout

@@ -436,7 +436,8 @@ class SparseLinkage(Linkage):
         fan_out = link.values.shape[-1]
         write = link_write(precedence, write_weights, fan_out, options.link_unit_sums)
         link = update_sparse_link(link, write, options.link_threshold)
-        return link, *(part.transpose(1, 2) for part in sparse_products(link, read_weights))
+        ahead, behind = sparse_products(link, read_weights)
+        return link, ahead.transpose(1, 2), behind.transpose(1, 2)
 
     def bytes(self, sizes: LinkSizes, budget: LinkBudget) -> int:
         """Values and columns before the first step, after the last and in the backward pass.

@@ -1,6 +1,6 @@
 """One step of one controller layer for one batch element, forward and backward.
 
-Every loop writes to only one array, because the compiler does not vectorise others. `cells` are the
+Every loop writes to only one array, because the compiler does not vectorise others. `c` are the
 cell states c of an LSTM. Shapes: active, the activations of all gates, (G H); all others (H).
 """
 
@@ -24,7 +24,7 @@ def _tanh(values, out):
 
 
 @kernel
-def _lstm(active, cells, new_cells, squashed, hidden):
+def _lstm(active, c, new_c, tanh_c, hidden):
     """h = o s, s = tanh(c'), c' = f c + i g; active holds i, f, g, o."""
     H = hidden.shape[0]
     entry, forget, change = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
@@ -33,15 +33,15 @@ def _lstm(active, cells, new_cells, squashed, hidden):
     _tanh(change, change)
     _sigmoid(output)
     for j in range(H):
-        new_cells[j] = forget[j] * cells[j] + entry[j] * change[j]
-    _tanh(new_cells, squashed)
+        new_c[j] = forget[j] * c[j] + entry[j] * change[j]
+    _tanh(new_c, tanh_c)
     for j in range(H):
-        hidden[j] = output[j] * squashed[j]
+        hidden[j] = output[j] * tanh_c[j]
 
 
 @kernel
-def _lstm_backward(active, cells, squashed, d_hidden, d_cells, d_active):
-    """Fill d_active; d_cells is taken from step t to step t - 1."""
+def _lstm_backward(active, c, tanh_c, d_hidden, d_c, d_active):
+    """Fill d_active; d_c is taken from step t to step t - 1."""
     one = active.dtype.type(1)
     H = d_hidden.shape[0]
     entry, forget, change = active[:H], active[H : 2 * H], active[2 * H : 3 * H]
@@ -49,17 +49,17 @@ def _lstm_backward(active, cells, squashed, d_hidden, d_cells, d_active):
     d_entry, d_forget, d_change = d_active[:H], d_active[H : 2 * H], d_active[2 * H : 3 * H]
     d_output = d_active[3 * H :]
     for j in range(H):
-        d_cells[j] += d_hidden[j] * output[j] * (one - squashed[j] * squashed[j])
+        d_c[j] += d_hidden[j] * output[j] * (one - tanh_c[j] * tanh_c[j])
     for j in range(H):
-        d_entry[j] = d_cells[j] * change[j] * entry[j] * (one - entry[j])
+        d_entry[j] = d_c[j] * change[j] * entry[j] * (one - entry[j])
     for j in range(H):
-        d_forget[j] = d_cells[j] * cells[j] * forget[j] * (one - forget[j])
+        d_forget[j] = d_c[j] * c[j] * forget[j] * (one - forget[j])
     for j in range(H):
-        d_change[j] = d_cells[j] * entry[j] * (one - change[j] * change[j])
+        d_change[j] = d_c[j] * entry[j] * (one - change[j] * change[j])
     for j in range(H):
-        d_output[j] = d_hidden[j] * squashed[j] * output[j] * (one - output[j])
+        d_output[j] = d_hidden[j] * tanh_c[j] * output[j] * (one - output[j])
     for j in range(H):
-        d_cells[j] *= forget[j]
+        d_c[j] *= forget[j]
 
 
 @kernel
@@ -98,19 +98,19 @@ def _gru_backward(active, last, d_hidden, d_active):
 
 
 @kernel
-def layer(kind, active, last, cells, new_cells, squashed, hidden):
+def layer(kind, active, last, c, new_c, tanh_c, hidden):
     """Compute cell states and hidden activations from pre-activations.
 
     Args:
         kind: LSTM, GRU or PLAIN.
         active: pre-activations, which become activations in place.
         last: h_{t-1}; not used by an LSTM.
-        cells, new_cells: c_{t-1} and c_t of an LSTM, not used by others.
-        squashed: tanh(c_t), likewise.
+        c, new_c: c_{t-1} and c_t of an LSTM, not used by others.
+        tanh_c: tanh(c_t), likewise.
         hidden: h_t.
     """
     if kind == LSTM:
-        _lstm(active, cells, new_cells, squashed, hidden)
+        _lstm(active, c, new_c, tanh_c, hidden)
     elif kind == GRU:
         _gru(active, last, hidden)
     else:
@@ -118,15 +118,15 @@ def layer(kind, active, last, cells, new_cells, squashed, hidden):
 
 
 @kernel
-def layer_backward(kind, active, last, cells, squashed, hidden, d_hidden, d_cells, d_active):
+def layer_backward(kind, active, last, c, tanh_c, hidden, d_hidden, d_c, d_active):
     """Fill d_active, the gradient of the pre-activations.
 
-    d_hidden becomes the gradient of h_{t-1} except through the pre-activations, d_cells that of
+    d_hidden becomes the gradient of h_{t-1} except through the pre-activations, d_c that of
     c_{t-1}.
     """
     one = active.dtype.type(1)
     if kind == LSTM:
-        _lstm_backward(active, cells, squashed, d_hidden, d_cells, d_active)
+        _lstm_backward(active, c, tanh_c, d_hidden, d_c, d_active)
     elif kind == GRU:
         _gru_backward(active, last, d_hidden, d_active)
     else:

@@ -98,15 +98,15 @@ def _control(first, last, t, steps):
                 _copy(hidden, seen[lower : lower + own])
             _copy(steps.x_part[index, output + b], active[place + b])
         add_product(inputs, place + first, steps.weights[index], active, place + first, count)
-        cells = steps.cells[index]
+        c = steps.c[index]
         for b in range(first, last):
             layer(
                 steps.kind,
                 active[place + b],
                 inputs[place + b, lower : lower + own],
-                cells[before + b],
-                cells[after + b],
-                steps.squashed[index, place + b],
+                c[before + b],
+                c[after + b],
+                steps.tanh_c[index, place + b],
                 steps.features[output + b, index * H : index * H + H],
             )
     for b in range(first, last):
@@ -205,16 +205,16 @@ def _control_backward(first, last, t, steps, adjoint):
             if index + 1 < layers:  # seen is still that of the layer above
                 _add(seen[b, size : size + H], d_hidden)
             _clip(d_hidden, adjoint.clip)
-            _clip(adjoint.cells[index, b], adjoint.clip)
+            _clip(adjoint.c[index, b], adjoint.clip)
             layer_backward(
                 steps.kind,
                 steps.active[index, place + b],
                 steps.inputs[index, place + b, lower : lower + steps.own],
-                steps.cells[index, steps.before[t] + b],
-                steps.squashed[index, place + b],
+                steps.c[index, steps.before[t] + b],
+                steps.tanh_c[index, place + b],
                 steps.features[output + b, index * H : index * H + H],
                 d_hidden,
-                adjoint.cells[index, b],
+                adjoint.c[index, b],
                 d_active[place + b],
             )
         for b in range(first, last):

@@ -51,8 +51,8 @@ def clipped(value, CLIP: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    product, x_part, cells0, active, cells1, squashed, hidden, product_stride, x_part_stride,
-    cells0_stride, active_stride, cells1_stride, squashed_stride, hidden_stride,
+    product, x_part, c0, active, c1, tanh_c, hidden, product_stride, x_part_stride,
+    c0_stride, active_stride, c1_stride, tanh_c_stride, hidden_stride,
     H: tl.constexpr, UNITS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Some units of a batch element; arrays as in `forward`."""
@@ -64,95 +64,95 @@ def forward_kernel(
     forget = tl.sigmoid(pre_activation(product, x_part, 1, unit, H, DTYPE))
     change = tanh(pre_activation(product, x_part, 2, unit, H, DTYPE))
     output = tl.sigmoid(pre_activation(product, x_part, 3, unit, H, DTYPE))
-    before = load_part(cells0 + b * cells0_stride, 0, unit, H, DTYPE)
-    cells = forget * before + entry * change
-    squash = tanh(cells)
+    before = load_part(c0 + b * c0_stride, 0, unit, H, DTYPE)
+    c = forget * before + entry * change
+    tanh_c_t = tanh(c)
     store_parts(active + b * active_stride, entry, forget, change, output, unit, H)
-    tl.store(cells1 + b * cells1_stride + unit, cells, mask=unit < H)
-    tl.store(squashed + b * squashed_stride + unit, squash, mask=unit < H)
-    tl.store(hidden + b * hidden_stride + unit, output * squash, mask=unit < H)
+    tl.store(c1 + b * c1_stride + unit, c, mask=unit < H)
+    tl.store(tanh_c + b * tanh_c_stride + unit, tanh_c_t, mask=unit < H)
+    tl.store(hidden + b * hidden_stride + unit, output * tanh_c_t, mask=unit < H)
 
 
 @triton.jit
 def backward_kernel(
-    active, squashed, cells0, d_output, d_last, d_cells, d_active, active_stride, squashed_stride,
-    cells0_stride, d_output_stride, d_last_stride, d_cells_stride, d_active_stride,
+    active, tanh_c, c0, d_output, d_last, d_c, d_active, active_stride, tanh_c_stride,
+    c0_stride, d_output_stride, d_last_stride, d_c_stride, d_active_stride,
     H: tl.constexpr, UNITS: tl.constexpr, CLIP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Backward through some units of a batch element; arrays as in `backward`."""
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
     active += b * active_stride
-    d_cells += b * d_cells_stride
+    d_c += b * d_c_stride
     entry = load_part(active, 0, unit, H, DTYPE)
     forget = load_part(active, 1, unit, H, DTYPE)
     change = load_part(active, 2, unit, H, DTYPE)
     output = load_part(active, 3, unit, H, DTYPE)
-    squash = load_part(squashed + b * squashed_stride, 0, unit, H, DTYPE)
-    before = load_part(cells0 + b * cells0_stride, 0, unit, H, DTYPE)
+    tanh_c_t = load_part(tanh_c + b * tanh_c_stride, 0, unit, H, DTYPE)
+    before = load_part(c0 + b * c0_stride, 0, unit, H, DTYPE)
     d_hidden = load_part(d_output + b * d_output_stride, 0, unit, H, DTYPE)
     d_hidden = clipped(d_hidden + load_part(d_last + b * d_last_stride, 0, unit, H, DTYPE), CLIP)
-    d_new = clipped(load_part(d_cells, 0, unit, H, DTYPE), CLIP)
-    d_new += d_hidden * output * (1.0 - squash * squash)
+    d_new = clipped(load_part(d_c, 0, unit, H, DTYPE), CLIP)
+    d_new += d_hidden * output * (1.0 - tanh_c_t * tanh_c_t)
     store_parts(
         d_active + b * d_active_stride, d_new * change * (entry * (1.0 - entry)),
         d_new * before * (forget * (1.0 - forget)), d_new * entry * (1.0 - change * change),
-        d_hidden * squash * (output * (1.0 - output)), unit, H,
+        d_hidden * tanh_c_t * (output * (1.0 - output)), unit, H,
     )  # fmt: skip
-    tl.store(d_cells + unit, d_new * forget, mask=unit < H)
+    tl.store(d_c + unit, d_new * forget, mask=unit < H)
 
 
 def forward(
     product: Tensor,
     x_part: Tensor,
-    cells0: Tensor,
+    c0: Tensor,
     active: Tensor,
-    cells1: Tensor,
-    squashed: Tensor,
+    c1: Tensor,
+    tanh_c: Tensor,
     hidden: Tensor,
 ) -> None:
-    """Fill active, cells1, squashed and hidden; each may have a dtype of its own.
+    """Fill active, c1, tanh_c and hidden; each may have a dtype of its own.
 
     Args:
         product, x_part: (b, 4 H), their sum is the pre-activations; any float dtypes.
-        cells0: (b, H), c_{t-1}; everything is computed in float64 if this is, otherwise float32.
+        c0: (b, H), c_{t-1}; everything is computed in float64 if this is, otherwise float32.
         active: (b, 4 H), i, f, g, o.
-        cells1: (b, H), c.
-        squashed: (b, H), tanh(c).
+        c1: (b, H), c.
+        tanh_c: (b, H), tanh(c).
         hidden: (b, H), h.
     """
-    _launch(forward_kernel, (product, x_part, cells0, active, cells1, squashed, hidden), cells0)
+    _launch(forward_kernel, (product, x_part, c0, active, c1, tanh_c, hidden), c0)
 
 
 def backward(
     active: Tensor,
-    squashed: Tensor,
-    cells0: Tensor,
+    tanh_c: Tensor,
+    c0: Tensor,
     d_output: Tensor,
     d_last: Tensor,
     clip: float | None,
-    d_cells: Tensor,
+    d_c: Tensor,
     d_active: Tensor,
 ) -> None:
-    """Fill d_active, the gradient of the pre-activations, and take d_cells from t to t - 1.
+    """Fill d_active, the gradient of the pre-activations, and take d_c from t to t - 1.
 
     Args:
-        active, squashed: as `forward` filled them.
-        cells0: what `forward` was given.
+        active, tanh_c: as `forward` filled them.
+        c0: what `forward` was given.
         d_output, d_last: (b, H), their sum is the gradient of h.
-        clip: bound for each element of that sum and of d_cells on entry; None: no bound.
-        d_cells: (b, H), gradient of c from step t + 1; changed in place.
+        clip: bound for each element of that sum and of d_c on entry; None: no bound.
+        d_c: (b, H), gradient of c from step t + 1; changed in place.
         d_active: (b, 4 H), any float dtype.
     """
-    tensors = (active, squashed, cells0, d_output, d_last, d_cells, d_active)
-    _launch(backward_kernel, tensors, cells0, CLIP=clip)
+    tensors = (active, tanh_c, c0, d_output, d_last, d_c, d_active)
+    _launch(backward_kernel, tensors, c0, CLIP=clip)
 
 
-def _launch(kernel: object, tensors: tuple[Tensor, ...], cells0: Tensor, **constants: Any) -> None:
+def _launch(kernel: object, tensors: tuple[Tensor, ...], c0: Tensor, **constants: Any) -> None:
     """Launch a kernel on tensors and their row strides."""
-    b, H = cells0.shape
+    b, H = c0.shape
     launch.run(
         kernel, (b, launch.cdiv(H, launch.LSTM_UNITS)), *tensors,
         *(tensor.stride(0) for tensor in tensors), H=H, UNITS=launch.LSTM_UNITS,
-        DTYPE=launch.compute_dtype(cells0.dtype), **constants, num_warps=1,
+        DTYPE=launch.compute_dtype(c0.dtype), **constants, num_warps=1,
     )  # fmt: skip

@@ -13,8 +13,9 @@ from ..state import DNCState, map_tensors, tensors
 from . import captures
 from .controller import controller_run
 from .layered import Layers
-from .passes import Passes, Recording
+from .passes import Passes
 from .plan import Plan
+from .recording import Recording
 
 
 @torch.compiler.disable
@@ -101,7 +102,7 @@ class _Sequences(torch.autograd.Function):
         kept: Recording | captures.Replay
         with torch.autocast(given[0].device.type, enabled=False):  # see `Precision`
             if replay is None:
-                kept = passes.forward(given)
+                kept = Recording(passes, given)
                 found = kept.results()
             else:
                 kept, found = replay, replay.forward(given)
@@ -128,10 +129,10 @@ class _Sequences(torch.autograd.Function):
 def _again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> Recording:
     """Take the steps once more, with the random numbers of the first time."""
     if not random:
-        return passes.forward(given)
+        return Recording(passes, given)
     now = _random_state(passes.device)
     _set_random_state(passes.device, random)
-    recording = passes.forward(given)
+    recording = Recording(passes, given)
     _set_random_state(passes.device, now)
     return recording
 

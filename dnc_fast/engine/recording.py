@@ -1,0 +1,185 @@
+"""A forward pass over the steps of a batch, what it keeps, and the backward pass.
+
+Exact backpropagation through time without the history of the link matrix: of each step the vectors
+are kept, and a few checkpoints, see `memory_tape`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends.step import ComposedRun, first_gradients, step_run
+from ..state import DNCState, MemoryState, map_tensors, tensors
+from .at_once import AllSteps
+from .in_place import InPlaceGradients, InPlaceTape
+from .layered import LayeredGradients, LayeredTape
+from .memory_tape import MemoryGradients, MemoryTape
+from .passes import Passes
+
+
+class Recording:
+    """A forward pass over all steps, and what it keeps for the backward pass.
+
+    Args:
+        passes: what is done.
+        given: tensors of the interface layer, of the state, and what the controller prepared.
+    """
+
+    def __init__(self, passes: Passes, given: tuple[Tensor, ...]) -> None:
+        self.passes = passes
+        plan, layout = passes.plan, passes.layout
+        self.weight, *bias = given[: passes.num_weights]
+        self.bias = bias[0] if bias else None
+        parts = iter(given[passes.num_weights :])
+        state: DNCState = map_tensors(lambda _: next(parts).detach(), passes.form)
+        assert state.memory is not None and state.read_vectors is not None
+        self.first_reads = state.read_vectors
+        precision, size = plan.precision, self.weight.shape[1]
+        self.features = self.weight.new_empty(
+            layout.total, size + self.first_reads[0].numel(), dtype=precision.output
+        )
+        self.controller = passes.controller.begin(
+            plan.backend,
+            precision,
+            layout,
+            list(parts),
+            self.features[:, :size],
+            state.controller,
+        )
+        self.steps = step_run(
+            plan.backend,
+            state.memory,
+            plan.options,
+            steps=layout.steps,
+            keep=layout.keep,
+            in_place=plan.in_place,
+        )
+        memory = state.memory._replace(link=self.steps.link_matrix(state.memory))
+        self.memory = self._memory_tape(memory)
+        self.final_reads = torch.empty_like(self.first_reads)
+        self.at_once: AllSteps | None = None
+        if (
+            self.steps.takes_all_steps
+            and isinstance(self.controller, LayeredTape)
+            and self.controller.of.tape.kernel is not None
+            and not self.controller.of.draws
+            and precision.half is None
+            and plan.checkpoint_dtype is None
+        ):
+            self.at_once = AllSteps(
+                *(self.controller, self.memory, self.weight, self.bias),
+                *(self.features, self.first_reads),
+            )
+        self._take_steps()
+
+    def _memory_tape(self, memory: MemoryState) -> MemoryTape:
+        passes, steps = self.passes, self.steps
+        others = passes.layout, memory, passes.interval, passes.plan.checkpoint_dtype
+        if passes.plan.in_place:
+            assert isinstance(steps, ComposedRun)
+            return InPlaceTape(steps, *others)
+        return MemoryTape(steps, *others)
+
+    def _take_steps(self) -> None:
+        """Take all steps."""
+        if self.at_once is None:
+            self._step_by_step()
+        else:
+            self.at_once.forward()
+            for t in self.passes.layout.last_steps:
+                self._finish(t)
+        self.memory.release_ring()
+
+    def _step_by_step(self) -> None:
+        layout, precision = self.passes.layout, self.passes.plan.precision
+        size = self.weight.shape[1]
+        weight_t = precision.operand(self.weight).t()
+        reads = self.first_reads.flatten(1)
+        for t, active in enumerate(layout.batch_sizes):
+            self.controller.forward(t, reads[:active])
+            output = layout.output(t)
+            vectors = self.memory.vectors[layout.step(t)]
+            precision.fill(vectors, self.features[output, :size], weight_t, self.bias)
+            reads = self.memory.forward(t).flatten(1)
+            if not layout.keep:
+                self.features[output, size:] = reads
+            if t in layout.last_steps:
+                self._finish(t)
+        if layout.keep:  # reads of all steps lie as the output does
+            self.features[:, size:] = self.memory.reads.flatten(1)
+
+    def _finish(self, t: int) -> None:
+        """Put away the state of the sequences whose last step was t."""
+        self.controller.finish(t)
+        self.memory.finish(t)
+        layout = self.passes.layout
+        ending = layout.ending(t)
+        self.final_reads[ending] = self.memory.reads[layout.step(t)][ending]
+
+    def results(self) -> list[Tensor]:
+        """Features, and the tensors of the final state."""
+        final = self.memory.result()
+        final = final._replace(link=self.steps.final_link(final.link))
+        return [self.features, *self.controller.final_state(), *tensors(final), self.final_reads]
+
+    def backward(self, gradients: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        """Go back over all steps.
+
+        Args:
+            gradients: of the results; None stands for zeros.
+
+        Returns:
+            gradients of what was given.
+        """
+        layout, precision = self.passes.layout, self.passes.plan.precision
+        weight, size = self.weight, self.weight.shape[1]
+        d_features, *d_final = gradients
+        count = len(self.controller.final_state())
+        d_reads = torch.zeros_like(self.memory.reads)
+        d_hidden = weight.new_zeros(layout.total, size, dtype=precision.full)
+        if d_features is not None:
+            d_hidden.copy_(d_features[:, :size])
+            d_reads.copy_(d_features[:, size:].view(d_reads.shape))
+        d_final_reads = d_final[-1]
+        if d_final_reads is not None:
+            for t in layout.last_steps:
+                ending = layout.ending(t)
+                d_reads[layout.step(t)][ending].add_(d_final_reads[ending])
+        d_first_reads = torch.zeros_like(self.first_reads)
+        controller = self.controller.begin_backward(d_final[:count])
+        kind = InPlaceGradients if isinstance(self.memory, InPlaceTape) else MemoryGradients
+        memory = kind(self.memory, d_final[count:-1], d_reads)
+        if self.at_once is None:
+            self._back_step_by_step(controller, memory, d_hidden, d_first_reads)
+        else:
+            assert isinstance(controller, LayeredGradients)
+            self.at_once.backward(controller, memory, weight, d_hidden, d_first_reads)
+        d_weight = precision.product(memory.vectors.t(), self.features[:, :size])
+        d_weights: list[Tensor | None] = [d_weight.to(weight.dtype)]
+        if self.bias is not None:
+            d_weights.append(memory.vectors.sum(0).to(self.bias.dtype))
+        return [
+            *d_weights,
+            *controller.of_state(),
+            *first_gradients(memory.state, self.steps),
+            d_first_reads,
+            *controller.of_given(),
+        ]
+
+    def _back_step_by_step(
+        self, controller: Any, memory: MemoryGradients, d_hidden: Tensor, d_first_reads: Tensor
+    ) -> None:
+        layout, precision = self.passes.layout, self.passes.plan.precision
+        weight = precision.operand(self.weight)
+        for t in reversed(range(layout.steps)):
+            d_vector = memory.backward(t)
+            d_output = precision.add(d_hidden[layout.output(t)], d_vector, weight)
+            d_last_reads = controller.backward(t, d_output).reshape(-1, *d_first_reads[0].shape)
+            if t:
+                start = layout.step(t - 1).start
+                memory.reads[start : start + len(d_last_reads)].add_(d_last_reads)
+            else:
+                d_first_reads.copy_(d_last_reads)
