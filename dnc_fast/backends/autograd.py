@@ -145,9 +145,8 @@ class ContentWeighting(torch.autograd.Function):
         given = ctx.saved_tensors
         d_memory = torch.zeros_like(given[2], memory_format=torch.contiguous_format)
         found = ctx.backend.look_up(*given)
-        d_keys, d_strengths = ctx.backend.look_up_backward(
-            d_weights.contiguous(), found, *given, d_memory
-        )
+        d_weights = d_weights.clone(memory_format=torch.contiguous_format)  # it is used up
+        d_keys, d_strengths = ctx.backend.look_up_backward(d_weights, found, *given, d_memory)
         return None, d_keys, d_strengths, d_memory
 
 
