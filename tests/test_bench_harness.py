@@ -1,8 +1,7 @@
-"""The harness of the benchmarks: the gate, clock, results and jobs, at tiny sizes."""
+"""The harness of the benchmarks: accuracy check, clock, results and jobs, at tiny sizes."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,22 +13,27 @@ import torch
 
 from bench import time_to_solve
 from bench.__main__ import main
-from bench.harness import cases, gate, jobs, providers, under_pytest
-from bench.harness.cases import OPS, PASSES, Case, Work, takes_part
+from bench.harness import cases, gate, jobs, peak, providers, under_pytest
+from bench.harness.cases import OPS, PARTS, PASSES, Case, Work, takes_part
 from bench.harness.clock import Rounds, copy_bandwidth, interleaved, launches, spread
-from bench.harness.jobs import Job, Settings, measure_group, work_off
+from bench.harness.jobs import Job, Settings, time_group, work_off
 from bench.harness.provenance import facts
-from bench.harness.providers import PROVIDERS
+from bench.harness.providers import LINKAGES, PROVIDERS
 from bench.harness.results import NAME, ResultsError, open_results, read
-from bench.harness.sizes import DRY_SIZES, Size
+from bench.harness.sizes import DRY_SIZES, LARGE_STUDY, Size
 
 ROOT = Path(__file__).parent.parent
 TINY = DRY_SIZES["tiny"]
 PLAIN = ("eager", "reference")
 
 
-def tiny(op: str, passes: str, provider: str = "eager") -> Case:
-    return Case(op, passes, TINY, PROVIDERS[provider], "cpu")
+def tiny(op: str, passes: str, provider: str = "eager", linkage: str = "dense") -> Case:
+    return Case(op, passes, TINY, PROVIDERS[provider].with_linkage(linkage), "cpu")
+
+
+def timed(*names: str) -> list[dict[str, object]]:
+    """Records of forward passes of tiny models."""
+    return time_group("tiny", [tiny("model", "forward", name) for name in names], Rounds(0, 2, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +52,13 @@ def one_thread_again() -> Iterator[None]:
 def test_right_results_pass(op: str, passes: str, provider: str) -> None:
     if takes_part(PROVIDERS[provider], op):
         error = gate.check(tiny(op, passes, provider))
+        assert error is not None and error < 1e-6
+
+
+@pytest.mark.parametrize("linkage", LINKAGES)
+def test_models_with_every_linkage_pass(linkage: str) -> None:
+    for provider in PLAIN:
+        error = gate.check(tiny("model", "forward+backward", provider, linkage))
         assert error is not None and error < 1e-6
 
 
@@ -97,22 +108,18 @@ def test_a_lost_gradient_is_refused() -> None:
 def test_a_refused_provider_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled(monkeypatch, 1.01, "outputs")
     monkeypatch.setattr(jobs, "copy_bandwidth", lambda device: 1e9)
-    settings = Settings("cpu", 1)
-    rows = measure_group(
-        settings, "model", "forward", "tiny", TINY, ["eager", "lstm"], Rounds(0, 2, 2)
-    )
-    wrong, floor = rows
+    wrong, floor = timed("eager", "lstm")
     assert "is 1.0e-02 away" in wrong["refused"] and "seconds" not in wrong
     assert len(floor["seconds"]) == 2 and floor["error"] is None
 
 
 def test_a_provider_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "copy_bandwidth", lambda device: 1e9)
-    bad = replace(PROVIDERS["eager"], options={"backend": "eager", "usage_order": "sideways"})
-    monkeypatch.setitem(PROVIDERS, "bad", bad)
-    rows = measure_group(
-        Settings("cpu", 1), "model", "forward", "tiny", TINY, ["bad", "eager"], Rounds(0, 2, 2)
+    bad = replace(
+        PROVIDERS["eager"], name="bad", options={"backend": "eager", "usage_order": "sideways"}
     )
+    monkeypatch.setitem(PROVIDERS, "bad", bad)
+    rows = timed("bad", "eager")
     assert "usage_order" in rows[0]["failed"] and "seconds" in rows[1]
 
 
@@ -148,11 +155,39 @@ def test_the_peer_has_as_many_layers_as_ours() -> None:
     assert layers == 1
 
 
-def test_every_benchmark_file_has_cases() -> None:
-    for file in sorted((ROOT / "bench").glob("bench_*.py")):
-        assert "@every_case(" in file.read_text(), file
-    found = under_pytest.every_case("linkage").args[1]
-    assert len(found) == len(under_pytest.SIZES) * len(PASSES) * 2
+def test_every_op_has_a_benchmark_file_with_cases() -> None:
+    assert {path.stem for path in (ROOT / "bench").glob("bench_*.py")} == {
+        f"bench_{o}" for o in OPS
+    }
+    for op in OPS:
+        who = [p for p in under_pytest.SETTINGS.chosen() if takes_part(PROVIDERS[p], op)]
+        found = under_pytest.cases_of(op)
+        dense = [case for case in found.values() if case.provider.linkage == "dense"]
+        assert {"reference", "torch.compile"} <= set(who)
+        assert len(dense) == len(under_pytest.SIZES) * len(PASSES) * len(who)
+    linkages = {case.provider.linkage for case in found.values()}
+    assert linkages == set(LINKAGES) and "c1-forward-sparse, top 8-cpu" in found
+
+
+def test_whoever_the_functions_know_has_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases.functional, "BACKENDS", ("auto", "reference", "cpu"))
+    for part in PARTS:
+        assert takes_part(PROVIDERS["cpu"], part) and not takes_part(PROVIDERS["eager"], part)
+
+
+def test_large_memories_are_measured_with_every_linkage() -> None:
+    names = {job.name for job in jobs.large_jobs(Settings("cpu", 1), LARGE_STUDY)}
+    assert len(names) == 2 * (6 * 5 + 2 * 2)
+    assert "time model forward+backward large N=1048576 none, top 8" in names
+    case = tiny("model", "forward+backward", "cpu", "sparse")
+    case = case._replace(size=LARGE_STUDY.base._replace(N=2**20))
+    assert gate.shortened(case).size[:3] == (1, gate.STEPS, gate.MOST_CELLS)
+
+
+def test_a_step_that_does_not_fit_is_not_begun() -> None:
+    case = tiny("model", "forward+backward", "eager")
+    with pytest.raises(MemoryError, match="MiB, and"):
+        peak.check_room(case._replace(size=TINY._replace(N=2**20)))
 
 
 # The clock
@@ -308,7 +343,7 @@ def test_bad_commands_say_what_to_do(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", ["bench gpu", "bench run --device cuda", "bench.gpu_kernels"])
+@pytest.mark.parametrize("command", ["bench gpu", "bench run --device cuda"])
 def test_without_a_gpu_nothing_is_measured(command: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m {command} --out {tmp_path / 'out'}"
     done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
@@ -316,14 +351,13 @@ def test_without_a_gpu_nothing_is_measured(command: str, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_peak_is_of_a_process_of_its_own() -> None:
-    size = ",".join(map(str, TINY._replace(N=256, T=8)))
-    command = [sys.executable, "-m", "bench.harness.peak", size, "eager", "--threads", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+@pytest.mark.parametrize("linkage", ["dense", "none, top 8"])
+def test_a_peak_is_of_a_process_of_its_own(linkage: str) -> None:
+    case = tiny("model", "forward+backward", "eager", linkage)
+    found = peak.peak_bytes(case._replace(size=TINY._replace(N=256, T=8)), 1, True)
     link = 2 * 256 * 256 * 4
-    assert found["peak_bytes"] > 4 * link and found["foretold_bytes"] > 4 * link
+    assert (found["peak_bytes"] > 4 * link) == (linkage == "dense")
+    assert (found["foretold_bytes"] > 4 * link) == (linkage == "dense")
 
 
 def test_time_to_solve_counts_and_stops() -> None:

@@ -12,7 +12,7 @@ from bench.__main__ import main
 from bench.harness.provenance import ROOT
 from bench.harness.results import FORMAT, NAME, Record, Results, ResultsError
 from bench.harness.sizes import CPU_SIZES, CPU_STUDIES
-from bench.reports import compare, growth, plots, tables
+from bench.reports import compare, growth, pages, plots, tables
 
 FACTS = {
     "device": "Abacus, 2 threads", "kind": "cpu", "threads": 2, "python": "3.11",
@@ -99,7 +99,7 @@ def test_growth_of_results(tmp_path: Path) -> None:
     results = made_up(tmp_path)
     assert growth.letters(results) == ["N", "T"]
     cpu, peer = growth.curves(results, "N", "peak_bytes")
-    assert (cpu.provider, peer.provider) == ("cpu", "dnc")
+    assert (cpu.name, peer.name) == ("cpu", "dnc")
     assert cpu.exponents() == pytest.approx((1.0, 1.0), abs=1e-3)
     assert peer.exponents() == pytest.approx((2.0, 2.0), abs=1e-3)
     least = growth.limit(results, "T")
@@ -178,7 +178,7 @@ def test_what_has_no_figure_any_more_is_told(
 
 def house(tmp_path: Path) -> Path:
     """A folder with files that have markers, and results."""
-    for file in tables.MARKED:
+    for file in pages.MARKED:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("no markers\n")
     text = "before\n<!-- bench:short -->\nold text\n<!-- /bench:short -->\nafter\n"
@@ -209,7 +209,7 @@ def test_tables_are_filled_in_and_checked(
     assert "| c1 | 16 32 16 16 1 64 8 | 10.0 | 200.0 | 40.0 | 100.0 | 1.0 | 10.0 | 90.0 |" in text
     assert "| 10.0 x | 4.0 x | 9.0 x |" in text and "commit abc1234" in text
     (root / "README.md").write_text(text.replace("| 10.0 x |", "| 11.0 x |"))
-    assert command(root, "--check") == 1 and "README.md is not what" in capsys.readouterr().err
+    assert command(root, "--check") == 1 and "README.md does not agree" in capsys.readouterr().err
     assert command(root) == 0
     record = results.of_kind("time", size="c1", provider="cpu")[0]
     others = [r for r in results.records if r["job"] == record["job"] and r is not record]
@@ -224,9 +224,9 @@ def test_a_table_shows_where_there_is_no_figure_and_why(tmp_path: Path) -> None:
         del record["seconds"]
         record[problem] = "the reason"
     results.add("time c1 forward+backward", records)
-    row = next(line for line in tables.training(results).splitlines() if "| c1 |" in line)
+    row = next(line for line in tables.TABLES["training"](results).splitlines() if "| c1 |" in line)
     assert "| WRONG | failed | not here |" in row
-    assert "- time c1 forward+backward cpu: the reason" in tables.report(results)
+    assert "- time c1 forward+backward cpu: the reason" in pages.report(results)
 
 
 def test_every_table_and_the_report(tmp_path: Path) -> None:
@@ -237,9 +237,9 @@ def test_every_table_and_the_report(tmp_path: Path) -> None:
     )
     assert "not comparable" in tables.counts(results) and "50 %" in tables.counts(results)
     assert "| 9.0 x |" in tables.peaks(results)
-    report = tables.report(results)
+    report = pages.report(results)
     assert "never" not in report and "read vectors of the initial state" in report
-    for path in tables.write_report(results):
+    for path in pages.write_report(results):
         assert path.exists()
     assert {path.name for path in tmp_path.iterdir()} == {
         NAME, "README.md", "growth_N.png", "growth_T.png"
@@ -266,11 +266,11 @@ def test_dry_results_make_no_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
 )
 def test_bad_markers_are_named(text: str, message: str) -> None:
     with pytest.raises(ResultsError, match=message):
-        tables.filled(text, [], "README.md")
+        pages.filled(text, [], "README.md")
 
 
 def test_readme_and_docs_agree_with_the_results_that_are_kept() -> None:
-    assert tables.disagreements(ROOT) == []
-    marked = "".join((ROOT / file).read_text() for file in tables.MARKED)
-    for name in ("headline", "short", "training", "peaks", "growth", "solved"):
+    assert not pages.outdated(ROOT)
+    marked = "".join((ROOT / file).read_text() for file in pages.MARKED)
+    for name in ("headline", "short", "training", "peaks", "growth", "solved", "large-time"):
         assert f"<!-- bench:{name} -->" in marked

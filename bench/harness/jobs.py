@@ -60,9 +60,7 @@ class Settings:
         self, op: str, passes: str, size: Size, names: Iterable[str], linkage: str = "dense"
     ) -> list[Case]:
         """The cases of those providers that implement an op."""
-        group = [PROVIDERS[name] for name in names]
-        if linkage != "dense":
-            group = [provider.with_linkage(linkage) for provider in group]
+        group = [PROVIDERS[name].with_linkage(linkage) for name in names]
         return [Case(op, passes, size, p, self.device) for p in group if takes_part(p, op)]
 
 

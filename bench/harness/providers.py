@@ -70,6 +70,8 @@ class Provider:
 
     def with_linkage(self, linkage: str) -> Provider:
         """The same with one of `LINKAGES`."""
+        if linkage == self.linkage:
+            return self
         return replace(self, linkage=linkage, options=self.options | LINKAGES[linkage])
 
 

@@ -26,6 +26,15 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def print_head(heading: str, *columns: str) -> None:
+    """Begin a table that is printed row by row."""
+    print(f"{heading}\n\n{grid(list(columns), [])}", end="", flush=True)
+
+
+def print_row(*cells: object) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
 def milliseconds(seconds: float) -> str:
     value = 1e3 * seconds
     return f"{value:,.1f}" if value >= 1 else f"{value:.3f}"
