@@ -11,6 +11,6 @@
 | measure the time to solve copy, with other models   | `python -m bench run solve` |
 
 harness/ is how everything is measured, reports/ what is made of results, bench_*.py the ops under
-pytest-benchmark. gpu.py and gpu_kernels.py need a GPU. compile_kernels/, copy_task.py, key_value.py,
-narrow_checkpoints.py and usage_order.py are evidence for choices, each a command of its own.
+pytest-benchmark. gpu.py and gpu_kernels.py need a GPU. compile_kernels, copy_task, key_value,
+narrow_checkpoints and usage_order are evidence for choices, each a command of its own.
 """
