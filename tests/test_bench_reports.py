@@ -10,7 +10,7 @@ import torch
 
 from bench.__main__ import main
 from bench.harness.provenance import ROOT
-from bench.harness.results import FORMAT, NAME, Record, Results, ResultsError
+from bench.harness.results import FORMAT, NAME, Record, Results, ResultsError, read
 from bench.harness.sizes import CPU_SIZES, CPU_STUDIES
 from bench.reports import compare, growth, pages, plots, tables
 
@@ -137,6 +137,29 @@ def test_what_is_within_noise_is_not_marked(tmp_path: Path) -> None:
     size = CPU_SIZES["c1"]
     one, other = (time_record("c1", size, "cpu", around(s, noise=0.2)) for s in (1.0, 1.3))
     assert compare.time_ratio("", one, other, 1.03).verdict == ""
+
+
+def test_linkages_are_compared_with_themselves(tmp_path: Path) -> None:
+    results = made_up(tmp_path)
+    size = CPU_SIZES["c1"]
+    linked = {"linkage": "none", **time_record("c1", size, "cpu", around(9.0)), "job": "linked"}
+    results.add("linked", [linked])
+    assert {one.ratio for one in compare.ratios(results, results)} == {1.0}
+    assert {one.verdict for one in compare.ratios(results, results)} == {""}
+    assert "time model forward+backward c1 cpu none" in compare.table(
+        compare.ratios(results, results)
+    )
+    assert "| c1, none | 16 32 16 16 1 64 8 | 9,000.0" in tables.TABLES["linkages"](results)
+
+
+def test_tables_of_large_memories_agree_with_their_records() -> None:
+    folder = ROOT / "bench/results/amd-epyc-2-threads/large_memory"
+    results = read(folder)
+    record = results.of_kind("time", linkage="none")[-1]
+    assert record["sizes"]["N"] == 2**20
+    row = next(line for line in tables.large(results, "seconds").splitlines() if "| none |" in line)
+    assert f"| {1e3 * min(record['seconds']) / 32:.1f} | N^" in row
+    assert "| dense | 847 | 13,397 |  |  |  |  |" in tables.large(results, "peak_bytes")
 
 
 def test_more_memory_is_marked() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dnc_fast import DNCState, MemoryState, functional, memory_step
 from dnc_fast.interface import interface_size
-from dnc_fast.state import MemorySizes, memory_state_shapes
+from dnc_fast.state import MemorySizes
 
 from . import providers
 from .providers import Provider
@@ -130,10 +130,10 @@ def random_state(sizes: MemorySizes) -> MemoryState:
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
-    shapes = memory_state_shapes(sizes)
-    B, N = shapes["usage"]
-    fields = {name: draw(*shape) / N for name, shape in shapes.items()}
-    fields["memory"] = draw(*shapes["memory"]) - 0.5
+    zeros = MemoryState.zeros(*sizes)
+    B, N = zeros.usage.shape
+    fields = {name: draw(*zero.shape) / N for name, zero in zeros._asdict().items()}
+    fields["memory"] = draw(*zeros.memory.shape) - 0.5
     fields["usage"] = (draw(B, N).argsort(-1) + 0.5) / N
     fields["link"].diagonal(dim1=-2, dim2=-1).zero_()
     return MemoryState(**fields)
