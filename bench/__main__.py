@@ -1,4 +1,4 @@
-"""`python -m bench run`, `tables`, `compare` and `gpu`, each with --help."""
+"""`python -m bench run`, `tables`, `compare` and `gpu`; each has --help."""
 
 from __future__ import annotations
 
@@ -9,25 +9,38 @@ from pathlib import Path
 import torch
 
 from . import gpu
+from .harness import jobs
 from .harness import sizes as size_lists
-from .harness.jobs import Job, Settings, growth_jobs, part_jobs, step_jobs, work_off
+from .harness.jobs import Job, Settings
 from .harness.provenance import ROOT, facts, folder_name
-from .harness.providers import PROVIDERS
+from .harness.providers import PROVIDERS, missing
 from .harness.results import ResultsError, open_results
-from .reports import compare, tables
+from .reports import compare, pages
 from .time_to_solve import solve_jobs
 
 WHAT = {
     "steps": "training, inference and memory steps at the named sizes, and peaks",
     "growth": "training steps as one letter grows",
-    "parts": "content, allocation and linkage by themselves",
+    "parts": "content, allocation, linkage, write and read by themselves",
+    "linkages": "training and inference steps with every linkage at the named sizes",
     "solve": "time until copy is solved",
+    "large": "training steps with every linkage, up to a million cells",
+    "kernels": "each launch of a memory or LSTM step by itself, on a GPU",
 }
 RESULTS = ROOT / "bench/results"
 
 
+def kernel_jobs(settings: Settings) -> list[Job]:
+    """The jobs of `gpu_kernels`; none where the kernels cannot run."""
+    if missing(PROVIDERS["triton"], settings.device) is not None:
+        return []
+    from . import gpu_kernels
+
+    return gpu_kernels.kernel_jobs(settings)
+
+
 def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
-    """What was asked for, what matters most first.
+    """What was asked for, in the order of `WHAT`.
 
     Raises:
         ResultsError: a size is unknown.
@@ -38,34 +51,37 @@ def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
         raise ResultsError(f"--sizes must be of {tuple(known.named)}, got {sorted(unknown)}")
     named = {name: known.named[name] for name in names}
     made = {
-        "steps": lambda: step_jobs(settings, named),
-        "growth": lambda: growth_jobs(settings, known.studies, options.letters),
-        "parts": lambda: part_jobs(settings, named),
+        "steps": lambda: jobs.step_jobs(settings, named),
+        "growth": lambda: jobs.growth_jobs(settings, known.studies, options.letters),
+        "parts": lambda: jobs.part_jobs(settings, named),
+        "linkages": lambda: jobs.linkage_jobs(settings, named),
         "solve": lambda: solve_jobs(settings, options.seeds, options.solve_minutes),
+        "large": lambda: jobs.large_jobs(settings, known.large),
+        "kernels": lambda: kernel_jobs(settings),
     }
     wanted = options.what or list(WHAT)
-    return [job for what, make in made.items() if what in wanted for job in make()]
+    return [job for what in WHAT if what in wanted for job in made[what]()]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what is not measured yet."""
+    """Measure what has not been measured yet."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise ResultsError("there is no CUDA device here: nothing was measured")
     if options.dry and options.out is None:
-        raise ResultsError("--dry needs --out FOLDER: its results are no measurements")
+        raise ResultsError("--dry needs --out FOLDER: its results are not measurements")
     settings = Settings(
         device, options.threads, tuple(options.providers or ()), options.dry, options.hurry
     )
-    jobs = jobs_of(options, settings)
+    todo = jobs_of(options, settings)
     torch.set_num_threads(options.threads)
     out = options.out or RESULTS / folder_name(device)
     results = open_results(out, facts(device), options.dry, options.fresh)
-    left = work_off(jobs, results, options.minutes)
+    left = jobs.work_off(todo, results, options.minutes)
     if left:
-        print(f"{left} jobs are left; the same command goes on with them")
+        print(f"{left} jobs are left; the same command continues with them")
         return 3
-    print(f"all is measured: {results.path}; `python -m bench tables` writes the tables")
+    print(f"everything is measured: {results.path}; `python -m bench tables` writes the tables")
     return 0
 
 
@@ -73,7 +89,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    runner = commands.add_parser("run", help="measure, or go on measuring")
+    runner = commands.add_parser("run", help="measure, or continue")
     runner.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     told = "; ".join(f"{name}: {meaning}" for name, meaning in WHAT.items())
     runner.add_argument("what", nargs="*", metavar="what", help=f"default: all. {told}")
@@ -84,15 +100,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     runner.add_argument("--threads", type=int, default=2)
     runner.add_argument("--seeds", type=int, default=1, help="of solve")
     runner.add_argument("--solve-minutes", type=float, default=2.0, help="for a model and seed")
-    runner.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after")
-    runner.add_argument("--hurry", type=float, default=1.0, help="share of the time for rounds")
+    runner.add_argument("--minutes", type=float, default=float("inf"), help="start no job after")
+    runner.add_argument("--hurry", type=float, default=1.0, help="factor of the time for rounds")
     runner.add_argument("--out", type=Path, help="a folder; default: bench/results/<device>")
     runner.add_argument("--fresh", action="store_true", help="replace the results that are there")
-    runner.add_argument("--dry", action="store_true", help="tiny, to try it; no measurements")
+    runner.add_argument("--dry", action="store_true", help="tiny, to try it; not measurements")
     runner.set_defaults(function=run)
 
     writer = commands.add_parser("tables", help="write tables and plots from results")
-    tables.add_arguments(writer)
+    pages.add_arguments(writer)
     comparer = commands.add_parser("compare", help="two result files, ratio by ratio")
     compare.add_arguments(comparer)
     all_of_gpu = commands.add_parser("gpu", help="everything that wants a GPU")

@@ -1,13 +1,5 @@
 """Allocation weighting: `pytest bench/bench_allocation.py`."""
 
-from __future__ import annotations
+from .harness.under_pytest import benchmark_of
 
-from typing import Any
-
-from .harness.cases import Case
-from .harness.under_pytest import every_case, measure
-
-
-@every_case("allocation")
-def test_allocation(benchmark: Any, case: Case) -> None:
-    measure(benchmark, case)
+test_allocation = benchmark_of("allocation")

@@ -1,14 +1,17 @@
-"""Learn copy over several seeds and controllers: `python -m bench.copy_task`.
+"""Learn copy with several controllers, variants and seeds: `python -m bench.copy_task`.
 
-Trains with the command line's own defaults, then scores 1,000 held-out sequences of the trained
-lengths, and 1,000 of twice the longest with twice the cells. Prints a Markdown table, all seeds.
+Trains with the defaults of the command line, then scores 1,000 held-out sequences of the trained
+lengths, and 1,000 of twice the longest with twice the cells. Prints a Markdown table of all runs;
+`--json FILE` also writes them as JSON, after every run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +21,18 @@ from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingConfig, evaluate
 
 from .harness.provenance import provenance
+from .reports.tables import print_head, print_row
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "robust": {"usage_order": "robust"},
+    "dense": {"linkage": "dense"},
+    "sparse-5": {"linkage": "sparse", "link_fan_out": 5},
+    "sparse-8": {"linkage": "sparse", "link_fan_out": 8},
+    "separable": {"linkage": "separable"},
+    "none": {"linkage": "none"},
+}
+"""Options of `DNCConfig`: an order of usage or a linkage."""
 
 
 class Result(NamedTuple):
@@ -56,29 +71,35 @@ def learn(controller: str, seed: int, max_steps: int = 10_000, **options: Any) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--max-steps", type=int, default=10_000)
     parser.add_argument("--controllers", nargs="+", default=["lstm", "feedforward"])
-    parser.add_argument("--usage-orders", nargs="+", default=["exact"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["exact"])
+    parser.add_argument("--json", type=Path, help="file for the runs")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # as the command line does
-    print(provenance())
-    print("\n| controller | usage order | seed | steps | seconds | right | right at length 16 |")
-    print("|---|---|---|---|---|---|---|")
+    torch.set_num_threads(1)  # as on the command line
+    heading, runs = provenance(), []
+    print_head(heading, "controller", "variant", "seed", "solved", "steps", "seconds", "right",
+               "right at length 16")  # fmt: skip
     for controller in options.controllers:
-        for usage_order in options.usage_orders:
-            rows = []
+        for variant in options.variants:
+            results = []
             for seed in range(options.seeds):
-                rows.append(learn(controller, seed, usage_order=usage_order))
-                print_row(controller, usage_order, str(seed), rows[-1])
-            medians = Result(*map(statistics.median, zip(*rows, strict=True)))
-            print_row(controller, usage_order, "median", medians)
+                result = learn(controller, seed, options.max_steps, **VARIANTS[variant])
+                results.append(result)
+                run = {"controller": controller, "variant": variant, "seed": seed}
+                runs.append({**run, **result._asdict()})
+                if options.json is not None:
+                    report = {"provenance": heading, "runs": runs}
+                    options.json.write_text(json.dumps(report, indent=1) + "\n")
+                print_result(controller, variant, seed, "yes" if result.solved else "no", result)
+            medians = Result(*map(statistics.median, zip(*results, strict=True)))
+            count = f"{sum(result.solved for result in results):g} of {len(results)}"
+            print_result(controller, variant, "median", count, medians)
 
 
-def print_row(controller: str, usage_order: str, seed: str, result: Result) -> None:
-    print(
-        f"| {controller} | {usage_order} | {seed} | {result.steps:.0f} | {result.seconds:.0f} | "
-        f"{100 * result.right:.1f} % | {100 * result.right_twice:.1f} % |",
-        flush=True,
-    )
+def print_result(controller: str, variant: str, seed: int | str, solved: str, r: Result) -> None:
+    shares = (f"{100 * share:.1f} %" for share in (r.right, r.right_twice))
+    print_row(controller, variant, seed, solved, f"{r.steps:.0f}", f"{r.seconds:.0f}", *shares)
 
 
 if __name__ == "__main__":

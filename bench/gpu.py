@@ -22,7 +22,7 @@ import torch
 
 from .harness.provenance import ROOT, facts, folder_name
 from .harness.results import Results, ResultsError, open_results
-from .reports.tables import write_report
+from .reports.pages import write_report
 
 THREADS = 2
 WORDS = ("gpu_ops", "gpu_step", "gpu_lstm", "functional", "captures")
@@ -121,7 +121,7 @@ def benchmarks(session: Session) -> list[str]:
 
 
 def kernels(session: Session) -> list[str]:
-    return measuring(session, ["bench.gpu_kernels"], "kernels.txt")
+    return measuring(session, ["bench", "run", "kernels"], "kernels.txt")
 
 
 def sanitizer(session: Session) -> list[str]:

@@ -1,19 +1,14 @@
-"""Time and bandwidth of each kernel of a memory or LSTM step: `python -m bench.gpu_kernels`.
+"""Time and bandwidth of each kernel of a memory or LSTM step: `python -m bench run kernels`.
 
-A step is run once to learn its launches; then each launch is repeated by itself and timed with the
-device's own events. Bytes are those of its arguments, each once, those changed in place twice: the
-least that it must move. The share is that of a device-to-device copy measured in the same run.
-Results and gradients are compared with the reference in float64 first. Without a GPU it refuses;
-`python -m bench gpu --dry` is the way to try it.
+A step runs once to record its launches; then each launch is repeated by itself and timed with the
+device's own events. The bytes are those of its arguments, each once, those changed in place twice:
+the least that it must move. The share is that of a device-to-device copy measured in the same job.
+Results and gradients are first compared with the reference in float64.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,15 +23,14 @@ from dnc_fast.state import MemorySizes
 from .harness import gate
 from .harness.cases import Case, random_state
 from .harness.clock import copy_bandwidth, queued, spread
-from .harness.jobs import Job, work_off
-from .harness.provenance import ROOT, facts, folder_name
+from .harness.jobs import Job, Settings
 from .harness.providers import PROVIDERS
-from .harness.results import Record, open_results
+from .harness.results import Record
 from .harness.sizes import Size
 
 
 class LSTMSizes(NamedTuple):
-    """Of an LSTM layer."""
+    """The sizes of an LSTM layer."""
 
     batch_size: int
     hidden_size: int
@@ -58,15 +52,6 @@ DRY_SIZES: dict[str, MemorySizes | LSTMSizes] = {
     "lstm": LSTMSizes(2, 8),
 }
 IN_PLACE = {"pass_backward_kernel": ("d_link",), "backward_kernel": ("d_cells",)}
-
-
-def worst_error(sizes: LSTMSizes, found: Sequence[Tensor], true: Sequence[Tensor]) -> float:
-    """Of all results, relative; few enough to time the kernels."""
-    pairs = zip(found, true, strict=True)
-    error = max(gate.relative_error(a, b) for a, b in pairs)
-    if not error < 1e-5:
-        raise gate.Refused(f"{sizes}: the kernels are {error:.1e} away from the reference")
-    return error
 
 
 def step_launches(sizes: MemorySizes, device: torch.device) -> dict[str, list[launch.Launch]]:
@@ -104,12 +89,15 @@ def lstm_step(
     with launch.recorded() as backward:
         lstm.backward(active, squashed, cells0, d_output, d_last, None, d_cells, d_active)
     true = (true_hidden.detach(), true_cells.detach(), *gradients)
-    error = worst_error(sizes, (hidden, cells1, d_active, d_cells), true)
+    found = (hidden, cells1, d_active, d_cells)
+    error = max(gate.relative_error(a, b) for a, b in zip(found, true, strict=True))
+    if not error < 1e-5:
+        raise gate.Refused(f"{sizes}: the kernels are {error:.1e} away from the reference")
     return error, {"forward": forward, "backward": backward}
 
 
 def moved(call: launch.Launch) -> int:
-    """The bytes that a launch must move at the least."""
+    """The fewest bytes that a launch must move."""
     found, seen = 0, set()
     for name, tensor in zip(call.kernel.arg_names, call.arguments, strict=False):
         if not isinstance(tensor, Tensor):  # a stride
@@ -140,13 +128,8 @@ def measure(name: str, sizes: MemorySizes | LSTMSizes, device: str) -> list[Reco
     records = []
     for direction, calls in launches.items():
         for call in (call for call in calls if hasattr(call.kernel, "arg_names")):
-
-            def again(call: launch.Launch = call) -> None:
-                launch.run(
-                    call.kernel, call.grid, *call.arguments, num_warps=call.num_warps,
-                    **call.constants,
-                )  # fmt: skip
-
+            options = {"num_warps": call.num_warps, **call.constants}
+            again = partial(launch.run, call.kernel, call.grid, *call.arguments, **options)
             seconds = queued(again, device, 20 if device == "cuda" else 2)
             records.append(
                 {
@@ -173,27 +156,9 @@ def measured(name: str, sizes: MemorySizes | LSTMSizes, device: str) -> list[Rec
         return [{"kind": "kernel", "size": name, "provider": "triton", "failed": str(error)[:300]}]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after")
-    parser.add_argument("--out", type=Path, help="a folder; default: bench/results/<device>")
-    parser.add_argument("--dry", action="store_true", help="tiny, to try it; no measurements")
-    options = parser.parse_args()
-    interpreted = options.dry and os.environ.get("TRITON_INTERPRET") == "1"
-    if not torch.cuda.is_available() and not (interpreted and options.out):
-        print("there is no CUDA device here: nothing was measured", file=sys.stderr)
-        return 2
-    torch.set_num_threads(2)
-    device = options.device
-    out = options.out or ROOT / "bench/results" / folder_name(device)
-    results = open_results(out, facts(device), options.dry)
-    jobs = [
-        Job(f"kernels {name}", lambda name=name, sizes=sizes: measured(name, sizes, device))
-        for name, sizes in (DRY_SIZES if options.dry else SIZES).items()
+def kernel_jobs(settings: Settings) -> list[Job]:
+    """A job for each size."""
+    return [
+        Job(f"kernels {name}", partial(measured, name, sizes, settings.device))
+        for name, sizes in (DRY_SIZES if settings.dry else SIZES).items()
     ]
-    return 3 if work_off(jobs, results, options.minutes) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

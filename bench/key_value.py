@@ -1,8 +1,8 @@
-"""Recall among many pairs with a model that was trained on few: `python -m bench.key_value RUN`.
+"""Recall among many pairs by a model trained on few: `python -m bench.key_value RUN`.
 
-RUN is a folder of `dnc-fast train key-value`. For each number of pairs, in a tenth more cells, and
-for each number of entries that weightings keep (0: all), one episode: the share of values and of
-bits that are right, and how much of a read weighting is on one cell. A Markdown table.
+RUN is a folder of `dnc-fast train key-value`. Runs one episode for each number of pairs, with a
+tenth more cells, and each number of entries that weightings keep (0: all). Prints a Markdown table:
+the share of values and of bits that are right, and the largest read weight.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dnc_fast.training import load_run, restore_model, restore_task
 from dnc_fast.training.random import stream_generator
 
 from .harness.provenance import provenance
+from .reports.tables import print_head, print_row
 
 
-def recall(run: Path, pairs: int, kept: int, queries: int, seed: int) -> str:
-    """Store the pairs of one episode, ask for some; returns its row."""
+def recall(run: Path, pairs: int, kept: int, queries: int, seed: int) -> None:
+    """Store the pairs of one episode, ask for some, and print a row."""
     content = load_run(run)
     sizes = {"min_items": pairs, "max_items": pairs, "num_queries": queries}
     task = restore_task(content, **sizes)
@@ -31,7 +32,7 @@ def recall(run: Path, pairs: int, kept: int, queries: int, seed: int) -> str:
     batch = task.batch(1, stream_generator(seed, "held-out"))
     answers, largest = [], []
     with torch.no_grad():
-        model(batch.inputs[:2])  # compiled, if ever
+        model(batch.inputs[:2])  # compile outside the timed part
         started = time.perf_counter(), time.process_time()
         _, state = model(batch.inputs[:pairs])
         seconds, worked = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -42,10 +43,8 @@ def recall(run: Path, pairs: int, kept: int, queries: int, seed: int) -> str:
     wrong = task.wrong(torch.cat(answers), batch.targets[pairs:])
     values, bits = (100 * (1 - part.double().mean().item()) for part in (wrong.any(-1), wrong))
     share = torch.tensor(largest).median().item()
-    return (
-        f"| {pairs:,} | {cells:,} | {kept or 'all'} | {values:.1f} % | {bits:.1f} % | "
-        f"{share:.2f} | {seconds:.0f} | {worked:.0f} |"
-    )
+    print_row(f"{pairs:,}", f"{cells:,}", kept or "all", f"{values:.1f} %", f"{bits:.1f} %",
+              f"{share:.2f}", f"{seconds:.0f}", f"{worked:.0f}")  # fmt: skip
 
 
 def main() -> None:
@@ -57,15 +56,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the episodes")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(provenance())
-    print(
-        "\n| pairs | cells | entries kept | values right | bits right | "
-        "largest read weight, median | seconds to store | CPU seconds |"
-    )
-    print(f"|{8 * '---|'}", flush=True)
+    print_head(provenance(), "pairs", "cells", "entries kept", "values right", "bits right",
+               "largest read weight, median", "seconds to store", "CPU seconds")  # fmt: skip
     for pairs in options.pairs:
         for kept in options.kept:
-            print(recall(options.run, pairs, kept, options.queries, options.seed), flush=True)
+            recall(options.run, pairs, kept, options.queries, options.seed)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,15 @@ float64 reference, and the steps until the copy task is solved. Tables in Markdo
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dnc_fast import DNC, DNCConfig
-from dnc_fast.tasks import CopyTask
-from dnc_fast.training import Trainer, TrainingConfig
+from dnc_fast import DNC
 
+from .copy_task import learn
 from .harness.provenance import provenance
+from .reports.tables import print_head, print_row
 
 DTYPES = (None, torch.float16, torch.bfloat16)
 SIZES = ((16, 64, 4), (64, 64, 8), (64, 256, 16), (256, 128, 11))
@@ -29,7 +27,7 @@ def name(dtype: torch.dtype | None) -> str:
 
 
 def model(num_cells: int, backend: str, interval: int, dtype: torch.dtype | None) -> DNC:
-    """Lively weights: sharp keys and open gates, so that the link matrix matters."""
+    """A model with large weights: sharp keys and open gates, so that the link matrix matters."""
     torch.manual_seed(0)
     dnc = DNC(
         8, 64, num_cells=num_cells, cell_size=16, num_read_heads=2, usage_order="robust",
@@ -41,15 +39,14 @@ def model(num_cells: int, backend: str, interval: int, dtype: torch.dtype | None
 
 
 def gradients(dnc: DNC, x: Tensor) -> list[Tensor]:
-    """Of the read modes, by which the link matrix is seen, and of all other parameters."""
+    """Of the read modes, through which the link matrix acts, and of all parameters."""
     dnc(x)[0].square().mean().backward()
     modes = dnc.cell.interface.weight.grad[-dnc.config.num_read_heads * 3 :]
     return [modes.double(), *(p.grad.double() for p in dnc.parameters())]
 
 
 def gradient_errors() -> None:
-    print("| N | T | K | " + " | ".join(map(name, DTYPES)) + " |")
-    print("|---|---|---|" + "---|" * len(DTYPES))
+    print_head(provenance(), "N", "T", "K", *map(name, DTYPES))
     for N, T, K in SIZES:
         x = torch.randn(T, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         exact = gradients(model(N, "reference", K, None).double(), x)
@@ -58,22 +55,13 @@ def gradient_errors() -> None:
             found = gradients(model(N, "auto", K, dtype), x.float())
             pairs = zip(found, exact, strict=True)
             errors.append(max(((a - b).norm() / b.norm()).item() for a, b in pairs))
-        print(f"| {N} | {T} | {K} | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
+        print_row(N, T, K, *(f"{error:.1e}" for error in errors))
 
 
 def steps_to_solve(dtype: torch.dtype | None, seed: int) -> int | None:
-    """Training steps until copying 1 to 8 vectors is solved; None where 3,000 were not enough."""
-    task = CopyTask()
-    sizes = {"num_cells": 16, "cell_size": 16, "num_read_heads": 1}
-    config = DNCConfig(
-        input_size=task.input_size, output_size=task.output_size, hidden_size=64,
-        checkpoint_interval=4, checkpoint_dtype=dtype, **sizes,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        training = TrainingConfig(seed=seed, max_steps=3000)
-        trainer = Trainer(task, config, training, Path(folder))
-        trainer.train(progress="off")
-    return trainer.step if trainer.solved else None
+    """Training steps until copying 1 to 8 vectors is solved; None if 3,000 are not enough."""
+    result = learn("lstm", seed, 3000, checkpoint_interval=4, checkpoint_dtype=dtype)
+    return int(result.steps) if result.solved else None
 
 
 def main() -> None:
@@ -81,12 +69,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(provenance())
     gradient_errors()
-    print("\n| seed | " + " | ".join(map(name, DTYPES[:2])) + " |\n|---|---|---|")
+    print_head("", "seed", *map(name, DTYPES[:2]))
     for seed in range(options.seeds):
-        steps = [steps_to_solve(dtype, seed) for dtype in DTYPES[:2]]
-        print(f"| {seed} | " + " | ".join(map(str, steps)) + " |", flush=True)
+        print_row(seed, *(steps_to_solve(dtype, seed) for dtype in DTYPES[:2]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Time until copy is solved, beside other models in the same loop: `python -m bench run solve`.
+"""Time until copy is solved, compared with other models: `python -m bench run solve`.
 
-All see the same batches, optimizer and evaluations, on one CPU thread or on the GPU, until an
-evaluation has 99 % of 1,000 validation sequences entirely right, or their minutes are over. Then
-1,000 held-out sequences of the trained lengths and 1,000 of twice the longest, memories with twice
-the cells. The LSTM has as many parameters as ours.
+All models get the same batches, optimizer and evaluations, on one CPU thread or on the GPU, until
+an evaluation has 99 % of 1,000 validation sequences entirely right, or until their minutes are
+over. They are then scored on 1,000 held-out sequences of the trained lengths and 1,000 of twice the
+longest, the latter in memories with twice the cells. The LSTM has as many parameters as our DNC.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,8 @@ from dnc_fast.presets import model_config
 from dnc_fast.tasks import Batch, CopyTask
 from dnc_fast.training.random import stream_generator, stream_seed
 
-from .harness.jobs import Job, Settings
-from .harness.providers import PROVIDERS, Provider, missing, peer_model
+from .harness.jobs import Job, Settings, attempt
+from .harness.providers import PROVIDERS, Provider, peer_model
 from .harness.results import Record
 from .harness.sizes import Size
 
@@ -33,7 +34,7 @@ MODELS = ("triton", "cpu", "reference", "lstm", "dnc")
 
 
 class Limits(NamedTuple):
-    """When to give up, and how many sequences an evaluation has."""
+    """When to stop, and how many sequences an evaluation has."""
 
     minutes: float
     steps: int = 20_000
@@ -48,7 +49,7 @@ class Model(NamedTuple):
 
 
 def count(module: nn.Module) -> int:
-    """Numbers that are learned."""
+    """The number of learned parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -59,14 +60,14 @@ def our_model(provider: Provider, cells: int, device: str) -> Model:
 
 
 def lstm_model(parameters: int, device: str) -> Model:
-    """The LSTM whose number of parameters, with its output layer, is the nearest."""
+    """The LSTM with an output layer that has the nearest number of parameters."""
 
     def build(hidden: int) -> nn.Module:
         return nn.ModuleDict(
             {"lstm": nn.LSTM(TASK.input_size, hidden), "out": nn.Linear(hidden, TASK.output_size)}
         )
 
-    with torch.device("meta"):  # nothing is drawn, only counted
+    with torch.device("meta"):  # nothing is allocated, only counted
         nearest = min(range(1, 500), key=lambda size: abs(count(build(size)) - parameters))
     module = build(nearest).to(device)
     return Model(module, lambda inputs: module["out"](module["lstm"](inputs)[0]))
@@ -84,7 +85,7 @@ def dnc_model(cells: int, device: str) -> Model:
 
 
 def make(provider: Provider, cells: int, device: str) -> Model:
-    """The model of a provider, with so many cells where it has any."""
+    """The model of a provider, with this many memory cells if it has any."""
     if provider.kind == "floor":
         reference = our_model(PROVIDERS["reference"], cells, "cpu")
         return lstm_model(count(reference.module), device)
@@ -113,7 +114,7 @@ def learn(provider: Provider, seed: int, limits: Limits, device: str) -> Record:
     model = make(provider, cells, device)
     optimizer = torch.optim.Adam(model.module.parameters(), lr=RATE)
     warm_up = TASK.batch(2, torch.Generator()).to(device)
-    model.answer(warm_up.inputs).sum().backward()  # compiled, if ever
+    model.answer(warm_up.inputs).sum().backward()  # compile outside the timed loop
     started, worked = time.perf_counter(), time.process_time()
     step, right = 0, 0.0
     while right < GOAL and step < limits.steps:
@@ -144,17 +145,15 @@ def learn(provider: Provider, seed: int, limits: Limits, device: str) -> Record:
 
 
 def solve_job(settings: Settings, name: str, seed: int, limits: Limits) -> Job:
+    provider = PROVIDERS[name]
+    row: Record = {"kind": "solve", "provider": name, "seed": seed, "goal": GOAL,
+                   "learning_rate": RATE, "threads": 1, "minutes": limits.minutes}  # fmt: skip
+
     def run() -> list[Record]:
-        provider = PROVIDERS[name]
-        row: Record = {"kind": "solve", "provider": name, "seed": seed, "goal": GOAL,
-                       "learning_rate": RATE, "threads": 1, "minutes": limits.minutes}  # fmt: skip
-        if (reason := missing(provider, settings.device)) is not None:
-            return [row | {"absent": reason}]
         torch.set_num_threads(1)
         try:
-            return [row | learn(provider, seed, limits, settings.device)]
-        except Exception as error:
-            return [row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}]
+            measure = partial(learn, provider, seed, limits, settings.device)
+            return [attempt(row, provider, settings.device, measure)]
         finally:
             torch.set_num_threads(settings.threads)
 
@@ -164,6 +163,6 @@ def solve_job(settings: Settings, name: str, seed: int, limits: Limits) -> Job:
 def solve_jobs(settings: Settings, seeds: int, minutes: float) -> list[Job]:
     """Every model with every seed."""
     limits = Limits(0.01, 4, 8) if settings.dry else Limits(minutes)
-    interpreted = {"triton"} if settings.dry else set()  # minutes for a single batch
+    interpreted = {"triton"} if settings.dry else set()  # it would take minutes for a batch
     chosen = [name for name in MODELS if name in settings.chosen() and name not in interpreted]
     return [solve_job(settings, name, seed, limits) for name in chosen for seed in range(seeds)]

@@ -1,9 +1,9 @@
-"""How often float32 and float64 part ways, by usage order: `python -m bench.usage_order`.
+"""How often float32 and float64 diverge, by usage order: `python -m bench.usage_order`.
 
-From the zero state, unwritten cells' usages soon differ in their last bits only, so the free list,
-and all that follows, can depend on rounding. Counts the sequences whose read vectors differ by more
-than 1e-3 between the two precisions within T steps: for random interface vectors, and for a model
-that has learned copy (`--checkpoint`), there with its logits.
+From the zero state, the usages of unwritten cells soon differ in their last bits only, so the free
+list, and everything after it, can depend on rounding. Counts the sequences in which the two
+precisions differ by more than 1e-3 within T steps: in the read vectors for random interface
+vectors, and in the logits of a model that has learned copy (`--checkpoint`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from dnc_fast.training import load_checkpoint, restore_model, restore_task
 from dnc_fast.training.random import stream_generator
 
 from .harness.provenance import provenance
+from .reports.tables import print_head, print_row
 
 APART = 1e-3
 
 
 def random_interfaces(usage_order: str, steps: int, batch: int, seed: int) -> torch.Tensor:
-    """(B) bool: which sequences of random interface vectors part ways; N=64, W=16, R=4."""
+    """(B) bool: which sequences of random interface vectors diverge; N=64, W=16, R=4."""
     N, W, R = 64, 16, 4
     generator = torch.Generator().manual_seed(seed)
     size = interface_size(W, R)
@@ -44,7 +45,7 @@ def random_interfaces(usage_order: str, steps: int, batch: int, seed: int) -> to
 
 
 def trained_model(usage_order: str, checkpoint: Path, batch: int) -> torch.Tensor:
-    """(B) bool: which held-out sequences of a trained model part ways in their logits."""
+    """(B) bool: in which held-out sequences the logits of a trained model diverge."""
     content = load_checkpoint(checkpoint)
     task = restore_task(content)
     inputs = task.batch(batch, stream_generator(0, "held-out")).inputs
@@ -61,25 +62,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--checkpoint", type=Path, nargs="*", default=[])
     options = parser.parse_args()
-    print(provenance())
-    print("\n| inputs | usage order | sequences | apart |\n|---|---|---|---|")
+    print_head(provenance(), "inputs", "usage order", "sequences", "apart")
     with torch.no_grad():
         for order in USAGE_ORDERS:
-            apart = torch.cat(
-                [
-                    random_interfaces(order, options.steps, options.batch, seed)
-                    for seed in range(options.seeds)
-                ]
-            )
-            print_row(f"random, {options.steps} steps", order, apart)
+            found = [
+                random_interfaces(order, options.steps, options.batch, seed)
+                for seed in range(options.seeds)
+            ]
+            print_share(f"random, {options.steps} steps", order, torch.cat(found))
         for checkpoint in options.checkpoint:
             for order in USAGE_ORDERS:
-                print_row(str(checkpoint), order, trained_model(order, checkpoint, 1000))
+                print_share(str(checkpoint), order, trained_model(order, checkpoint, 1000))
 
 
-def print_row(inputs: str, order: str, apart: torch.Tensor) -> None:
-    share = apart.double().mean().item()
-    print(f"| {inputs} | {order} | {len(apart)} | {100 * share:.1f} % |", flush=True)
+def print_share(inputs: str, order: str, apart: torch.Tensor) -> None:
+    print_row(inputs, order, len(apart), f"{100 * apart.double().mean().item():.1f} %")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The harness of the benchmarks: the gate, clock, results and jobs, at tiny sizes."""
+"""The harness of the benchmarks: accuracy check, clock, results and jobs, at tiny sizes."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,22 +14,27 @@ import torch
 
 from bench import time_to_solve
 from bench.__main__ import main
-from bench.harness import cases, gate, jobs, providers, under_pytest
-from bench.harness.cases import OPS, PASSES, Case, Work, takes_part
+from bench.harness import cases, clock, gate, jobs, peak, providers, under_pytest
+from bench.harness.cases import OPS, PARTS, PASSES, Case, Work, takes_part
 from bench.harness.clock import Rounds, copy_bandwidth, interleaved, launches, spread
-from bench.harness.jobs import Job, Settings, measure_group, work_off
+from bench.harness.jobs import Job, Settings, time_group, work_off
 from bench.harness.provenance import facts
-from bench.harness.providers import PROVIDERS
-from bench.harness.results import NAME, ResultsError, open_results, read
-from bench.harness.sizes import DRY_SIZES, Size
+from bench.harness.providers import LINKAGES, PROVIDERS
+from bench.harness.results import NAME, Results, ResultsError, open_results, read
+from bench.harness.sizes import DRY_SIZES, LARGE_STUDY, Size
 
 ROOT = Path(__file__).parent.parent
 TINY = DRY_SIZES["tiny"]
 PLAIN = ("eager", "reference")
 
 
-def tiny(op: str, passes: str, provider: str = "eager") -> Case:
-    return Case(op, passes, TINY, PROVIDERS[provider], "cpu")
+def tiny(op: str, passes: str, provider: str = "eager", linkage: str = "dense") -> Case:
+    return Case(op, passes, TINY, PROVIDERS[provider].with_linkage(linkage), "cpu")
+
+
+def timed(*names: str) -> list[dict[str, object]]:
+    """Records of forward passes of tiny models."""
+    return time_group("tiny", [tiny("model", "forward", name) for name in names], Rounds(0, 2, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +47,14 @@ def one_thread_again() -> Iterator[None]:
 # The gate
 
 
-@pytest.mark.parametrize("passes", PASSES)
-@pytest.mark.parametrize("op", OPS)
+EVERYTHING = [("model", linkage) for linkage in LINKAGES] + [(op, "dense") for op in OPS[:-1]]
+
+
+@pytest.mark.parametrize("op, linkage", EVERYTHING)
 @pytest.mark.parametrize("provider", PLAIN)
-def test_right_results_pass(op: str, passes: str, provider: str) -> None:
-    if takes_part(PROVIDERS[provider], op):
-        error = gate.check(tiny(op, passes, provider))
+def test_right_results_pass(op: str, linkage: str, provider: str) -> None:
+    for passes in PASSES if takes_part(PROVIDERS[provider], op) else ():
+        error = gate.check(tiny(op, passes, provider, linkage))
         assert error is not None and error < 1e-6
 
 
@@ -94,26 +101,17 @@ def test_a_lost_gradient_is_refused() -> None:
         gate.compare(case, found, outputs, true, exact)
 
 
-def test_a_refused_provider_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_refused_or_fails_gets_no_time_and_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     spoiled(monkeypatch, 1.01, "outputs")
     monkeypatch.setattr(jobs, "copy_bandwidth", lambda device: 1e9)
-    settings = Settings("cpu", 1)
-    rows = measure_group(
-        settings, "model", "forward", "tiny", TINY, ["eager", "lstm"], Rounds(0, 2, 2)
-    )
-    wrong, floor = rows
-    assert "is 1.0e-02 away" in wrong["refused"] and "seconds" not in wrong
-    assert len(floor["seconds"]) == 2 and floor["error"] is None
-
-
-def test_a_provider_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "copy_bandwidth", lambda device: 1e9)
-    bad = replace(PROVIDERS["eager"], options={"backend": "eager", "usage_order": "sideways"})
+    bad = replace(PROVIDERS["eager"], name="bad", options={"usage_order": "sideways"})
     monkeypatch.setitem(PROVIDERS, "bad", bad)
-    rows = measure_group(
-        Settings("cpu", 1), "model", "forward", "tiny", TINY, ["bad", "eager"], Rounds(0, 2, 2)
-    )
-    assert "usage_order" in rows[0]["failed"] and "seconds" in rows[1]
+    wrong, failed, floor = timed("eager", "bad", "lstm")
+    assert "is 1.0e-02 away" in wrong["refused"] and "usage_order" in failed["failed"]
+    assert "seconds" not in wrong and "seconds" not in failed
+    assert len(floor["seconds"]) == 2 and floor["error"] is None
 
 
 def test_gradients_are_cleared_between_calls() -> None:
@@ -148,11 +146,35 @@ def test_the_peer_has_as_many_layers_as_ours() -> None:
     assert layers == 1
 
 
-def test_every_benchmark_file_has_cases() -> None:
-    for file in sorted((ROOT / "bench").glob("bench_*.py")):
-        assert "@every_case(" in file.read_text(), file
-    found = under_pytest.every_case("linkage").args[1]
-    assert len(found) == len(under_pytest.SIZES) * len(PASSES) * 2
+def test_every_op_has_a_benchmark_file_with_cases() -> None:
+    assert {path.stem for path in (ROOT / "bench").glob("bench_*.py")} == {
+        f"bench_{o}" for o in OPS
+    }
+    for op in OPS:
+        who = [p for p in under_pytest.SETTINGS.chosen() if takes_part(PROVIDERS[p], op)]
+        found = under_pytest.cases_of(op)
+        dense = [case for case in found.values() if case.provider.linkage == "dense"]
+        assert {"reference", "torch.compile"} <= set(who)
+        assert len(dense) == len(under_pytest.SIZES) * len(PASSES) * len(who)
+    linkages = {case.provider.linkage for case in found.values()}
+    assert linkages == set(LINKAGES) and "c1-forward-sparse, top 8-cpu" in found
+
+
+def test_whoever_the_functions_know_has_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases.functional, "BACKENDS", ("auto", "reference", "cpu"))
+    for part in PARTS:
+        assert takes_part(PROVIDERS["cpu"], part) and not takes_part(PROVIDERS["eager"], part)
+
+
+def test_large_memories_are_measured_with_every_linkage() -> None:
+    names = {job.name for job in jobs.large_jobs(Settings("cpu", 1), LARGE_STUDY)}
+    assert len(names) == 2 * (6 * 5 + 2 * 2)
+    assert "time model forward+backward large N=1048576 none, top 8" in names
+    case = tiny("model", "forward+backward", "cpu", "sparse")
+    case = case._replace(size=LARGE_STUDY.base._replace(N=2**20))
+    assert gate.shortened(case).size[:3] == (1, gate.STEPS, gate.MOST_CELLS)
+    with pytest.raises(MemoryError, match="MiB, and"):
+        peak.check_room(case._replace(size=TINY._replace(N=2**31)))
 
 
 # The clock
@@ -164,16 +186,13 @@ def test_calls_take_turns_and_each_begins_a_round() -> None:
     times = interleaved(calls, "cpu", Rounds(0, 3, 3))
     assert "".join(order[-9:]) == "abcbcacab"
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
-
-
-def test_rounds_fit_into_their_seconds_within_bounds() -> None:
     rounds = Rounds(10, 5, 40)
     assert [rounds.count(seconds) for seconds in (0.01, 1.0, 60.0)] == [40, 10, 5]
 
 
 def test_spread_of_known_times() -> None:
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 1.0, 2.0, 4.0)
-    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]).iqr == 2.0 and spread([7.0]).iqr == 0.0
+    assert spread([7.0]) == (7.0,) * 4
 
 
 def test_operations_are_counted_without_those_inside_of_others(
@@ -186,8 +205,6 @@ def test_operations_are_counted_without_those_inside_of_others(
 
 
 def test_copies_move_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.harness import clock
-
     monkeypatch.setitem(clock.COPIED, "cpu", 2**16)
     assert 1e7 < copy_bandwidth("cpu") < 1e13
 
@@ -206,55 +223,48 @@ def test_least_bytes_of_a_link_matrix() -> None:
 
 
 def counted_jobs(done: list[str], names: str = "abc") -> list[Job]:
-    def job(name: str) -> Job:
-        def run() -> list[dict[str, object]]:
-            done.append(name)
-            return [{"kind": "time", "provider": name}]
+    def run(name: str) -> list[dict[str, object]]:
+        done.append(name)
+        return [{"kind": "time", "provider": name}]
 
-        return Job(name, run)
-
-    return [job(name) for name in names]
+    return [Job(name, partial(run, name)) for name in names]
 
 
-def quiet(text: str) -> None:
-    pass
+def opened(folder: Path, dry: bool = False, fresh: bool = False, **other: object) -> Results:
+    return open_results(folder, facts("cpu") | other, dry, fresh)
+
+
+def work(given: list[Job], results: Results, minutes: float = 9) -> int:
+    return work_off(given, results, minutes, lambda text: None)
 
 
 def test_a_run_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     done: list[str] = []
-    given = facts("cpu")
-    first = open_results(tmp_path, given, False)
-    assert work_off(counted_jobs(done, "ab"), first, 9, quiet) == 0
-    second = open_results(tmp_path, given, False)
-    assert work_off(counted_jobs(done), second, 9, quiet) == 0
+    assert work(counted_jobs(done), opened(tmp_path), minutes=-1) == 3  # none begins after that
+    assert not done and not (tmp_path / NAME).exists()
+    assert work(counted_jobs(done, "ab"), opened(tmp_path)) == 0
+    assert work(counted_jobs(done), opened(tmp_path)) == 0
     assert done == ["a", "b", "c"]
     assert [record["job"] for record in read(tmp_path).records] == ["a", "b", "c"]
-
-
-def test_no_job_begins_after_the_minutes(tmp_path: Path) -> None:
-    done: list[str] = []
-    assert work_off(counted_jobs(done), open_results(tmp_path, facts("cpu"), False), -1, quiet) == 3
-    assert not done and not (tmp_path / NAME).exists()
 
 
 def test_a_job_that_breaks_off_loses_nothing_before_it(tmp_path: Path) -> None:
     def stop() -> list[dict[str, object]]:
         raise KeyboardInterrupt
 
-    results = open_results(tmp_path, facts("cpu"), False)
     with pytest.raises(KeyboardInterrupt):
-        work_off([*counted_jobs([]), Job("d", stop)], results, 9, quiet)
+        work([*counted_jobs([]), Job("d", stop)], opened(tmp_path))
     assert len(read(tmp_path).records) == 3
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_a_cut_file_is_named_and_left_alone(tmp_path: Path) -> None:
-    work_off(counted_jobs([]), open_results(tmp_path, facts("cpu"), False), 9, quiet)
+    work(counted_jobs([]), opened(tmp_path))
     path = tmp_path / NAME
     cut = path.read_text()[:-10]
     path.write_text(cut)
     with pytest.raises(ResultsError, match=r"line 4 of 4 is no JSON .* the 2 records before it"):
-        open_results(tmp_path, facts("cpu"), False)
+        opened(tmp_path)
     assert path.read_text() == cut
     path.write_text("".join(line + "\n" for line in cut.splitlines()[:-1]))  # as the message says
     assert len(read(tmp_path).records) == 2
@@ -269,13 +279,12 @@ def test_what_is_no_result_file_is_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("field", ["commit", "threads", "torch", "device"])
 def test_runs_of_two_kinds_are_not_mixed(tmp_path: Path, field: str) -> None:
-    given = facts("cpu")
-    open_results(tmp_path, given, False).add("a", [])
+    opened(tmp_path).add("a", [])
     with pytest.raises(ResultsError, match=f"{field} .* there, other here.*--fresh"):
-        open_results(tmp_path, given | {field: "other"}, False)
+        opened(tmp_path, **{field: "other"})
     with pytest.raises(ResultsError, match="dry False there, True here"):
-        open_results(tmp_path, given, True)
-    assert not open_results(tmp_path, given | {field: "other"}, False, fresh=True).records
+        opened(tmp_path, dry=True)
+    assert not opened(tmp_path, fresh=True, **{field: "other"}).records
 
 
 # The commands
@@ -308,7 +317,7 @@ def test_bad_commands_say_what_to_do(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", ["bench gpu", "bench run --device cuda", "bench.gpu_kernels"])
+@pytest.mark.parametrize("command", ["bench gpu", "bench run --device cuda"])
 def test_without_a_gpu_nothing_is_measured(command: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m {command} --out {tmp_path / 'out'}"
     done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
@@ -316,27 +325,24 @@ def test_without_a_gpu_nothing_is_measured(command: str, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_peak_is_of_a_process_of_its_own() -> None:
-    size = ",".join(map(str, TINY._replace(N=256, T=8)))
-    command = [sys.executable, "-m", "bench.harness.peak", size, "eager", "--threads", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+@pytest.mark.parametrize("linkage", ["dense", "none, top 8"])
+def test_a_peak_is_of_a_process_of_its_own(linkage: str) -> None:
+    case = tiny("model", "forward+backward", "eager", linkage)
+    found = peak.peak_bytes(case._replace(size=TINY._replace(N=256, T=8)), 1, True)
     link = 2 * 256 * 256 * 4
-    assert found["peak_bytes"] > 4 * link and found["foretold_bytes"] > 4 * link
+    assert (found["peak_bytes"] > 4 * link) == (linkage == "dense")
+    assert (found["foretold_bytes"] > 4 * link) == (linkage == "dense")
 
 
-def test_time_to_solve_counts_and_stops() -> None:
+def test_time_to_solve_stops_after_its_steps_or_at_the_goal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     limits = time_to_solve.Limits(minutes=1, steps=3, evaluated=8)
     found = time_to_solve.learn(PROVIDERS["eager"], 0, limits, "cpu")
     assert found["steps"] == 3 and not found["solved"] and found["parameters"] == 28206
     floor = time_to_solve.make(PROVIDERS["lstm"], 16, "cpu").module
     assert abs(time_to_solve.count(floor) - found["parameters"]) < 0.02 * found["parameters"]
-
-
-def test_time_to_solve_ends_at_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_to_solve, "GOAL", 0.0)
     monkeypatch.setattr(time_to_solve, "share_right", lambda *given: 0.5)
-    limits = time_to_solve.Limits(minutes=1, steps=3, evaluated=8)
     found = time_to_solve.learn(PROVIDERS["eager"], 0, limits, "cpu")
     assert found["solved"] and found["right"] == 0.5

@@ -119,12 +119,13 @@ def test_launches_of_a_step(records):
 def test_spills_are_seen(target, limit):
     """Left with too few registers, a kernel is reported to spill: 24 each, or 16 waves."""
     script = f"""
-from bench.compile_kernels import SIZES, collect, figures
+from bench.compile_kernels.builds import collect
+from bench.compile_kernels.figures import figures
 import torch
-uses, _ = collect([SIZES["8,1024,64,4,1"]], torch.float32, ())
-job = next(job for job in uses if str(job) == "content.backward_kernel")
-few = job._replace(options=(*job.options, ("{limit}", {24 if limit == "maxnreg" else 8})))
-print(figures(job, "{target}", True)["spilled"], figures(few, "{target}", True)["spilled"])
+uses, _ = collect(["8,1024,64,4,1"], torch.float32, ())
+build = next(build for build in uses if str(build) == "content.backward_kernel")
+few = build._replace(options=(*build.options, ("{limit}", {24 if limit == "maxnreg" else 8})))
+print(figures(build, "{target}", True)["spilled"], figures(few, "{target}", True)["spilled"])
 """
     done = run("-c", script)
     assert done.returncode == 0, done.stderr

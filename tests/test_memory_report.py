@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.harness.sizes import CPU_SIZES, Size
-from bench.large_memory import DENSE_UP_TO, KINDS
+from bench.harness.providers import LINKAGES
+from bench.harness.sizes import CPU_SIZES, DENSE_UP_TO, LARGE_STUDY, Size
 from dnc_fast import DNC
 from dnc_fast.engine.memory_tape import KEEP_ALL_BELOW, checkpoint_interval
 from dnc_fast.engine.report import checkpoints_held, matrices_held
@@ -83,10 +83,11 @@ def test_report_foretells_the_measured_peak(backend, size):
 
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("kind", [str(kind) for kind in KINDS])
-def test_report_foretells_the_measured_peak_of_every_linkage(kind):
-    cells = DENSE_UP_TO // 2 if kind == "dense" else 2**18
-    foretells("bench.large_memory", "--one", kind, "--cells", str(cells), "--rounds", "1")
+@pytest.mark.parametrize("linkage", [name for name in LINKAGES if name != "dense, top 8"])
+def test_report_foretells_the_measured_peak_of_every_linkage(linkage):
+    size = LARGE_STUDY.base._replace(N=DENSE_UP_TO // 2 if linkage == "dense" else 2**18)
+    given = ",".join(map(str, size))
+    foretells("bench.harness.peak", given, "cpu", "--linkage", linkage, "--keep-state")
 
 
 def foretells(*command):

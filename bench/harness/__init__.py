@@ -1,1 +1,1 @@
-"""How anything is measured: sizes, providers, what is called, the gate before it, the clock."""
+"""How everything is measured: sizes, providers, cases, the accuracy check, the clock, the jobs."""

@@ -1,7 +1,7 @@
-"""What is measured: the parts of a memory step, the whole of it, and a model over a sequence.
+"""What is measured: each part of a memory step, the whole step, and a model over a sequence.
 
-A case is an op at a size by a provider; `work` makes it callable, with the same numbers for all
-providers and in each dtype.
+A case is an op at a size by a provider. `work` makes it callable, with the same input numbers for
+every provider and dtype.
 """
 
 from __future__ import annotations
@@ -12,31 +12,38 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dnc_fast import DNCState, MemoryState, functional, memory_step, reference
+from dnc_fast import DNCState, MemoryState, functional, memory_step
 from dnc_fast.interface import interface_size
-from dnc_fast.state import MemorySizes, memory_state_shapes
+from dnc_fast.state import MemorySizes
 
 from . import providers
 from .providers import Provider
 from .sizes import Size
 
-PARTS = ("content", "allocation", "linkage")
+PARTS = {
+    "content": (functional.content_weighting, "content weighting"),
+    "allocation": (functional.allocation_weighting, "allocation weighting"),
+    "linkage": (functional.linkage, "linkage"),
+    "write": (functional.write_memory, "memory write"),
+    "read": (functional.read_memory, "memory read"),
+}
+"""The parts of a memory step: the function of each, and what tables call it."""
+
 OPS = (*PARTS, "memory_step", "model")
 PASSES = ("forward", "forward+backward")
-"""Forward is without gradients. Of a model the two are an inference and a training step."""
+"""Forward is without gradients. For a model these are an inference and a training step."""
 
 TITLES = {
     ("model", "forward"): "inference step",
     ("model", "forward+backward"): "training step",
-    ("memory_step", "forward"): "memory step, forward",
-    ("memory_step", "forward+backward"): "memory step, forward and backward",
     **{
-        (part, passes): f"{part}{' weighting' * (part != 'linkage')}, {words}"
-        for part in PARTS
-        for passes, words in zip(PASSES, ("forward", "forward and backward"), strict=True)
+        (op, passes): f"{title}, {passes.replace('+', ' and ')}"
+        for op, title in [*((op, title) for op, (_, title) in PARTS.items()),
+                          ("memory_step", "memory step")]
+        for passes in PASSES
     },
-}
-"""What an op and its passes are called."""
+}  # fmt: skip
+"""What tables call an op and its passes."""
 
 
 class Case(NamedTuple):
@@ -50,14 +57,17 @@ class Case(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A case that can be called. outputs: calculates them; leaves: what gradients are of."""
+    """A callable case. outputs: computes them; leaves: the tensors that gradients are taken of."""
 
     outputs: Callable[[], Sequence[Tensor]]
     leaves: dict[str, Tensor]
     half: bool = False
 
     def run(self, passes: str) -> Sequence[Tensor]:
-        """A forward pass, and one back from random gradients if asked for, cleared before."""
+        """A forward pass and, if asked for, a backward pass from random gradients.
+
+        Gradients of earlier calls are cleared first.
+        """
         if passes == "forward":
             with torch.no_grad():
                 return self._forward()
@@ -81,73 +91,79 @@ def cotangent(output: Tensor) -> Tensor:
     """The gradient of an output: random, but always the same for a shape."""
     key = (tuple(output.shape), output.dtype, output.device)
     if key not in _cotangents:
-        generator = torch.Generator().manual_seed(1)
-        drawn = torch.randn(output.shape, generator=generator)
-        _cotangents[key] = drawn.to(output.dtype).to(output.device)
+        _cotangents[key] = normal(1, *output.shape).to(output.dtype).to(output.device)
     return _cotangents[key]
 
 
 def release() -> None:
-    """Forget the gradients of outputs, which a peak must not count."""
+    """Drop the cached gradients of outputs, which must not count towards a peak."""
     _cotangents.clear()
 
 
 def takes_part(provider: Provider, op: str) -> bool:
-    """Whether a provider has an op; backends without parts of their own have the whole step."""
+    """Whether a provider implements an op."""
+    if provider.linkage != "dense":
+        return op == "model" and provider.kind == "ours" and not provider.steps_only
     if op == "model":
         return True
     if provider.steps_only:
         return False
-    if op == "memory_step" or provider.kind == "compiled":
-        return True
-    return provider.kind == "ours" and provider.backend in functional.BACKENDS
+    return op == "memory_step" or (provider.checked and provider.backend in functional.BACKENDS)
 
 
 def memory_sizes(size: Size) -> MemorySizes:
     return MemorySizes(size.B, size.N, size.W, size.R, 1)
 
 
-def random_state(sizes: MemorySizes) -> MemoryState:
-    """A memory in the middle of a run, float32 on the CPU, its usages apart.
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
-    Apart, for where two usages are as good as equal their order, and with it the results, would
-    depend on rounding.
+
+def random_state(sizes: MemorySizes) -> MemoryState:
+    """A dense memory as in the middle of a run, in float32 on the CPU, with well separated usages.
+
+    Where two usages are almost equal, their order, and with it the results, would depend on
+    rounding.
     """
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
-    shapes = memory_state_shapes(sizes)
-    B, N = shapes["usage"]
-    fields = {name: draw(*shape) / N for name, shape in shapes.items()}
-    fields["memory"] = draw(*shapes["memory"]) - 0.5
+    zeros = MemoryState.zeros(*sizes)
+    B, N = zeros.usage.shape
+    fields = {name: draw(*zero.shape) / N for name, zero in zeros._asdict().items()}
+    fields["memory"] = draw(*zeros.memory.shape) - 0.5
     fields["usage"] = (draw(B, N).argsort(-1) + 0.5) / N
     fields["link"].diagonal(dim1=-2, dim2=-1).zero_()
     return MemoryState(**fields)
 
 
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
-
-
-def part_inputs(op: str, size: Size) -> dict[str, Tensor]:
-    """The arguments of an op that is no model, by name; float32 on the CPU."""
+def inputs_of(op: str, size: Size) -> dict[str, Tensor]:
+    """The arguments of an op other than "model", by name; in float32 on the CPU."""
     B, _, _, W, R, _, _ = size
-    state = random_state(memory_sizes(size))
+    state = random_state(memory_sizes(size))._asdict()
+
+    def fields(*names: str) -> dict[str, Tensor]:
+        return {name: state[name] for name in names}
+
     if op == "content":
         strengths = 1 + torch.rand(B, R, generator=torch.Generator().manual_seed(3))
-        return {"keys": normal(B, R, W), "strengths": strengths, "memory": state.memory}
+        return {"keys": normal(2, B, R, W), "strengths": strengths, **fields("memory")}
     if op == "allocation":
-        return {"usage": state.usage}
+        return fields("usage")
     if op == "linkage":
-        fields = ("link", "precedence", "write_weights", "read_weights")
-        return {field: getattr(state, field) for field in fields}
-    return {"interface": normal(B, interface_size(W, R, 1)), **state._asdict()}
+        return fields("link", "precedence", "write_weights", "read_weights")
+    if op == "write":
+        vectors = {"erase": normal(2, B, 1, W).sigmoid(), "write": normal(3, B, 1, W)}
+        return fields("memory", "write_weights") | vectors
+    if op == "read":
+        return fields("memory", "read_weights")
+    return {"interface": normal(2, B, interface_size(W, R, 1)), **state}
 
 
-def part_function(provider: Provider, op: str, device: str) -> Callable[..., Sequence[Tensor]]:
-    """What calculates an op from its arguments in order."""
+def function_of(provider: Provider, op: str, device: str) -> Callable[..., Sequence[Tensor]]:
+    """The function that computes an op from its arguments, in their order."""
     function: Callable[..., Any]
     if op == "memory_step":
         if provider.kind == "peer":
@@ -158,33 +174,14 @@ def part_function(provider: Provider, op: str, device: str) -> Callable[..., Seq
             reads, new = memory_step(vector, MemoryState(*state), **options)
             return reads, *new
 
-    elif provider.backend == "reference":
-        function = {
-            "content": lambda *given: (reference.content_weighting(*given),),
-            "allocation": lambda usage: (reference.allocation_weighting(usage),),
-            "linkage": reference_linkage,
-        }[op]
     else:
-        called = {
-            "content": functional.content_weighting,
-            "allocation": functional.allocation_weighting,
-            "linkage": functional.linkage,
-        }[op]
+        called, _ = PARTS[op]
 
         def function(*given: Tensor) -> Sequence[Tensor]:
-            results = called(*given, **provider.options)
+            results = called(*given, backend=provider.backend)
             return results if isinstance(results, tuple) else (results,)
 
     return providers.compiled(function, device) if provider.kind == "compiled" else function
-
-
-def reference_linkage(
-    link: Tensor, precedence: Tensor, write_weights: Tensor, read_weights: Tensor
-) -> Sequence[Tensor]:
-    """The reference of `functional.linkage`, without its checks."""
-    link = reference.update_link(link, precedence, write_weights)
-    new_precedence = reference.update_precedence(precedence, write_weights)
-    return link, new_precedence, *reference.directional_weightings(link, read_weights)
 
 
 def peer_memory_step(vector: Tensor, *state: Tensor) -> Sequence[Tensor]:
@@ -209,49 +206,69 @@ def peer_memory_step(vector: Tensor, *state: Tensor) -> Sequence[Tensor]:
     return reads, *hidden.values()
 
 
-def work(case: Case, dtype: torch.dtype = torch.float32, in_the_middle: bool = False) -> Work:
-    """A case made callable. in_the_middle: a model starts from a state in the middle of a run."""
+def work(
+    case: Case, dtype: torch.dtype = torch.float32, in_the_middle: bool = False,
+    keep_state: bool = False,
+) -> Work:  # fmt: skip
+    """Make a case callable.
+
+    in_the_middle: a model starts from a random state instead of zeros; the links of a linkage that
+        is not dense start empty.
+    keep_state: a model's final state is held until the next call, as by a user who carries it on.
+    """
     provider, size, device = case.provider, case.size, torch.device(case.device)
     if case.op == "model":
         model = providers.build(provider, size, case.device).to(dtype)
-        x = normal(size.T, size.B, size.X).to(dtype).to(device)
+        x = normal(2, size.T, size.B, size.X).to(dtype).to(device)
         state = None
         if in_the_middle:
             memory = random_state(memory_sizes(size)).to(dtype).to(device)
+            if provider.options.get("linkage", "dense") != "dense":
+                memory = memory._replace(link=model.zero_state(size.B).memory.link)
             state = DNCState(None, memory, None)
-        return Work(
-            lambda: [model(x, state)[0].to(dtype)], dict(model.named_parameters()), provider.half
-        )
+        held: list[Any] = []
+
+        def outputs() -> list[Tensor]:
+            held.clear()
+            output, final = model(x, state)
+            if keep_state:
+                held.append(final)
+            return [output.to(dtype)]
+
+        return Work(outputs, dict(model.named_parameters()), provider.half)
     leaves = {
         name: tensor.to(dtype).to(device).requires_grad_()
-        for name, tensor in part_inputs(case.op, size).items()
+        for name, tensor in inputs_of(case.op, size).items()
     }
-    function = part_function(provider, case.op, case.device)
+    function = function_of(provider, case.op, case.device)
     return Work(lambda: function(*leaves.values()), leaves)
 
 
 def truth(case: Case) -> Case:
-    """The reference of a case, with the same options but for those of the engine."""
+    """The same case by the reference, with every option that changes results."""
     options = case.provider.options | {"backend": "reference"}
     options.pop("cuda_graphs", None)
     return case._replace(provider=Provider("truth", options))
 
 
 def least_bytes(op: str, passes: str, size: Size) -> int:
-    """Bytes that must move at the least, each argument and result once, in float32.
+    """The fewest bytes that an op must move: each argument and result once, in float32.
 
-    Back: arguments again, gradients of results in, gradients of arguments out. Of a model, the
-    memory steps alone; a share of a bandwidth above 100 % says that caches hold the state.
+    A backward pass reads the arguments again and the gradients of results, and writes the gradients
+    of arguments. For a model, only its memory steps count. If this makes more than 100 % of the
+    bandwidth of a copy, the state stays in caches.
     """
     if op == "model":
         return size.T * least_bytes("memory_step", passes, size)
     B, _, N, W, R, _, _ = size
-    state = B * (N * W + N + N + N * N + N + R * N)
+    state = N * W + N * N + 3 * N + R * N
     given, results = {
-        "content": (B * (R * W + R + N * W), B * R * N),
-        "allocation": (B * N, B * N),
-        "linkage": (B * (N * N + 2 * N + R * N), B * (N * N + N + 2 * R * N)),
-        "memory_step": (state + B * interface_size(W, R, 1), state + B * R * W),
+        "content": (R * W + R + N * W, R * N),
+        "allocation": (N, N),
+        "linkage": (N * N + 2 * N + R * N, N * N + N + 2 * R * N),
+        "write": (N * W + N + 2 * W, N * W),
+        "read": (N * W + R * N, R * W),
+        "memory_step": (state + interface_size(W, R, 1), state + R * W),
     }[op]
     backward = 2 * given + results if passes == "forward+backward" else 0
-    return 4 * (given + results + backward)
+    return 4 * B * (given + results + backward)

@@ -16,11 +16,11 @@ Call = Callable[[], Any]
 
 WARM_UP = 2
 COPIED = {"cpu": 2**26, "cuda": 2**28}
-"""Numbers of the copy by which bandwidth is measured: more than caches hold."""
+"""How many numbers the copy that measures bandwidth moves: more than caches hold."""
 
 
 class Rounds(NamedTuple):
-    """How often to measure: as often as fits into so many seconds, within bounds."""
+    """How many rounds to measure: as many as fit into some seconds, within bounds."""
 
     seconds: float
     least: int = 5
@@ -36,7 +36,7 @@ def synchronize(device: str) -> None:
 
 
 def seconds_of(call: Call, device: str) -> float:
-    """One call, from an idle device until the device has done it."""
+    """The time of one call, from an idle device until the device has finished."""
     synchronize(device)
     started = time.perf_counter()
     call()
@@ -45,9 +45,9 @@ def seconds_of(call: Call, device: str) -> float:
 
 
 def interleaved(calls: Mapping[str, Call], device: str, rounds: Rounds) -> dict[str, list[float]]:
-    """Times of calls that take turns, so that what disturbs the machine disturbs all of them.
+    """Times of calls that take turns, so that a disturbance of the machine affects all of them.
 
-    Each round begins with another one. The first calls, which compile and record, do not count.
+    Each round starts with a different one. The first calls, which compile and record, do not count.
     """
     for call in calls.values():
         for _ in range(WARM_UP):
@@ -63,7 +63,7 @@ def interleaved(calls: Mapping[str, Call], device: str, rounds: Rounds) -> dict[
 
 
 def queued(call: Call, device: str, count: int = 20) -> list[float]:
-    """What each of many calls takes the device itself, not counting what launching takes."""
+    """The time that each of many calls takes on the device, without the time of launching it."""
     call()
     if device != "cuda":
         return [seconds_of(call, device) for _ in range(count)]
@@ -78,16 +78,12 @@ def queued(call: Call, device: str, count: int = 20) -> list[float]:
 
 
 class Spread(NamedTuple):
-    """Of times: median, least, and the quarters around the median."""
+    """The median of times, the least, and the quartiles around the median."""
 
     median: float
     least: float
     lower: float
     upper: float
-
-    @property
-    def iqr(self) -> float:
-        return self.upper - self.lower
 
 
 def spread(times: list[float]) -> Spread:
@@ -98,7 +94,7 @@ def spread(times: list[float]) -> Spread:
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes a second, read and written, by a large copy."""
+    """Bytes per second, read and written, of a large copy."""
     source = torch.ones(COPIED[device], device=device)
     target = torch.empty_like(source)
     times = queued(lambda: target.copy_(source), device, 5)
@@ -106,7 +102,7 @@ def copy_bandwidth(device: str) -> float:
 
 
 def launch_seconds(device: str) -> float:
-    """What the smallest operation of torch takes, one after another."""
+    """The time of the smallest operation of torch in a sequence of them."""
     number, count = torch.zeros(1, device=device), 200
 
     def many() -> None:
@@ -119,7 +115,7 @@ def launch_seconds(device: str) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, nothing reaches the standard error stream: some profilers talk about themselves."""
+    """Suppress the standard error stream, to which some profilers write about themselves."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -134,8 +130,8 @@ def quiet() -> Iterator[None]:
 def launches(call: Call, device: str) -> dict[str, int]:
     """What torch's profiler counts in a call.
 
-    On a GPU: kernels that it runs, and launches that the CPU makes for them. On a CPU: operations
-    of torch that are no part of another one.
+    On a GPU: the kernels that run, and the launches that the CPU makes for them. On a CPU: the
+    operations of torch that are not part of another one.
     """
     kinds = torch.profiler.ProfilerActivity
     activities = [kinds.CPU, kinds.CUDA] if device == "cuda" else [kinds.CPU]

@@ -1,11 +1,12 @@
-"""No time without the right result: outputs and every gradient against float64, before the clock.
+"""Nothing is timed before its outputs and every gradient agree with the float64 reference.
 
-A model goes a few steps from a state in the middle of a run: from the zero state usages differ in
-their last bits only, and two precisions may order them otherwise, both rightly.
+A model runs a few steps from a random state: starting from zeros, usages would differ in their last
+bits only, and two precisions could order them differently, both correctly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,16 +15,21 @@ from torch import Tensor
 from .cases import Case, Work, truth, work
 
 OUTPUTS, GRADIENTS, HALF = 1e-5, 1e-3, 0.1
-"""Relative errors that pass. Gradients gather rounding over the steps, and a wrong term would be of
-the order of 1; bfloat16 has 8 bits."""
+"""Relative errors that pass. Gradients accumulate rounding over the steps, while a wrong term would
+be of the order of 1; bfloat16 has 8 bits."""
 
 STEPS = 8
-ROOM = {"cpu": 3 << 30, "cuda": 32 << 30}
-"""Bytes that autograd through the float64 reference may take: it keeps some ten link matrices."""
+MOST_CELLS = 4097
+"""Cells of a linkage other than the dense one; not a multiple of anything, and few enough for the
+reference."""
+
+ROOM = {"cpu": 3 << 30, "cuda": 48 << 30}
+"""Bytes that autograd through the float64 reference may take: for each step about ten link
+matrices."""
 
 
 class Refused(AssertionError):
-    """Results that are wrong; there is no time of them."""
+    """Results are wrong, so nothing is timed."""
 
 
 def relative_error(found: Tensor, true: Tensor) -> float:
@@ -35,15 +41,17 @@ def relative_error(found: Tensor, true: Tensor) -> float:
 
 
 def shortened(case: Case) -> Case:
-    """A model over few steps, no more than there is room for."""
-    size = case.size
-    step = 10 * 8 * size.B * size.N * size.N
-    steps = max(2, min(STEPS, ROOM[case.device] // step))
-    return case._replace(size=size._replace(T=min(size.T, steps)))
+    """A model over fewer steps, and with fewer cells if the reference of two would not fit."""
+    size, room = case.size, ROOM[case.device]
+    if case.provider.options.get("linkage", "dense") != "dense":
+        return case._replace(size=size._replace(T=min(size.T, STEPS), N=min(size.N, MOST_CELLS)))
+    N = min(size.N, math.isqrt(room // (2 * 80 * size.B)))
+    steps = min(size.T, STEPS, room // (80 * size.B * N * N))
+    return case._replace(size=size._replace(T=steps, N=N))
 
 
 def check(case: Case) -> float | None:
-    """The worst relative error of a case's results; None of one that cannot be compared.
+    """The worst relative error of a case's results; None if they cannot be compared.
 
     Raises:
         Refused: an error is too large, or a result is not finite; names it.
@@ -65,7 +73,7 @@ _last: dict[str, tuple[Work, Sequence[Tensor]]] = {}
 
 
 def exact(case: Case, middle: bool) -> tuple[Work, Sequence[Tensor]]:
-    """The reference of a case in float64 and its outputs; kept for the next who is compared."""
+    """The float64 reference of a case and its outputs, cached for the next provider."""
     true_case = truth(case)
     key = repr((true_case, middle))
     if key not in _last:
@@ -76,14 +84,14 @@ def exact(case: Case, middle: bool) -> tuple[Work, Sequence[Tensor]]:
 
 
 def release() -> None:
-    """Forget the reference that was kept."""
+    """Drop the cached reference."""
     _last.clear()
 
 
 def compare(
     case: Case, found: Work, outputs: Sequence[Tensor], true: Work, true_outputs: Sequence[Tensor]
 ) -> float:
-    """The worst relative error of outputs and, of a pass back, gradients.
+    """The worst relative error of outputs and, after a backward pass, gradients.
 
     Raises:
         Refused: as `check`.
@@ -102,7 +110,7 @@ def compare(
     for name, value, exact_value, allowed in pairs:
         error = relative_error(value, exact_value)
         allowed = HALF if case.provider.half else allowed
-        if not error <= allowed:  # NaN is no number to be small
+        if not error <= allowed:  # also if it is NaN
             raise Refused(
                 f"{case.provider.name}: {name} is {error:.1e} away from the float64 reference, "
                 f"{allowed:.0e} is allowed; nothing was timed"

@@ -1,12 +1,13 @@
-"""What is to be measured, job by job: each job's records are kept before the next begins."""
+"""What is measured, job by job: the records of a job are written before the next one begins."""
 
 from __future__ import annotations
 
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,24 +15,36 @@ import torch
 from . import cases, gate, peak
 from .cases import PARTS, PASSES, Case, least_bytes, takes_part, work
 from .clock import Rounds, copy_bandwidth, interleaved, launch_seconds, launches, spread
-from .providers import PROVIDERS, missing
+from .providers import LINKAGES, PROVIDERS, Provider, missing
 from .results import Record, Results
-from .sizes import Size, Study, in_a_study
+from .sizes import DENSE_UP_TO, LARGE, Size, Study, in_a_study
 
-SECONDS = {"model": 6.0, "study": 2.0}
-"""A job's time for its rounds; of parts and of single steps a share of that."""
+SECONDS, STUDY_SECONDS = 6.0, 2.0
+"""The time for the rounds of a model, at a named size and in a study."""
+
+PART_SHARE = 0.15
+"""The share of that time for ops other than models."""
+
+STUDIED = ("triton", "cpu", "reference", "dnc", "lstm")
+"""Who takes part in studies of growth; compiling for every size would take most of the time."""
+
+PEAK_LETTERS = "NT"
+"""The letters whose studies include peaks; with the others, memory grows in proportion."""
+
+FASTEST = ("triton", "cpu")
+"""Who takes part in the study of large memories."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the jobs of a run share. Names of `providers`; empty: all that the device has."""
+    """What the jobs of a run share. providers: names; empty: all that the device has."""
 
     device: str
     threads: int
     providers: tuple[str, ...] = ()
     dry: bool = False
     hurry: float = 1.0
-    """Times that rounds take are multiplied by it."""
+    """The time for rounds is multiplied by it."""
 
     def chosen(self) -> list[str]:
         if self.providers:
@@ -43,81 +56,100 @@ class Settings:
             if self.device in provider.devices or name in interpreted
         ]
 
+    def group(
+        self, op: str, passes: str, size: Size, names: Iterable[str], linkage: str = "dense"
+    ) -> list[Case]:
+        """The cases of those providers that implement an op."""
+        group = [PROVIDERS[name].with_linkage(linkage) for name in names]
+        return [Case(op, passes, size, p, self.device) for p in group if takes_part(p, op)]
+
 
 @dataclass(frozen=True)
 class Job:
-    """A name, and what makes its records."""
+    """A name, and the function that makes its records."""
 
     name: str
     run: Callable[[], list[Record]] = field(compare=False)
 
 
-def time_job(
-    settings: Settings, op: str, passes: str, name: str, size: Size, providers: list[str],
-    seconds: float,
-) -> Job:  # fmt: skip
-    """All providers of an op at a size, in turns."""
-    rounds = Rounds(seconds * settings.hurry)
+def attempt(row: Record, provider: Provider, device: str, measure: Callable[[], Record]) -> Record:
+    """A record completed by a measurement, or by the reason why there is none."""
+    if (reason := missing(provider, device)) is not None:
+        return row | {"absent": reason}
+    try:
+        return row | measure()
+    except gate.Refused as error:
+        return row | {"refused": str(error)}
+    except Exception as error:  # the other records of the job must not be lost
+        return row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+
+
+def of_case(kind: str, name: str, case: Case) -> Record:
+    """The fields of a record that say what was measured. name: of the size."""
+    linkage = case.provider.linkage
+    return {
+        "kind": kind, "op": case.op, "passes": case.passes, "size": name,
+        "sizes": case.size._asdict(), "provider": case.provider.name,
+        **({} if linkage == "dense" else {"linkage": linkage}),
+    }  # fmt: skip
+
+
+def suffix(case: Case) -> str:
+    """The end of a job's name."""
+    return "" if case.provider.linkage == "dense" else f" {case.provider.linkage}"
+
+
+def time_job(settings: Settings, name: str, group: list[Case], rounds: Rounds) -> Job:
+    """Time cases that differ in the provider only, in turns."""
+    rounds = rounds._replace(seconds=rounds.seconds * settings.hurry)
     if settings.dry:
         rounds = Rounds(0, 2, 2)
+    first = group[0]
+    return Job(
+        f"time {first.op} {first.passes} {name}{suffix(first)}",
+        lambda: time_group(name, group, rounds),
+    )
 
-    def run() -> list[Record]:
-        return measure_group(settings, op, passes, name, size, providers, rounds)
 
-    return Job(f"time {op} {passes} {name}", run)
+def time_group(name: str, group: list[Case], rounds: Rounds) -> list[Record]:
+    """A record for each case: its times, or why there are none."""
+    op, passes, size, provider, device = group[0]
+    calls: dict[str, Callable[[], Any]] = {}
 
+    def prepare(case: Case) -> Record:
+        if in_a_study(name):
+            peak.check_room(case)
+        error = gate.check(case)
+        step = work(case)
+        step.run(passes)
+        calls[case.provider.name] = lambda: step.run(passes)
+        return {"error": error}
 
-def measure_group(
-    settings: Settings, op: str, passes: str, name: str, size: Size, providers: list[str],
-    rounds: Rounds,
-) -> list[Record]:  # fmt: skip
-    """A record for each provider: times, or why there is none."""
-    device, calls, rows = settings.device, {}, {}
-    # Profiles of some ten thousand operations take seconds, so there are few of them.
-    counted = passes == "forward+backward" and not in_a_study(name)
-    for provider in providers:
-        row: Record = {
-            "kind": "time", "op": op, "passes": passes, "size": name, "sizes": size._asdict(),
-            "provider": provider,
-        }  # fmt: skip
-        case = Case(op, passes, size, PROVIDERS[provider], device)
-        if (reason := missing(case.provider, device)) is not None:
-            rows[provider] = row | {"absent": reason}
-            continue
-        rows[provider] = row
-        try:
-            row["error"] = gate.check(case)
-            step = work(case)
-
-            def call(step: cases.Work = step) -> Any:
-                return step.run(passes)
-
-            call()
-            calls[provider] = call
-        except gate.Refused as error:
-            row["refused"] = str(error)
-        except Exception as error:  # one that fails takes no other with it
-            row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    rows = {}
+    for case in group:
+        given = of_case("time", name, case), case.provider, device
+        rows[case.provider.name] = attempt(*given, partial(prepare, case))
         if device == "cuda":
             torch.cuda.empty_cache()
     surroundings = {
         "copy_bytes_per_second": copy_bandwidth(device),
         "launch_seconds": launch_seconds(device),
         "load": round(os.getloadavg()[0], 2),
-        "least_bytes": least_bytes(op, passes, size),
     }
     times = interleaved(calls, device, rounds) if calls else {}
-    for provider, seconds in times.items():
-        rows[provider]["seconds"] = [round(s, 9) for s in seconds]
-        if counted:
-            rows[provider]["launches"] = launches(calls[provider], device)
-    for row in rows.values():
-        if "seconds" in row:
-            achieved = surroundings["least_bytes"] / spread(row["seconds"]).median
-            row |= surroundings | {
-                "bytes_per_second": achieved,
-                "share_of_copy": achieved / surroundings["copy_bytes_per_second"],
-            }
+    for who, seconds in times.items():
+        rows[who]["seconds"] = [round(s, 9) for s in seconds]
+        # Profiling some ten thousand operations takes seconds, so it is rarely done.
+        if passes == "forward+backward" and not in_a_study(name):
+            rows[who]["launches"] = launches(calls[who], device)
+        rows[who] |= surroundings
+        if provider.linkage == "dense":
+            moved = least_bytes(op, passes, size)
+            achieved = moved / spread(seconds).median
+            share = achieved / surroundings["copy_bytes_per_second"]
+            rows[who] |= {
+                "least_bytes": moved, "bytes_per_second": achieved, "share_of_copy": share
+            }  # fmt: skip
     calls.clear()
     torch._dynamo.reset()
     cases.release()
@@ -126,78 +158,72 @@ def measure_group(
     return list(rows.values())
 
 
-def peak_job(settings: Settings, passes: str, name: str, size: Size, provider: str) -> Job:
+def peak_job(settings: Settings, name: str, case: Case) -> Job:
     """The peak memory of a model's step."""
 
     def run() -> list[Record]:
-        row: Record = {
-            "kind": "peak", "op": "model", "passes": passes, "size": name,
-            "sizes": size._asdict(), "provider": provider,
-        }  # fmt: skip
-        case = Case("model", passes, size, PROVIDERS[provider], settings.device)
-        if (reason := missing(case.provider, settings.device)) is not None:
-            return [row | {"absent": reason}]
-        try:
-            return [row | peak.peak_bytes(case, settings.threads)]
-        except Exception as error:
-            return [row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}]
+        measure = partial(peak.peak_bytes, case, settings.threads, name.startswith(LARGE))
+        return [attempt(of_case("peak", name, case), case.provider, case.device, measure)]
 
-    return Job(f"peak {passes} {name} {provider}", run)
+    return Job(f"peak {case.passes} {name} {case.provider.name}{suffix(case)}", run)
 
 
-def step_jobs(settings: Settings, sizes: dict[str, Size]) -> list[Job]:
-    """Steps of models and of the memory: times, and peaks of training steps."""
-    return sized_jobs(settings, sizes, ("model", "memory_step"))
-
-
-def part_jobs(settings: Settings, sizes: dict[str, Size]) -> list[Job]:
-    """The parts of a memory step."""
-    return sized_jobs(settings, sizes, PARTS)
-
-
-def sized_jobs(settings: Settings, sizes: dict[str, Size], ops: Iterable[str]) -> list[Job]:
-    """Every op at every size: times, then peaks of training steps."""
-    jobs = []
+def sized_jobs(
+    settings: Settings, sizes: dict[str, Size], ops: Iterable[str], linkages: Iterable[str]
+) -> Iterator[Job]:
+    """Every op at every size with every linkage: times, and peaks of training steps."""
     for name, size in sizes.items():
         for op in ops:
-            who = [p for p in settings.chosen() if takes_part(PROVIDERS[p], op)]
-            share = SECONDS["model"] * (1 if op == "model" else 0.15)
-            for passes in reversed(PASSES):
-                jobs.append(time_job(settings, op, passes, name, size, who, share))
-        if "model" in ops:
-            for provider in measured_peaks(settings, study=False):
-                jobs.append(peak_job(settings, "forward+backward", name, size, provider))
-    return jobs
+            rounds = Rounds(SECONDS * (1 if op == "model" else PART_SHARE))
+            for linkage in linkages:
+                for passes in reversed(PASSES):
+                    if group := settings.group(op, passes, size, settings.chosen(), linkage):
+                        yield time_job(settings, name, group, rounds)
+        if "model" in ops and "dense" in linkages:
+            for case in settings.group("model", "forward+backward", size, settings.chosen()):
+                if case.provider.kind != "floor":
+                    yield peak_job(settings, name, case)
 
 
-STUDIED = ("triton", "cpu", "reference", "dnc", "lstm")
-"""Who is in the studies of growth; compiling anew at every size would take most of the time."""
+def step_jobs(settings: Settings, sizes: dict[str, Size]) -> Iterator[Job]:
+    """Steps of models and of the memory."""
+    return sized_jobs(settings, sizes, ("model", "memory_step"), ("dense",))
 
 
-def measured_peaks(settings: Settings, study: bool) -> list[str]:
-    """Whose peaks are taken: not that of the floor, and of a study ours and the peer's."""
-    chosen = [name for name in settings.chosen() if PROVIDERS[name].kind != "floor"]
-    if not study:
-        return chosen
-    return [name for name in chosen if name in STUDIED and name != "reference"]
+def part_jobs(settings: Settings, sizes: dict[str, Size]) -> Iterator[Job]:
+    """The parts of a memory step."""
+    return sized_jobs(settings, sizes, PARTS, ("dense",))
 
 
-def growth_jobs(settings: Settings, studies: dict[str, Study], letters: Iterable[str]) -> list[Job]:
-    """Training steps as one letter grows: time and peak."""
-    jobs = []
+def linkage_jobs(settings: Settings, sizes: dict[str, Size]) -> Iterator[Job]:
+    """Steps of models with every linkage but the dense one, which `step_jobs` have."""
+    return sized_jobs(settings, sizes, ("model",), [name for name in LINKAGES if name != "dense"])
+
+
+def growth_jobs(
+    settings: Settings, studies: dict[str, Study], letters: Iterable[str]
+) -> Iterator[Job]:
+    """Training steps as one letter grows: times, and peaks of ours and the peer's."""
+    who = [name for name in settings.chosen() if name in STUDIED]
     for letter in (letter for letter in letters if letter in studies):
-        who = [p for p in settings.chosen() if p in STUDIED]
         for name, size in studies[letter].sizes().items():
-            given = (name, size, who, SECONDS["study"])
-            jobs.append(time_job(settings, "model", "forward+backward", *given))
-            if letter in PEAK_LETTERS:
-                for provider in measured_peaks(settings, study=True):
-                    jobs.append(peak_job(settings, "forward+backward", name, size, provider))
-    return jobs
+            if group := settings.group("model", "forward+backward", size, who):
+                yield time_job(settings, name, group, Rounds(STUDY_SECONDS))
+            for case in group if letter in PEAK_LETTERS else ():
+                if case.provider.name not in ("reference", "lstm"):
+                    yield peak_job(settings, name, case)
 
 
-PEAK_LETTERS = "NT"
-"""Letters whose study takes peaks: by the others memory grows plainly."""
+def large_jobs(settings: Settings, study: Study) -> Iterator[Job]:
+    """Training steps of large memories with every linkage: times and peaks."""
+    who = [name for name in settings.chosen() if name in FASTEST]
+    for linkage, options in LINKAGES.items():
+        for name, size in study.sizes().items():
+            if options["linkage"] == "dense" and size.N > DENSE_UP_TO:
+                continue
+            for case in settings.group("model", "forward+backward", size, who, linkage):
+                yield time_job(settings, name, [case], Rounds(STUDY_SECONDS, 2))
+                yield peak_job(settings, name, case)
 
 
 def work_off(

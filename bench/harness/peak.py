@@ -1,8 +1,9 @@
-"""Peak memory of a step. On a CPU each in a process of its own: `python -m bench.harness.peak`.
+"""Peak memory of a step; on a CPU in a process of its own: `python -m bench.harness.peak`.
 
 On a CPU the peak is the high-water mark of the resident set during one step, less the resident set
-after a tiny step of the same model class (Linux only). On a GPU it is what torch reserves at most
-over three steps, in which CUDA graphs are recorded, less what it had reserved before.
+before it, after a tiny step of the same kind of model (Linux only). On a GPU it is the most memory
+that torch reserves over three steps, in which CUDA graphs are recorded, less what was reserved
+before.
 """
 
 from __future__ import annotations
@@ -23,28 +24,30 @@ from dnc_fast import release_cuda_graphs
 from . import cases, providers
 from .cases import PASSES, Case, work
 from .provenance import ROOT
-from .providers import PROVIDERS
+from .providers import LINKAGES, PROVIDERS
 from .sizes import Size
 
 LIMIT = 600.0
 """Seconds that a process may take."""
 
 
-def peak_bytes(case: Case, threads: int) -> dict[str, Any]:
-    """`peak_bytes`, and what `memory_report` foretells where it does.
+def peak_bytes(case: Case, threads: int, keep_state: bool) -> dict[str, Any]:
+    """`peak_bytes`, and `foretold_bytes` if `memory_report` covers the case; see `cases.work`.
 
     Raises:
-        RuntimeError: the step failed; with the last line of its error.
+        RuntimeError: the step failed, with the last line of its error, or took too long.
+        MemoryError: the device has too little memory.
     """
+    check_room(case)
     if case.device == "cuda":
-        found = {"peak_bytes": peak_on_gpu(case)}
+        peak = peak_on_gpu(case, keep_state)
     else:
-        found = {"peak_bytes": peak_in_a_process(case, threads)}
-    return found | foretold(case)
+        peak = peak_in_a_process(case, threads, keep_state)
+    return {"peak_bytes": peak, **foretold(case)}
 
 
 def foretold(case: Case) -> dict[str, int]:
-    """What `memory_report` says of a training step of the engine."""
+    """What `memory_report` says, which covers training steps by the engine."""
     provider, size = case.provider, case.size
     engine = provider.kind == "ours" and provider.backend != "reference" and not provider.half
     if case.op != "model" or case.passes == "forward" or not engine:
@@ -53,92 +56,91 @@ def foretold(case: Case) -> dict[str, int]:
     return {"foretold_bytes": model.memory_report(size.B, size.T).total}
 
 
-def peak_on_gpu(case: Case) -> int:
+def check_room(case: Case) -> None:
+    """Raise MemoryError if a step of the engine would not fit on the device."""
+    needed = foretold(case).get("foretold_bytes", 0)
+    if case.device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        free = figure("/proc/meminfo", "MemAvailable")
+    if needed > free:
+        raise MemoryError(f"a step takes {needed >> 20:,} MiB, and {free >> 20:,} are free")
+
+
+def peak_on_gpu(case: Case, keep_state: bool) -> int:
     release_cuda_graphs()
     cases.release()
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
-    step = work(case)
+    step = work(case, keep_state=keep_state)
     for _ in range(3):
         step.run(case.passes)
     torch.cuda.synchronize()
     return torch.cuda.max_memory_reserved() - before
 
 
-def peak_in_a_process(case: Case, threads: int) -> int:
+def peak_in_a_process(case: Case, threads: int, keep_state: bool) -> int:
     size = ",".join(map(str, case.size))
-    options = ("--passes", case.passes, "--threads", str(threads))
-    found = run_module("bench.harness.peak", size, case.provider.name, *options, limit=LIMIT)
-    return int(found["peak_bytes"])
-
-
-def run_module(*command: str, limit: float | None = None) -> dict[str, Any]:
-    """What a module of ours prints last, as JSON, in a process of its own.
-
-    Args:
-        *command: the module and its arguments.
-        limit: seconds that it may take.
-
-    Raises:
-        RuntimeError: it failed, with the last line of its error, or took longer.
-    """
-    command = (sys.executable, "-m", *command)
+    command = [
+        sys.executable, "-m", "bench.harness.peak", size, case.provider.name,
+        "--passes", case.passes, "--linkage", case.provider.linkage, "--threads", str(threads),
+        *["--keep-state"] * keep_state,
+    ]  # fmt: skip
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"stopped after {limit:g} s") from None
+        raise RuntimeError(f"stopped after {LIMIT:g} s") from None
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["killed, out of memory?"])[-1])
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return int(json.loads(done.stdout)["peak_bytes"])
 
 
-def status(field: str) -> int:
-    """A figure of this process, in bytes."""
-    with open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    raise OSError(f"the system tells no {field}")
+def figure(file: str, name: str) -> int:
+    """A figure in a file of /proc, in bytes."""
+    for line in Path(file).read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{file} has no {name}")
 
 
 def give_back() -> None:
-    """Free what can be, so that it counts as no one's peak."""
+    """Return free memory to the system, so that it counts towards no peak."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def start_mark() -> int:
-    """Start the high-water mark of the resident set anew; the bytes that it starts from."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return status("VmRSS")
-
-
-def peak_here(case: Case) -> int:
-    """The peak of one step of a model, in this process."""
+def peak_here(case: Case, keep_state: bool) -> int:
+    """The peak of one step of a model, in this process; of two if the state is kept."""
     tiny = case._replace(size=case.size._replace(B=1, T=2, N=4))
     work(tiny).run(case.passes)
-    step = work(case)
-    if case.provider.kind == "compiled":  # compiling takes memory of its own; give it back
+    step = work(case, keep_state=keep_state)
+    if case.provider.kind == "compiled":  # compiling takes memory of its own
         step.run(case.passes)
+    if case.provider.kind == "compiled" or keep_state:
         give_back()
-    before = start_mark()
-    step.run(case.passes)
-    return status("VmHWM") - before
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = figure("/proc/self/status", "VmRSS")
+    for _ in range(2 if keep_state else 1):
+        step.run(case.passes)
+    return figure("/proc/self/status", "VmHWM") - before
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("size", metavar=",".join(Size._fields))
     parser.add_argument("provider", choices=PROVIDERS)
+    parser.add_argument("--linkage", choices=LINKAGES, default="dense")
     parser.add_argument("--passes", choices=PASSES, default="forward+backward")
+    parser.add_argument("--keep-state", action="store_true", help="hold the final state")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = Size(*map(int, options.size.split(",")))
-    case = Case("model", options.passes, size, PROVIDERS[options.provider], "cpu")
-    print(json.dumps({"peak_bytes": peak_here(case), **foretold(case)}))
+    provider = PROVIDERS[options.provider].with_linkage(options.linkage)
+    case = Case("model", options.passes, size, provider, "cpu")
+    print(json.dumps({"peak_bytes": peak_here(case, options.keep_state), **foretold(case)}))
 
 
 if __name__ == "__main__":

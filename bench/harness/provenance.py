@@ -18,7 +18,7 @@ import dnc_fast
 ROOT = Path(__file__).resolve().parents[2]
 
 GENERATED = ("bench/results", "docs", "README.md")
-"""What commands write themselves, and does not make another code of it."""
+"""What commands write; changes there do not make it different code."""
 
 
 def processor() -> str:
@@ -33,7 +33,7 @@ def processor() -> str:
 
 @cache
 def commit() -> str:
-    """The commit of this tree, with a + when its code was changed since."""
+    """The commit of this tree, followed by + if the code has changed since."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -45,7 +45,7 @@ def commit() -> str:
 
 
 def device_name(device: str) -> str:
-    """Of what measures: the GPU, or the processor with its threads."""
+    """The name of the GPU, or of the processor with the number of threads."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"{processor()}, {torch.get_num_threads()} threads"

@@ -1,19 +1,20 @@
-"""Who is measured: ours by backend, and what a user would take instead.
+"""Who is measured: our backends, and what a user would take instead.
 
-A new way of ours is a line in `PROVIDERS`: a name and the options of `DNC` that it stands for.
+To measure another of our backends or options, add a line to `PROVIDERS`: a name and options of
+`DNC`.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from dnc_fast import DNC
-from dnc_fast.backends import numba_installed, resolve_backend
+from dnc_fast.backends import resolve_backend
 
 from .sizes import Size
 
@@ -27,17 +28,27 @@ FLOOR = (
     "recurrent model, not a peer."
 )
 
+TOPK = 8
+LINKAGES: dict[str, dict[str, Any]] = {
+    f"{linkage}{suffix}": {"linkage": linkage, **cut}
+    for suffix, cut in ((f", top {TOPK}", {"read_topk": TOPK, "write_topk": TOPK}), ("", {}))
+    for linkage in ("none", "sparse", "separable", "dense")
+}
+"""The options of `DNC` for each linkage, by its name in tables. "top 8" keeps 8 entries of each
+read and write weighting."""
+
 
 @dataclass(frozen=True)
 class Provider:
-    """One who calculates a step.
+    """An implementation that is measured.
 
     name: in all tables and commands.
-    options: of `DNC`, for our own; the gate compares with the reference of the same options.
+    options: of `DNC`, for our own; results are compared with the reference of the same options.
     kind: "ours", "compiled" (the reference by torch.compile), "peer" or "floor".
     devices: where it is measured by default.
     half: under autocast to bfloat16.
-    steps_only: it has whole training and inference steps, not the parts of a step.
+    steps_only: only whole training and inference steps with the dense linkage are measured.
+    linkage: of `LINKAGES`; see `with_linkage`.
     """
 
     name: str
@@ -46,15 +57,22 @@ class Provider:
     devices: tuple[str, ...] = ("cpu", "cuda")
     half: bool = False
     steps_only: bool = False
+    linkage: str = "dense"
 
     @property
     def checked(self) -> bool:
-        """Whether it claims to calculate what the reference does, so that the gate can look."""
+        """Whether its results must equal the reference's."""
         return self.kind in ("ours", "compiled")
 
     @property
     def backend(self) -> str:
         return str(self.options.get("backend", "reference"))
+
+    def with_linkage(self, linkage: str) -> Provider:
+        """The same with one of `LINKAGES`."""
+        if linkage == self.linkage:
+            return self
+        return replace(self, linkage=linkage, options=self.options | LINKAGES[linkage])
 
 
 CUDA, CPU = ("cuda",), ("cpu",)
@@ -81,23 +99,20 @@ PROVIDERS = {
 
 
 def missing(provider: Provider, device: str) -> str | None:
-    """Why a provider cannot be measured on a kind of device, with the remedy; None where it can."""
+    """Why a provider cannot run on a kind of device, with the remedy; None if it can."""
     if provider.kind == "peer" and importlib.util.find_spec("dnc") is None:
         return 'the package dnc is not installed; `pip install -e ".[bench]"` brings it'
-    if provider.backend == "cpu" and not numba_installed():
-        return 'Numba is not installed; `pip install -e ".[cpu]"` brings it'
-    if provider.backend == "triton":
-        try:
-            resolve_backend("triton", torch.device(device), torch.float32)
-        except (ImportError, RuntimeError, ValueError) as error:
-            return str(error)
+    try:
+        resolve_backend(provider.backend, torch.device(device), torch.float32)
+    except (ImportError, RuntimeError, ValueError) as error:
+        return str(error)
     return None
 
 
 def our_model(
     size: Size, options: dict[str, Any], device: str, dtype: torch.dtype = torch.float32
 ) -> DNC:
-    """A DNC whose parameters are the same for all options, and the same numbers in each dtype."""
+    """A DNC whose initial parameters do not depend on options or dtype."""
     torch.manual_seed(0)
     model = DNC(
         size.X, size.H, num_cells=size.N, cell_size=size.W, num_read_heads=size.R, **options
@@ -136,6 +151,6 @@ def build(provider: Provider, size: Size, device: str) -> nn.Module:
 
 
 def compiled(function: Any, device: str) -> Any:
-    """By torch.compile: for these sizes, and on a GPU with its CUDA graphs."""
+    """Compiled by torch.compile for fixed sizes, on a GPU with its CUDA graphs."""
     mode = "reduce-overhead" if device == "cuda" else None
     return torch.compile(function, mode=mode, dynamic=False)

@@ -1,7 +1,7 @@
-"""The one format of results: JSON lines, a header with the provenance, then a record each.
+"""The one format of results: JSON lines, a header with the provenance and then the records.
 
-A file is written whole or not at all, after every job, so an end at any moment loses one job at
-most; `Results` goes on with what is there.
+After every job the whole file is replaced in one step, so stopping at any moment loses one job at
+most, and a later run continues from there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Record = dict[str, Any]
 
 
 class ResultsError(ValueError):
-    """A result file cannot be read, or not be gone on with."""
+    """A result file cannot be read, or cannot be continued."""
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str]) -> Results:
 
 
 class Results:
-    """Records with their header, and where they lie.
+    """Records with their header and their file.
 
     header: `format`, `dry`, and `provenance` (`provenance.facts`).
     records: each with `job`, the name of the job that made it, and `kind`.
@@ -87,7 +87,7 @@ class Results:
         return any(record["job"] == job for record in self.records)
 
     def add(self, job: str, records: list[Record]) -> None:
-        """Put the records of a job in the place of those that it had, and write the file."""
+        """Replace the records of a job, and write the file."""
         kept = [record for record in self.records if record["job"] != job]
         dry = {"dry": True} if self.dry else {}
         self.records = kept + [{"job": job, **record, **dry} for record in records]
@@ -95,7 +95,7 @@ class Results:
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def of_kind(self, kind: str, **fields: Any) -> list[Record]:
-        """The records of a kind in which some fields are so."""
+        """The records of a kind whose fields have the given values."""
         return [
             record
             for record in self.records
@@ -104,11 +104,11 @@ class Results:
 
 
 def open_results(folder: Path, provenance: Record, dry: bool, fresh: bool = False) -> Results:
-    """The results in a folder to go on with, or new ones.
+    """The results in a folder, to be continued, or new ones.
 
     Raises:
-        ResultsError: those that are there were made by another commit, device or version; figures
-            of two must not be mixed.
+        ResultsError: the results there were made by another commit, device or version, and must not
+            be mixed with new ones.
     """
     path = folder / NAME
     header = {"format": FORMAT, "dry": dry, "provenance": provenance}

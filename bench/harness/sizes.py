@@ -1,4 +1,4 @@
-"""The sizes that are measured, by name; every command knows them under these names."""
+"""The sizes that are measured, by the names that every command and table uses."""
 
 from __future__ import annotations
 
@@ -37,23 +37,27 @@ GPU_SIZES = {
 }
 
 DRY_SIZES = {"tiny": Size(2, 3, 8, 4, 2, 8, 3)}
-"""To try out every path where a time would mean nothing."""
+"""For dry runs, which exercise the code and measure nothing."""
 
 
 class Study(NamedTuple):
-    """One letter grows, the others stay."""
+    """One letter grows, the others stay. name: begins the names of its sizes."""
 
-    letter: str
+    name: str
     values: tuple[int, ...]
     base: Size
 
+    @property
+    def letter(self) -> str:
+        return self.name[-1]
+
     def sizes(self) -> dict[str, Size]:
         """By name, such as "N=64"."""
-        return {f"{self.letter}={n}": self.base._replace(**{self.letter: n}) for n in self.values}
+        return {f"{self.name}={n}": self.base._replace(**{self.letter: n}) for n in self.values}
 
 
 def in_a_study(name: str) -> bool:
-    """Whether the name of a size is one of a study, such as "N=64"."""
+    """Whether a size belongs to a study, as "N=64" does."""
     return "=" in name
 
 
@@ -82,18 +86,29 @@ GPU_STUDIES = studies(
 
 DRY_STUDIES = studies(DRY_SIZES["tiny"], N=(2, 4, 8), T=(1, 2, 4))
 
+LARGE = "large N"
+"""The name of the study of large memories, in which every linkage is measured."""
+
+DENSE_UP_TO = 2**14
+"""The most cells of that study with which the dense linkage takes part."""
+
+LARGE_STUDY = Study(LARGE, tuple(2**power for power in range(12, 21, 2)),
+                    Size(1, 32, 0, 32, 4, 64, 8))  # fmt: skip
+DRY_LARGE_STUDY = Study(LARGE, (8, 16), DRY_SIZES["tiny"])
+
 
 class Sizes(NamedTuple):
-    """What one kind of device is measured at."""
+    """Everything that is measured on one kind of device."""
 
     named: dict[str, Size]
     studies: dict[str, Study]
+    large: Study
 
 
 def sizes_for(device: str, dry: bool) -> Sizes:
     """The sizes of "cpu" or "cuda"; small ones in a dry run."""
     if dry:
-        return Sizes(DRY_SIZES, DRY_STUDIES)
+        return Sizes(DRY_SIZES, DRY_STUDIES, DRY_LARGE_STUDY)
     if device == "cuda":
-        return Sizes(GPU_SIZES, GPU_STUDIES)
-    return Sizes(CPU_SIZES, CPU_STUDIES)
+        return Sizes(GPU_SIZES, GPU_STUDIES, LARGE_STUDY)
+    return Sizes(CPU_SIZES, CPU_STUDIES, LARGE_STUDY)

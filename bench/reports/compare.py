@@ -1,8 +1,8 @@
 """Two result files, ratio by ratio: `python -m bench compare A B`.
 
-A ratio is B's median over A's, with the range that the quarters around the medians allow. Where the
-quarters of the two have nothing in common, and the ratio is more than `--least`, B is slower or
-faster; all else is noise. Peaks have no noise but that least.
+A ratio is B's median over A's, with the range that the quartiles around the medians allow. B is
+slower or faster if the quartile ranges do not overlap and the ratio exceeds `--least`; everything
+else is noise. For peaks, only `--least` counts as noise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..harness.results import Record, Results, read
 
 LEAST = 1.03
 SAME = ("device", "threads", "torch", "python", "kind")
-"""Facts in which two files should agree for a ratio to be of the code alone."""
+"""What must be equal in two files for their ratios to depend on the code alone."""
 
 
 class Ratio(NamedTuple):
@@ -34,9 +34,9 @@ class Ratio(NamedTuple):
 
 
 def key(record: Record) -> tuple[object, ...]:
-    """By what two records are of the same thing."""
+    """What was measured: records of equal keys can be compared."""
     sizes = tuple(record["sizes"].values())
-    return record["kind"], record["op"], record["passes"], record["size"], sizes, record["provider"]
+    return *(record[field] for field in NAMED), record.get("linkage", "dense"), sizes
 
 
 def time_ratio(what: str, a: Record, b: Record, least: float) -> Ratio:
@@ -58,21 +58,23 @@ def peak_ratio(what: str, a: Record, b: Record, least: float) -> Ratio:
     return Ratio(what, first, second, ratio, ratio, ratio, verdict)
 
 
+NAMED = ("kind", "op", "passes", "size", "provider")
 FIGURES = {"time": "seconds", "peak": "peak_bytes"}
-"""The kinds of records that are compared, and where their figures stand."""
+"""The kinds of records that are compared, and the field of their figures."""
 
 
 def pairs(a: Results, b: Results) -> Iterator[tuple[str, Record, Record]]:
-    """What both files were to measure: its name, and the record of each."""
+    """Everything that both files tried to measure: its name, and the record of each."""
     of_b = {key(record): record for record in b.records if record["kind"] in FIGURES}
     for record in a.records:
         if record["kind"] in FIGURES and key(record) in of_b:
-            what = "{kind} {op} {passes} {size} {provider}".format(**record)
+            what = " ".join(record[field] for field in NAMED)
+            what += f" {record['linkage']}" if "linkage" in record else ""
             yield what, record, of_b[key(record)]
 
 
 def ratios(a: Results, b: Results, least: float = LEAST) -> list[Ratio]:
-    """All that both files have."""
+    """The ratios of everything that both files have."""
     found = []
     for what, record, other in pairs(a, b):
         if "seconds" in record and "seconds" in other:
@@ -83,7 +85,7 @@ def ratios(a: Results, b: Results, least: float = LEAST) -> list[Ratio]:
 
 
 def lost(a: Results, b: Results) -> list[str]:
-    """What A has a figure of, and B was to measure and has none."""
+    """What A has a figure of, and B tried to measure without success."""
     found = []
     for what, record, other in pairs(a, b):
         figure = FIGURES[record["kind"]]
@@ -94,7 +96,7 @@ def lost(a: Results, b: Results) -> list[str]:
 
 
 def differences(a: Results, b: Results) -> list[str]:
-    """Why the ratios are not of the code alone."""
+    """Reasons why the ratios do not depend on the code alone."""
     first, second = a.provenance, b.provenance
     found = [
         f"{name}: {first.get(name)} against {second.get(name)}"
@@ -136,6 +138,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (__doc__ or "").splitlines()[0]
     parser.add_argument("a", type=Path, help="a result file, or its folder")
     parser.add_argument("b", type=Path)
-    parser.add_argument("--least", type=float, default=LEAST, help="ratios below are noise")
+    parser.add_argument("--least", type=float, default=LEAST, help="smaller ratios are noise")
     parser.add_argument("--fail", action="store_true", help="exit with 1 if anything got worse")
     parser.set_defaults(function=run)

@@ -1,4 +1,4 @@
-"""How time and memory grow with one letter: points, fitted exponents, and the limit."""
+"""How time and memory grow with one letter: points, fitted exponents, and the lower limit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 from ..harness.clock import spread
 from ..harness.results import Results
-from ..harness.sizes import in_a_study
+from ..harness.sizes import LARGE, in_a_study
 
 LAST = 3
-"""So many of the largest points show how it goes on; small ones show what every step costs."""
+"""How many of the largest points show the trend; the smaller ones show fixed costs."""
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of y ~ x^exponent, by least squares on the logarithms.
+    """The exponent of y ~ x^exponent, by least squares on the logarithms.
 
     Raises:
         ValueError: there are fewer than two different x, or a number is not positive.
@@ -29,45 +29,52 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 class Curve(NamedTuple):
-    """One provider's points, in rising order of the letter."""
+    """The points of a provider or linkage, in rising order of the letter."""
 
-    provider: str
+    name: str
     x: list[int]
     y: list[float]
 
     def exponents(self) -> tuple[float, float] | None:
-        """Over all points, and over the last ones; None where there are too few."""
+        """Over all points, and over the last ones; None if there are too few."""
         if len(self.x) < LAST:
             return None
         return exponent(self.x, self.y), exponent(self.x[-LAST:], self.y[-LAST:])
 
 
 def letters(results: Results) -> list[str]:
-    """The letters that were let grow, with two points at the least."""
+    """The letters that grew in a study, with at least two points."""
     names = {r["size"] for r in results.of_kind("time") if in_a_study(r["size"])}
     grown = [name.partition("=")[0] for name in names]
-    return sorted({letter for letter in grown if grown.count(letter) > 1}, key="NTBRW".index)
+    return [letter for letter in "NTBRW" if grown.count(letter) > 1]
 
 
-def curves(results: Results, letter: str, what: str) -> list[Curve]:
-    """The curves of "seconds" (medians) or "peak_bytes" against a letter."""
-    kind = "time" if what == "seconds" else "peak"
+def curves(results: Results, study: str, what: str) -> list[Curve]:
+    """The curves of "seconds" or "peak_bytes" in a study, by its name.
+
+    A curve is of a provider, and of a linkage in the study of large memories. There the seconds are
+    those of one time step in the fastest round, as rounds are few; elsewhere medians.
+    """
+    large = study == LARGE
     points: dict[str, list[tuple[int, float]]] = {}
-    for record in results.of_kind(kind):
-        if record["size"].startswith(f"{letter}=") and what in record:
-            value = spread(record[what]).median if what == "seconds" else float(record[what])
-            points.setdefault(record["provider"], []).append((record["sizes"][letter], value))
+    for record in results.of_kind("time" if what == "seconds" else "peak"):
+        if record["size"].startswith(f"{study}=") and what in record:
+            value = float(record[what]) if what != "seconds" else spread(record[what]).median
+            if large and what == "seconds":
+                value = spread(record[what]).least / record["sizes"]["T"]
+            name = record.get("linkage", "dense") if large else record["provider"]
+            points.setdefault(name, []).append((record["sizes"][study[-1]], value))
     return [
-        Curve(provider, *map(list, zip(*sorted(found), strict=True)))  # type: ignore[arg-type]
-        for provider, found in points.items()
+        Curve(name, *map(list, zip(*sorted(found), strict=True)))  # type: ignore[arg-type]
+        for name, found in points.items()
     ]
 
 
 def limit(results: Results, letter: str) -> Curve:
-    """The least time of a training step on this machine.
+    """A lower limit for the time of a training step on this machine.
 
-    What must move at the speed of a copy, and the smallest operation once for every step each way,
-    whichever takes longer.
+    Moving the fewest possible bytes at the speed of a copy, or running torch's smallest operation
+    once for every step in each direction, whichever takes longer.
     """
     points = {}
     for record in results.of_kind("time", op="model"):

@@ -1,13 +1,15 @@
-"""Pictures of results: time and peak memory of a training step as one letter grows."""
+"""Plots of results: time and peak memory of a training step as one letter grows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dnc_fast.pictures import panels, style
 
+from ..harness.providers import LINKAGES
 from ..harness.results import Results
+from ..harness.sizes import LARGE
 from . import growth
 
 if TYPE_CHECKING:
@@ -20,60 +22,66 @@ MEANING = {
     "R": "read heads R",
     "W": "cell size W",
 }
-LOOKS = dict(zip(("cpu", "dnc", "reference", "lstm", "triton"), style.LOOKS, strict=True))
+LOOKS: dict[str, dict[str, Any]] = {
+    name: {"color": look.color, "linestyle": look.linestyle, "marker": look.marker}
+    for name, look in zip(("cpu", "dnc", "reference", "lstm", "triton"), style.LOOKS, strict=True)
+}
+KINDS = dict(zip(("none", "sparse", "separable", "dense"), style.LOOKS, strict=False))
+LOOKS |= {
+    name: {
+        "color": KINDS[options["linkage"]].color,
+        "linestyle": "-" if "read_topk" in options else "--",
+        "marker": KINDS[options["linkage"]].marker,
+    }
+    for name, options in LINKAGES.items()
+}
+GREY = {"color": style.GREY, "linestyle": ":"}
 
 
-def draw_curve(axes: Axes, curve: growth.Curve, scale: float) -> None:
-    look = LOOKS[curve.provider]
-    found = curve.exponents()
-    label = curve.provider + (f" ~ {found[1]:.2f}" if found else "")
-    axes.loglog(
-        curve.x, [value * scale for value in curve.y], label=label, color=look.color,
-        linestyle=look.linestyle, marker=look.marker, markersize=4,
-    )  # fmt: skip
+def draw(axes: Axes, curve: growth.Curve, scale: float) -> None:
+    found = curve.exponents() if curve.name in LOOKS else None
+    label = curve.name + (f" ~ {found[1]:.2f}" if found else "")
+    look = {**LOOKS[curve.name], "markersize": 4} if curve.name in LOOKS else GREY
+    axes.loglog(curve.x, [value * scale for value in curve.y], label=label, **look)
 
 
-def growth_picture(results: Results, letter: str, path: Path) -> Path:
-    """Time above, with the limit, and peak memory below where it was measured.
+def growth_picture(results: Results, study: str, path: Path) -> Path:
+    """Time above and, if it was measured, peak memory below.
 
-    Exponents in the legend are of the last points. The limit is `growth.limit`.
+    Exponents in the legend are of the last points. With the limit of time, `growth.limit`, or in
+    the study of large memories with the size of the memory matrix below.
     """
-    times = growth.curves(results, letter, "seconds")
-    peaks = growth.curves(results, letter, "peak_bytes")
-    base = dict(results.of_kind("time", op="model", size=study_name(results, letter))[0]["sizes"])
-    del base[letter]
-    others = ", ".join(f"{name} = {value}" for name, value in base.items())
+    large, letter = study == LARGE, study[-1]
+    times = growth.curves(results, study, "seconds")
+    peaks = growth.curves(results, study, "peak_bytes")
+    sizes = next(r["sizes"] for r in results.records if r.get("size", "").startswith(f"{study}="))
+    others = ", ".join(f"{name} = {value}" for name, value in sizes.items() if name != letter)
+    if large:
+        bytes_a_cell = 4 * sizes["B"] * sizes["W"]
+        x = max((curve.x for curve in peaks), key=len)
+        peaks.append(growth.Curve("the memory itself", x, [bytes_a_cell * N for N in x]))
+    else:
+        times.append(growth.limit(results, letter))
     dry = "DRY RUN, NO MEASUREMENT: " if results.dry else ""
+    what = "A training step by linkage" if large else "A training step"
     with style.house_style():
-        title = f"{dry}A training step as {letter} grows\n{results.provenance['device']}"
-        heights = [[2.4]] + [[2.0]] * bool(peaks)
+        title = f"{dry}{what} as {letter} grows\n{results.provenance['device']}"
+        heights = [[2.4]] + [[2.4 if large else 2.0]] * bool(peaks)
         figure, stacked = style.stack_panels(title, heights, right=0.15)
-        top = stacked[0][0]
-        for curve in times:
-            draw_curve(top, curve, 1e3)
-        least = growth.limit(results, letter)
-        top.loglog(
-            least.x, [1e3 * y for y in least.y], color=style.GREY, linestyle=":",
-            label="limit",
-        )  # fmt: skip
-        top.set_ylabel("ms")
-        for [axes] in stacked[1:]:
-            for curve in peaks:
-                draw_curve(axes, curve, 2**-20)
-            axes.set_ylabel("peak MiB")
-        for [axes] in stacked:
+        for [axes], curves, scale, unit in zip(
+            stacked, (times, peaks), (1e3, 2**-20),
+            ("ms a time step" if large else "ms", "peak MiB"), strict=False,
+        ):  # fmt: skip
+            for curve in curves:
+                draw(axes, curve, scale)
+            axes.set_ylabel(unit)
             axes.grid(True)
-            panels.legend_above(axes)
-        bottom = stacked[-1][0]
-        bottom.set_xticks(least.x, [f"{x:,}" for x in least.x])
+            if large:
+                axes.legend(fontsize=7, ncols=2, frameon=False, handlelength=4)
+            else:
+                panels.legend_above(axes)
+        bottom, ticks = stacked[-1][0], max((curve.x for curve in times), key=len)
+        bottom.set_xticks(ticks, [f"{x:,}" for x in ticks])
         bottom.minorticks_off()
         bottom.set_xlabel(f"{MEANING[letter]}; {others}")
         return style.save_picture(figure, path)
-
-
-def study_name(results: Results, letter: str) -> str:
-    return next(
-        record["size"]
-        for record in results.of_kind("time", op="model")
-        if record["size"].startswith(f"{letter}=")
-    )
