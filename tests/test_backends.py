@@ -212,7 +212,7 @@ def test_kernels_without_numba_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 @needs_numba
 @pytest.mark.parametrize("device", [CUDA, META], ids=str)
 def test_kernels_take_nothing_that_is_elsewhere(device: torch.device) -> None:
-    with pytest.raises(ValueError, match=rf'backend "cpu" takes tensors on the cpu, got {device}'):
+    with pytest.raises(ValueError, match=rf'backend "cpu" needs tensors on the cpu, got {device}'):
         resolve_backend("cpu", device, torch.float32)
 
 

@@ -460,7 +460,7 @@ def test_states_move_and_slice(linkage):
 
 def test_a_state_of_another_linkage_is_refused():
     sparse, dense = (DNC(3, 4, num_cells=6, linkage=name) for name in ("sparse", "dense"))
-    with pytest.raises(ValueError, match="linkage 'dense' like the model's, got that of 'sparse'"):
+    with pytest.raises(ValueError, match="linkage 'dense' like the model, got 'sparse'"):
         dense(torch.randn(2, 1, 3), sparse.zero_state(1))
 
 
