@@ -1,4 +1,4 @@
-"""A backend's step, and its parts, as functions that autograd can go through once."""
+"""A backend's step and its parts as autograd functions, differentiable once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .step import final_gradients, first_gradients, step_run
 
 
 def _in_full(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward or backward method without autocast, in the dtypes that it is given."""
+    """Run a forward or backward method without autocast, in the dtypes of its arguments."""
 
     @wraps(method)
     def plainly(ctx: Any, *given: Any) -> Any:
         device = next(part.device for part in given if isinstance(part, Tensor))
-        if device.type == "meta":  # it knows no autocast
+        if device.type == "meta":  # which has no autocast
             return method(ctx, *given)
         with torch.autocast(device.type, enabled=False):
             return method(ctx, *given)
@@ -32,7 +32,7 @@ def _in_full(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refuse_second_gradient() -> None:
-    """Raise when a backward pass is itself to be differentiated."""
+    """Raise if the backward pass itself is to be differentiated."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             "hand-derived gradients cannot be differentiated again (create_graph=True); "
@@ -43,7 +43,7 @@ def refuse_second_gradient() -> None:
 def arrays(
     run: StepRun, vector: Tensor, before: MemoryState, after: MemoryState, reads: Tensor
 ) -> Step:
-    """The arrays of a step between two states with the matrices of their links."""
+    """The arrays of the step between two states whose links are matrices."""
     pairs = (part for pair in zip(before, after, strict=True) for part in pair)
     return Step(*map(run.array, (vector, *pairs, reads)))
 
@@ -52,14 +52,14 @@ def arrays(
 def hand_derived_step(
     backend: Parts, vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:
-    """One step of a backend; arguments and results as of `memory_step`."""
+    """One step of a backend; arguments and results as in `memory_step`."""
     form = map_tensors(lambda tensor: tensor.new_empty(0), state)
     read_vectors, *found = _Step.apply(backend, options, form, vector, *tensors(state))
     return read_vectors, _in_form(form, found)
 
 
 def _in_form(form: MemoryState, parts: Any) -> MemoryState:
-    """Tensors as the state that they are of."""
+    """Tensors arranged as a state."""
     following = iter(parts)
     state: MemoryState = map_tensors(lambda _: next(following), form)
     return state
@@ -77,7 +77,7 @@ class _Step(torch.autograd.Function):
         ctx.form, ctx.begin = form, partial(step_run, backend, options=options, steps=1, keep=keep)
         vector, state = _given(form, given)
         ctx.run = ctx.begin(state)
-        reads, after = _take(ctx.run, vector, state)
+        reads, after = _run_step(ctx.run, vector, state)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*given, *after)
         results = reads, *tensors(after._replace(link=ctx.run.final_link(after.link)))
@@ -92,9 +92,9 @@ class _Step(torch.autograd.Function):
         count = len(ctx.saved_tensors) - len(MemoryState._fields)
         vector, state = _given(ctx.form, ctx.saved_tensors[:count])
         run, ctx.run = ctx.run, None
-        if run is None:  # another backward pass (retain_graph), after the first used up the run
+        if run is None:  # a second backward pass (retain_graph): the first one used up the run
             run = ctx.begin(state)
-            _take(run, vector, state)
+            _run_step(run, vector, state)
         before = state._replace(link=run.link_matrix(state))
         after = MemoryState(*ctx.saved_tensors[count:])
         if d_reads is None:
@@ -116,8 +116,8 @@ def _read_shape(state: MemoryState) -> tuple[int, int]:
     return R, W
 
 
-def _take(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-    """Take a step: read vectors, and the state after it with the matrix of its link."""
+def _run_step(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+    """Run a step: its read vectors, and the state after it with its link as a matrix."""
     before = state._replace(link=run.link_matrix(state))
     after = MemoryState(*map(torch.empty_like, before))
     reads = vector.new_empty(len(vector), *_read_shape(state))
@@ -194,11 +194,10 @@ class WriteMemory(torch.autograd.Function):
 
 
 class DenseLink(torch.autograd.Function):
-    """Link matrix and both weightings (B, R, Hw, N) by a backend's run of a dense link.
+    """A backend's link matrix and both directional weightings (B, R, Hw, N).
 
-    A run has the gradient of read weightings that are mixed from all write heads. So in the
-    backward pass each write head is a batch element of its own, and reads with 2 R heads: R whose
-    mode is forward, and R whose mode is backward.
+    A run differentiates read weightings that mix all write heads. So the backward pass treats each
+    write head as a batch element with 2 R read heads: R in forward mode and R in backward mode.
     """
 
     @staticmethod
@@ -249,7 +248,7 @@ def _link_step(
     read_weights: Tensor,
     out: Tensor,
 ) -> tuple[Any, Step]:
-    """A run of a dense link, and the arrays of a step of which only those of the link count."""
+    """A run of a dense link, and a step whose arrays are placeholders except for the link's."""
     nothing = link.new_empty(0)
     run = LINKAGES["dense"].run(link, PAPER, 1, True, backend.link_runs)
     step = Step(
