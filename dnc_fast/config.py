@@ -46,7 +46,7 @@ class DNCConfig(StepOptions):
     controller: str | nn.Module | Callable[[int], nn.Module] = option(  # noqa: RUF009
         "lstm", "controller", choices=CONTROLLERS
     )
-    activation_clip: float | None = option(None, "clip the gradients of controller activations to this")
+    activation_clip: float | None = option(None, "clip gradients of controller activations to this")
     input_gain: float = option(1.0, "factor for the controller's initial input weights")
     linkage: str = option("dense", "how writes are linked in time", choices=LINKAGES)
     link_fan_out: int = option(8, "entries in each row of a sparse link matrix")

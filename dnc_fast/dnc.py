@@ -74,8 +74,8 @@ class DNC(nn.Module):
             link matrix, N x N; "sparse" keeps K entries in each of its rows; "separable" keeps the
             writes themselves, N numbers per step; "none" keeps nothing.
         link_fan_out: K of the sparse linkage.
-        link_threshold: drop entries of a sparse link matrix below this; None for 1 / K. With 0, only
-            the smallest entries of rows with more than K are dropped.
+        link_threshold: drop entries of a sparse link matrix below this; None for 1 / K. With 0,
+            only the smallest of more than K in a row are dropped.
         link_unit_sums: update a sparse link matrix with weightings scaled to sum to one, as in the
             paper, even when the write gate is closed.
         link_history: maximum number of writes that a separable link holds.
@@ -186,9 +186,9 @@ class DNC(nn.Module):
         Args:
             input: (T, B, X), or (B, T, X) with batch_first, or unbatched (T, X), or a
                 PackedSequence.
-            state: from an earlier call or `zero_state`; None for zeros. A `DNCState` (B first in every
-                tensor; no B when unbatched), or a pair when bidirectional. Its number of cells may
-                differ from the model's.
+            state: from an earlier call or `zero_state`; None for zeros. A `DNCState` (B first in
+                every tensor; no B when unbatched), or a pair when bidirectional. Its number of
+                cells may differ from the model's.
             return_trace: also return every step's trace; runs the reference, step by step.
 
         Returns:

@@ -63,7 +63,7 @@ def content_weighting(
         (B, H, N), each row sums to 1; in the dtype of the arguments.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor, or its dtype differs from the others'.
+        TypeError: an argument is not a floating-point tensor, or of another dtype than the first.
         ValueError: a shape, device or name is wrong, or a number is not finite (CPU only).
         RuntimeError, ModuleNotFoundError: the requested backend cannot run.
     """

@@ -30,7 +30,7 @@ class WholeCells:
     def write_backward(
         self, step: Step, interface: Interface, d_memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of write weightings, erase and write vectors; d_memory becomes that of M_{t-1}."""
+        """Gradients of write weightings and both vectors; d_memory becomes that of M_{t-1}."""
         vectors = interface.erase_vectors, interface.write_vectors
         return self._backend.write_backward(d_memory, step.memory0, step.write1, *vectors)
 

@@ -152,7 +152,7 @@ class Parts:
     def write_weighting(
         self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
     ) -> Tensor:
-        """The write weightings (B, Hw, N), see `reference.write_weighting`; may overwrite content."""
+        """The write weightings (B, Hw, N), see `reference`; may overwrite content."""
         return reference.write_weighting(interface, usage, content, usage_order)[0]
 
     def write_weighting_backward(
@@ -204,7 +204,7 @@ class Parts:
         erase_vectors: Tensor,
         write_vectors: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of write weightings, erase and write vectors; d_memory becomes that of M_{t-1}."""
+        """Gradients of write weightings and both vectors; d_memory becomes that of M_{t-1}."""
         d_before, *others = reference.write_memory_backward(
             d_memory, memory, write_weights, erase_vectors, write_vectors
         )

@@ -151,7 +151,7 @@ def _ranges_of_sequences(steps: Steps) -> list[Range]:
 
 
 def fair_ranges(batch_sizes: np.ndarray, threads: int) -> list[Range]:
-    """Ranges of sequences, longest first, with about equal numbers of steps, one per thread at most.
+    """Ranges of sequences, longest first, with about as many steps in each; one per thread at most.
 
     Args:
         batch_sizes: (T), sequences at each step.
