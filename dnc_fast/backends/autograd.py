@@ -17,7 +17,7 @@ from .parts import Parts, StepRun
 from .step import final_gradients, first_gradients, step_run
 
 
-def _in_full(method: Callable[..., Any]) -> Callable[..., Any]:
+def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a forward or backward method without autocast, in the dtypes of its arguments."""
 
     @wraps(method)
@@ -69,7 +69,7 @@ class _Step(torch.autograd.Function):
     """A memory step as a function of the interface vector and the tensors of the state."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(
         ctx: Any, backend: Parts, options: StepOptions, form: MemoryState, *given: Tensor
     ) -> tuple[Tensor, ...]:
@@ -85,7 +85,7 @@ class _Step(torch.autograd.Function):
         return results
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_reads, *d_final = gradients
@@ -129,7 +129,7 @@ class ContentWeighting(torch.autograd.Function):
     """A backend's `look_up` of keys (B, heads, W) with strengths in a memory (B, N, W)."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(
         ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
     ) -> Tensor:
@@ -139,7 +139,7 @@ class ContentWeighting(torch.autograd.Function):
         return backend.look_up(keys, strengths, memory).weights
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         given = ctx.saved_tensors
@@ -155,7 +155,7 @@ class AllocationWeighting(torch.autograd.Function):
     """A backend's `allocate` on a usage (B, N)."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
         backend.prepare(usage.dtype)
         ctx.backend, ctx.usage_order = backend, usage_order
@@ -163,7 +163,7 @@ class AllocationWeighting(torch.autograd.Function):
         return backend.allocate(usage, usage_order)
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         (usage,) = ctx.saved_tensors
@@ -174,7 +174,7 @@ class WriteMemory(torch.autograd.Function):
     """A backend's `write` to a memory (B, N, W)."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -185,7 +185,7 @@ class WriteMemory(torch.autograd.Function):
         return out
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_memory = d_memory.clone(memory_format=torch.contiguous_format)
@@ -201,7 +201,7 @@ class DenseLink(torch.autograd.Function):
     """
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -213,7 +213,7 @@ class DenseLink(torch.autograd.Function):
         return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)

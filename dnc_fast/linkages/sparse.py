@@ -292,7 +292,7 @@ class SparseRun(LinkRun):
 
     def __init__(self, link: SparseLink, options: StepOptions, steps: int, keep: bool) -> None:
         super().__init__(link, options, steps, keep)
-        self._link = SparseLink(*(_own(tensor.detach()) for tensor in link))
+        self._link = SparseLink(*(_clone(tensor.detach()) for tensor in link))
         self._done: list[tuple[Kept, Kept, Tensor, SparseLink]] = []
         self._d_values = torch.empty(0, device=link.values.device)
 
@@ -307,11 +307,11 @@ class SparseRun(LinkRun):
         return self.products(link, step.read0)
 
     def final(self, matrix: Tensor) -> SparseLink:
-        return SparseLink(*map(_own, self._link)) if self.keep else self._link
+        return SparseLink(*map(_clone, self._link)) if self.keep else self._link
 
     def begin_backward(self, d_final: list[Tensor | None]) -> None:
         given = d_final[0]
-        self._d_values = torch.zeros_like(self._link.values) if given is None else _own(given)
+        self._d_values = torch.zeros_like(self._link.values) if given is None else _clone(given)
         self._d_values.masked_fill_(self._link.columns < 0, 0)
 
     def backward(
@@ -382,7 +382,7 @@ class SparseRun(LinkRun):
         d_values += sparse_products_backward(d_ahead, d_behind, link, last)
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _clone(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
