@@ -16,7 +16,7 @@ FEW = 4096
 
 
 def largest(weights: np.ndarray, sign: int, count: int) -> np.ndarray:
-    """The cells of the `count` largest of sign * weights, ties by cell, in rising order."""
+    """The cells of the `count` largest of sign * weights, ties by cell, in increasing order."""
     if count == len(weights):
         return np.arange(count)
     room = 2 * count + 1
