@@ -56,7 +56,7 @@ class Capture:
         key: identifies its kind.
         passes: what to capture.
         given: inputs of the passes, for their shapes.
-        graph: captures work on the device.
+        graph: the class of graphs for the device.
         refuse: called if the backward pass cannot be captured.
     """
 
@@ -271,7 +271,7 @@ def _settings() -> tuple[Any, ...]:
     products: Any = torch.backends.cuda.matmul
     library = getattr(torch.backends.cuda, "preferred_blas_library", None)
     return (
-        getattr(products, "fp32_precision", None) or products.allow_tf32,  # before 2.9
+        getattr(products, "fp32_precision", None) or products.allow_tf32,  # the latter before 2.9
         products.allow_fp16_reduced_precision_reduction,
         products.allow_bf16_reduced_precision_reduction,
         getattr(products, "allow_fp16_accumulation", None),
