@@ -1,7 +1,7 @@
 """dnc_fast: a high-performance Differentiable Neural Computer (Graves et al., Nature 2016).
 
-`DNC` takes the place of an nn.LSTM, `DNCCell` of an nn.LSTMCell; `memory_step` is one step of the
-external memory by itself.
+`DNC` replaces an nn.LSTM and `DNCCell` an nn.LSTMCell; `memory_step` is one step of the external
+memory alone.
 """
 
 from .backends import memory_step

@@ -1,4 +1,4 @@
-"""One time step of a DNC, and whole sequences of them by the fastest way."""
+"""`DNCCell`: one time step of a DNC. It also runs whole sequences, for `DNC`."""
 
 from __future__ import annotations
 
@@ -35,14 +35,13 @@ from .state import (
 from .trace import Trace, trace_step
 
 OF_SEQUENCES = ("batch_first", "bidirectional")
-"""Options of whole sequences, which a cell does not have."""
+"""Options for whole sequences; a cell does not have them."""
 
 
 class DNCCell(nn.Module):
     """One time step of a Differentiable Neural Computer (Graves et al., Nature 2016).
 
-    Takes the place of nn.LSTMCell: `output, state = cell(x, state)`. The arguments are those of
-    `DNC`.
+    Used like nn.LSTMCell: `output, state = cell(x, state)`. The arguments are those of `DNC`.
     """
 
     @takes_options(DNCConfig, *OF_SEQUENCES)
@@ -58,7 +57,7 @@ class DNCCell(nn.Module):
     ) -> None:
         for name in OF_SEQUENCES:
             if name in options:
-                raise TypeError(f"a DNCCell takes one step, so it has no option {name!r}")
+                raise TypeError(f"a DNCCell computes one step, so it has no option {name!r}")
         config = read_options(DNCConfig, input_size, hidden_size, bias=bias, **options)
         config.warn_of_idle_options()
         self._build(config, device, dtype)
@@ -70,7 +69,7 @@ class DNCCell(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> DNCCell:
-        """The cell of a checked configuration."""
+        """Build a cell from a checked configuration."""
         cell = cls.__new__(cls)
         cell._build(config, device, dtype)
         return cell
@@ -113,18 +112,18 @@ class DNCCell(nn.Module):
 
     @property
     def state_dtype(self) -> torch.dtype:
-        """The dtype of the memory: float64 in a double model, else float32, unless configured."""
+        """Dtype of the memory; by default float64 in a double model, otherwise float32."""
         if self.config.state_dtype is not None:
             return self.config.state_dtype
         double = self.interface.weight.dtype == torch.float64
         return torch.float64 if double else torch.float32
 
     def zero_state(self, batch_size: int, num_cells: int | None = None) -> DNCState:
-        """The state before the first step, everything zero.
+        """The state before the first step: all zeros.
 
         Args:
             batch_size: B.
-            num_cells: N; the parameters do not depend on it, so it need not be the model's own.
+            num_cells: N; may differ from the model's, since the parameters do not depend on it.
         """
         return DNCState(
             self.controller.zero_state(batch_size),
@@ -147,11 +146,11 @@ class DNCCell(nn.Module):
         return self.interface.weight.new_zeros(shape, dtype=self.state_dtype)
 
     def complete_state(self, state: DNCState | None, batch_size: int) -> DNCState:
-        """Check a state given by the user, and put zeros where it has None.
+        """Check a user's state, and replace each None by zeros.
 
         Raises:
             TypeError: `state` is not a `DNCState`, or a part is of the wrong type.
-            ValueError: a part's shape, dtype or device does not fit the model and the batch.
+            ValueError: a part's shape, dtype or device does not match the model and the batch.
         """
         if state is None:
             return self.zero_state(batch_size)
@@ -180,13 +179,13 @@ class DNCCell(nn.Module):
         return DNCState(controller, memory, read_vectors)
 
     def _check_memory(self, memory: MemoryState, batch_size: int) -> None:
-        """Raise unless a memory given by the user fits the model, whatever its number of cells."""
+        """Raise unless a user's memory fits the model; its number of cells may differ."""
         config, given = self.config, linkage_of(memory.link).name
         N = check_memory_state(memory).num_cells
         if given != config.linkage:
             raise ValueError(
-                f"state.memory.link must be of linkage {config.linkage!r} like the model's, got "
-                f"that of {given!r}"
+                f"state.memory.link must have linkage {config.linkage!r} like the model, got "
+                f"{given!r}"
             )
         sizes, linkage = config.memory_sizes(batch_size, N), LINKAGES[given]
         link_sizes = LinkSizes(batch_size, sizes.num_write_heads, N, config.link_fan_out)
@@ -195,10 +194,10 @@ class DNCCell(nn.Module):
         parts = {**memory._asdict(), **linkage.tensors(memory.link)}
         shapes = {name: _shape(parts[name]) for name in expected}
         _check_shapes("memory", shapes, expected, batch_size)
-        self._check_kind("memory", memory.memory, self.state_dtype)  # like the others
+        self._check_kind("memory", memory.memory, self.state_dtype)  # the other fields match it
 
     def _check_kind(self, name: str, part: Tensor, dtype: torch.dtype) -> None:
-        """Raise unless a tensor of a field of a state is on our device, and of that dtype."""
+        """Raise unless a state's tensor is on the model's device and has the given dtype."""
         device = self.interface.weight.device
         if part.device != device:
             raise ValueError(
@@ -212,29 +211,29 @@ class DNCCell(nn.Module):
             raise ValueError(f"state.{name} must be {dtype} in this model, got {part.dtype}; {way}")
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as when the module was made."""
+        """Draw new initial values for all parameters, as at construction."""
         for part in (self.controller, self.interface, self.output):
             if hasattr(part, "reset_parameters"):
                 part.reset_parameters()
         self._scale_inputs()
 
     def _scale_inputs(self) -> None:
-        """Let parameters that were just drawn start with `input_gain`."""
-        if self.config.input_gain != 1:  # so the controller is one of ours
+        """Apply `input_gain` to freshly drawn parameters."""
+        if self.config.input_gain != 1:  # only with a built-in controller
             self.controller.scale_inputs(self.config.input_size, self.config.input_gain)
 
     def forward(self, input: Tensor, state: DNCState | None = None) -> tuple[Tensor, DNCState]:
         """One step.
 
         Args:
-            input: x_t, (B, X), or (X) with a state that has no batch axis either.
-            state: from the step before; None for zeros.
+            input: x_t, (B, X); or (X), with a state without a batch axis.
+            state: from the previous step; None for zeros.
 
         Returns:
             output y_t, (B, Y) or (Y), and the state after the step.
 
         Raises:
-            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
+            TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
         """
         weight = self.interface.weight
         check_tensor("input", input, weight.device, weight.dtype)
@@ -263,7 +262,7 @@ class DNCCell(nn.Module):
         Args:
             inputs: x_t, (B, X).
             state: complete, as from `complete_state`.
-            trace: where to put what the step did, if wanted.
+            trace: if given, the step's trace is appended to it.
 
         Returns:
             [h_t^1; ...; h_t^L; r_t], (B, L H + R W), and the state after the step.
@@ -273,7 +272,7 @@ class DNCCell(nn.Module):
         hidden, controller_state = self.controller(
             torch.cat([inputs, last_read], dim=-1), state.controller
         )
-        if autocasts(inputs.device):  # what is carried keeps the model's dtype
+        if autocasts(inputs.device):  # the state keeps the model's dtype
             dtype = self.interface.weight.dtype
             controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
         vector, options = self.interface(hidden), self.config.step_options
@@ -281,7 +280,7 @@ class DNCCell(nn.Module):
             read_vectors, memory = unchecked_step(
                 vector, state.memory, self.config.backend, options
             )
-        else:  # whatever the backend, only the reference shows what it weighs
+        else:  # only the reference returns its weightings
             read_vectors, memory, interface, weightings = inspected_step(
                 vector, state.memory, options
             )
@@ -292,13 +291,13 @@ class DNCCell(nn.Module):
     def run(
         self, rows: Tensor, batch_sizes: list[int], state: DNCState, trace: list[Trace] | None
     ) -> tuple[Tensor, DNCState]:
-        """Whole sequences, by the fastest way that the backend and the dtypes allow.
+        """Run whole sequences, as fast as the backend and the dtypes allow.
 
         Args:
-            rows: (sum of batch_sizes, X), step after step.
-            batch_sizes: how many sequences each step still has; never grows.
+            rows: (sum of batch_sizes, X), one step after another.
+            batch_sizes: number of sequences at each step; never increases.
             state: complete, before the first step.
-            trace: where to put what each step did, if wanted.
+            trace: if given, each step's trace is appended to it.
 
         Returns:
             features (rows, L H + R W), and the state of each sequence after its own last step.
@@ -307,7 +306,7 @@ class DNCCell(nn.Module):
         precision = run_precision(self.interface.weight, rows, self.state_dtype)
         plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
         if precision is not None and precision.half is not None:
-            # A controller of your own is called where torch's autocast reaches it.
+            # A custom controller must run step by step, under torch's own autocast.
             plain = plain and has_tape(self.controller)
         if backend == "reference" or trace is not None or not plain or precision is None:
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
@@ -332,7 +331,7 @@ class DNCCell(nn.Module):
         backend = resolve_backend(config.backend, weight.device, self.state_dtype)
         if backend == "reference":
             raise ValueError(
-                'memory_report is of the engine, of backend "cpu", "eager" or "triton"; got '
+                'memory_report needs backend "cpu", "eager" or "triton", which use the engine; got '
                 '"reference", which keeps what autograd keeps: several link matrices for every step'
             )
         return memory_report(
@@ -358,7 +357,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> None:
-    """Raise unless a field of a state has the shapes that are expected of it."""
+    """Raise unless a state's field has the expected shapes."""
     if shapes != expected:
         raise ValueError(
             f"state.{name} must have shapes {expected} for a batch of {batch_size}, got {shapes}"
@@ -366,7 +365,7 @@ def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> Non
 
 
 def check_state_type(state: Any) -> None:
-    """Raise unless a state given by the user is a `DNCState` or None."""
+    """Raise unless a user's state is a `DNCState` or None."""
     if state is not None and not isinstance(state, DNCState):
         raise TypeError(
             f"state must be a DNCState or None, got {type(state).__name__}; a DNC's state is "
@@ -375,7 +374,7 @@ def check_state_type(state: Any) -> None:
 
 
 def describe(config: DNCConfig) -> str:
-    """The sizes, and the options that are not at their defaults, for a module's repr."""
+    """The sizes and the non-default options, for a module's repr."""
     shown = [f"{config.input_size}, {config.hidden_size}"]
     step_options = StepOptions.__dataclass_fields__
     for name, field in sorted(

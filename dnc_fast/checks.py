@@ -1,4 +1,4 @@
-"""Checks of arguments: each message names the argument, what was expected and what came."""
+"""Checks of arguments: each message names the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def check_integer(name: str, value: Any, minimum: int) -> None:
-    """Raise unless `value` is an int (no bool) of at least `minimum`."""
+    """Raise unless `value` is an int (not a bool) of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
     if value < minimum:
@@ -48,8 +48,8 @@ def check_tensor(
 ) -> None:
     """Raise unless `tensor` is a floating-point tensor on `device`, and finite.
 
-    The values are looked at on a CPU only: on other devices that would wait for the device.
-    With a `dtype`, it must be of that one, except under autocast, which casts where it must.
+    Values are checked on a CPU only: elsewhere the check would have to wait for the device.
+    With `dtype`, the tensor must have that dtype, except under autocast, which casts as needed.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
@@ -65,19 +65,19 @@ def check_tensor(
         raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}; cast it with .to({dtype})")
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    if torch._C._are_functorch_transforms_active():  # under vmap there is no value to look at
+    if torch._C._are_functorch_transforms_active():  # vmap has no concrete values
         return
     finite = torch.isfinite(tensor)
     if not finite.all():
         where = tuple((~finite).nonzero()[0].tolist())
         raise ValueError(
             f"{name} must be finite, got {tensor[where].item()} at index {where}: "
-            "one such value spreads over the whole memory and stays there"
+            "one such value spreads through the whole memory and stays there"
         )
 
 
 def check_shapes(shapes: dict[str, str], **tensors: Tensor) -> dict[str, int]:
-    """Raise unless tensors have these shapes, such as "B N W"; a letter is one size throughout.
+    """Raise unless tensors have these shapes, such as "B N W"; a letter is the same size in all.
 
     Returns:
         the size of each letter.
@@ -92,7 +92,7 @@ def check_shapes(shapes: dict[str, str], **tensors: Tensor) -> dict[str, int]:
         if not fits:
             given = ", ".join(f"{letter}={known[letter]}" for letter in letters if letter in known)
             raise ValueError(
-                f"{name} must have shape ({', '.join(letters)}), none of them 0"
+                f"{name} must have shape ({', '.join(letters)}), no size 0"
                 f"{' and ' + given if given else ''}, got {shape}"
             )
     return sizes

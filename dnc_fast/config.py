@@ -1,4 +1,4 @@
-"""Every size and option of a DNC: named, documented and checked once, here."""
+"""Every size and option of a DNC, named and checked in one place."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class DNCConfig(StepOptions):
-    """The options of `DNC` and `DNCCell`; see `DNC` for what each means.
+    """The options of `DNC` and `DNCCell`; `DNC` documents them.
 
-    Those with a line of help are options of the command line too.
+    Those with a help text are command-line options too.
 
     Raises:
-        TypeError, ValueError: a value does not fit.
+        TypeError, ValueError: a value is invalid.
     """
 
     input_size: int
@@ -47,7 +47,7 @@ class DNCConfig(StepOptions):
         "lstm", "controller", choices=CONTROLLERS
     )
     activation_clip: float | None = option(None, "clip gradients of controller activations to this")
-    input_gain: float = option(1.0, "initial controller weights of the inputs, times this")
+    input_gain: float = option(1.0, "factor for the controller's initial input weights")
     linkage: str = option("dense", "how writes are linked in time", choices=LINKAGES)
     link_fan_out: int = option(8, "entries in each row of a sparse link matrix")
     state_dtype: torch.dtype | None = None
@@ -82,8 +82,8 @@ class DNCConfig(StepOptions):
         sparse = self.linkage == "sparse" and self.link_threshold is None
         if sparse and self.link_fan_out == 1 and not self.link_unit_sums:
             raise ValueError(
-                "link_threshold must be given with link_fan_out=1, got None, so 1 / K = 1: no "
-                "link is that strong; give a smaller one, or a larger link_fan_out"
+                "link_threshold must be given with link_fan_out=1, got None, which is 1 / K = 1: "
+                "no link is that strong; give a smaller one or a larger link_fan_out"
             )
         for name in ("state_dtype", "checkpoint_dtype"):
             dtype = getattr(self, name)
@@ -102,27 +102,27 @@ class DNCConfig(StepOptions):
         elif isinstance(self.controller, nn.Module) and self.bidirectional:
             raise ValueError(
                 "controller must be a name or a function when bidirectional=True, because each "
-                "direction has a controller of its own; got one module"
+                "direction needs its own controller; got one module"
             )
         check_number("input_gain", self.input_gain, 0.0, above=True)
         if self.input_gain != 1 and not isinstance(self.controller, str):
             raise ValueError(
-                "input_gain must be 1 with a controller of your own, which draws its own weights; "
+                "input_gain must be 1 with a controller of your own, which sets its own weights; "
                 f"got {self.input_gain}"
             )
 
     @property
     def read_size(self) -> int:
-        """Length of all read vectors of a step together, R W."""
+        """Total length of a step's read vectors, R W."""
         return self.num_read_heads * self.cell_size
 
     @property
     def interface_size(self) -> int:
-        """Length of the raw interface vector of a step."""
+        """Length of a step's raw interface vector."""
         return interface_size(self.cell_size, self.num_read_heads, self.num_write_heads)
 
     def memory_sizes(self, batch_size: int, num_cells: int | None = None) -> MemorySizes:
-        """The sizes of the memory, of a number of cells other than the model's own if given."""
+        """The sizes of the memory; `num_cells`, if given, replaces the model's own."""
         return MemorySizes(
             batch_size,
             self.num_cells if num_cells is None else num_cells,
@@ -133,14 +133,14 @@ class DNCConfig(StepOptions):
 
     @property
     def in_place(self) -> bool:
-        """Whether steps write to few cells, in one memory for all of them."""
+        """Whether each step writes to few cells, in place in a single memory."""
         return not LINKAGES[self.linkage].is_matrix and self.write_topk is not None
 
     def warn_of_idle_options(self) -> None:
-        """Warn of options that do nothing, at the line that called the caller's caller."""
+        """Warn about options without effect, at the line of the caller's caller."""
         if self.dropout and self.num_layers == 1:
             warnings.warn(
-                "dropout acts between controller layers, so it does nothing with num_layers=1; "
+                "dropout acts between controller layers, so it has no effect with num_layers=1; "
                 f"got dropout={self.dropout}",
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""`DNC`, in the place of nn.LSTM."""
+"""`DNC`, a module that replaces nn.LSTM."""
 
 from __future__ import annotations
 
@@ -28,78 +28,78 @@ LSTM_ATTRIBUTES = (
     "dropout",
     "bidirectional",
 )
-"""What code written for nn.LSTM may read off the module."""
+"""Attributes that code written for nn.LSTM may read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DNCArguments(DNCConfig):
-    """The arguments of `DNC`: its options, and where and in which dtype its parameters are."""
+    """The arguments of `DNC`: its options, and the device and dtype of its parameters."""
 
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
 
 
 class DNC(nn.Module):
-    """A Differentiable Neural Computer (Graves et al., Nature 2016) in the place of an nn.LSTM.
+    """A Differentiable Neural Computer (Graves et al., Nature 2016), used like nn.LSTM.
 
-    `output, state = dnc(x, state)`. The leading arguments and the forms of `x` are nn.LSTM's. The
-    parameters start as in torch's own layers (nn.LSTMCell, nn.Linear), but for `input_gain`, the
-    state from zero.
+    `output, state = dnc(x, state)`. The leading arguments and the accepted forms of `x` are
+    nn.LSTM's. Parameters are initialised as in torch's own layers (nn.LSTMCell, nn.Linear), except
+    for `input_gain`; the state starts at zero.
 
     Args:
         input_size: X, features of each step's input.
         hidden_size: H, size of each controller layer.
         num_layers: controller layers, around one memory.
         bias: whether the controller, interface and output layers have biases.
-        batch_first: tensors are (B, T, X) instead of (T, B, X). States are not touched by it.
+        batch_first: tensors are (B, T, X) instead of (T, B, X). States do not change.
         dropout: probability of dropout between controller layers.
-        bidirectional: two DNCs, each with its own memory and state, one from each end; their
-            outputs are concatenated and their states come as a pair.
+        bidirectional: two DNCs, one from each end, each with its own memory and state; their
+            outputs are concatenated and their states returned as a pair.
         num_cells: N, memory cells.
         cell_size: W, size of a memory cell.
         num_read_heads: R.
         num_write_heads: Hw.
         output_size: Y, features of each step's output; None for hidden_size.
-        controller: "lstm", "gru", "rnn" or "feedforward"; or a module that keeps the protocol of
+        controller: "lstm", "gru", "rnn" or "feedforward"; or a module that follows the protocol of
             `dnc_fast.controllers.Controller`; or a function from its input size, X + R W, to one.
-            For the latter two hidden_size only sets the default of output_size.
+            With these two, hidden_size only sets the default of output_size.
         activation_clip: clip gradients of the controller's activations to this (the paper: 10);
-            under a loss scale, scaled gradients are what is clipped.
-        input_gain: the controller's initial weights of x are those of torch's layer times this.
-            One-hot inputs need more than 1: drawn from +-1 / sqrt(H), a word's weights hardly move
-            the gates, see docs/stories_and_graphs.md. Of a named controller only.
+            with a loss scale, the scaled gradients are clipped.
+        input_gain: factor for the initial weights of x in a built-in controller. One-hot inputs
+            need more than 1: drawn from +-1 / sqrt(H), a word's weights hardly move the gates, see
+            docs/stories_and_graphs.md.
         usage_order: "exact" orders cells for allocation by usage, "robust" by usage rounded to
             1/256; ties by index.
-        linkage: how writes are linked in time, see docs/large_memories.md: "dense" by the link
-            matrix of the paper, N x N; "sparse" by K entries in each of its rows; "separable" by
-            the writes themselves, N for each step; "none" not at all.
-        link_fan_out: K, of a sparse linkage.
-        link_threshold: entries of a sparse link matrix below it are dropped; None for 1 / K; 0
-            drops none but the smallest of more than K.
-        link_unit_sums: update a sparse link matrix by weightings scaled to sum one, as in the
-            paper, even when the write gate is shut.
-        link_history: writes that a separable linkage holds at most.
-        read_topk, write_topk: entries that each read or write weighting keeps, the largest, scaled
-            to the sum of all (after Rae et al. 2016), which is not the paper's step; None for all.
-        state_dtype: dtype of the memory state; None for float32, or float64 in a double model.
-        checkpoint_interval: K; memory and link matrix are kept for backpropagation every K-th step
-            only, and rebuilt in between. None for 1 where all steps' link matrices take at most
-            32 MiB, else the root of T.
-        checkpoint_dtype: dtype in which link matrices are kept for backpropagation, such as
-            torch.float16, which halves them and rounds the gradients, not the outputs, see
-            docs/precision.md; None for the state's.
-        backend: "reference" is autograd through the equations, step by step; "triton" the GPU
+        linkage: how writes are linked in time, see docs/large_memories.md: "dense" is the paper's
+            link matrix, N x N; "sparse" keeps K entries in each of its rows; "separable" keeps the
+            writes themselves, N numbers per step; "none" keeps nothing.
+        link_fan_out: K of the sparse linkage.
+        link_threshold: drop entries of a sparse link matrix below this; None for 1 / K. With 0,
+            only the smallest of more than K in a row are dropped.
+        link_unit_sums: update a sparse link matrix with weightings scaled to sum to one, as in the
+            paper, even when the write gate is closed.
+        link_history: maximum number of writes that a separable link holds.
+        read_topk, write_topk: keep only this many largest entries of each weighting, scaled to the
+            sum of all (after Rae et al. 2016; not in the paper); None for all.
+        state_dtype: dtype of the memory; None for float32, or float64 in a double model.
+        checkpoint_interval: K; memory and link matrix are kept for the backward pass at every K-th
+            step only, and rebuilt in between. None for 1 if all steps' link matrices take at most
+            32 MiB, otherwise the square root of T.
+        checkpoint_dtype: dtype of the link matrices in checkpoints; None for the state's.
+            torch.float16 halves their size and rounds the gradients, but not the outputs, see
+            docs/precision.md.
+        backend: "reference" is autograd through the equations, step by step; "triton" is the GPU
             kernels, "cpu" the compiled kernels (needs Numba), "eager" the same algorithm in plain
-            torch, all exact and without the history of the link matrix; "auto" the fastest that can
-            run. Only the reference can be differentiated twice, or by torch.func. Where the cell
-            has hooks or parametrised weights, or a controller of your own in half precision or
-            under autocast, steps are taken one by one.
-        cuda_graphs: on a CUDA device, record the steps as CUDA graphs and replay them where that
+            torch: all exact, and none stores every link matrix. "auto" is the fastest that can run.
+            Only the reference can be differentiated twice, or by torch.func. If the cell has hooks
+            or parametrised weights, or a custom controller in half precision or under autocast,
+            it runs step by step.
+        cuda_graphs: on a CUDA device, record the steps as CUDA graphs and replay them where this
             is safe, see docs/cuda_graphs.md.
         device, dtype: of the parameters, as in torch.
 
     Raises:
-        TypeError, ValueError: an argument's type or value does not fit.
+        TypeError, ValueError: an argument has the wrong type or value.
     """
 
     @arguments_of(DNCArguments)
@@ -116,7 +116,7 @@ class DNC(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> DNC:
-        """The model of a checked configuration."""
+        """Build a model from a checked configuration."""
         model = cls.__new__(cls)
         model._build(config, device, dtype)
         return model
@@ -144,22 +144,22 @@ class DNC(nn.Module):
 
         Args:
             batch_size: B.
-            num_cells: N; the parameters do not depend on it, so it need not be the model's own.
+            num_cells: N; may differ from the model's, since the parameters do not depend on it.
         """
         states = tuple(cell.zero_state(batch_size, num_cells) for cell in self.cells)
         return states if self.config.bidirectional else states[0]
 
     def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
-        """What one training step will take, by part, before it is run.
+        """Estimate the memory that a training step will take, by part.
 
-        Of a controller of your own, what it keeps itself is not counted.
+        What a custom controller keeps is not counted.
 
         Args:
             batch_size: B.
-            steps: T, of the longest sequence.
+            steps: T, the length of the longest sequence.
 
         Returns:
-            a `MemoryReport`; `print` shows it as a table, `.total` is in bytes.
+            a `MemoryReport`; `print` shows a table, `.total` is in bytes.
 
         Raises:
             TypeError, ValueError: an argument is not an integer of at least 1, or the backend is
@@ -171,33 +171,33 @@ class DNC(nn.Module):
         return sum(others, start=first)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as when the module was made."""
+        """Draw new initial values for all parameters, as at construction."""
         for cell in self.cells:
             cell.reset_parameters()
 
     def flatten_parameters(self) -> None:
-        """Nothing to do; here because code written for nn.LSTM calls it."""
+        """Does nothing; it exists because code written for nn.LSTM calls it."""
 
     def forward(
         self, input: Tensor | PackedSequence, state: Any = None, *, return_trace: bool = False
     ) -> Any:
-        """A batch of whole sequences, or the next part of it.
+        """Run a batch of whole sequences, or the next part of it.
 
         Args:
             input: (T, B, X), or (B, T, X) with batch_first, or unbatched (T, X), or a
                 PackedSequence.
-            state: what an earlier call returned or `zero_state` made, None for zeros: a `DNCState`
-                (B first in every tensor; no B when unbatched), or a pair when bidirectional. A
-                state may have another number of cells than the model.
-            return_trace: also return what every step did; runs the reference, step by step.
+            state: from an earlier call or `zero_state`; None for zeros. A `DNCState` (B first in
+                every tensor; no B when unbatched), or a pair when bidirectional. Its number of
+                cells may differ from the model's.
+            return_trace: also return every step's trace; runs the reference, step by step.
 
         Returns:
-            output: y, of the input's form, with Y features (2 Y when bidirectional).
-            state: each sequence's after its own last step.
+            output: y, in the form of the input, with Y features (2 Y when bidirectional).
+            state: after each sequence's own last step.
             trace: only with return_trace: a `Trace`, or a pair when bidirectional.
 
         Raises:
-            TypeError, ValueError: an argument's type, shape, dtype or device does not fit, or (on
+            TypeError, ValueError: an argument has the wrong type, shape, dtype or device, or (on
                 a CPU) the input is not finite.
         """
         sequences = Sequences.of(
@@ -228,7 +228,7 @@ class DNC(nn.Module):
         return tuple(result)
 
     def _states_by_direction(self, state: Any) -> list[DNCState | None]:
-        """The state given by the user, one for each direction."""
+        """The user's state, one for each direction."""
         if not self.config.bidirectional:
             states = [state]
         elif state is None:

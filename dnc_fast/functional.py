@@ -1,6 +1,6 @@
-"""The parts of a memory step as functions of their own, by every backend.
+"""The parts of a memory step as separate functions, for every backend.
 
-`memory_step` is all of them in one; these are for models that need one part.
+`memory_step` combines them all; these are for models that need only some of them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = [
 ]
 
 BACKENDS = backend_names()
-"""What `backend=` may be."""
+"""The names that `backend=` accepts."""
 
 
 def _parts(backend: str, tensor: Tensor) -> Any:
-    """What has the parts: a backend, or the module of the reference."""
+    """What provides the parts: a backend, or the reference module."""
     name = resolve_backend(backend, tensor.device, tensor.dtype)
     if backend == "auto" and name != "triton" and torch.compiler.is_compiling():
-        return reference  # which can be compiled as part of a graph
+        return reference  # torch.compile can trace it
     return reference if name == "reference" else load_backend(name)
 
 
 def _check(shapes: dict[str, str], **tensors: Any) -> dict[str, int]:
-    """Raise unless all are float tensors of one dtype and device whose shapes fit."""
+    """Raise unless all are float tensors of one dtype and device with matching shapes."""
     first = next(iter(tensors.values()))
     device = first.device if isinstance(first, Tensor) else torch.device("cpu")
     for name, tensor in tensors.items():
@@ -63,9 +63,9 @@ def content_weighting(
         (B, H, N), each row sums to 1; in the dtype of the arguments.
 
     Raises:
-        TypeError: an argument is no tensor, or not of the floating-point dtype of the others.
-        ValueError: a shape, device or name does not fit, or a number is not finite (CPU only).
-        RuntimeError, ModuleNotFoundError: "triton" was asked for and cannot run.
+        TypeError: an argument is not a floating-point tensor, or of another dtype than the first.
+        ValueError: a shape, device or name is wrong, or a number is not finite (CPU only).
+        RuntimeError, ModuleNotFoundError: the requested backend cannot run.
     """
     _check(
         {"keys": "B H W", "strengths": "B H", "memory": "B N W"},

@@ -1,6 +1,6 @@
-"""The interface vector: what the controller says to the memory at each step.
+"""The interface vector: what the controller tells the memory at each step.
 
-One raw vector a step, split in this order (Graves et al. 2016, Methods, "Interface parameters"),
+One raw vector per step, split in this order (Graves et al. 2016, Methods, "Interface parameters"),
 for R read heads, Hw write heads and cell size W:
 
     read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
@@ -74,7 +74,7 @@ def interface_size(cell_size: int, num_read_heads: int, num_write_heads: int = 1
 def oneplus(x: Tensor) -> Tensor:
     """1 + log(1 + e^x), at least 1 (Graves et al. 2016, Methods).
 
-    From x = 40 on log(1 + e^x) equals x in float64 too; torch's own threshold of 20 is off by 2e-9.
+    Above 40, log(1 + e^x) equals x even in float64; torch's own threshold of 20 is off by 2e-9.
     """
     return 1 + F.softplus(x, threshold=40.0)
 
@@ -104,10 +104,10 @@ def parse_interface(
 
 
 def parse_interface_backward(d_interface: Interface, interface: Interface) -> Tensor:
-    """Gradient of the raw vector (B, interface_size), derived by hand.
+    """Hand-derived gradient of the raw vector (B, interface_size).
 
-    All activations tell their slope by their value: sigmoid s (1 - s), softmax p (d - p.d), and
-    oneplus y has 1 - e^(1 - y).
+    Each gradient follows from the activation's value and d: sigmoid d s (1 - s), softmax
+    p (d - p.d), oneplus d (1 - e^(1 - y)).
 
     Args:
         d_interface: gradient of the interface.

@@ -1,4 +1,4 @@
-"""Where the states of a batch of sequences lie in buffers whose first axis is rows."""
+"""Which rows of a buffer hold each step of a batch of sequences."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ class Layout:
     """The rows of each step: first those of the initial state, then those after each step.
 
     Step t has `batch_sizes[t]` sequences, the longest first. When nothing is kept for
-    backpropagation, two blocks of B rows take turns.
+    backpropagation, two blocks of B rows alternate.
 
     Args:
-        batch_sizes: sequences that each step still has; never grows.
-        keep: whether every step has rows of its own.
+        batch_sizes: number of sequences at each step; never increases.
+        keep: whether every step has its own rows.
 
     Attributes:
-        last_steps: those that are some sequence's last, in rising order.
+        last_steps: the steps at which some sequence ends, in increasing order.
     """
 
     def __init__(self, batch_sizes: list[int], keep: bool) -> None:
@@ -40,11 +40,11 @@ class Layout:
 
     @property
     def num_step_rows(self) -> int:
-        """Rows of a buffer that holds what belongs to steps, such as interface vectors."""
+        """Rows of a buffer that holds data of steps, such as interface vectors."""
         return self.total if self.keep else self.batch_size
 
     def before(self, t: int) -> slice:
-        """Rows of a state buffer before step t, of the sequences that step t has."""
+        """Rows of a state buffer before step t, only for the sequences in step t."""
         start = self._starts[t] if self.keep else t % 2 * self.batch_size
         return slice(start, start + self.batch_sizes[t])
 
@@ -64,6 +64,6 @@ class Layout:
         return slice(start, start + self.batch_sizes[t])
 
     def ending(self, t: int) -> slice:
-        """Places in the batch of the sequences whose last step is t; may be empty."""
+        """Batch indices of the sequences whose last step is t; may be empty."""
         following = self.batch_sizes[t + 1] if t + 1 < self.steps else 0
         return slice(following, self.batch_sizes[t])

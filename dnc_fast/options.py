@@ -1,4 +1,4 @@
-"""The options of a memory step: what may be computed otherwise than in the paper."""
+"""The options of a memory step: where it may differ from the paper."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ USAGE_ORDERS = ("exact", "robust")
 
 
 def option(default: Any, help: str, choices: Any = None) -> Any:
-    """A field of a dataclass of options, with its line for the command line's help."""
+    """A dataclass field for an option, with its help text for the command line."""
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions:
-    """The options of a memory step; the linkage is that of the state's link.
+    """The options of a memory step; the linkage follows from the state's link.
 
-    | option          | what                                                                      |
+    | option          | meaning                                                                   |
     |-----------------|---------------------------------------------------------------------------|
     | usage_order     | one of `USAGE_ORDERS`: how cells are ordered for allocation               |
-    | read_topk       | entries that a read weighting keeps, see `keep_largest`; None for all     |
-    | write_topk      | likewise of a write weighting                                             |
-    | link_threshold  | entries of a sparse link matrix below it are dropped; None for 1 / K, 0   |
-    |                 | drops none                                                                |
-    | link_unit_sums  | whether a sparse link matrix is updated by weightings scaled to sum one,  |
-    |                 | as in the paper, even when the write gate is shut                         |
-    | link_history    | the most writes that a separable link holds                               |
+    | read_topk       | entries kept of a read weighting, see `keep_largest`; None for all        |
+    | write_topk      | likewise for a write weighting                                            |
+    | link_threshold  | entries of a sparse link matrix below this are dropped; None for 1 / K,   |
+    |                 | 0 drops none                                                              |
+    | link_unit_sums  | whether a sparse link matrix is updated with weightings scaled to sum to  |
+    |                 | one, as in the paper, even when the write gate is closed                  |
+    | link_history    | maximum number of writes that a separable link holds                      |
 
     Raises:
-        TypeError, ValueError: a value does not fit.
+        TypeError, ValueError: a value is invalid.
     """
 
     usage_order: str = option("exact", "how cells are ordered for allocation", choices=USAGE_ORDERS)
     read_topk: int | None = option(None, "keep only this many entries of a read weighting")
     write_topk: int | None = option(None, "keep only this many entries of a write weighting")
     link_threshold: float | None = option(
-        None, "entries of a sparse link matrix below it are dropped (default: 1 / K)"
+        None, "drop entries of a sparse link matrix below this (default: 1 / K)"
     )
     link_unit_sums: bool = False
-    link_history: int = option(1024, "the most writes that a separable linkage holds")
+    link_history: int = option(1024, "maximum number of writes that a separable link holds")
 
     def __post_init__(self) -> None:
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
@@ -63,7 +63,7 @@ class StepOptions:
 
     @property
     def step_options(self) -> StepOptions:
-        """These options alone, where a class adds others."""
+        """The step options alone, without those that a subclass adds."""
         return StepOptions(**{one.name: getattr(self, one.name) for one in fields(StepOptions)})
 
     @property
@@ -77,11 +77,11 @@ PAPER = StepOptions()
 
 
 def read_options(kind: Callable[..., Options], *values: Any, **given: Any) -> Options:
-    """The options of a dataclass, from the arguments of a function.
+    """Build a dataclass of options from a function's arguments.
 
     Raises:
-        TypeError: there is no option of a name, or one is missing.
-        TypeError, ValueError: a value does not fit.
+        TypeError: an option is unknown or missing.
+        TypeError, ValueError: a value is invalid.
     """
     names = tuple(inspect.signature(kind).parameters)
     for name in given:
@@ -95,7 +95,7 @@ def read_options(kind: Callable[..., Options], *values: Any, **given: Any) -> Op
 def arguments_of(
     kind: Callable[P, Any],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """Show the arguments of a dataclass, with their types and defaults, as those of a method."""
+    """Give a method the signature of a dataclass, with its types and defaults."""
 
     def complete(method: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         own = list(inspect.signature(method).parameters.values())[:1]  # self
@@ -108,9 +108,9 @@ def arguments_of(
 
 
 def takes_options(kind: Callable[..., Any], *without: str) -> Callable[[Function], Function]:
-    """Show the options of a dataclass in the signature of a function that takes `**options`.
+    """Show the options of a dataclass in the signature of a function with `**options`.
 
-    Those that the function names itself stay where it has them; those in `without` are left out.
+    Options that the function names itself stay in place; those in `without` are left out.
     """
 
     def complete(function: Function) -> Function:

@@ -1,4 +1,4 @@
-"""In which precision a run calculates: memory and activations in full, matrix products in half."""
+"""The precision of a run: memory and activations in full, matrix products in full or half."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 class Precision(NamedTuple):
     """The dtypes of a run.
 
-    | field | of what                                                                         |
+    | field | used for                                                                        |
     |-------|---------------------------------------------------------------------------------|
-    | full  | the memory, the controller's activations and cells, what is added up            |
+    | full  | the memory, the controller's activations and cells, sums over steps             |
     | half  | operands and results of the controller's matrix products, and so its outputs;   |
     |       | None for full                                                                   |
     """
@@ -28,11 +28,11 @@ class Precision(NamedTuple):
 
     @property
     def output(self) -> torch.dtype:
-        """Of hidden activations and read vectors, as they go to matrix products."""
+        """Dtype of hidden activations and read vectors, as operands of matrix products."""
         return self.full if self.half is None else self.half
 
     def operand(self, tensor: Tensor) -> Tensor:
-        """A tensor as matrix products take it."""
+        """A tensor in the dtype of matrix products."""
         return tensor if self.half is None else tensor.to(self.half)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Precision(NamedTuple):
 
 
 def run_precision(weight: Tensor, x: Tensor, memory: torch.dtype) -> Precision | None:
-    """The precision of a run of a built-in controller; None where the engine has none.
+    """The precision of a run; None if the engine does not support the dtypes.
 
     Args:
         weight: a parameter of the cell.

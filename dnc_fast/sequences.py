@@ -1,7 +1,7 @@
-"""The forms of input and output that nn.LSTM knows: padded, batch first, unbatched, packed.
+"""The forms of input and output that nn.LSTM supports: padded, batch first, unbatched, packed.
 
-Inside the package there is only one: rows, step after step, where step t has `batch_sizes[t]` rows
-and the longest sequences come first (the layout of `PackedSequence.data`).
+Inside the package there is only one: rows, one step after another. Step t has `batch_sizes[t]`
+rows, and the longest sequences come first (the layout of `PackedSequence.data`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Sequences:
-    """A batch of sequences as rows; restores results to the form of the input."""
+    """A batch of sequences as rows; converts results back to the form of the input."""
 
     rows: Tensor
     batch_sizes: list[int]
@@ -33,7 +33,7 @@ class Sequences:
     def of(
         cls, x: Tensor | PackedSequence, input_size: int, batch_first: bool, like: Tensor
     ) -> Sequences:
-        """Take a model's input.
+        """Convert a model's input.
 
         Args:
             x: (T, B, X), or (B, T, X) with `batch_first`, or (T, X), or a PackedSequence.
@@ -43,7 +43,7 @@ class Sequences:
 
         Raises:
             TypeError: `x` is neither a tensor of the model's dtype nor a PackedSequence of one.
-            ValueError: its shape, device or values do not fit.
+            ValueError: its shape, device or values are wrong.
         """
         if isinstance(x, PackedSequence):
             check_tensor("input.data", x.data, like.device, like.dtype)
@@ -73,11 +73,11 @@ class Sequences:
 
     @property
     def batch_size(self) -> int:
-        """B: how many sequences there are."""
+        """B, the number of sequences."""
         return self.batch_sizes[0]
 
     def _places(self) -> tuple[Tensor, Tensor]:
-        """The step and the place in the batch of each row."""
+        """Each row's step and its index in the batch."""
         device = self.rows.device
         sizes = torch.tensor(self.batch_sizes, device=device)
         steps = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
@@ -85,11 +85,11 @@ class Sequences:
         return steps, torch.cat(places)
 
     def reversal(self) -> Tensor:
-        """The order of rows in which each sequence runs from its own end to its start.
+        """The order of rows that reverses each sequence in time.
 
-        Applied twice, it restores the old order.
+        Applied twice, it restores the original order.
         """
-        if self.packed is None:  # no need to wait for a device
+        if self.packed is None:  # need not wait for the device
             rows = torch.arange(len(self.rows), device=self.rows.device)
             return rows.view(-1, self.batch_size).flip(0).flatten()
         steps, places = self._places()

@@ -18,7 +18,7 @@ from .linkages import LINKAGES, LinkSizes, linkage_of
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """Apply `function` to each tensor of a nest of tuples, lists and dicts; None stays None."""
+    """Apply `function` to each tensor in nested tuples, lists and dicts; None stays None."""
     if tree is None:
         return None
     if isinstance(tree, Tensor):
@@ -41,7 +41,7 @@ def _to(args: tuple[Any, ...], kwargs: dict[str, Any], tensor: Tensor) -> Tensor
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """Yield each tensor of a nest, in the order in which `map_tensors` visits them."""
+    """Yield each tensor of a nested structure, in the order of `map_tensors`."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
@@ -53,9 +53,9 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def join_batches(states: list[Any]) -> Any:
-    """Join states of one structure along the batch axis: the inverse of `slice_batch`.
+    """Join states of the same structure along the batch axis: the inverse of `slice_batch`.
 
-    Links are first made equal in what else may differ, such as the number of writes they hold.
+    Links whose other sizes differ, such as the number of writes they hold, are padded first.
     """
     memories: list[Any] = [getattr(state, "memory", None) for state in states]
     if all(memories):
@@ -85,12 +85,12 @@ class MemoryState(NamedTuple):
     |---------------|--------------|--------|--------------------------------------------------|
     | memory        | (B, N, W)    | real   | the cells, M_t                                   |
     | usage         | (B, N)       | [0, 1] | how much each cell is in use, u_t                |
-    | precedence    | (B, Hw, N)   | [0, 1] | how much each cell was written last, p_t         |
-    | link          | (B, Hw, N, N)| [0, 1] | L_t[i, j]: i was written right after j; another  |
-    |               |              |        | structure, or None, with other linkages than the |
-    |               |              |        | dense one, see `LINKAGES`                        |
-    | write_weights | (B, Hw, N)   | [0, 1] | write weightings of the step, sums at most 1     |
-    | read_weights  | (B, R, N)    | [0, 1] | read weightings of the step, sums at most 1      |
+    | precedence    | (B, Hw, N)   | [0, 1] | how far each cell was the last one written, p_t  |
+    | link          | (B, Hw, N, N)| [0, 1] | L_t[i, j]: i was written right after j; with     |
+    |               |              |        | other linkages another structure or None, see    |
+    |               |              |        | `LINKAGES`                                       |
+    | write_weights | (B, Hw, N)   | [0, 1] | the step's write weightings, each sum at most 1  |
+    | read_weights  | (B, R, N)    | [0, 1] | the step's read weightings, each sum at most 1   |
     """
 
     memory: Tensor
@@ -119,12 +119,12 @@ class MemoryState(NamedTuple):
         Args:
             batch_size, num_cells, cell_size, num_read_heads, num_write_heads: B, N, W, R, Hw.
             linkage: one of `LINKAGES`.
-            link_fan_out: K, entries in a row of a sparse link matrix.
+            link_fan_out: K, entries in each row of a sparse link matrix.
             dtype, device: of all tensors.
 
         Raises:
-            TypeError, ValueError: a size is not an integer of at least 1, or there is no such
-                linkage.
+            TypeError, ValueError: a size is not an integer of at least 1, or the linkage is
+                unknown.
         """
         sizes = MemorySizes(batch_size, num_cells, cell_size, num_read_heads, num_write_heads)
         for name, size in zip(sizes._fields, sizes, strict=True):
@@ -141,7 +141,7 @@ class MemoryState(NamedTuple):
 
     @property
     def sizes(self) -> MemorySizes:
-        """B, N, W, R, Hw, read off the memory and the two kinds of weightings."""
+        """B, N, W, R, Hw, as in the memory and the weightings."""
         batch_size, num_cells, cell_size = self.memory.shape
         return MemorySizes(
             batch_size,
@@ -152,20 +152,20 @@ class MemoryState(NamedTuple):
         )
 
     def detach(self) -> MemoryState:
-        """The same values, cut off from the graph (truncated backpropagation)."""
+        """The same values, detached from the graph (for truncated backpropagation)."""
         return map_tensors(Tensor.detach, self)
 
     def to(self, *args: Any, **kwargs: Any) -> MemoryState:
-        """Every tensor moved or cast as by `Tensor.to`; whole numbers stay such."""
+        """Every tensor moved or cast as by `Tensor.to`; integers stay integers."""
         return map_tensors(partial(_to, args, kwargs), self)
 
     def slice_batch(self, rows: slice | Tensor) -> MemoryState:
-        """The rows of the batch that a slice or an index tensor names."""
+        """The batch elements that a slice or an index tensor selects."""
         return map_tensors(lambda tensor: tensor[rows], self)
 
 
 def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
-    """The shape of each field of a `MemoryState` of these sizes but for the link."""
+    """The shape of each field of a `MemoryState` of these sizes, except the link."""
     B, N, W, R, Hw = sizes
     return {
         "memory": (B, N, W),
@@ -177,11 +177,11 @@ def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
 
 
 def check_memory_state(state: MemoryState) -> MemorySizes:
-    """Check that the fields of a state fit together, and return their sizes.
+    """Check that the fields of a state match each other, and return their sizes.
 
     Raises:
-        TypeError: `state` is not a `MemoryState`, or a field is no floating-point tensor.
-        ValueError: a field's shape, dtype or device does not fit the memory's.
+        TypeError: `state` is not a `MemoryState`, or a field is not a floating-point tensor.
+        ValueError: a field's shape, dtype or device does not match the memory's.
     """
     if not isinstance(state, MemoryState):
         raise TypeError(
@@ -206,14 +206,14 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
     ):
         shape = tuple(parts[name].shape)
         if len(shape) != 3 or 0 in shape:
-            raise ValueError(f"state.{name} must have shape {axes}, none of it 0, got {shape}")
+            raise ValueError(f"state.{name} must have shape {axes}, no size 0, got {shape}")
     sizes = state.sizes
     link_sizes = LinkSizes(sizes.batch_size, sizes.num_write_heads, sizes.num_cells)
     shapes = memory_state_shapes(sizes) | linkage.shapes(state.link, link_sizes)
     for name, tensor in parts.items():
         if tuple(tensor.shape) != shapes[name]:
             raise ValueError(
-                f"state.{name} must have shape {shapes[name]} to fit memory "
+                f"state.{name} must have shape {shapes[name]} to match memory "
                 f"{tuple(state.memory.shape)}, got {tuple(tensor.shape)}"
             )
         if tensor.device != state.memory.device or (
@@ -228,11 +228,11 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
 
 
 class DNCState(NamedTuple):
-    """All that a DNC carries from step to step; None in a field stands for zeros.
+    """Everything that a DNC carries from step to step; None in a field means zeros.
 
     | field        | shape                    | meaning                                            |
     |--------------|--------------------------|----------------------------------------------------|
-    | controller   | nest of (B, ...)         | the controller's own; LSTM: ((h, c) per layer),    |
+    | controller   | nested tensors (B, ...)  | the controller's own; LSTM: ((h, c) per layer),    |
     |              |                          | each (B, H)                                        |
     | memory       | `MemoryState`            | the external memory                                |
     | read_vectors | (B, R, W)                | what the read heads read in the last step, r_t     |
@@ -243,26 +243,26 @@ class DNCState(NamedTuple):
     read_vectors: Tensor | None = None
 
     def reset(self, *fields: str) -> DNCState:
-        """The state with the named fields back at zero; with no names, with all of them.
+        """The state with the named fields reset to zero; without names, all fields.
 
-        `state.reset("controller")` keeps what the memory holds and lets the controller start anew.
+        `state.reset("controller")` keeps what the memory holds and restarts the controller.
 
         Raises:
             ValueError: a name is not a field of the state.
         """
         for field in fields:
             if field not in self._fields:
-                raise ValueError(f"a field of the state is one of {self._fields}, got {field!r}")
+                raise ValueError(f"fields must be among {self._fields}, got {field!r}")
         return self._replace(**dict.fromkeys(fields or self._fields))
 
     def detach(self) -> DNCState:
-        """The same values, cut off from the graph (truncated backpropagation)."""
+        """The same values, detached from the graph (for truncated backpropagation)."""
         return map_tensors(Tensor.detach, self)
 
     def to(self, *args: Any, **kwargs: Any) -> DNCState:
-        """Every tensor moved or cast as by `Tensor.to`; whole numbers stay such."""
+        """Every tensor moved or cast as by `Tensor.to`; integers stay integers."""
         return map_tensors(partial(_to, args, kwargs), self)
 
     def slice_batch(self, rows: slice | Tensor) -> DNCState:
-        """The rows of the batch that a slice or an index tensor names."""
+        """The batch elements that a slice or an index tensor selects."""
         return map_tensors(lambda tensor: tensor[rows], self)

@@ -74,5 +74,5 @@ def trace_step(
 
 
 def join_steps(steps: list[Trace]) -> Trace:
-    """Join the traces of all steps along the batch axis: the rows of one step after another."""
+    """Join the traces of all steps along the batch axis, one step's rows after another."""
     return Trace(*map(torch.cat, zip(*steps, strict=True)))

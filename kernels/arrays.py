@@ -1,15 +1,15 @@
-"""The arrays of a memory step, under the names that every set of kernels takes them by."""
+"""The arrays of a memory step, under the names that all kernels use."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 LSTM, GRU, PLAIN = range(3)
-"""Kinds of controller layers; a plain one puts out tanh of what it sees, its own state or not."""
+"""Kinds of controller layers; a plain one is tanh of its inputs, recurrent or not."""
 
 
 class Step(NamedTuple):
-    """The arrays of a time step, contiguous, of one dtype; 0 is of step t - 1, 1 of step t.
+    """The arrays of a time step, contiguous, of one dtype; 0 means step t - 1, 1 means step t.
 
     | field                    | shape                                             |
     |--------------------------|---------------------------------------------------|
@@ -17,10 +17,10 @@ class Step(NamedTuple):
     | memory0, memory1         | (B, N, W)                                         |
     | usage0, usage1           | (B, N)                                            |
     | precedence0, precedence1 | (B, Hw, N)                                        |
-    | link0, link1             | (B, Hw, N, N); backward does not look at link1    |
+    | link0, link1             | (B, Hw, N, N); backward does not use link1        |
     | write0, write1           | (B, Hw, N), write weightings                      |
     | read0, read1             | (B, R, N), read weightings                        |
-    | reads                    | (B, R, W), read vectors; their gradient           |
+    | reads                    | (B, R, W), read vectors; backward: their gradient |
     """
 
     vector: Any
@@ -40,7 +40,7 @@ class Step(NamedTuple):
 
 
 class Adjoint(NamedTuple):
-    """Gradients of a step's vector, and of its state: in place from step t to step t - 1."""
+    """Gradients of a step's vector and state; the state's go from step t to t - 1 in place."""
 
     vector: Any
     memory: Any
@@ -52,24 +52,24 @@ class Adjoint(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The arrays of all T steps of a batch of sequences, with a controller of layers, contiguous.
+    """The arrays of all T steps of a batch of sequences, with a layered controller, contiguous.
 
-    Sequences leave the batch when they end, the longest is the first; what belongs to a step lies
-    in rows, from a first row on. L layers, G gates; a layer sees S numbers, [r_{t-1}; h_t^{l-1};
-    h_{t-1}^l], of which the lowest layer has no h_t^{l-1}.
+    Sequences leave the batch when they end; the longest is the first. A step's data are consecutive
+    rows. L layers, G gates; a layer sees S numbers, [r_{t-1}; h_t^{l-1}; h_{t-1}^l], where the
+    lowest layer has no h_t^{l-1}.
 
     | field             | shape                                                                  |
     |-------------------|------------------------------------------------------------------------|
-    | kind, own         | of the layers: LSTM, GRU or PLAIN; H, or 0 where h_{t-1} is not seen   |
+    | kind, own         | of the layers: LSTM, GRU or PLAIN; H, or 0 if h_{t-1} is not seen      |
     | interval          | K: segments begin at its multiples                                     |
-    | batch_sizes       | (T), sequences at each step                                            |
+    | batch_sizes       | (T), number of sequences at each step                                  |
     | before, after     | (T), first rows in buffers of states, before and after each step       |
-    | place, output     | (T), first rows of what belongs to the step, and of its outputs        |
-    | x_part            | (L, outputs, G H), what the layers make of the input                   |
+    | place, output     | (T), first rows of the step's data, and of its outputs                 |
+    | x_part            | (L, outputs, G H), the layers' products with the input                 |
     | weights           | (L, S, G H)                                                            |
     | hidden0           | (L, B, H), before the first step                                       |
     | inputs, active    | (L, rows, S) and (L, rows, G H)                                        |
-    | c, tanh_c         | (L, rows, H), of an LSTM: c of all states, and tanh c of all steps     |
+    | c, tanh_c         | (L, rows, H), for an LSTM: c of all states, and tanh c of all steps    |
     | features          | (outputs, L H + R W)                                                   |
     | interface, bias   | (L H, interface size) and (interface size)                             |
     | vectors, reads    | (rows, interface size) and (rows, R, W)                                |
@@ -77,7 +77,7 @@ class Steps(NamedTuple):
     | usage, precedence | (rows, N) and (rows, Hw, N), of all states                             |
     | write, read       | (rows, Hw, N) and (rows, R, N), weightings of all states               |
     | memory0, memory1  | (T), addresses of the memory before and after each step, (b, N, W)     |
-    | link0, link1      | (T), likewise of the link matrix, (b, Hw, N, N)                        |
+    | link0, link1      | (T), likewise for the link matrix, (b, Hw, N, N)                       |
     | rebuilt           | (T), in the backward pass: whether to rebuild the memory (1), and the  |
     |                   | link matrix (2), after the step                                        |
     """
@@ -115,20 +115,20 @@ class Steps(NamedTuple):
 
 
 class AdjointSteps(NamedTuple):
-    """Gradients of what `Steps` has under the same names, and what else the way back needs.
+    """Gradients of the arrays in `Steps`, by name, and what else the backward pass needs.
 
     | field         | shape                                                                      |
     |---------------|----------------------------------------------------------------------------|
-    | clip          | bound of the gradients of a layer's state, or infinity                     |
+    | clip          | bound for the gradients of a layer's state, or infinity                    |
     | weights       | (L, G H, S), the layers' weights themselves                                |
     | interface     | (interface size, L H), likewise                                            |
     | hidden        | (outputs, L H), of the hidden activations                                  |
     | active        | (L, rows, G H), of the pre-activations; filled                             |
-    | last, c       | (L, B, H), of h and c, in place from step to step                          |
-    | seen          | (B, S), of what a layer sees: room to work in                              |
+    | last, c       | (L, B, H), of h and c, updated in place at each step                       |
+    | seen          | (B, S), of what a layer sees: scratch memory                               |
     | vectors       | (rows, interface size), filled                                             |
     | reads, reads0 | (rows, R, W), added to; (B, R, W), filled                                  |
-    | state         | an `Adjoint`, in place from step to step; its vector is not looked at      |
+    | state         | an `Adjoint`, updated in place at each step; its vector is not used        |
     """
 
     clip: Any

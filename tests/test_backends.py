@@ -144,7 +144,7 @@ def test_triton_takes_nothing_that_is_elsewhere(
     gpu: Callable[..., None], device: torch.device
 ) -> None:
     gpu()
-    message = f'backend "triton" takes tensors on a CUDA or ROCm device, got {device}; use "auto"'
+    message = f'backend "triton" needs tensors on a CUDA or ROCm device, got {device}; use "auto"'
     with pytest.raises(ValueError, match=message):
         resolve_backend("triton", device, torch.float32)
 
@@ -212,14 +212,14 @@ def test_kernels_without_numba_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 @needs_numba
 @pytest.mark.parametrize("device", [CUDA, META], ids=str)
 def test_kernels_take_nothing_that_is_elsewhere(device: torch.device) -> None:
-    with pytest.raises(ValueError, match=rf'backend "cpu" takes tensors on the cpu, got {device}'):
+    with pytest.raises(ValueError, match=rf'backend "cpu" needs tensors on the cpu, got {device}'):
         resolve_backend("cpu", device, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["eager", pytest.param("cpu", marks=needs_numba)])
 def test_half_precision_is_refused_by_name(name: str, dtype: torch.dtype) -> None:
-    message = rf"backend '{name}' takes a state in float32 or float64, got {dtype}; \"reference\""
+    message = rf"backend '{name}' needs a state in float32 or float64, got {dtype}; \"reference\""
     with pytest.raises(ValueError, match=message):
         resolve_backend(name, CPU, dtype)
     with pytest.raises(ValueError, match=message):

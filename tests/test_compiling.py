@@ -1,4 +1,4 @@
-"""The CPU kernels are all compiled beforehand: none is forgotten, and compiled anew in each process."""
+"""The CPU kernels are compiled beforehand: none is forgotten and compiled again by every process."""
 
 import subprocess
 import sys

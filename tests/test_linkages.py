@@ -460,7 +460,7 @@ def test_states_move_and_slice(linkage):
 
 def test_a_state_of_another_linkage_is_refused():
     sparse, dense = (DNC(3, 4, num_cells=6, linkage=name) for name in ("sparse", "dense"))
-    with pytest.raises(ValueError, match="linkage 'dense' like the model's, got that of 'sparse'"):
+    with pytest.raises(ValueError, match="linkage 'dense' like the model, got 'sparse'"):
         dense(torch.randn(2, 1, 3), sparse.zero_state(1))
 
 
@@ -486,9 +486,9 @@ def test_counts_of_links_are_checked():
     ("change", "error", "message"),
     [
         ({"columns": 9}, ValueError, "cells from 0 to 5, or -1"),
-        ({"columns": 2}, ValueError, "must rise along each row, each cell once and -1 last"),
-        ({"columns": [5, 2, 1]}, ValueError, "must rise along each row"),
-        ({"columns": [-1, 2, 5]}, ValueError, "must rise along each row"),
+        ({"columns": 2}, ValueError, "must increase along each row, each cell once, -1 last"),
+        ({"columns": [5, 2, 1]}, ValueError, "must increase along each row"),
+        ({"columns": [-1, 2, 5]}, ValueError, "must increase along each row"),
         ({"columns": torch.int64}, TypeError, "state.link.columns must be an int32 tensor"),
         ({"values": torch.float64}, ValueError, "state.link.values must be torch.float32"),
         ({"values": 3}, ValueError, r"state.link.values must have shape \(1, 1, 6, 3\)"),

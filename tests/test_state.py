@@ -86,7 +86,7 @@ def test_check_names_the_field(field: str) -> None:
 def test_check_names_the_field_that_does_not_fit_the_memory(field: str) -> None:
     part = getattr(STATE, field)
     for bad, message in (
-        (part[1:], r"to fit memory \(3, 5, 2\), got \(2, "),
+        (part[1:], r"to match memory \(3, 5, 2\), got \(2, "),
         (part.float(), r"float64 on cpu like state\.memory, got torch\.float32"),
         (part.to("meta"), r"on cpu like state\.memory, got torch\.float64 on meta"),
     ):

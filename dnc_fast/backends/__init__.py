@@ -1,7 +1,7 @@
-"""The one door between the maths and everything above it: the memory step, by backend.
+"""The memory step by backend: the only interface between the maths and everything above it.
 
-`reference` is autograd through the paper's equations. All others are a `Backend` each: the same
-step, forward and backward by hand.
+`reference` is autograd through the paper's equations. Every other one is a `Backend`: the same
+step with a hand-derived backward.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def memory_step(
 ) -> tuple[Tensor, MemoryState]:
     """One step of the external memory: write, then read (Graves et al. 2016, Methods).
 
-    All sizes are inferred from the state, and so is the linkage. The arithmetic is done in the
-    state's dtype, in float32 at the least, also under autocast.
+    All sizes and the linkage are inferred from the state. The arithmetic is in the state's dtype,
+    but at least in float32, also under autocast.
 
     Args:
         interface: (B, R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)), the controller's raw vector in
             the order of `dnc_fast.interface`, before any activation.
-        state: the memory after the step before; `MemoryState.zeros(...)` before the first.
+        state: the memory after the previous step; `MemoryState.zeros(...)` before the first.
         backend: one of `backend_names()`, see `DNC`.
         usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history: see `DNC`.
 
@@ -65,9 +65,9 @@ def memory_step(
         read vectors (B, R, W) and the state after the step, both in the state's dtype.
 
     Raises:
-        TypeError: an argument is of the wrong type, or not of a floating-point dtype.
-        ValueError: a shape, dtype, device or name does not fit, or the interface is not finite
-            (looked at on a CPU only: elsewhere it would wait for the device).
+        TypeError: an argument has the wrong type, or its dtype is not floating-point.
+        ValueError: a shape, dtype, device or name is wrong, or the interface is not finite
+            (checked on a CPU only: elsewhere the check would have to wait for the device).
         ModuleNotFoundError: the backend needs a package that is not installed.
     """
     chosen = read_options(StepOptions, **options)
@@ -96,11 +96,11 @@ def unchecked_step(
 def inspected_step(
     vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState, Interface, Weightings]:
-    """The reference step without the checks, and with what it was told and what it weighed."""
+    """The reference step without checks; also returns its interface and weightings."""
     dtype = state.memory.dtype
     arithmetic = torch.promote_types(dtype, torch.float32)
     _, _, W, R, Hw = state.sizes
-    meta = vector.device.type == "meta"  # it knows no autocast
+    meta = vector.device.type == "meta"  # which has no autocast
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
         interface = parse_interface(vector.to(arithmetic), W, R, Hw)
         read_vectors, new_state, weightings = reference.memory_step(

@@ -1,4 +1,4 @@
-"""A backend's step, and its parts, as functions that autograd can go through once."""
+"""A backend's step and its parts as autograd functions, differentiable once."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .parts import Parts, StepRun
 from .step import final_gradients, first_gradients, step_run
 
 
-def _in_full(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward or backward method without autocast, in the dtypes that it is given."""
+def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a forward or backward method without autocast, in the dtypes of its arguments."""
 
     @wraps(method)
     def plainly(ctx: Any, *given: Any) -> Any:
         device = next(part.device for part in given if isinstance(part, Tensor))
-        if device.type == "meta":  # it knows no autocast
+        if device.type == "meta":  # which has no autocast
             return method(ctx, *given)
         with torch.autocast(device.type, enabled=False):
             return method(ctx, *given)
@@ -32,7 +32,7 @@ def _in_full(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refuse_second_gradient() -> None:
-    """Raise when a backward pass is itself to be differentiated."""
+    """Raise if the backward pass itself is to be differentiated."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             "hand-derived gradients cannot be differentiated again (create_graph=True); "
@@ -43,7 +43,7 @@ def refuse_second_gradient() -> None:
 def arrays(
     run: StepRun, vector: Tensor, before: MemoryState, after: MemoryState, reads: Tensor
 ) -> Step:
-    """The arrays of a step between two states with the matrices of their links."""
+    """The arrays of the step between two states whose links are matrices."""
     pairs = (part for pair in zip(before, after, strict=True) for part in pair)
     return Step(*map(run.array, (vector, *pairs, reads)))
 
@@ -52,14 +52,14 @@ def arrays(
 def hand_derived_step(
     backend: Parts, vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:
-    """One step of a backend; arguments and results as of `memory_step`."""
+    """One step of a backend; arguments and results as in `memory_step`."""
     form = map_tensors(lambda tensor: tensor.new_empty(0), state)
     read_vectors, *found = _Step.apply(backend, options, form, vector, *tensors(state))
     return read_vectors, _in_form(form, found)
 
 
 def _in_form(form: MemoryState, parts: Any) -> MemoryState:
-    """Tensors as the state that they are of."""
+    """Tensors arranged as a state."""
     following = iter(parts)
     state: MemoryState = map_tensors(lambda _: next(following), form)
     return state
@@ -69,7 +69,7 @@ class _Step(torch.autograd.Function):
     """A memory step as a function of the interface vector and the tensors of the state."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(
         ctx: Any, backend: Parts, options: StepOptions, form: MemoryState, *given: Tensor
     ) -> tuple[Tensor, ...]:
@@ -77,7 +77,7 @@ class _Step(torch.autograd.Function):
         ctx.form, ctx.begin = form, partial(step_run, backend, options=options, steps=1, keep=keep)
         vector, state = _given(form, given)
         ctx.run = ctx.begin(state)
-        reads, after = _take(ctx.run, vector, state)
+        reads, after = _run_step(ctx.run, vector, state)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*given, *after)
         results = reads, *tensors(after._replace(link=ctx.run.final_link(after.link)))
@@ -85,16 +85,16 @@ class _Step(torch.autograd.Function):
         return results
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_reads, *d_final = gradients
         count = len(ctx.saved_tensors) - len(MemoryState._fields)
         vector, state = _given(ctx.form, ctx.saved_tensors[:count])
         run, ctx.run = ctx.run, None
-        if run is None:  # another backward pass (retain_graph), after the first used up the run
+        if run is None:  # a second backward pass (retain_graph): the first one used up the run
             run = ctx.begin(state)
-            _take(run, vector, state)
+            _run_step(run, vector, state)
         before = state._replace(link=run.link_matrix(state))
         after = MemoryState(*ctx.saved_tensors[count:])
         if d_reads is None:
@@ -116,8 +116,8 @@ def _read_shape(state: MemoryState) -> tuple[int, int]:
     return R, W
 
 
-def _take(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-    """Take a step: read vectors, and the state after it with the matrix of its link."""
+def _run_step(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+    """Run a step: its read vectors, and the state after it with its link as a matrix."""
     before = state._replace(link=run.link_matrix(state))
     after = MemoryState(*map(torch.empty_like, before))
     reads = vector.new_empty(len(vector), *_read_shape(state))
@@ -129,7 +129,7 @@ class ContentWeighting(torch.autograd.Function):
     """A backend's `look_up` of keys (B, heads, W) with strengths in a memory (B, N, W)."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(
         ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
     ) -> Tensor:
@@ -139,7 +139,7 @@ class ContentWeighting(torch.autograd.Function):
         return backend.look_up(keys, strengths, memory).weights
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         given = ctx.saved_tensors
@@ -154,7 +154,7 @@ class AllocationWeighting(torch.autograd.Function):
     """A backend's `allocate` on a usage (B, N)."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
         backend.prepare(usage.dtype)
         ctx.backend, ctx.usage_order = backend, usage_order
@@ -162,7 +162,7 @@ class AllocationWeighting(torch.autograd.Function):
         return backend.allocate(usage, usage_order)
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         (usage,) = ctx.saved_tensors
@@ -173,7 +173,7 @@ class WriteMemory(torch.autograd.Function):
     """A backend's `write` to a memory (B, N, W)."""
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -184,7 +184,7 @@ class WriteMemory(torch.autograd.Function):
         return out
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_memory = d_memory.clone(memory_format=torch.contiguous_format)
@@ -193,15 +193,14 @@ class WriteMemory(torch.autograd.Function):
 
 
 class DenseLink(torch.autograd.Function):
-    """Link matrix and both weightings (B, R, Hw, N) by a backend's run of a dense link.
+    """A backend's link matrix and both directional weightings (B, R, Hw, N).
 
-    A run has the gradient of read weightings that are mixed from all write heads. So in the
-    backward pass each write head is a batch element of its own, and reads with 2 R heads: R whose
-    mode is forward, and R whose mode is backward.
+    A run differentiates read weightings that mix all write heads. So the backward pass treats each
+    write head as a batch element with 2 R read heads: R in forward mode and R in backward mode.
     """
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -213,7 +212,7 @@ class DenseLink(torch.autograd.Function):
         return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
 
     @staticmethod
-    @_in_full
+    @_without_autocast
     def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)
@@ -248,7 +247,7 @@ def _link_step(
     read_weights: Tensor,
     out: Tensor,
 ) -> tuple[Any, Step]:
-    """A run of a dense link, and the arrays of a step of which only those of the link count."""
+    """A run of a dense link, and a step whose arrays are placeholders except for the link's."""
     nothing = link.new_empty(0)
     run = LINKAGES["dense"].run(link, PAPER, 1, True, backend.link_runs)
     step = Step(

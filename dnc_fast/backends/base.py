@@ -1,6 +1,6 @@
 """What a backend is: the parts of a memory step, and where they can run.
 
-A backend is a subclass of `Backend`, which by itself is "eager", and an entry in
+A backend is a subclass of `Backend` (which itself is "eager") and an entry in
 `dnc_fast.backends.choice.REGISTRY`.
 """
 
@@ -18,31 +18,31 @@ from . import autograd
 from .parts import Parts
 
 FULL_DTYPES = (torch.float32, torch.float64)
-"""The dtypes in which gradients derived by hand are calculated."""
+"""The dtypes in which hand-derived gradients are computed."""
 
 
 class Backend(Parts):
     """The hand-derived step in plain torch, on every device: the backend "eager".
 
     Attributes:
-        name: as in `DNC(backend=...)`.
+        name: its name in `DNC(backend=...)`.
     """
 
     name: ClassVar[str] = "eager"
 
     def problem(self, device: torch.device, dtype: torch.dtype) -> Exception | None:
-        """What to raise where it cannot take a state; None where it can."""
+        """The error to raise if it cannot run such a state; None if it can."""
         if dtype in FULL_DTYPES:
             return None
         return ValueError(
-            f"backend {self.name!r} takes a state in float32 or float64, got {dtype}; "
-            '"reference" takes every float dtype'
+            f"backend {self.name!r} needs a state in float32 or float64, got {dtype}; "
+            '"reference" accepts every float dtype'
         )
 
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
-        """One step that autograd can go through; arguments and results as of `memory_step`."""
+        """One differentiable step; arguments and results as in `memory_step`."""
         dtype = state.memory.dtype
         arithmetic = torch.promote_types(dtype, torch.float32)
         if dtype == arithmetic:
@@ -52,7 +52,7 @@ class Backend(Parts):
         )
         return reads.to(dtype), final.to(dtype)
 
-    # The parts as functions that autograd can go through
+    # The parts as differentiable functions
 
     def content_weighting(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
         """See `functional.content_weighting`."""

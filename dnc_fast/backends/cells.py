@@ -1,4 +1,4 @@
-"""How steps made of parts write to the memory: to all of its cells, or to a few, in place."""
+"""How composed steps write to the memory: to all of its cells, or to a few, in place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WholeCells:
     """Every cell may change; a step writes from one memory to another.
 
     Args:
-        backend: whose parts are used.
+        backend: provides the parts.
     """
 
     def __init__(self, backend: Parts) -> None:
@@ -30,13 +30,13 @@ class WholeCells:
     def write_backward(
         self, step: Step, interface: Interface, d_memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of write weightings, erase and write vectors; d_memory goes to M_{t-1}."""
+        """Gradients of write weightings and both vectors; d_memory becomes that of M_{t-1}."""
         vectors = interface.erase_vectors, interface.write_vectors
         return self._backend.write_backward(d_memory, step.memory0, step.write1, *vectors)
 
 
 class KeptCells:
-    """Few cells change, in one memory for all steps; what they held before is kept.
+    """Few cells change, in a single memory for all steps; their old contents are kept.
 
     Args:
         keep: whether there will be a backward pass.
@@ -56,14 +56,14 @@ class KeptCells:
         after = reference.write_memory(
             before, weights, interface.erase_vectors, interface.write_vectors
         )
-        step.memory1.scatter_(1, index, after)  # a cell that two heads write has one value twice
+        step.memory1.scatter_(1, index, after)  # a cell that two heads write gets one value twice
         if self._keep:
             self._before.append((cells, before))
 
     def write_backward(
         self, step: Step, interface: Interface, d_memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `WholeCells`; the memory goes back to what it was before the step."""
+        """See `WholeCells`; also restores the memory to what it was before the step."""
         cells, before = self._before.pop()
         index = cells.unsqueeze(-1).expand_as(before)
         heads = cells.unsqueeze(1).expand(-1, step.write1.shape[1], -1)
@@ -81,7 +81,7 @@ class KeptCells:
 
 
 def _first_of_each(cells: Tensor) -> Tensor:
-    """(B, n) bool: whether a cell is not the one before it; cells are in rising order."""
+    """(B, n) bool: whether a cell differs from the one before it; cells increase."""
     first = torch.ones_like(cells, dtype=torch.bool)
     first[:, 1:] = cells[:, 1:] != cells[:, :-1]
     return first

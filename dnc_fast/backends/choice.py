@@ -1,4 +1,4 @@
-"""Which backend runs: what "auto" takes, and why another cannot be taken."""
+"""Which backend runs: what "auto" chooses, and why a backend cannot run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from . import cpu, triton
 from .base import FULL_DTYPES, Backend
 
 VARIABLE = "DNC_FAST_BACKEND"
-"""The environment variable that says what `auto` is."""
+"""The environment variable that sets what `auto` means."""
 
 
 class Registered(NamedTuple):
-    """How a backend is loaded, and where "auto" may take it.
+    """How a backend is loaded, and where "auto" may choose it.
 
     | field   | what                                                                    |
     |---------|-------------------------------------------------------------------------|
-    | load    | makes it, or raises an error that says what it needs                    |
-    | auto_on | types of devices on which "auto" may take it; None for all but "meta"   |
+    | load    | creates it, or raises an error that says what is missing                |
+    | auto_on | device types on which "auto" may choose it; None: all but "meta"        |
     """
 
     load: Callable[[], Backend]
@@ -37,20 +37,20 @@ REGISTRY: dict[str, Registered] = {
     "cpu": Registered(cpu.load, auto_on=("cpu",)),
     "eager": Registered(Backend, auto_on=None),
 }
-"""All backends but the reference; "auto" takes the first that can run."""
+"""All backends except the reference; "auto" chooses the first that can run."""
 
 
 def backend_names() -> tuple[str, ...]:
-    """What `backend=` may be."""
+    """The names that `backend=` accepts."""
     return ("auto", "reference", *reversed(REGISTRY))
 
 
 _found: dict[Callable[[], Backend], Backend | Exception] = {}
-"""What `load` functions returned or raised: a failed import is not tried at every step."""
+"""What `load` functions returned or raised, so a failed import is not retried at every step."""
 
 
 def _loaded(name: str) -> Backend | Exception:
-    """A backend, or why it is not to be had."""
+    """A backend, or the error that says why it is not available."""
     load = REGISTRY[name].load
     if load not in _found:
         try:
@@ -61,10 +61,10 @@ def _loaded(name: str) -> Backend | Exception:
 
 
 def load_backend(name: str) -> Backend:
-    """A backend of `REGISTRY` by its name.
+    """Load a backend of `REGISTRY` by name.
 
     Raises:
-        ImportError, RuntimeError: what it needs is not there, or too old.
+        ImportError, RuntimeError: a package that it needs is missing or too old.
     """
     found = _loaded(name)
     if isinstance(found, Exception):
@@ -73,19 +73,19 @@ def load_backend(name: str) -> Backend:
 
 
 def backend_problem(name: str, device: torch.device, dtype: torch.dtype) -> Exception | None:
-    """What to raise where a backend cannot take a state; None where it can."""
+    """The error to raise if a backend cannot run such a state; None if it can."""
     found = _loaded(name)
     return found if isinstance(found, Exception) else found.problem(device, dtype)
 
 
 def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which needs plain torch."""
+    """Whether torch.func or forward-mode differentiation is active; they need plain torch."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 @torch.compiler.assume_constant_result
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that runs for a name.
+    """The name of the backend that will run.
 
     Args:
         backend: one of `backend_names()`.
@@ -93,9 +93,9 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
         dtype: of the state.
 
     Raises:
-        ValueError: there is no such name, or that backend cannot take the state.
+        ValueError: there is no such backend, or it cannot run such a state.
         RuntimeError: Triton or the GPU is too old for that backend, or torch.func or forward-mode
-            differentiation asks for what no backend but the reference can do.
+            differentiation is active, which only the reference supports.
         ModuleNotFoundError: it needs a package that cannot be imported.
     """
     check_choice("backend", backend, backend_names())
@@ -108,8 +108,8 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
         return backend
     if transformed():
         raise RuntimeError(
-            f"backend {backend!r} has gradients derived by hand, which torch.func and forward-mode "
-            'differentiation cannot go through; backend="reference" can do that'
+            f"backend {backend!r} has hand-derived gradients, which torch.func and forward-mode "
+            'differentiation cannot trace; backend="reference" can do that'
         )
     if (problem := backend_problem(backend, device, dtype)) is not None:
         raise problem
@@ -117,7 +117,7 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
 
 
 def _auto(device: torch.device, dtype: torch.dtype) -> str:
-    """The first backend that takes such a state; on a GPU, says once why not a faster one."""
+    """The first backend that can run such a state; on a GPU, warns once why not a faster one."""
     for name, (_, auto_on) in REGISTRY.items():
         if device.type == "meta" or (auto_on is not None and device.type not in auto_on):
             continue
@@ -125,7 +125,7 @@ def _auto(device: torch.device, dtype: torch.dtype) -> str:
         if problem is None:
             return name
         if device.type == "cuda" and dtype in FULL_DTYPES:
-            _warn_once(f'backend "auto" does not take {name!r} on {device}: {problem}')
+            _warn_once(f'backend "auto" does not use {name!r} on {device}: {problem}')
     return "reference"
 
 

@@ -1,6 +1,6 @@
-"""The parts that a memory step is made of, in plain torch; backends override some of them.
+"""The parts that a memory step is composed of, in plain torch; backends override some of them.
 
-Everything here is forward and hand-derived backward, without autograd, for every device.
+Each has a forward and a hand-derived backward, without autograd, for every device.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ tanh_backward = torch.ops.aten.tanh_backward
 class StepRun(ABC):
     """The memory steps of one run, forward and backward: what the engine calls at each step.
 
-    The methods on links are those for a link matrix that lies in the arrays of the steps.
+    The methods on links assume a link matrix that lies in the arrays of the steps.
 
     Attributes:
-        takes_all_steps: whether `forward_steps` and `backward_steps` are there.
+        takes_all_steps: whether `forward_steps` and `backward_steps` are implemented.
     """
 
     takes_all_steps: ClassVar[bool] = False
 
     def array(self, tensor: Tensor) -> Any:
-        """A tensor as the arrays of a step hold it, on the same memory."""
+        """A tensor as the arrays of a step hold it; shares its memory."""
         return tensor.detach()
 
     @abstractmethod
     def forward(self, step: Step) -> None:
-        """Take the next step: fill step.*1 and step.reads."""
+        """Run the next step: fill step.*1 and step.reads."""
 
     @abstractmethod
     def rebuild(self, step: Step, with_link: bool) -> None:
-        """Fill memory1, and link1 if asked, from memory0, link0 and the vectors."""
+        """Fill memory1, and link1 if requested, from memory0, link0 and the vectors."""
 
     @abstractmethod
     def backward(self, step: Step, adjoint: Adjoint) -> None:
-        """Take the adjoint from step t to step t - 1 and fill adjoint.vector.
+        """Propagate the adjoint from step t to step t - 1 and fill adjoint.vector.
 
-        step.reads is the gradient of the read vectors; adjoint.* are changed in place.
+        step.reads holds the gradient of the read vectors; adjoint.* change in place.
         """
 
     def forward_steps(self, steps: Steps) -> None:
-        """Take a batch of sequences, with a controller of layers, through all steps."""
+        """Run all steps of a batch of sequences, with a layered controller."""
         raise NotImplementedError
 
     def backward_steps(self, steps: Steps, adjoint: AdjointSteps) -> None:
-        """Take the adjoint back through all steps; segments are rebuilt on the way."""
+        """Propagate the adjoint back through all steps, rebuilding segments."""
         raise NotImplementedError
 
     def link_matrix(self, state: MemoryState) -> Tensor:
-        """What the arrays of the steps are to hold of a state's link, (B, Hw, N, N) or empty."""
+        """What the arrays of the steps hold of a state's link, (B, Hw, N, N) or empty."""
         return state.link
 
     def final_link(self, matrix: Tensor) -> Any:
@@ -71,11 +71,11 @@ class StepRun(ABC):
         return matrix
 
     def begin_backward(self, d_final: list[Tensor | None]) -> Tensor | None:
-        """The gradient of the final matrix, from those of the tensors of the final link."""
+        """The gradient of the final matrix, from those of the final link's tensors."""
         return d_final[0]
 
     def link_gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
-        """Gradients of the tensors of the first link; `d_matrix` is that of the first matrix."""
+        """Gradients of the initial link's tensors; `d_matrix` is that of the initial matrix."""
         return [d_matrix]
 
 
@@ -83,7 +83,7 @@ class Parts:
     """The parts of a memory step in plain torch.
 
     Attributes:
-        link_runs: own runs of links, by linkage; others are in plain torch.
+        link_runs: the backend's own link runs, by linkage; the others use plain torch.
     """
 
     link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {}
@@ -91,15 +91,15 @@ class Parts:
     def fused_step(
         self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
     ) -> StepRun | None:
-        """Kernels for the paper's step as a whole; None where the step is made of parts."""
+        """Kernels for the paper's step as a whole; None to compose the step of parts."""
         return None
 
     def needs_compiling(self, dtype: torch.dtype) -> bool:
-        """Whether the first step of a dtype begins with compiling kernels."""
+        """Whether the first step in a dtype has to compile kernels."""
         return False
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """Have what the parts need compiled."""
+        """Compile what the parts need."""
 
     # Content
 
@@ -118,7 +118,7 @@ class Parts:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of keys and strengths; that of the memory is added to d_memory.
 
-        d_weights and `found` may be used up.
+        d_weights and `found` may be overwritten.
         """
         d_keys, d_strengths, d_c = reference.content_weighting_backward(
             d_weights, found, keys, strengths, memory
@@ -134,10 +134,10 @@ class Parts:
         step.usage1.copy_(reference.update_usage(step.usage0, step.write0, psi))
 
     def update_usage_backward(self, step: Step, free_gates: Tensor, adjoint: Adjoint) -> Tensor:
-        """Gradient of the free gates; adjoint.usage goes to step t - 1.
+        """Gradient of the free gates; adjoint.usage becomes that of step t - 1.
 
-        adjoint.write is filled with the gradient of step.write0; to adjoint.read that of step.read0
-        is added.
+        Fills adjoint.write with the gradient of step.write0, and adds that of step.read0 to
+        adjoint.read.
         """
         psi = reference.retention(free_gates, step.read0)
         d_before, d_last_write, d_psi = reference.update_usage_backward(
@@ -152,7 +152,7 @@ class Parts:
     def write_weighting(
         self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
     ) -> Tensor:
-        """The write weightings (B, Hw, N), see `reference.write_weighting`; content is used up."""
+        """The write weightings (B, Hw, N), see `reference`; may overwrite content."""
         return reference.write_weighting(interface, usage, content, usage_order)[0]
 
     def write_weighting_backward(
@@ -193,7 +193,7 @@ class Parts:
         write_vectors: Tensor,
         out: Tensor,
     ) -> None:
-        """Fill out with the memory after the write, see `reference.write_memory`."""
+        """Fill `out` with the memory after the write, see `reference.write_memory`."""
         out.copy_(reference.write_memory(memory, write_weights, erase_vectors, write_vectors))
 
     def write_backward(
@@ -204,7 +204,7 @@ class Parts:
         erase_vectors: Tensor,
         write_vectors: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of write weightings, erase and write vectors; d_memory goes to M_{t-1}."""
+        """Gradients of write weightings and both vectors; d_memory becomes that of M_{t-1}."""
         d_before, *others = reference.write_memory_backward(
             d_memory, memory, write_weights, erase_vectors, write_vectors
         )
@@ -255,13 +255,13 @@ class Parts:
         d_c: Tensor,
         d_active: Tensor,
     ) -> None:
-        """Through the gates of an LSTM, see `lstm_forward`.
+        """The backward of `lstm_forward`.
 
         Args:
-            active, tanh_c, c0: as they were filled or given.
-            d_output, d_last: (b, H), the gradient of h is their sum; the latter may be changed.
-            clip: bound of the gradients of h and c, each number by itself; None for no bound.
-            d_c: (b, H), gradient of c; goes to step t - 1 in place.
+            active, tanh_c, c0: as filled or given in the forward.
+            d_output, d_last: (b, H), the gradient of h is their sum; d_last may be overwritten.
+            clip: elementwise bound of the gradients of h and c; None for no bound.
+            d_c: (b, H), gradient of c; becomes that of step t - 1.
             d_active: (b, 4 H), of any dtype, filled with the gradient of the pre-activations.
         """
         entry, forget, change, output = active.chunk(4, dim=1)

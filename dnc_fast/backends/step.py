@@ -1,7 +1,7 @@
-"""Memory steps by hand-derived gradients: fused where a backend can, else made of its parts.
+"""Memory steps with hand-derived gradients: fused if the backend can, otherwise composed of parts.
 
-Steps are taken one after another, and backward in the opposite order. What the backward pass needs
-besides the arrays of the steps is kept on the way.
+Steps run one after another, and backward in reverse order. The forward pass keeps what the backward
+pass needs besides the arrays of the steps.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def step_run(
     keep: bool,
     in_place: bool = False,
 ) -> StepRun:
-    """What takes the memory through the steps of a run.
+    """Create what runs the memory's steps.
 
     Args:
-        backend: whose kernels are used.
-        state: before the first step; its link tells the linkage.
+        backend: provides the kernels.
+        state: before the first step; its link determines the linkage.
         options: of the steps.
         steps: T.
         keep: whether there will be a backward pass.
-        in_place: whether steps write to few cells, in one memory for all of them.
+        in_place: whether each step writes to few cells, in place in a single memory.
 
     Raises:
-        ValueError: a separable link has no room for so many writes.
+        ValueError: a separable link has no room for that many writes.
     """
     linkage = linkage_of(state.link)
     if linkage.is_matrix and not options.cut_weightings:
@@ -58,21 +58,21 @@ def step_run(
 
 
 class KeptWeights(NamedTuple):
-    """The entries that a step kept of its weightings, where it did not keep all."""
+    """The entries that a step kept of its weightings, if it did not keep all."""
 
     write: Kept | None = None
     read: Kept | None = None
 
 
 class ComposedRun(StepRun):
-    """Steps made of a backend's parts and the run of a link.
+    """Steps composed of a backend's parts and a link's run.
 
     Args:
-        backend: whose parts they are.
-        link: what the steps do with the link.
+        backend: provides the parts.
+        link: the run of the link.
         options: of the steps.
         keep: whether there will be a backward pass.
-        in_place: whether steps write to few cells, in one memory for all of them.
+        in_place: whether each step writes to few cells, in place in a single memory.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ComposedRun(StepRun):
             self.link.rebuild(step)
 
     def rebuild_usage(self, step: Step) -> None:
-        """Fill usage1 and precedence1 from those before and the weightings."""
+        """Fill usage1 and precedence1 from usage0, precedence0 and the weightings."""
         self.backend.update_usage(step, _interface(step).free_gates)
         step.precedence1.copy_(reference.update_precedence(step.precedence0, step.write1))
 
@@ -134,7 +134,7 @@ class ComposedRun(StepRun):
         return self.backend.look_up(keys, strengths, memory).weights
 
     def _cut(self, weights: Tensor, count: int | None, out: Tensor) -> Kept | None:
-        """Fill out with a weighting, or with its largest entries, which are returned."""
+        """Fill `out` with a weighting, or with its largest entries and return those."""
         if count is None:
             out.copy_(weights)
             return None
@@ -143,7 +143,7 @@ class ComposedRun(StepRun):
         return kept
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
-        """As of `StepRun`; the link, and memory that is written in place, go back too."""
+        """See `StepRun`; also restores the link, and memory that is written in place."""
         backend, interface = self.backend, _interface(step)
         kept = self.kept.pop() if self.options.cut_weightings else KeptWeights()
         d_read = self._read_backward(step, adjoint, kept.read)
@@ -155,7 +155,7 @@ class ComposedRun(StepRun):
         d_read_keys, d_read_strengths = backend.look_up_backward(
             content * d_read, found, keys, strengths, step.memory1, adjoint.memory
         )
-        del found  # as large as the memory's own vectors
+        del found  # free its large arrays
 
         linked = self.link.backward(step, adjoint.link, d_read, ahead, behind)
         d_modes = _modes_backward(step, adjoint, linked, d_content_mode, ahead, behind)
@@ -198,7 +198,7 @@ class ComposedRun(StepRun):
         adjoint.vector.copy_(parse_interface_backward(d_interface, interface))
 
     def _read_backward(self, step: Step, adjoint: Adjoint, read: Kept | None) -> Tensor:
-        """The gradient of the read weightings, before they were cut; adds to adjoint.memory."""
+        """Gradient of the read weightings before they were cut; adds to adjoint.memory."""
         if read is None:
             adjoint.memory.baddbmm_(step.read1.mT, step.reads)
             return torch.baddbmm(adjoint.read, step.reads, step.memory1.mT)
@@ -206,7 +206,7 @@ class ComposedRun(StepRun):
         d_values = (cells @ step.reads.unsqueeze(-1)).squeeze(-1)
         d_values += adjoint.read.gather(-1, read.cells)
         parts = read.values.unsqueeze(-1) * step.reads.unsqueeze(-2)
-        for r, cells_of_head in enumerate(read.cells.unbind(1)):  # each has a cell only once
+        for r, cells_of_head in enumerate(read.cells.unbind(1)):  # no cell twice in a head
             index = cells_of_head.unsqueeze(-1).expand_as(parts[:, r])
             adjoint.memory.scatter_add_(1, index, parts[:, r])
         return keep_largest_backward(d_values, read, step.memory1.shape[1])
@@ -219,7 +219,7 @@ def _interface(step: Step) -> Interface:
 
 
 def _mix(read_modes: Tensor, content: Tensor, linked: tuple[Tensor, Tensor] | None) -> Tensor:
-    """`read_weighting` with forward and backward weightings (B, Hw, R, N), or without."""
+    """`read_weighting` with forward and backward weightings (B, Hw, R, N), or with none."""
     if linked is None:
         return read_modes[..., read_modes.shape[-1] // 2, None] * content
     ahead, behind = (part.transpose(1, 2) for part in linked)
@@ -236,7 +236,7 @@ def _modes_backward(
 ) -> Tensor:
     """Gradient of the read modes; fills adjoint.read with that of the last read weightings.
 
-    L_t d and L_t^T d serve both.
+    L_t d and L_t^T d give both.
     """
     if linked is None:
         adjoint.read.zero_()
@@ -249,24 +249,24 @@ def _modes_backward(
 
 
 def _cells_of(memory: Tensor, kept: Kept) -> Tensor:
-    """The rows (B, heads, K, W) of the memory that were kept."""
+    """The kept cells' contents, (B, heads, K, W)."""
     index = kept.cells.flatten(1).unsqueeze(-1).expand(-1, -1, memory.shape[-1])
     return memory.gather(1, index).unflatten(1, kept.cells.shape[1:])
 
 
 def _cut_backward(d_weights: Tensor, kept: Kept) -> Tensor:
-    """Through the cut of a weighting to its largest entries."""
+    """The gradient of a weighting before it was cut to its largest entries."""
     d_values = d_weights.gather(-1, kept.cells)
     return keep_largest_backward(d_values, kept, d_weights.shape[-1])
 
 
 def final_gradients(given: list[Tensor | None], run: StepRun, like: MemoryState) -> MemoryState:
-    """Gradients of the final state to begin a backward pass with, to be changed in place.
+    """Gradients of the final state, from which a backward pass starts; it changes them in place.
 
     Args:
-        given: those of the tensors of the final state; None stands for zeros.
+        given: those of the final state's tensors; None means zeros.
         run: the steps.
-        like: a state with the matrix of its link, for the shapes.
+        like: a state whose link is a matrix, for the shapes.
     """
     after = len(given) - (len(MemoryState._fields) - LINK - 1)
     d_matrix = run.begin_backward(given[LINK:after])
@@ -282,5 +282,5 @@ def final_gradients(given: list[Tensor | None], run: StepRun, like: MemoryState)
 
 
 def first_gradients(gradient: MemoryState, run: StepRun) -> list[Tensor | None]:
-    """Gradients of the tensors of the first state, from those that a backward pass ended with."""
+    """Gradients of the initial state's tensors, from those at the end of a backward pass."""
     return [*gradient[:LINK], *run.link_gradient(gradient.link), *gradient[LINK + 1 :]]

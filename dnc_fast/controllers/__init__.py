@@ -1,8 +1,8 @@
 """The networks that drive the memory: LSTM, GRU, RNN, feed-forward, and the protocol for your own.
 
-A controller sees [x_t; r_{t-1}] (B, X + R W) and its own state, and gives an output (B, size) from
-which the interface vector and the DNC's output are made. `Controller` is all that is asked of one.
-A built-in one is a file with its module and its tape, by which the engine runs it without autograd.
+A controller maps [x_t; r_{t-1}] (B, X + R W) and its own state to an output (B, size), from which
+the interface vector and the DNC's output are computed. `Controller` is all that it must implement.
+A built-in one is a file with its module and its tape, which runs it without autograd.
 """
 
 from .base import Controller, LayeredController, check_controller

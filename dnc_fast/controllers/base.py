@@ -1,4 +1,4 @@
-"""What a controller is: the protocol for your own, and what the built-in ones have in common."""
+"""What a controller is: the protocol for your own, and what the built-in ones share."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ class Controller(Protocol):
     """What a module must have to drive a DNC.
 
     Attributes:
-        output_size: length of its output, one number.
+        output_size: length of its output, an int.
     """
 
     output_size: int
 
     def zero_state(self, batch_size: int) -> Any:
-        """The state before the first step: a nest (tuples, lists, dicts) of tensors (B, ...).
+        """The state before the first step: tensors (B, ...) in nested tuples, lists or dicts.
 
-        An empty tuple when it keeps none.
+        An empty tuple if it keeps none.
         """
         ...
 
     def __call__(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One step: inputs (B, X + R W) and a state to outputs (B, output_size) and a new state."""
+        """One step: inputs (B, X + R W) and a state to outputs (B, output_size) and a state."""
         ...
 
 
 class _ClipGradient(torch.autograd.Function):
-    """The identity, with the gradient clipped to [-limit, limit], each element by itself."""
+    """The identity, with the gradient clipped elementwise to [-limit, limit]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
@@ -48,7 +48,7 @@ class _ClipGradient(torch.autograd.Function):
 
 
 class LayeredController(nn.Module):
-    """Layers where each sees the input, the read vectors and the layer below; all are put out.
+    """Layers that each see the input, the read vectors and the layer below; all are outputs.
 
     Layer l sees [x_t; r_{t-1}; h_t^{l-1}] and, when recurrent, h_{t-1}^l; the output is
     [h^1; ...; h^L] (Graves et al. 2016, Methods, "Controller network").
@@ -84,7 +84,7 @@ class LayeredController(nn.Module):
     make_layer: Callable[..., nn.Module]
 
     tape: ClassVar[type[LayerTape] | None] = None
-    """How the engine takes a layer through whole sequences; None: by calling the module."""
+    """How the engine runs a layer over whole sequences; None: by calling the module."""
 
     def zero_state(self, batch_size: int) -> Any:
         raise NotImplementedError
@@ -107,34 +107,34 @@ class LayeredController(nn.Module):
         raise NotImplementedError
 
     def clip(self, activations: Tensor) -> Tensor:
-        """The activations, with their gradient clipped where `activation_clip` asks for it."""
+        """The activations, with their gradient clipped if `activation_clip` is set."""
         if self.activation_clip is None:
             return activations
         return _ClipGradient.apply(activations, self.activation_clip)
 
     def kept_numbers(self) -> int:
-        """Numbers that backpropagation keeps of one step of one sequence, gradients included."""
+        """Numbers kept for the backward pass per step and sequence, including gradients."""
         kept = 0
         for layer in self.layers:
             weights = [p for name, p in layer.named_parameters() if name.startswith("weight")]
             gates = weights[0].shape[0]
-            # What is made of x and its gradient; activations and theirs; inputs; state and tanh.
+            # x_part and its gradient; activations and theirs; inputs; state and tanh.
             kept += 4 * gates + sum(weight.shape[1] for weight in weights) + 3 * self.hidden_size
         return kept
 
     def zeros(self, batch_size: int) -> Tensor:
-        """(B, H) zeros of the parameters' dtype and device."""
+        """Zeros (B, H) of the parameters' dtype and device."""
         return next(self.parameters()).new_zeros(batch_size, self.hidden_size)
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew, as torch's own layers do."""
+        """Draw new initial values for the parameters, as torch's own layers do."""
         layer: Any
         for layer in self.layers:
             layer.reset_parameters()
 
     @torch.no_grad()
     def scale_inputs(self, count: int, gain: float) -> None:
-        """Multiply every layer's weights of the first `count` inputs by `gain`."""
+        """Multiply every layer's weights for the first `count` inputs by `gain`."""
         for layer in self.layers:
             weight = next(layer.parameters())
             weight[:, :count] *= gain
@@ -144,7 +144,7 @@ class LayeredController(nn.Module):
 
 
 class SingleStateController(LayeredController):
-    """Recurrent layers whose state is their hidden activations alone."""
+    """Recurrent layers whose state is only their hidden activations."""
 
     def zero_state(self, batch_size: int) -> tuple[Tensor, ...]:
         return tuple(self.zeros(batch_size) for _ in self.layers)
@@ -155,10 +155,10 @@ class SingleStateController(LayeredController):
 
 
 def check_controller(controller: Any) -> Any:
-    """Check that a custom controller is a module that keeps the protocol, and return it.
+    """Check that a custom controller is a module that follows the protocol, and return it.
 
     Raises:
-        TypeError: it is no `nn.Module`, or lacks a part of the protocol.
+        TypeError: it is not an `nn.Module`, or lacks a part of the protocol.
     """
     if not isinstance(controller, nn.Module):
         raise TypeError(f"controller must be an nn.Module, got {type(controller).__name__}")

@@ -14,10 +14,10 @@ from .tape import LayerTape, clipped_gradient, pre_activations, sigmoid_backward
 
 
 class GRUTape(LayerTape):
-    """State: h. As nn.GRUCell: h_t = (1 - z) n + z h, n = tanh(a + r b), with b made of h alone.
+    """State: h. As nn.GRUCell: h_t = (1 - z) n + z h, n = tanh(a + r b), where b sees only h.
 
-    The pre-activations are those of r, z, a and b; where a does not see h, and b nothing else, the
-    weight is zero.
+    The pre-activations are those of r, z, a and b. Since a does not see h, and b sees nothing else,
+    those weights are zero.
     """
 
     gates = 4

@@ -63,7 +63,7 @@ class FeedForwardTape(RNNTape):
 
 
 class FeedForwardController(LayeredController):
-    """tanh layers without a state of their own: all that is remembered is in the memory."""
+    """tanh layers without a state: only the memory remembers anything."""
 
     make_layer = nn.Linear
     tape = FeedForwardTape

@@ -1,7 +1,7 @@
-"""Controller layers over the steps of a batch, with hand-derived backward.
+"""Controller layers over the steps of a batch, with a hand-derived backward.
 
-What a layer makes of x_t is computed for all steps at once before the loop (`x_part`), and the
-gradients of its weights for all steps at once after it; only what depends on the step before stays
+A layer's product with x_t is computed for all steps at once before the loop (`x_part`), and the
+gradients of its weights for all steps at once after it; only what depends on the previous step is
 in the loop. A layer's `inputs` at a step are what it sees of [r_{t-1}; h_t^{l-1}; h_{t-1}^l].
 """
 
@@ -22,13 +22,13 @@ tanh_backward = torch.ops.aten.tanh_backward
 
 
 class LayerBuffers(NamedTuple):
-    """What is kept of every step: of one layer, or of all with a leading L. S: what a layer sees.
+    """What is kept of every step, for one layer, or for all with a leading L. S: inputs of a layer.
 
     | field    | shape                                           | precision |
     |----------|-------------------------------------------------|-----------|
     | inputs   | (step rows, S)                                  | half      |
     | active   | (step rows, gates H), activations               | full      |
-    | c        | (state rows, H), of an LSTM, else without rows  | full      |
+    | c        | (state rows, H) for an LSTM, otherwise no rows  | full      |
     | tanh_c   | (step rows, H), likewise                        | full      |
     """
 
@@ -39,11 +39,11 @@ class LayerBuffers(NamedTuple):
 
 
 class LayerGradients(NamedTuple):
-    """Gradients on the way through a layer's backward pass.
+    """Gradients in a layer's backward pass.
 
     | field  | what                                                                  |
     |--------|-----------------------------------------------------------------------|
-    | state  | of the layer's state, each (B, H); in place from step to step         |
+    | state  | of the layer's state, each (B, H); updated in place at each step      |
     | active | (step rows, gates H), of the pre-activations of all steps; filled     |
     """
 
@@ -52,13 +52,13 @@ class LayerGradients(NamedTuple):
 
 
 class LayerTape:
-    """What the layers have in common: weights, inputs, hidden activations.
+    """What all kinds of layers share: weights, inputs, hidden activations.
 
     Args:
-        backend: whose kernels are used.
+        backend: provides the kernels.
         precision: of the run.
-        layout: where the states lie.
-        x_part, weight: as `prepare` returned them.
+        layout: the rows of each step.
+        x_part, weight: from `prepare`.
         hidden: (output rows, H), the layer's own columns of the output.
         initial: the layer's state before the first step, a list of (B, H).
         buffers: to be filled.
@@ -68,7 +68,7 @@ class LayerTape:
     """Pre-activations for each hidden unit."""
 
     kernel: ClassVar[int | None] = None
-    """What kernels of whole sequences know it as, of `kernels.arrays`; None: they do not."""
+    """Its kind in kernels for whole sequences, from `kernels.arrays`; None: unsupported."""
 
     has_c: ClassVar[bool] = False
     """Whether the state has c besides h."""
@@ -99,7 +99,7 @@ class LayerTape:
 
     @staticmethod
     def prepare(layer: Any, x: Tensor, x_size: int) -> list[Tensor]:
-        """What a layer's tape computes from, by differentiable operations.
+        """What a layer's tape needs, computed by differentiable operations.
 
         Returns:
             x_part (rows, gates H), with the biases, and the weight (gates H, inputs).
@@ -117,20 +117,20 @@ class LayerTape:
         return self.hidden[start : start + size]
 
     def forward(self, t: int, seen: list[Tensor]) -> None:
-        """Take step t: from [r_{t-1}; h_t^{l-1}] to the hidden activations."""
+        """Run step t: from [r_{t-1}; h_t^{l-1}] to the hidden activations."""
         inputs = self.inputs[self.layout.step(t)]
         torch.cat([*seen, self.hidden_before(t)], dim=1, out=inputs)
         product = torch.mm(inputs, self.operand.t())
         self.activate(t, product, self.x_part[self.layout.output(t)])
 
     def finish(self, t: int) -> None:
-        """Put away the state of the sequences whose last step was t."""
+        """Save the final state of the sequences whose last step was t."""
         ending = self.layout.ending(t)
         for final, state in zip(self.final, self.states_after(t), strict=True):
             final[ending] = state[ending]
 
     def activate(self, t: int, product: Tensor, x_part: Tensor) -> None:
-        """Fill what is kept of step t and the hidden activations.
+        """Fill the buffers of step t and the hidden activations.
 
         Args:
             t: the step.
@@ -145,11 +145,11 @@ class LayerTape:
     def backward(
         self, t: int, d_hidden: Tensor, clip: float | None, gradients: LayerGradients
     ) -> Tensor:
-        """Go back through step t.
+        """Run step t backward.
 
         Args:
-            t: steps come in falling order.
-            d_hidden: (b, H), gradient of h_t but for what step t + 1 adds.
+            t: decreases from call to call.
+            d_hidden: (b, H), gradient of h_t without the part from step t + 1.
             clip: bound of the activations' gradients, see `DNC`.
             gradients: of this layer.
 
@@ -170,25 +170,25 @@ class LayerTape:
     def activate_backward(
         self, t: int, d_hidden: Tensor, d_state: list[Tensor], clip: float | None, d_active: Tensor
     ) -> Tensor | None:
-        """Fill d_active; of d_state, all but the hidden activations goes to step t - 1.
+        """Fill d_active; d_state, except the hidden activations, becomes that of step t - 1.
 
         Returns:
-            (b, H): what goes to h_{t-1} besides the pre-activations, if anything.
+            (b, H): gradient of h_{t-1} that bypasses the pre-activations, if any.
         """
         raise NotImplementedError
 
     def given_gradients(self, d_active: Tensor) -> list[Tensor]:
-        """Gradients of x_part and weight, of all steps at once."""
+        """Gradients of x_part and weight, for all steps at once."""
         d_weight = torch.mm(d_active.t(), self.inputs)
         return [d_active.to(self.x_part.dtype), d_weight.to(self.weight.dtype)]
 
 
 def pre_activations(product: Tensor, x_part: Tensor, active: Tensor) -> Tensor:
-    """Fill active with their sum; returns it."""
+    """Fill `active` with product + x_part; returns it."""
     return torch.add(product, x_part, out=active)
 
 
 def clipped_gradient(d_hidden: Tensor, d_last: Tensor, clip: float | None) -> Tensor:
-    """The gradient of h_t with what step t + 1 adds, clipped, in the place of the latter."""
+    """The gradient of h_t with that from step t + 1, clipped; overwrites the latter."""
     d_last.add_(d_hidden)
     return d_last if clip is None else d_last.clamp_(-clip, clip)

@@ -1,4 +1,4 @@
-"""Whole sequences: how a cell is taken through the steps of a batch."""
+"""Whole sequences: how a cell runs all steps of a batch."""
 
 from .captures import release_cuda_graphs
 from .controller import has_tape, is_plain

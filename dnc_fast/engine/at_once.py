@@ -1,6 +1,6 @@
-"""All steps in one call of the kernels, where a backend offers that: what they are handed.
+"""All steps in one call of the kernels, if the backend supports it: the arguments of that call.
 
-The buffers are those that the steps fill when they are taken one by one.
+The buffers are the same that steps fill one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class AllSteps:
     """The arrays of all steps of a batch, for the forward pass.
 
     Args:
-        controller, memory: begun.
+        controller, memory: just begun.
         weight, bias: of the interface layer.
         features: (outputs, L H + R W), to be filled.
         reads0: (B, R, W), before the first step.
@@ -77,7 +77,7 @@ class AllSteps:
         )
 
     def forward(self) -> None:
-        """Take all steps."""
+        """Run all steps."""
         matrices = [self.memory.matrices(t) for t in range(self.memory.layout.steps + 1)]
         self.memory.steps.forward_steps(self._with(matrices[:-1], matrices[1:]))
 
@@ -89,13 +89,13 @@ class AllSteps:
         d_hidden: Tensor,
         d_first_reads: Tensor,
     ) -> None:
-        """Go back through all steps.
+        """Run all steps backward.
 
         Args:
-            controller, memory: gradients, begun.
+            controller, memory: gradients, just begun.
             weight: of the interface layer.
             d_hidden: (outputs, L H), added to.
-            d_first_reads: (B, R, W), of zeros; added to.
+            d_first_reads: (B, R, W), zeros; added to.
         """
         array, clip = self.memory.steps.array, self.controller.of.activation_clip
         state = Adjoint(array(memory.vectors), *map(array, memory.state))
@@ -128,9 +128,9 @@ class AllSteps:
     def _with(
         self, before: list[tuple[Tensor, Tensor]], after: list[tuple[Tensor, Tensor]]
     ) -> Steps:
-        """The arrays, with the addresses of the matrices (memory, link) around each step.
+        """The arrays, with the addresses of the matrices (memory, link) before and after each step.
 
-        The caller owns these tensors, and keeps them until the kernels are done.
+        The caller must keep these tensors alive until the kernels are done.
         """
         array = self.memory.steps.array
         return self._arrays._replace(
@@ -142,17 +142,17 @@ class AllSteps:
 
 
 def _integers(values: Iterable[int]) -> Tensor:
-    """A tensor of them, whatever torch's default device is."""
+    """A CPU tensor, whatever torch's default device is."""
     return torch.tensor(list(values), device="cpu")
 
 
 def _stack(parts: list[Tensor]) -> Tensor:
-    """One tensor with a leading L, contiguous; of a single part without copying, where it is."""
+    """One contiguous tensor with a leading L; a single contiguous part is not copied."""
     return parts[0].contiguous().unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
 
 
 def _padded_weights(controller: LayeredTape) -> list[Tensor]:
-    """Each layer's weights (G H, S); of the lowest of many, zeros for what it does not see."""
+    """Each layer's weights (G H, S), padded with zeros if the lowest layer sees less."""
     seen = controller.buffers.inputs.shape[-1]
     return [
         torch.nn.functional.pad(layer.weight, (0, seen - layer.weight.shape[1]))

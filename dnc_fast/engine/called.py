@@ -1,4 +1,4 @@
-"""Any controller that keeps the protocol: it is called, with an autograd graph for each step."""
+"""Any controller that follows the protocol: it is called, with an autograd graph per step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..state import map_tensors, tensors
 
 
 class CalledModule:
-    """What a run of a controller is that is called step by step.
+    """A controller that runs step by step by calling its module.
 
     Args:
         controller: the module.
     """
 
-    draws = True  # for all we know
+    draws = True  # it may draw random numbers
 
     def __init__(self, controller: Any) -> None:
         self.controller = controller
@@ -47,8 +47,8 @@ class CalledTape:
     """What a run of a called controller keeps: the graph of each step.
 
     Args:
-        of: the controller.
-        layout: where the states lie.
+        of: the called controller.
+        layout: the rows of each step.
         x: (rows, X), all steps' inputs.
         output: (output rows, size), to be filled.
         state: before the first step.
@@ -67,7 +67,7 @@ class CalledTape:
         self.graphs: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     def forward(self, t: int, read_vectors: Tensor) -> None:
-        """Take step t, from the read vectors (b, R W) of the step before."""
+        """Run step t, from the read vectors (b, R W) of the previous step."""
         place, size, keep = self.layout.output(t), self.layout.batch_sizes[t], self.layout.keep
         state = map_tensors(lambda tensor: tensor[:size].detach(), self.state)
         inputs = torch.cat([self.x[place], read_vectors.to(self.x.dtype)], dim=-1)
@@ -92,13 +92,13 @@ class CalledTape:
         self.state = new_state
 
     def finish(self, t: int) -> None:
-        """Put away the state of the sequences whose last step was t, the one just taken."""
+        """Save the final state of the sequences whose last step was t, the step just run."""
         ending = self.layout.ending(t)
         for final, tensor in zip(tensors(self.final), tensors(self.state), strict=True):
             final[ending] = tensor[ending].detach()
 
     def _check_leaves(self, results: list[Tensor], leaves: list[Tensor]) -> None:
-        """Raise when a step depends on a tensor whose gradient would be lost."""
+        """Raise if a step depends on a tensor whose gradient would be lost."""
         known = {id(tensor) for tensor in (*leaves, *self.of.parameters)}
         nodes = [result.grad_fn for result in results if result.grad_fn is not None]
         seen = set(nodes)
@@ -120,12 +120,12 @@ class CalledTape:
         return list(tensors(self.final))
 
     def begin_backward(self, d_final: list[Tensor | None]) -> CalledGradients:
-        """Begin at the end, with gradients of the final state."""
+        """Start a backward pass from gradients of the final state."""
         return CalledGradients(self, d_final)
 
 
 class CalledGradients:
-    """Gradients on the way back through a run of a called controller; see `LayeredGradients`."""
+    """Gradients in the backward pass of a called controller; see `LayeredGradients`."""
 
     def __init__(self, tape: CalledTape, d_final: list[Tensor | None]) -> None:
         self.tape = tape
@@ -137,7 +137,7 @@ class CalledGradients:
         ]
 
     def backward(self, t: int, d_output: Tensor) -> Tensor:
-        """Go back through step t; see `LayeredGradients.backward`."""
+        """Run step t backward; see `LayeredGradients.backward`."""
         size = self.tape.layout.batch_sizes[t]
         leaves, results = self.tape.graphs[t]
         d_results = [d_output, *(part[:size] for part in self.state)]
@@ -165,7 +165,7 @@ class CalledGradients:
         return d_inputs[:, x_size:]
 
     def of_given(self) -> list[Tensor | None]:
-        """Gradients of what the run was given."""
+        """Gradients of the run's inputs."""
         return [self.x, *self.parameters]
 
     def of_state(self) -> list[Tensor]:

@@ -1,12 +1,12 @@
-"""Runs recorded once as CUDA graphs and replayed: a GPU need not wait for their launches.
+"""Runs captured as CUDA graphs and replayed, so that a GPU need not wait for launches.
 
-A run is recorded when its like is seen for the second time: the same work (`Passes.key`) on tensors
-of the same shapes and dtypes, on the same device and stream, under the same settings of torch. What
-is recorded works on tensors of its own, so what is given is copied in and results are copied out;
-weights and states may lie anywhere. Between a forward pass and its backward pass a capture is
-taken; meanwhile another of its kind is recorded for whoever needs one.
+A run is captured when its kind is seen for the second time: the same work (`Passes.key`) on tensors
+of the same shapes and dtypes, on the same device and stream, with the same settings of torch. A
+capture works on its own tensors: inputs are copied in and results are copied out, so weights and
+states may be anywhere. From a forward pass to the end of its backward pass, a capture is in use;
+another caller meanwhile gets a new one of the same kind.
 
-Sequences of T steps are taken in parts whose lengths are powers of two, with the state carried over
+Sequences of T steps are run in parts whose lengths are powers of two, with the state carried over
 exactly, so that few captures serve every T.
 """
 
@@ -27,16 +27,16 @@ from .passes import Passes
 from .recording import Recording
 
 MAX_STEPS = 256
-"""Steps of the longest part that is captured."""
+"""Steps in the longest part that is captured."""
 
 MAX_CAPTURES = 32
-"""Captures that are held at a time."""
+"""Captures that are held at the same time."""
 
 MAX_BYTES = 2 * 2**30
-"""About the memory that all captures may hold."""
+"""The memory that all captures together may hold, about."""
 
 STALE_AFTER = 1000
-"""Runs without use from which a capture may be dropped for another."""
+"""After this many runs without use, a capture may be dropped to make room."""
 
 MAX_SEEN = 1024
 """Kinds of runs that are remembered."""
@@ -50,14 +50,14 @@ def part_lengths(steps: int) -> list[int]:
 
 
 class Capture:
-    """The passes over a batch, forward and backward recorded.
+    """The captured forward and backward pass over a batch.
 
     Args:
-        key: of its kind.
-        passes: what is recorded.
-        given: as the passes take them, for their shapes.
-        graph: what records.
-        refuse: told where the backward pass cannot be recorded.
+        key: identifies its kind.
+        passes: what to capture.
+        given: inputs of the passes, for their shapes.
+        graph: the class of graphs for the device.
+        refuse: called if the backward pass cannot be captured.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class Capture:
         self.last_use = 0
         self._graph_type, self._refuse = graph, refuse
         self._graph = graph(passes.device)
-        self._recordings: list[Recording] = []  # the last is the one that the graph fills
-        with _plainly(passes.device):
-            self._given = tuple(_own(given))
+        self._recordings: list[Recording] = []  # the one that the graph fills
+        with _plain_mode(passes.device):
+            self._given = tuple(_empty_like(given))
             _copy(self._given, given)
             self._results = self._graph.record(lambda: self._forward(passes))
         self.bytes = max(self.bytes, self._graph.bytes)
         self._gradients: list[Tensor] = []
-        self._back: Graph | None = None
+        self._backward_graph: Graph | None = None
         self._found: list[Tensor] = []
 
     def _forward(self, passes: Passes) -> list[Tensor]:
-        self._recordings.clear()  # of the time before, that is thrown away
+        self._recordings.clear()  # drop that of the warm-up call
         self._recordings.append(Recording(passes, self._given))
         return self._recordings[0].results()
 
@@ -98,18 +98,18 @@ class Capture:
 
     def backward(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """`Recording.backward`, any number of times after `forward`."""
-        with _plainly(self.device):
-            self._gradients = self._gradients or _own(self._results)
+        with _plain_mode(self.device):
+            self._gradients = self._gradients or _empty_like(self._results)
             for own, gradient in zip(self._gradients, gradients, strict=True):
                 own.zero_() if gradient is None else own.copy_(gradient)
-            if self._back is None:
-                self._back = self._record_back()
+            if self._backward_graph is None:
+                self._backward_graph = self._record_backward()
         if not self._found:
             return self._recordings[0].backward(tuple(self._gradients))
-        self._back.replay()
+        self._backward_graph.replay()
         return _copies(self._found)
 
-    def _record_back(self) -> Graph:
+    def _record_backward(self) -> Graph:
         back = self._graph_type(self.device, beside=self._graph)
         gradients = tuple(self._gradients)
         try:
@@ -121,10 +121,10 @@ class Capture:
 
 
 class Replay:
-    """A run by way of a capture, which it gives back after the backward pass, or when dropped.
+    """A run that replays a capture, and releases it after the backward pass or when dropped.
 
     Args:
-        capture: taken.
+        capture: marked as taken.
     """
 
     def __init__(self, capture: Capture) -> None:
@@ -146,7 +146,7 @@ class Captures:
     """All captures of a process, of all models.
 
     Args:
-        graphs: what records, by type of device.
+        graphs: graph class, by type of device.
     """
 
     def __init__(self, graphs: dict[str, type[Graph]]) -> None:
@@ -161,13 +161,13 @@ class Captures:
         return len(self._captures)
 
     def records_on(self, device: torch.device) -> bool:
-        """Whether anything is recorded on a device."""
+        """Whether anything is captured on a device."""
         return device.type in self._graphs and device not in self._refusing
 
     def can_take(self, whole: Passes, parts: Sequence[Passes]) -> bool:
-        """Whether captures can take passes in these parts.
+        """Whether passes can be captured in these parts.
 
-        All sequences must be of one length, no random numbers be drawn, all parts fit at a time.
+        Needs sequences of one length, no random numbers, and room for all parts at once.
         """
         sizes = whole.layout.batch_sizes
         return (
@@ -179,11 +179,11 @@ class Captures:
         )
 
     def take(self, passes: Passes, given: Sequence[Tensor]) -> Replay | None:
-        """A replay of passes; None where they are to be run as they are.
+        """A replay of passes; None if they have to run without one.
 
         Args:
-            passes: what is done.
-            given: what they will be given.
+            passes: what to run.
+            given: their inputs.
         """
         stream = self._graphs[passes.device.type].stream(passes.device)
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in given)
@@ -199,21 +199,21 @@ class Captures:
         return Replay(capture)
 
     def release(self) -> None:
-        """Drop all captures that are not taken, and with them their memory."""
+        """Drop all captures that are not in use, and free their memory."""
         with self._lock:
             self._drop([capture for capture in self._captures if not capture.taken])
 
     def refuse(self, device: torch.device, error: RuntimeError) -> None:
-        """Record nothing more on a device, and tell why."""
+        """Capture nothing more on a device, and warn why."""
         self._refusing.add(device)
         warnings.warn(
             "the steps of a DNC could not be recorded as a CUDA graph and are launched one by one: "
-            f"{error.__context__ or error}; cuda_graphs=False does so from the start",
+            f"{error.__context__ or error}; cuda_graphs=False does that from the start",
             stacklevel=2,
         )
 
     def _record(self, key: Any, passes: Passes, given: Sequence[Tensor]) -> Capture | None:
-        """A new capture; None for what is new itself, cannot be recorded, or finds no room."""
+        """A new capture; None if its kind is new, cannot be captured, or has no room."""
         if key not in self._seen:
             self._seen[key] = None
             if len(self._seen) > MAX_SEEN:
@@ -230,7 +230,7 @@ class Captures:
         return capture
 
     def _make_room(self, size: int) -> bool:
-        """Drop stale captures, the longest unused first, until there is room; whether there is."""
+        """Drop stale captures, least recently used first, until there is room; returns whether."""
 
         def full() -> bool:
             held = sum(capture.bytes for capture in self._captures)
@@ -244,7 +244,7 @@ class Captures:
         return not full()
 
     def _drop(self, captures: list[Capture]) -> None:
-        """Forget captures, and let go of their memory when the device has done with it."""
+        """Drop captures, and free their memory once the device has finished with it."""
         devices = {capture.device for capture in captures}
         for device in devices:
             self._graphs[device.type].settle(device)
@@ -255,23 +255,23 @@ class Captures:
 
 
 CAPTURES = Captures({"cuda": CudaGraph})
-"""Those of this process."""
+"""The captures of this process."""
 
 
 def release_cuda_graphs() -> None:
-    """Free the memory of all captured CUDA graphs; those that are needed again are captured again.
+    """Free the memory of all captured CUDA graphs; they are captured again when needed.
 
-    Those of a forward pass whose backward pass is still to come stay.
+    Graphs of a forward pass whose backward pass is still to come stay.
     """
     CAPTURES.release()
 
 
 def _settings() -> tuple[Any, ...]:
-    """What else decides which kernels torch takes."""
+    """Settings that decide which kernels torch uses."""
     products: Any = torch.backends.cuda.matmul
     library = getattr(torch.backends.cuda, "preferred_blas_library", None)
     return (
-        getattr(products, "fp32_precision", None) or products.allow_tf32,  # since 2.9; before
+        getattr(products, "fp32_precision", None) or products.allow_tf32,  # the latter before 2.9
         products.allow_fp16_reduced_precision_reduction,
         products.allow_bf16_reduced_precision_reduction,
         getattr(products, "allow_fp16_accumulation", None),
@@ -281,8 +281,8 @@ def _settings() -> tuple[Any, ...]:
 
 
 @contextmanager
-def _plainly(device: torch.device) -> Iterator[None]:
-    """Within, operations are what they say, in whatever mode the caller is."""
+def _plain_mode(device: torch.device) -> Iterator[None]:
+    """Disable inference mode, gradients and autocast, whatever the caller has enabled."""
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -291,8 +291,8 @@ def _plainly(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _own(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Contiguous tensors of the same shapes, to be filled."""
+def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Empty contiguous tensors of the same shapes."""
     return [torch.empty_like(one, memory_format=torch.contiguous_format) for one in tensors]
 
 
@@ -302,6 +302,6 @@ def _copy(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:
 
 
 def _copies(results: Sequence[Tensor]) -> list[Tensor]:
-    found = _own(results)
+    found = _empty_like(results)
     _copy(found, results)
     return found

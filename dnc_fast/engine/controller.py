@@ -1,4 +1,4 @@
-"""How a run takes its controller: layer by layer without autograd, or by calling the module."""
+"""How a run uses its controller: layer by layer without autograd, or by calling the module."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .layered import Layers
 
 
 def controller_run(controller: nn.Module) -> Layers | CalledModule:
-    """What a run of a controller is."""
+    """How a controller will run."""
     if isinstance(controller, LayeredController) and has_tape(controller):
         return Layers(controller)
     return CalledModule(controller)
 
 
 def has_tape(controller: nn.Module) -> bool:
-    """Whether a controller is one of `CONTROLLERS` with a tape, and nothing added to it."""
+    """Whether a controller is an unmodified one of `CONTROLLERS` with a tape."""
     return (
         isinstance(controller, LayeredController)
         and controller.tape is not None
@@ -33,7 +33,7 @@ def has_tape(controller: nn.Module) -> bool:
 def is_plain(module: Any) -> bool:
     """Whether a module does no more than its class: no hooks, no parametrised or computed weights.
 
-    What is not plain must be called, not read.
+    A module that is not plain must be called; its weights cannot be used directly.
     """
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     computed = ("weight", "weight_ih", "weight_hh")

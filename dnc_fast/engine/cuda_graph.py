@@ -10,10 +10,10 @@ import torch
 
 
 class Graph(Protocol):
-    """What records work on a device; `CudaGraph` is one.
+    """A class that records work on a device, such as `CudaGraph`.
 
     Attributes:
-        bytes: that it took from the device.
+        bytes: memory that it took from the device.
     """
 
     bytes: int
@@ -36,20 +36,20 @@ class CudaGraph:
 
     Args:
         device: where the work is done.
-        beside: another graph to share memory with; the two must take turns.
+        beside: another graph to share memory with; the two must not run at the same time.
 
     Attributes:
-        bytes: that torch took from the device to record it.
+        bytes: memory that torch took from the device to record it.
     """
 
     _sides: ClassVar[dict[torch.device, torch.cuda.Stream]] = {}
-    """Where work is recorded, one stream for each device."""
+    """The stream on which work is recorded, one per device."""
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
-    """Held while anything is recorded: one side stream serves all threads."""
+    """Held while anything is recorded: all threads share one side stream."""
 
     _broken: ClassVar[list[CudaGraph]] = []
-    """Those whose recording failed: torch's allocator may still look at them."""
+    """Graphs whose recording failed: torch's allocator may still access them."""
 
     def __init__(self, device: torch.device, beside: CudaGraph | None = None) -> None:
         self._device = device
@@ -59,7 +59,7 @@ class CudaGraph:
 
     @staticmethod
     def stream(device: torch.device) -> int | None:
-        """The stream that work goes to; None where it is being recorded by somebody else."""
+        """The current stream; None if someone else is recording it."""
         with torch.cuda.device(device):
             if torch.cuda.is_current_stream_capturing():
                 return None
@@ -67,20 +67,20 @@ class CudaGraph:
 
     @classmethod
     def settle(cls, device: torch.device) -> None:
-        """Wait for the device, and give back what torch holds and does not use."""
-        with cls._lock:  # waiting would spoil what another thread records
+        """Wait for the device, and release the memory that torch caches."""
+        with cls._lock:  # waiting would break another thread's recording
             torch.cuda.synchronize(device)
             torch.cuda.empty_cache()
 
     def record(self, work: Callable[[], list[Any]]) -> list[Any]:
-        """Record the work; nothing is calculated but for a first time that is thrown away.
+        """Record the work without running it, after a warm-up run whose results are dropped.
 
-        Kernels are compiled and loaded that first time, which cannot be done while recording. The
-        workspaces of cuBLAS are dropped before and after, so that a graph has one of its own, in
-        memory that nobody else is given.
+        The warm-up compiles and loads kernels, which is impossible while recording. The workspaces
+        of cuBLAS are dropped before and after, so that a graph has its own, in memory that nothing
+        else is given.
 
         Returns:
-            the work's results, whose memory each replay fills.
+            the work's results, which each replay fills.
         """
         with self._lock, torch.cuda.device(self._device):
             before = self._reserved()
@@ -102,7 +102,7 @@ class CudaGraph:
                 self._broken.append(self)
                 raise
             finally:
-                torch.cuda.set_stream(main)  # torch does not where recording fails
+                torch.cuda.set_stream(main)  # torch does not do this if recording fails
                 torch._C._cuda_clearCublasWorkspaces()
             self.bytes = self._reserved() - before
             return results
@@ -113,5 +113,5 @@ class CudaGraph:
         return torch.cuda.memory_reserved()
 
     def replay(self) -> None:
-        """Do the work once more, on the current stream."""
+        """Run the recorded work, on the current stream."""
         self._graph.replay()

@@ -1,8 +1,8 @@
-"""The memory over the steps of a batch where steps write to few cells: one memory for all of them.
+"""The memory over the steps of a batch if steps write to few cells: a single memory for all steps.
 
-The steps keep what the cells held, and put it back in the backward pass, see `backends.cells`. What
-grows with N is kept of few steps: usage and precedence of every K-th, from which those of a segment
-of K steps are rebuilt by the weightings, of which only the entries that were kept are held.
+The steps save the cells' old contents and restore them in the backward pass, see `backends.cells`.
+Arrays that grow with N are kept for few steps only: usage and precedence of every K-th. Those of a
+segment of K steps are rebuilt from them and the weightings, which are stored as their kept entries.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..state import MemoryState
 from .memory_tape import MemoryGradients, MemoryTape
 
 OF_A_SEGMENT = ("usage", "precedence")
-"""Vector states that are held before each step of a segment, and after its last."""
+"""Vector states that are held for one segment: before each of its steps, and after the last."""
 
 
 class InPlaceTape(MemoryTape):
     """A `MemoryTape` whose memory is the same before and after every step.
 
-    Of weightings that are cut, only those around the present step are held as a whole.
+    Of weightings with few entries, only those around the current step are held in full.
     """
 
     steps: ComposedRun
@@ -36,17 +36,17 @@ class InPlaceTape(MemoryTape):
         self.final.memory.copy_(self.initial.memory)
 
     def alternates(self, name: str) -> bool:
-        """As of `MemoryTape`."""
+        """See `MemoryTape`."""
         return name in self._cut or super().alternates(name)
 
     def num_rows(self, name: str) -> int:
-        """As of `MemoryTape`."""
+        """See `MemoryTape`."""
         if self._of_a_segment(name):
             return (min(self.interval, self.layout.steps) + 1) * self.layout.batch_size
         return super().num_rows(name)
 
     def around(self, name: str, t: int) -> tuple[slice, slice]:
-        """As of `MemoryTape`."""
+        """See `MemoryTape`."""
         if not self._of_a_segment(name):
             return super().around(name, t)
         B, size = self.layout.batch_size, self.layout.batch_sizes[t]
@@ -57,7 +57,7 @@ class InPlaceTape(MemoryTape):
         return name in OF_A_SEGMENT and self.layout.keep
 
     def forward(self, t: int) -> Tensor:
-        """As of `MemoryTape`."""
+        """See `MemoryTape`."""
         if self.layout.keep and t > 0 and t % self.interval == 0:
             last = slice(self.interval * self.layout.batch_size, None)
             self._begins[t] = [self.vector_states[name][last].clone() for name in OF_A_SEGMENT]
@@ -65,17 +65,17 @@ class InPlaceTape(MemoryTape):
         return super().forward(t)
 
     def _begin(self, t: int) -> None:
-        """Begin the segment of step t with the usage and precedence that it began with."""
+        """Fill in the usage and precedence at the start of the segment of step t."""
         begins = self._begins.get(t, [getattr(self.initial, name) for name in OF_A_SEGMENT])
         for name, begin in zip(OF_A_SEGMENT, begins, strict=True):
             self.vector_states[name][: len(begin)] = begin
 
     def matrices(self, t: int) -> tuple[Tensor, Tensor]:
-        """The memory, and the link matrix that is not there."""
+        """The memory, and an empty link matrix."""
         return self.final.memory, self.final.link
 
     def result(self) -> MemoryState:
-        """As of `MemoryTape`; a copy, because the backward pass writes to the memory."""
+        """See `MemoryTape`; a copy, because the backward pass writes to the memory."""
         memory = self.final.memory
         return self.final._replace(memory=memory.clone() if self.layout.keep else memory)
 
@@ -109,16 +109,16 @@ class InPlaceGradients(MemoryGradients):
     tape: InPlaceTape
 
     def backward(self, t: int) -> Tensor:
-        """As of `MemoryGradients`."""
+        """See `MemoryGradients`."""
         self.tape.restore(t)
         return super().backward(t)
 
     def segment(self, last: int) -> list[tuple[Tensor, Tensor]]:
-        """As of `MemoryGradients`."""
+        """See `MemoryGradients`."""
         steps = last - last % self.tape.interval
         return [self.tape.matrices(last)] * (last - steps + 2)
 
     def _rebuild(self, last: int) -> None:
-        """As of `MemoryGradients`; the last segment is still there."""
+        """See `MemoryGradients`; the last segment need not be rebuilt."""
         if last + 1 < self.tape.layout.steps:
             self.tape.rebuild(self._first, last)

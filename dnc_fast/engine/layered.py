@@ -17,13 +17,13 @@ from ..state import tensors
 
 
 class Layers:
-    """What a run of a built-in controller is, whatever its numbers.
+    """A built-in controller that runs layer by layer; holds no tensors.
 
     Args:
         controller: the module, whose class has a tape.
 
     Attributes:
-        draws: whether a run draws random numbers, for dropout's masks, step by step.
+        draws: whether a run draws random numbers, for dropout masks, step by step.
     """
 
     def __init__(self, controller: LayeredController) -> None:
@@ -38,16 +38,16 @@ class Layers:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What decides which work is done."""
+        """What determines the work that is done."""
         return self.tape, self.hidden_size, self.num_layers, self.activation_clip, self.dropout
 
     @property
     def kept_numbers(self) -> int:
-        """About how many numbers a step of a sequence keeps."""
+        """About how many numbers are kept per step and sequence."""
         return (self.tape.gates + 3) * self.hidden_size * self.num_layers
 
     def prepare(self, controller: LayeredController, x: Tensor) -> list[Tensor]:
-        """What a run computes from, by way of autograd: of each layer, x_part and weight.
+        """The inputs of a run, computed with autograd: x_part and weight of each layer.
 
         Args:
             controller: the module.
@@ -57,7 +57,7 @@ class Layers:
         return [tensor for layer in layers for tensor in layer]
 
     def split(self, given: list[Tensor], rows: list[int]) -> list[list[Tensor]]:
-        """What `prepare` returned, in parts of so many rows each, to be run one after another."""
+        """Split what `prepare` returned into parts of these numbers of rows."""
         x_parts = zip(*(x_part.split(rows) for x_part in given[::2]), strict=True)
         return [
             [tensor for pair in zip(parts, given[1::2], strict=True) for tensor in pair]
@@ -76,12 +76,12 @@ class Layers:
         """Begin a run.
 
         Args:
-            backend: whose kernels are used.
+            backend: provides the kernels.
             precision: of the run.
-            layout: where the states lie.
-            given: as from `prepare`, outside any graph.
-            output: (output rows, L H), where hidden activations go.
-            state: before the first step, outside any graph.
+            layout: the rows of each step.
+            given: from `prepare`, detached.
+            output: (output rows, L H), to be filled with hidden activations.
+            state: before the first step, detached.
         """
         return LayeredTape(self, backend, precision, layout, given, output, state)
 
@@ -106,7 +106,7 @@ class LayeredTape:
         x_parts, weights = given[::2], given[1::2]
         has_c = int(kind.has_c)
         seen = max(weight.shape[1] for weight in weights)
-        # The lowest layer of many sees less than the others: zeros where it sees nothing.
+        # With several layers, the lowest sees less than the others; the rest is zero.
         new = output.new_empty if L == 1 else output.new_zeros
         full = partial(output.new_empty, dtype=precision.full)
         self.buffers = LayerBuffers(
@@ -126,7 +126,7 @@ class LayeredTape:
             )
 
     def forward(self, t: int, read_vectors: Tensor) -> None:
-        """Take step t, from the read vectors (b, R W) of the step before."""
+        """Run step t, from the read vectors (b, R W) of the previous step."""
         below: Tensor | None = None
         for layer, masks in zip(self.layers, self.masks, strict=True):
             if below is not None and self.of.dropout:
@@ -138,7 +138,7 @@ class LayeredTape:
             below = layer.hidden[self.layout.output(t)]
 
     def finish(self, t: int) -> None:
-        """Put away the state of the sequences whose last step was t."""
+        """Save the final state of the sequences whose last step was t."""
         for layer in self.layers:
             layer.finish(t)
 
@@ -147,23 +147,23 @@ class LayeredTape:
         return [tensor for layer in self.layers for tensor in layer.final]
 
     def begin_backward(self, d_final: list[Tensor | None]) -> LayeredGradients:
-        """Begin at the end, with gradients of the final state."""
+        """Start a backward pass from gradients of the final state."""
         return LayeredGradients(self, d_final)
 
 
 class LayeredGradients:
-    """Gradients on the way back through a run of a built-in controller.
+    """Gradients in the backward pass of a built-in controller.
 
     Args:
         tape: of the run.
-        d_final: gradients of the final state; None stands for zeros.
+        d_final: gradients of the final state; None means zeros.
     """
 
     def __init__(self, tape: LayeredTape, d_final: list[Tensor | None]) -> None:
         self.tape = tape
         inputs, active = tape.buffers.inputs, tape.buffers.active
         self.active = torch.empty_like(active, dtype=inputs.dtype)
-        # Of h and c, whether the state has them or not.
+        # For h and c, even if the state lacks one.
         shape = (2, tape.of.num_layers, tape.layout.batch_size, tape.of.hidden_size)
         self.last, self.c = active.new_zeros(shape)
         self.layers: list[LayerGradients] = []
@@ -176,10 +176,10 @@ class LayeredGradients:
             self.layers.append(LayerGradients(state, self.active[index]))
 
     def backward(self, t: int, d_output: Tensor) -> Tensor:
-        """Go back through step t from the gradient of its output (b, L H).
+        """Run step t backward from the gradient of its output (b, L H).
 
         Returns:
-            (b, R W): gradient of the read vectors of the step before.
+            (b, R W): gradient of the previous step's read vectors.
         """
         tape = self.tape
         H, clip = tape.of.hidden_size, tape.of.activation_clip
@@ -200,7 +200,7 @@ class LayeredGradients:
         return d_read
 
     def of_given(self) -> list[Tensor | None]:
-        """Gradients of what the run was given."""
+        """Gradients of the run's inputs."""
         pairs = zip(self.tape.layers, self.layers, strict=True)
         return [part for layer, own in pairs for part in layer.given_gradients(own.active)]
 

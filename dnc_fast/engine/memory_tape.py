@@ -1,8 +1,8 @@
-"""The memory over the steps of a batch: vectors of every step, matrices of every K-th.
+"""The memory over the steps of a batch: keeps every step's vectors and every K-th step's matrices.
 
 Memory and link matrix after a step follow from those before it and from vectors alone (write
-weightings, precedence, erase and write vectors), so the backward pass rebuilds them from the last
-checkpoint, a segment of K steps at a time, and never holds more than T / K + K of each.
+weightings, precedence, erase and write vectors). So the backward pass rebuilds them from the last
+checkpoint, one segment of K steps at a time, and never holds more than T / K + K of each.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ..layout import Layout
 from ..state import MemorySizes, MemoryState
 
 KEEP_ALL_BELOW = 32 * 2**20
-"""Bytes of link matrices of all steps up to which every step is a checkpoint."""
+"""If the link matrices of all steps take at most this many bytes, every step is a checkpoint."""
 
 
 def checkpoint_interval(
     steps: int, sizes: MemorySizes, itemsize: int, matrix: bool = True, in_place: bool = False
 ) -> int:
-    """K: 1 where all link matrices fit in `KEEP_ALL_BELOW`, else the root of T, rounded up.
+    """K: 1 if all link matrices fit in `KEEP_ALL_BELOW`, otherwise the root of T, rounded up.
 
-    Checkpoints and the segment that is rebuilt take T / K + K matrices, least at that root. Where
-    the link is not a matrix, memories count instead. Where memory is written in place, usage and
-    precedence do, and where those of all steps fit, all steps are one segment: K is T.
+    Checkpoints and the segment that is rebuilt take T / K + K matrices, which is least at that
+    root. If the link is not a matrix, memories count instead. If memory is written in place, usage
+    and precedence count, and if those of all steps fit, all steps are one segment: K is T.
     """
     B, N, W, _, Hw = sizes
     for_each_cell = 1 + Hw if in_place else Hw * N if matrix else W
@@ -44,9 +44,9 @@ class MemoryTape:
     """Records a forward run of the memory.
 
     Args:
-        steps: what takes the memory from step to step.
-        layout: where the states lie.
-        state: the memory before the first step, with the matrix of its link.
+        steps: runs the memory from step to step.
+        layout: the rows of each step.
+        state: the memory before the first step, with its link as a matrix.
         interval: K.
         checkpoint_dtype: of the link matrices of checkpoints; None for the state's.
     """
@@ -81,7 +81,7 @@ class MemoryTape:
         self._vectors, self._reads = map(steps.array, (self.vectors, self.reads))
 
     def alternates(self, name: str) -> bool:
-        """Whether a vector state has two blocks of B rows that take turns, and not all steps'."""
+        """Whether a vector state has two blocks of B rows that alternate, instead of all steps'."""
         return not self.layout.keep
 
     def num_rows(self, name: str) -> int:
@@ -89,7 +89,7 @@ class MemoryTape:
         return 2 * self.layout.batch_size if self.alternates(name) else self.layout.num_state_rows
 
     def around(self, name: str, t: int) -> tuple[slice, slice]:
-        """The rows of a vector state before and after step t, of the sequences that it has."""
+        """The rows of a vector state before and after step t, for the sequences in it."""
         if not self.alternates(name):
             return self.layout.before(t), self.layout.after(t)
         starts, size = (
@@ -99,7 +99,7 @@ class MemoryTape:
         return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
 
     def forward(self, t: int) -> Tensor:
-        """Take step t, whose interface vectors stand in `vectors`.
+        """Run step t, whose interface vectors are in `vectors`.
 
         Returns:
             read vectors (b, R, W).
@@ -118,7 +118,7 @@ class MemoryTape:
         return self.reads[place]
 
     def finish(self, t: int) -> None:
-        """Put away the state of the sequences whose last step was t."""
+        """Save the final state of the sequences whose last step was t."""
         ending = self.layout.ending(t)
         for name, buffer in self.vector_states.items():
             getattr(self.final, name)[ending] = buffer[self.around(name, t)[1]][ending]
@@ -128,11 +128,11 @@ class MemoryTape:
             self.final.link[ending] = link[ending]
 
     def result(self) -> MemoryState:
-        """The final state, to be handed out."""
+        """The final state, to be returned to the caller."""
         return self.final
 
     def matrices(self, t: int) -> tuple[Tensor, Tensor]:
-        """Where memory and link matrix before step t are, or are to be written."""
+        """The memory and link matrix before step t, to be read or written."""
         if t == 0:
             return self.initial.memory, self.initial.link
         if t == self.layout.steps:
@@ -146,7 +146,7 @@ class MemoryTape:
         return self._turn(t)
 
     def _turn(self, t: int) -> tuple[Tensor, Tensor]:
-        """One of the two that take turns."""
+        """One of the two that alternate."""
         while len(self._ring) < 2:
             self._ring.append(self._new_matrices(self.layout.batch_size, self.initial.link.dtype))
         return self._ring[t % 2]
@@ -180,17 +180,17 @@ class MemoryTape:
         )
 
     def release_ring(self) -> None:
-        """Free what only the forward run needed."""
+        """Free what only the forward pass needed."""
         self._ring = []
 
 
 class MemoryGradients:
-    """Gradients on the way back through a `MemoryTape`, from the last step to the first.
+    """Gradients in the backward pass through a `MemoryTape`, from the last step to the first.
 
     Args:
         tape: recorded with everything kept.
-        d_final: gradients of the tensors of the final state; None stands for zeros.
-        d_reads: (rows, R, W), gradients of the read vectors, added to as steps are taken back.
+        d_final: gradients of the final state's tensors; None means zeros.
+        d_reads: (rows, R, W), gradients of the read vectors; each step adds to them.
     """
 
     def __init__(self, tape: MemoryTape, d_final: list[Tensor | None], d_reads: Tensor) -> None:
@@ -207,7 +207,7 @@ class MemoryGradients:
         self._widened: Tensor | None = None
 
     def backward(self, t: int) -> Tensor:
-        """Go back through step t; steps come in falling order.
+        """Run step t backward; t decreases from call to call.
 
         Returns:
             gradients of its interface vectors (b, interface size).
@@ -227,10 +227,10 @@ class MemoryGradients:
         return self.vectors[place]
 
     def segment(self, last: int) -> list[tuple[Tensor, Tensor]]:
-        """Where the matrices of the segment that ends with step `last` are, or are to be rebuilt.
+        """The matrices of the segment that ends with step `last`, kept or to be rebuilt.
 
-        Those before its first step, and after each step. The link matrix after the last step is
-        never looked at.
+        Those before its first step and after each step. The link matrix after the last step is
+        never used.
         """
         tape, steps = self.tape, self.tape.layout.steps
         first = last - last % tape.interval
@@ -249,7 +249,7 @@ class MemoryGradients:
         return matrices
 
     def _matrices_before(self, first: int) -> tuple[Tensor, Tensor]:
-        """What the segment that begins with a step begins with."""
+        """The matrices at the start of the segment that begins with step `first`."""
         tape = self.tape
         memory, link = tape.checkpoints.get(first, (tape.initial.memory, tape.initial.link))
         if link.dtype == tape.initial.link.dtype:

@@ -1,4 +1,4 @@
-"""What the passes over the steps of a batch do, whatever the numbers."""
+"""What the passes over the steps of a batch do; independent of the tensors' values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .report import checkpoints_held, matrices_held
 
 
 class Passes:
-    """The forward and the backward pass over a batch of sequences; holds no numbers.
+    """The forward and the backward pass over a batch of sequences; holds no data.
 
     Args:
-        plan: how.
-        controller: what a run of it is.
-        layout: where the states lie.
-        state: of the form and the sizes that the passes are for.
-        num_weights: tensors of the interface layer.
+        plan: how to run.
+        controller: how the controller runs.
+        layout: the rows of each step.
+        state: gives the structure and sizes of the states.
+        num_weights: number of tensors of the interface layer.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Passes:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What decides which work is done, but for the shapes of what is given."""
+        """What determines the work that is done, except the shapes of the inputs."""
         plan, controller = self.plan, self.controller
         assert isinstance(controller, Layers)
         return (
@@ -72,7 +72,7 @@ class Passes:
         steps, controller = self.layout.steps, self.controller
         assert isinstance(controller, Layers)
         rows = B * steps
-        matrices, vectors = 4, 2 * B  # those around a run, and two that take turns
+        matrices, vectors = 4, 2 * B  # first, last, and two that alternate
         if self.layout.keep:
             matrices = matrices_held(steps, self.interval, in_torch=False)
             matrices += checkpoints_held(steps, self.interval)

@@ -12,16 +12,16 @@ from ..precision import Precision
 
 
 class Plan(NamedTuple):
-    """How sequences are run, whatever their number and length.
+    """How sequences are run; independent of their number and length.
 
     | field            | what                                                                 |
     |------------------|----------------------------------------------------------------------|
-    | backend          | whose kernels are used                                               |
-    | options          | of the memory's steps                                                |
-    | in_place         | whether steps write to few cells, in one memory for all of them      |
-    | interval         | K; None for the rule of `checkpoint_interval`                        |
-    | checkpoint_dtype | of the link matrices of checkpoints; None for the state's            |
-    | precision        | of the run                                                           |
+    | backend          | provides the kernels                                                 |
+    | options          | options of the memory's steps                                        |
+    | in_place         | whether each step writes to few cells, in place in a single memory   |
+    | interval         | K; None: see `checkpoint_interval`                                   |
+    | checkpoint_dtype | dtype of the link matrices in checkpoints; None for the state's      |
+    | precision        | dtypes of the run                                                    |
     | capture          | whether graphs may be captured and replayed, see `captures`          |
     """
 

@@ -1,7 +1,7 @@
 """A forward pass over the steps of a batch, what it keeps, and the backward pass.
 
-Exact backpropagation through time without the history of the link matrix: of each step the vectors
-are kept, and a few checkpoints, see `memory_tape`.
+Exact backpropagation through time without storing every link matrix: it keeps every step's vectors
+and a few checkpoints, see `memory_tape`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Recording:
     """A forward pass over all steps, and what it keeps for the backward pass.
 
     Args:
-        passes: what is done.
+        passes: what to run.
         given: tensors of the interface layer, of the state, and what the controller prepared.
     """
 
@@ -73,7 +73,7 @@ class Recording:
                 *(self.controller, self.memory, self.weight, self.bias),
                 *(self.features, self.first_reads),
             )
-        self._take_steps()
+        self._run_steps()
 
     def _memory_tape(self, memory: MemoryState) -> MemoryTape:
         passes, steps = self.passes, self.steps
@@ -83,8 +83,8 @@ class Recording:
             return InPlaceTape(steps, *others)
         return MemoryTape(steps, *others)
 
-    def _take_steps(self) -> None:
-        """Take all steps."""
+    def _run_steps(self) -> None:
+        """Run all steps."""
         if self.at_once is None:
             self._step_by_step()
         else:
@@ -108,11 +108,11 @@ class Recording:
                 self.features[output, size:] = reads
             if t in layout.last_steps:
                 self._finish(t)
-        if layout.keep:  # reads of all steps lie as the output does
+        if layout.keep:  # reads of all steps have the output's rows
             self.features[:, size:] = self.memory.reads.flatten(1)
 
     def _finish(self, t: int) -> None:
-        """Put away the state of the sequences whose last step was t."""
+        """Save the final state of the sequences whose last step was t."""
         self.controller.finish(t)
         self.memory.finish(t)
         layout = self.passes.layout
@@ -126,13 +126,13 @@ class Recording:
         return [self.features, *self.controller.final_state(), *tensors(final), self.final_reads]
 
     def backward(self, gradients: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-        """Go back over all steps.
+        """Run all steps backward.
 
         Args:
-            gradients: of the results; None stands for zeros.
+            gradients: of the results; None means zeros.
 
         Returns:
-            gradients of what was given.
+            gradients of `given`.
         """
         layout, precision = self.passes.layout, self.passes.plan.precision
         weight, size = self.weight, self.weight.shape[1]
@@ -153,7 +153,7 @@ class Recording:
         kind = InPlaceGradients if isinstance(self.memory, InPlaceTape) else MemoryGradients
         memory = kind(self.memory, d_final[count:-1], d_reads)
         if self.at_once is None:
-            self._back_step_by_step(controller, memory, d_hidden, d_first_reads)
+            self._backward_step_by_step(controller, memory, d_hidden, d_first_reads)
         else:
             assert isinstance(controller, LayeredGradients)
             self.at_once.backward(controller, memory, weight, d_hidden, d_first_reads)
@@ -169,7 +169,7 @@ class Recording:
             *controller.of_given(),
         ]
 
-    def _back_step_by_step(
+    def _backward_step_by_step(
         self, controller: Any, memory: MemoryGradients, d_hidden: Tensor, d_first_reads: Tensor
     ) -> None:
         layout, precision = self.passes.layout, self.passes.plan.precision

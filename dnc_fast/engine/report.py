@@ -1,4 +1,4 @@
-"""What a training step will take, before it is run."""
+"""An estimate of the memory that a training step will take."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .plan import Plan
 
 
 class MemoryReport(NamedTuple):
-    """Bytes that one training step holds at its peak, by part. Input and optimizer not counted.
+    """Peak memory of one training step in bytes, by part, without input and optimizer.
 
     | field           | what                                                                 |
     |-----------------|----------------------------------------------------------------------|
     | parameters      | parameters and their gradients                                       |
-    | link_matrices   | checkpoints, the segment that is rebuilt, the gradient                   |
+    | link_matrices   | checkpoints, the segment that is rebuilt, the gradient               |
     | memory_matrices | likewise                                                             |
     | weightings      | usage, precedence, write and read weightings of every step           |
     | interface       | interface and read vectors of every step, and their gradients        |
@@ -47,7 +47,7 @@ class MemoryReport(NamedTuple):
         )
 
     def __add__(self, other: object) -> MemoryReport:
-        """Part by part: the two directions of a bidirectional DNC."""
+        """Add part by part, for the two directions of a bidirectional DNC."""
         assert isinstance(other, MemoryReport)
         return MemoryReport(*(a + b for a, b in zip(self, other, strict=True)))
 
@@ -60,10 +60,10 @@ def checkpoints_held(steps: int, interval: int) -> int:
 def matrices_held(steps: int, interval: int, in_torch: bool, narrow: bool = False) -> int:
     """Link matrices (or memories) that are held at the peak, besides checkpoints.
 
-    The state before the first step and after the last, and the larger of what forward and backward
-    need besides: two that take turns, or the segment that is rebuilt, the gradient, and (in plain
-    torch) three in passing. Where checkpoints are narrower than the state, steps
-    write to the two that take turns, and a segment begins with its checkpoint made wide.
+    Those before the first step and after the last, plus the larger need of the two passes: forward,
+    two that alternate; backward, the segment that is rebuilt, the gradient, and (in plain torch)
+    three temporary ones. If checkpoints are narrower than the state, steps write to the two that
+    alternate, and a segment begins with its checkpoint widened.
     """
     forward = 0 if interval == 1 and not narrow else 2
     segment, gradient = min(interval, steps) - 1, 1
@@ -74,9 +74,9 @@ def matrices_held(steps: int, interval: int, in_torch: bool, narrow: bool = Fals
 def vectors_kept(
     steps: int, interval: int, sizes: MemorySizes, in_place: bool, cut_heads: int
 ) -> int:
-    """Vectors of N numbers that are kept of all steps of a sequence.
+    """Vectors of N numbers that are kept for all steps of a sequence.
 
-    Where memory is written in place, usage and precedence are of a segment and of checkpoints.
+    If memory is written in place, usage and precedence are kept for one segment and checkpoints.
     """
     R, Hw = sizes.num_read_heads, sizes.num_write_heads
     held = steps + 1
@@ -99,19 +99,19 @@ def memory_report(
     output_size: int,
     parameters: int,
 ) -> MemoryReport:
-    """The report of the engine for one direction.
+    """The engine's report for one direction.
 
     Args:
         plan: how sequences are run.
         sizes, linkage: of the memory.
         steps: T.
-        fan_out: K, entries in a row of a sparse link matrix.
-        state_dtype: of the memory.
-        itemsize: bytes of a parameter.
-        controller_numbers: numbers that the controller keeps at each step of a sequence.
+        fan_out: K, entries in each row of a sparse link matrix.
+        state_dtype: dtype of the memory.
+        itemsize: bytes per parameter.
+        controller_numbers: numbers that the controller keeps per step and sequence.
         features: L H + R W.
         output_size: Y.
-        parameters: how many there are.
+        parameters: their number.
     """
     B, N, W, R, Hw = sizes
     rows, state_itemsize = B * steps, state_dtype.itemsize
@@ -120,7 +120,7 @@ def memory_report(
     )
     checkpoints = checkpoints_held(steps, interval)
     in_torch = linkage.is_matrix and linkage.name not in plan.backend.link_runs
-    # In place: the first, the last, the one that goes back, and the gradient.
+    # In place: the first, the last, the one that is restored, and the gradient.
     memories = 3 if plan.in_place else checkpoints + matrices_held(steps, interval, in_torch)
     checkpoint_dtype = plan.checkpoint_dtype or state_dtype
     narrow = checkpoint_dtype.itemsize != state_itemsize
@@ -137,7 +137,7 @@ def memory_report(
     )
     cut_heads = (Hw + (R if plan.options.read_topk else 0)) if plan.in_place else 0
     vectors = vectors_kept(steps, interval, sizes, plan.in_place, cut_heads)
-    if plan.options.cut_weightings or not linkage.is_matrix:  # in passing, about
+    if plan.options.cut_weightings or not linkage.is_matrix:  # temporary, about
         vectors += 8 * (R + Hw + cut_heads)
     return MemoryReport(
         parameters=2 * parameters * itemsize,

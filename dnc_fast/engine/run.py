@@ -1,4 +1,4 @@
-"""Whole sequences as one function that autograd can go through once at a time."""
+"""Whole sequences as one autograd function, differentiable once."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def run_sequences(
     state: DNCState,
     plan: Plan,
 ) -> tuple[Tensor, DNCState]:
-    """Take a batch of sequences through a DNC.
+    """Run a batch of sequences through a DNC.
 
     Args:
         controller, interface: the cell's parts.
-        x: (sum of batch_sizes, X), step after step.
-        batch_sizes: how many sequences each step still has; never grows.
+        x: (sum of batch_sizes, X), one step after another.
+        batch_sizes: number of sequences at each step; never increases.
         state: complete, before the first step.
-        plan: how.
+        plan: how to run.
 
     Returns:
         features (rows, L H + R W), and the state of each sequence after its own last step.
@@ -46,7 +46,7 @@ def run_sequences(
         tensor.requires_grad for tensor in (*weights, *tensors(state), *prepared)
     )
     own = state.controller
-    if plan.precision.half is not None:  # what is carried is in full, also from part to part
+    if plan.precision.half is not None:  # the state is in full, also between parts
         state = state._replace(
             controller=map_tensors(lambda tensor: tensor.to(plan.precision.full), own)
         )
@@ -80,7 +80,7 @@ def run_sequences(
 def _apply(
     passes: Passes, given: list[Tensor], state: DNCState, replay: captures.Replay | None
 ) -> tuple[Tensor, DNCState]:
-    """The features of a run, and its final state in the form of the first."""
+    """The features of a run, and its final state with the structure of the first."""
     features, *final = _Sequences.apply(passes, replay, *given)
     parts = iter(final)
     return features, map_tensors(lambda _: next(parts), state)
@@ -89,8 +89,8 @@ def _apply(
 class _Sequences(torch.autograd.Function):
     """A run as a function of interface weights, state, and what the controller prepared.
 
-    What the forward pass kept is freed by the backward pass. Another backward pass (retain_graph)
-    takes the steps again first, with the same random numbers.
+    The backward pass frees what the forward pass kept. A second backward pass (retain_graph) first
+    repeats the forward pass, with the same random numbers.
     """
 
     @staticmethod
@@ -106,7 +106,7 @@ class _Sequences(torch.autograd.Function):
                 found = kept.results()
             else:
                 kept, found = replay, replay.forward(given)
-        # Aliases, so that what is kept has no way back to this node.
+        # Aliases, so that what is kept does not refer to this node.
         results = tuple(result.detach() for result in found)
         ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         if keep:
@@ -122,12 +122,12 @@ class _Sequences(torch.autograd.Function):
         with torch.autocast(given[0].device.type, enabled=False):
             kept, ctx.kept = ctx.kept, None
             if kept is None:
-                kept = _again(ctx.passes, given, ctx.random)
+                kept = _record_again(ctx.passes, given, ctx.random)
             return (None, None, *kept.backward(gradients))
 
 
-def _again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> Recording:
-    """Take the steps once more, with the random numbers of the first time."""
+def _record_again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> Recording:
+    """Repeat the forward pass, with the same random numbers."""
     if not random:
         return Recording(passes, given)
     now = _random_state(passes.device)
@@ -138,7 +138,7 @@ def _again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> R
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """What controllers may draw random numbers from."""
+    """The state of all generators that controllers may draw from."""
     cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *cuda]
 

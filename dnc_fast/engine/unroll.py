@@ -15,12 +15,12 @@ Step = Callable[[Tensor, DNCState], tuple[Tensor, DNCState]]
 def unroll(
     step: Step, rows: Tensor, batch_sizes: list[int], state: DNCState
 ) -> tuple[Tensor, DNCState]:
-    """Take a batch of sequences through `step`.
+    """Run a batch of sequences through `step`.
 
     Args:
-        step: inputs (b, X) and a state to features (b, F) and the next state.
-        rows: (sum of batch_sizes, X), step after step.
-        batch_sizes: how many sequences each step still has; never grows.
+        step: maps inputs (b, X) and a state to features (b, F) and the next state.
+        rows: (sum of batch_sizes, X), one step after another.
+        batch_sizes: number of sequences at each step; never increases.
         state: the state before the first step, of batch_sizes[0] sequences.
 
     Returns:

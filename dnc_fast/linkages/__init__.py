@@ -1,7 +1,7 @@
-"""Temporal memory linkage: how the memory remembers in which order its cells were written.
+"""Temporal memory linkage: how the memory remembers the order in which its cells were written.
 
-Each kind is one file with the type of the state's link, the equations, their run over many steps
-forward and backward, and what it takes; nothing else knows their names.
+Each linkage is one file: the type of the state's link, the equations, their run over many steps,
+forward and backward, and the bytes it takes. Nothing else knows their names.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ LINKAGES: dict[str, Linkage] = {
     for linkage in (DenseLinkage(), SparseLinkage(), SeparableLinkage(), NoLinkage())
 }
 """`dense`: the link matrix of the paper. `sparse`: K entries of each of its rows. `separable`: the
-writes themselves, exact where each writes to one cell. `none`: a link matrix that stays zero."""
+writes themselves, exact if each writes to one cell. `none`: a link matrix that stays zero."""
 
 
 def linkage_of(link: Any) -> Linkage:
-    """The linkage that a state's link is of.
+    """The linkage that a state's link belongs to.
 
     Raises:
-        TypeError: of none.
+        TypeError: it belongs to none.
     """
     for linkage in LINKAGES.values():
         if isinstance(link, linkage.link_type):

@@ -1,4 +1,4 @@
-"""What a linkage is: how the state holds the order of writes, and what a step does with it.
+"""What a linkage is: how the state stores the order of writes, and how a step uses it.
 
 Letters: B batch, N memory cells, R read heads, Hw write heads, K fan-out.
 """
@@ -17,7 +17,7 @@ from ..options import StepOptions
 
 
 class LinkSizes(NamedTuple):
-    """B, Hw, N, and K of a sparse link matrix."""
+    """B, Hw, N, and K for a sparse link matrix."""
 
     batch_size: int
     num_write_heads: int
@@ -26,14 +26,14 @@ class LinkSizes(NamedTuple):
 
 
 class LinkBudget(NamedTuple):
-    """What the memory that a link takes in training depends on, besides its sizes.
+    """What determines the memory that a link takes in training, besides its sizes.
 
     | field               | what                                                                |
     |---------------------|---------------------------------------------------------------------|
     | steps               | T                                                                   |
     | num_read_heads      | R                                                                   |
-    | itemsize            | bytes of a number of the state                                      |
-    | checkpoint_itemsize | bytes of a number of a link matrix that is kept as a checkpoint     |
+    | itemsize            | bytes per number of the state                                       |
+    | checkpoint_itemsize | bytes per number of a link matrix that is kept as a checkpoint      |
     | matrices            | link matrices that the engine holds at its peak, checkpoints aside  |
     | checkpoints         | checkpoints between the first step and the last                     |
     """
@@ -46,7 +46,7 @@ class LinkBudget(NamedTuple):
     checkpoints: int
 
     def in_passing(self, sizes: LinkSizes) -> int:
-        """Bytes of the weightings that a link is multiplied with, about."""
+        """About the bytes of the weightings that a link is multiplied by."""
         B, Hw, N, _ = sizes
         return 8 * self.num_read_heads * Hw * B * N * self.itemsize
 
@@ -58,8 +58,8 @@ class LinkGradients(NamedTuple):
     |---------------|---------------|-------------------------------------|
     | ahead         | (B, Hw, R, N) | L_t d                               |
     | behind        | (B, Hw, R, N) | L_t^T d                             |
-    | write_weights | (B, Hw, N)    | added to the write weightings' own  |
-    | precedence    | (B, Hw, N)    | added to that of the precedence     |
+    | write_weights | (B, Hw, N)    | adds to the write weightings' own   |
+    | precedence    | (B, Hw, N)    | adds to that of the precedence      |
     """
 
     ahead: Tensor
@@ -69,11 +69,11 @@ class LinkGradients(NamedTuple):
 
 
 class LinkRun(ABC):
-    """A link taken through the steps of a run, and its gradient back through them.
+    """Runs a link through all steps, and its gradient back through them.
 
-    Steps are taken forward one after another, and backward in the opposite order. These are the
-    methods of a link that is one matrix: the engine holds it in the arrays of the steps. Other
-    links override those below `backward` and hold what they need themselves.
+    Steps run one after another, and backward in reverse order. The defaults below
+    `backward` fit a link without tensors. A link matrix, which the engine holds in the arrays of
+    the steps, overrides them, and so does a link that holds its own tensors.
 
     Args:
         link: before the first step.
@@ -88,33 +88,33 @@ class LinkRun(ABC):
 
     @abstractmethod
     def forward(self, step: Step) -> tuple[Tensor, Tensor] | None:
-        """Take the link to step t.
+        """Update the link to step t.
 
         Returns:
-            forward and backward weightings, each (B, Hw, R, N); None where nothing is linked.
+            forward and backward weightings, each (B, Hw, R, N); None if nothing is linked.
         """
 
     @abstractmethod
     def backward(
         self, step: Step, d_link: Tensor, d_read: Tensor, modes_ahead: Tensor, modes_behind: Tensor
     ) -> LinkGradients | None:
-        """Take the link and its gradient to step t - 1.
+        """Take the link and its gradient back to step t - 1.
 
         Args:
-            step: t.
-            d_link: gradient of step.link1, changed in place to that of step.link0.
+            step: step t.
+            d_link: gradient of step.link1; becomes that of step.link0, in place.
             d_read: (B, R, N), gradient of the read weightings of step t.
             modes_ahead, modes_behind: (B, R, Hw), the read modes of both directions.
 
         Returns:
-            None where nothing is linked.
+            None if nothing is linked.
         """
 
     def rebuild(self, step: Step) -> None:  # noqa: B027
         """Fill step.link1 from step.link0 and the vectors."""
 
     def matrix(self, link: Any, like: Tensor) -> Tensor:
-        """What the engine is to hold of a link, (B, Hw, N, N) or without numbers.
+        """What the engine holds of a link, (B, Hw, N, N) or an empty tensor.
 
         Args:
             link: before the first step.
@@ -130,7 +130,7 @@ class LinkRun(ABC):
         """Begin the backward pass.
 
         Args:
-            d_final: gradients of the tensors of `final`; None stands for zeros.
+            d_final: gradients of the tensors of `final`; None means zeros.
 
         Returns:
             the gradient of the matrix that the engine holds.
@@ -138,22 +138,22 @@ class LinkRun(ABC):
         return None
 
     def gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
-        """Gradients of the tensors of the first link; `d_matrix` is that of the matrix."""
+        """Gradients of the initial link's tensors; `d_matrix` is that of the matrix."""
         return []
 
 
 class Linkage(ABC):
     """A way to link writes in time: the type of the state's link, its equations, its run.
 
-    A new one is a class like this and an entry in `LINKAGES`.
+    To add one, write a subclass and add it to `LINKAGES`.
 
     Attributes:
-        name: as in `DNC(linkage=...)`.
-        link_type: of the state's field `link`.
-        is_matrix: whether the link is the paper's matrix, which the engine keeps as checkpoints
-            and which fused steps know.
-        run_type: its run in plain torch; a backend may have one of its own.
-        integers: names of those of its tensors that are int32.
+        name: its name in `DNC(linkage=...)`.
+        link_type: type of the state's field `link`.
+        is_matrix: whether the link is the paper's matrix, which the engine keeps in checkpoints
+            and fused steps support.
+        run_type: its run in plain torch; a backend may have its own.
+        integers: names of its int32 tensors.
     """
 
     name: ClassVar[str]
@@ -168,7 +168,7 @@ class Linkage(ABC):
 
     @abstractmethod
     def shapes(self, link: Any, sizes: LinkSizes) -> dict[str, tuple[int, ...]]:
-        """The shapes that the tensors of a link must have, by name; sizes.fan_out is not known."""
+        """The shapes that the tensors of a link must have, by name; sizes.fan_out is not set."""
 
     @abstractmethod
     def step(
@@ -179,32 +179,32 @@ class Linkage(ABC):
         read_weights: Tensor,
         options: StepOptions,
     ) -> tuple[Any, Tensor, Tensor]:
-        """The reference equations: link what is written to what was written before.
+        """The reference equations: link what is written now to what was written before.
 
         Args:
-            link, precedence, read_weights: of the step before; precedence is (B, Hw, N),
+            link, precedence, read_weights: of the previous step; precedence is (B, Hw, N),
                 read_weights (B, R, N).
             write_weights: (B, Hw, N), of this step.
             options: of the step.
 
         Returns:
-            the link of this step, and where it leads from what was read last, forward and
-            backward, each (B, R, Hw, N).
+            the link of this step, and its forward and backward weightings from what was read last,
+            each (B, R, Hw, N).
         """
 
     @abstractmethod
     def bytes(self, sizes: LinkSizes, budget: LinkBudget) -> int:
-        """What the link takes in a training step, checkpoints and gradients included."""
+        """Bytes that the link takes in a training step, including checkpoints and gradients."""
 
     def check(self, link: Any, num_cells: int) -> None:  # noqa: B027
-        """Raise where the numbers of a link cannot be; shapes and dtypes are checked already."""
+        """Raise if the values of a link are invalid; shapes and dtypes are already checked."""
 
     def join(self, links: list[Any]) -> list[Any]:
-        """Links that are to be joined along the batch, made equal in all other sizes."""
+        """Pad links that will be joined along the batch to the same other sizes."""
         return links
 
     def tensors(self, link: Any) -> dict[str, Any]:
-        """The tensors of a link by the names that messages give them."""
+        """The tensors of a link, by their names in error messages."""
         return {} if link is None else {f"link.{k}": part for k, part in link._asdict().items()}
 
     def run(
@@ -215,5 +215,5 @@ class Linkage(ABC):
         keep: bool,
         run_types: Mapping[str, type[LinkRun]],
     ) -> LinkRun:
-        """A run of this link, by the kind that a backend has for it, see `LinkRun`."""
+        """A run of this link, of the type in `run_types` or else in plain torch, see `LinkRun`."""
         return run_types.get(self.name, self.run_type)(link, options, steps, keep)

@@ -1,6 +1,6 @@
 """Temporal memory linkage by a link matrix (Graves et al. 2016, Methods).
 
-With several write heads each has a link matrix and a precedence of its own.
+With several write heads, each has its own link matrix and precedence.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def update_link(link: Tensor, precedence: Tensor, write_weights: Tensor) -> Tens
     """L_t[i, j] = (1 - ww_i - ww_j) L_{t-1}[i, j] + ww_i p_{t-1}[j], and L_t[i, i] = 0.
 
     Args:
-        link: (B, Hw, N, N), of the step before.
-        precedence: (B, Hw, N), of the step before.
+        link: (B, Hw, N, N), of the previous step.
+        precedence: (B, Hw, N), of the previous step.
         write_weights: (B, Hw, N), of this step.
 
     Returns:
@@ -33,13 +33,13 @@ def update_link(link: Tensor, precedence: Tensor, write_weights: Tensor) -> Tens
 
 
 def directional_weightings(link: Tensor, read_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the link matrix leads from what was read last, in both directions of time.
+    """Where the link matrix leads from what was read last, forward and backward in time.
 
         forward_r = L_t wr_{t-1,r};  backward_r = L_t^T wr_{t-1,r}
 
     Args:
         link: (B, Hw, N, N), of this step.
-        read_weights: (B, R, N), of the step before.
+        read_weights: (B, R, N), of the previous step.
 
     Returns:
         forward and backward weightings, each (B, R, Hw, N).
@@ -50,7 +50,7 @@ def directional_weightings(link: Tensor, read_weights: Tensor) -> tuple[Tensor, 
 
 
 class DenseRun(LinkRun):
-    """The link matrix in plain torch, in the arrays of the steps."""
+    """The link matrix in plain torch, held in the arrays of the steps."""
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         self.rebuild(step)
@@ -63,7 +63,7 @@ class DenseRun(LinkRun):
     def backward(
         self, step: Step, d_link: Tensor, d_read: Tensor, modes_ahead: Tensor, modes_behind: Tensor
     ) -> LinkGradients:
-        """See `LinkRun`; derived by hand.
+        """See `LinkRun`; hand-derived.
 
         With G = dL_t + sum_r pi_f,r d_r wr_r^T + pi_b,r wr_r d_r^T, without its diagonal:
 
@@ -101,7 +101,7 @@ class DenseRun(LinkRun):
 
 
 def _update(step: Step, out: Tensor) -> None:
-    """out = L_t, which may not be L_{t-1}."""
+    """out = L_t; must not share memory with L_{t-1}."""
     torch.mul(step.link0, _kept(step.write1), out=out)
     row, column = step.write1.unsqueeze(-1), step.precedence0.unsqueeze(-2)
     out.flatten(0, 1).baddbmm_(row.flatten(0, 1), column.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""Weightings of which only the largest entries are kept (after Rae et al. 2016)."""
+"""Weightings that keep only their largest entries (after Rae et al. 2016)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Kept(NamedTuple):
-    """The entries that are kept of a weighting, in rising order of their cells.
+    """The kept entries of a weighting, in increasing order of their cells.
 
     | field   | shape    | what                                                        |
     |---------|----------|-------------------------------------------------------------|
     | cells   | (..., K) | int64                                                       |
-    | entries | (..., K) | as they were                                                |
+    | entries | (..., K) | before scaling                                              |
     | total   | (..., 1) | what they are scaled to sum to: the sum of the whole        |
     """
 
@@ -24,10 +24,10 @@ class Kept(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """(..., K): the entries, scaled; those that sum to zero are not.
+        """(..., K): the scaled entries; unscaled if they sum to zero.
 
-        With a total of one they are divided by their sum: of a single entry, x / x is one exactly
-        and x (1 / x) is not, and a link would live or die by that.
+        With a total of one they are divided by their sum: for a single entry, x / x is exactly
+        one and x (1 / x) is not, and that can decide whether a link is dropped.
         """
         part = self.entries.sum(-1, keepdim=True)
         shares = self.entries / part.masked_fill(part == 0, 1)
@@ -35,7 +35,7 @@ class Kept(NamedTuple):
 
     @property
     def scale(self) -> Tensor:
-        """(..., 1): what entries are multiplied by."""
+        """(..., 1): the factor of the entries."""
         part = self.entries.sum(-1, keepdim=True)
         empty = part == 0
         return torch.where(empty, 1.0, self.total / part.masked_fill(empty, 1))
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 
 def largest_cells(weights: Tensor, count: int) -> Tensor:
-    """The cells of the `count` largest entries, ties by index, in rising order.
+    """The cells of the `count` largest entries, ties by index, in increasing order.
 
     Args:
         weights: (..., N).
@@ -61,12 +61,12 @@ def largest_cells(weights: Tensor, count: int) -> Tensor:
 
 
 def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
-    """The K largest entries, scaled so that their sum is that of all.
+    """The K largest entries, scaled to the sum of all entries.
 
     Args:
         weights: (..., N).
-        count: K; of N or more, all entries stay as they are.
-        unit_sums: scale to sum one instead.
+        count: K; with N or more, all entries stay as they are.
+        unit_sums: scale to a sum of one instead.
     """
     cells = largest_cells(weights, count)
     total = weights.sum(-1, keepdim=True)
@@ -76,7 +76,7 @@ def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
 def keep_largest_backward(
     d_values: Tensor, kept: Kept, num_cells: int, unit_sums: bool = False
 ) -> Tensor:
-    """Gradient of `keep_largest`, derived by hand.
+    """Hand-derived gradient of `keep_largest`.
 
     With v the entries, s their sum and S the total, so that the values are v S / s:
 
@@ -86,7 +86,7 @@ def keep_largest_backward(
         d_values: (..., K), gradient of the values.
         kept: what `keep_largest` returned.
         num_cells: N.
-        unit_sums: what it was given.
+        unit_sums: its argument.
 
     Returns:
         gradient of weights (..., N).

@@ -1,7 +1,7 @@
-"""Temporal memory linkage without a link matrix: a sum of outer products, one for each write.
+"""Temporal memory linkage without a link matrix: a sum of outer products, one per write.
 
-The link matrix decays by (1 - ww_i) (1 - ww_j) instead of (1 - ww_i - ww_j). That is the same where
-a step writes to one cell at most; and with it L_t is made of the writes so far alone:
+The link matrix decays by (1 - ww_i) (1 - ww_j) instead of (1 - ww_i - ww_j). The two are equal
+if a step writes to at most one cell, and the new one makes L_t a function of the writes alone:
 
     L_t = sum_s A_s C_s^T without its diagonal
     A_s = ww_s g_s;  C_s = p_{s-1} g_s;  g_s = prod over the writes k after s of (1 - ww_k)
@@ -23,7 +23,7 @@ from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
 
 
 class SeparableLink(NamedTuple):
-    """The writes so far, the oldest first, of which the link matrix is made.
+    """The writes so far, oldest first, that make up the link matrix.
 
     | field         | shape         | meaning                                               |
     |---------------|---------------|-------------------------------------------------------|
@@ -35,23 +35,23 @@ class SeparableLink(NamedTuple):
     precedence: Tensor
 
     def last(self, count: int) -> SeparableLink:
-        """The newest `count` writes; those before them are forgotten, and so are their links.
+        """The newest `count` writes; older ones and their links are forgotten.
 
         Raises:
-            ValueError: count is not a number of writes.
+            ValueError: count is negative.
         """
         check_integer("count", count, minimum=0)
         start = max(self.write_weights.shape[-2] - count, 0)
         return SeparableLink(*(tensor[..., start:, :] for tensor in self))
 
     def filled(self, count: int) -> SeparableLink:
-        """The same with `count` writes; those that are added are empty and change nothing."""
+        """The same link with `count` writes; the added ones are empty and change nothing."""
         room = (0, 0, 0, count - self.write_weights.shape[-2])
         return SeparableLink(*(torch.nn.functional.pad(tensor, room) for tensor in self))
 
 
 def check_room(link: SeparableLink, steps: int, capacity: int) -> None:
-    """Raise unless a link has room for so many more writes.
+    """Raise unless a link has room for `steps` more writes.
 
     Raises:
         ValueError: it would hold more than `capacity`.
@@ -61,15 +61,15 @@ def check_room(link: SeparableLink, steps: int, capacity: int) -> None:
         part = "" if steps <= capacity else f"give the sequence in parts of at most {capacity}, "
         raise ValueError(
             f"a separable link holds at most link_history={capacity} writes, got {held} in "
-            f"state.memory.link and {steps} more to come; raise link_history, or {part}let the "
-            "oldest go with state.memory.link.last(count)"
+            f"state.memory.link and {steps} more to come; raise link_history, or {part}drop the "
+            "oldest with state.memory.link.last(count)"
         )
 
 
 def extend_separable_link(
     link: SeparableLink, precedence: Tensor, write_weights: Tensor
 ) -> SeparableLink:
-    """The link with one more write: of the precedence before it, and the write weightings."""
+    """The link with one more write, given the precedence before it and its write weightings."""
     return SeparableLink(
         torch.cat([link.write_weights, write_weights.unsqueeze(-2)], dim=-2),
         torch.cat([link.precedence, precedence.unsqueeze(-2)], dim=-2),
@@ -77,7 +77,7 @@ def extend_separable_link(
 
 
 def decays(write_weights: Tensor) -> Tensor:
-    """g (B, Hw, S, N): how much of each write is left after those that followed it."""
+    """g (B, Hw, S, N): how much of each write is left after the later ones."""
     after = torch.cat(
         [1 - write_weights[..., 1:, :], torch.ones_like(write_weights[..., :1, :])], dim=-2
     )
@@ -91,7 +91,7 @@ def separable_directional_weightings(
 
     Args:
         link: of this step, S writes.
-        read_weights: (B, R, N), of the step before.
+        read_weights: (B, R, N), of the previous step.
 
     Returns:
         forward and backward weightings, each (B, R, Hw, N).
@@ -109,21 +109,21 @@ def _factors(link: SeparableLink) -> tuple[Tensor, Tensor]:
 
 
 def _products(rows: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """L v and L^T v of vectors (B, Hw or 1, R, N), each (B, Hw, R, N)."""
+    """L v and L^T v for vectors (B, Hw or 1, R, N), each (B, Hw, R, N)."""
     diagonal = (rows * columns).sum(-2, keepdim=True) * vectors
     ahead = (vectors @ columns.mT) @ rows - diagonal
     return ahead, (vectors @ rows.mT) @ columns - diagonal
 
 
 def separable_products(link: SeparableLink, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """L_t v and L_t^T v of vectors (B, R, N), each (B, Hw, R, N)."""
+    """L_t v and L_t^T v for vectors (B, R, N), each (B, Hw, R, N)."""
     return _products(*_factors(link), vectors.unsqueeze(1))
 
 
 def separable_directional_weightings_backward(
     d_ahead: Tensor, d_behind: Tensor, link: SeparableLink, read_weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `separable_directional_weightings` of the link, derived by hand.
+    """Hand-derived gradients of `separable_directional_weightings` with respect to the link.
 
     With D = sum_r (dfwd_r + dbwd_r) wr_r:
 
@@ -137,7 +137,7 @@ def separable_directional_weightings_backward(
 
     Args:
         d_ahead, d_behind: (B, R, Hw, N).
-        link, read_weights: what the function was given.
+        link, read_weights: the function's arguments.
 
     Returns:
         gradients of link.write_weights and link.precedence, each (B, Hw, S, N).
@@ -194,7 +194,7 @@ class SeparableRun(LinkRun):
         return self._so_far(self._history, self._history.precedence.shape[1])
 
     def _so_far(self, tensors: SeparableLink, active: int) -> SeparableLink:
-        """The writes so far of the sequences that a step has, (b, Hw, S, N) each."""
+        """The writes so far, for the sequences in a step, (b, Hw, S, N) each."""
         return SeparableLink(
             *(tensor[: self._writes, :active].permute(1, 2, 0, 3) for tensor in tensors)
         )
@@ -204,7 +204,7 @@ class SeparableRun(LinkRun):
         if handed_out and self._versions != [tensor._version for tensor in self._history]:
             raise RuntimeError(
                 "state.memory.link was modified in place before the backward pass, which needs the "
-                "writes that it holds; change a copy of it"
+                "writes that it holds; modify a copy instead"
             )
         self._gradient = SeparableLink(
             *(
@@ -230,7 +230,7 @@ class SeparableRun(LinkRun):
         return [part[: self._first].permute(1, 2, 0, 3) for part in self._gradient]
 
     def products(self, link: SeparableLink, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """L_t v and L_t^T v of vectors (B, R, N), each (B, Hw, R, N)."""
+        """L_t v and L_t^T v for vectors (B, R, N), each (B, Hw, R, N)."""
         return separable_products(link, vectors)
 
     def products_backward(
@@ -248,10 +248,10 @@ class SeparableRun(LinkRun):
         modes_ahead: Tensor,
         modes_behind: Tensor,
     ) -> None:
-        """Add to the gradients of the writes what both directional weightings add.
+        """Add the gradients of both directional weightings to those of the writes.
 
         Args:
-            gradient, link: of step t, (B, Hw, S, N) each.
+            gradient, link: at step t, (B, Hw, S, N) each.
             d_read: (B, R, N), gradient of the read weightings of step t.
             last: (B, R, N), those of step t - 1.
             modes_ahead, modes_behind: (B, R, Hw).
@@ -284,7 +284,7 @@ class SeparableLinkage(Linkage):
         return {"link.write_weights": shape, "link.precedence": shape}
 
     def join(self, links: list[SeparableLink]) -> list[SeparableLink]:
-        """Those with fewer writes are filled up with empty ones."""
+        """Pad links that have fewer writes with empty ones."""
         most = max(link.write_weights.shape[-2] for link in links)
         return [link.filled(most) for link in links]
 

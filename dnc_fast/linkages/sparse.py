@@ -2,8 +2,8 @@
 
 After Graves et al. 2016, Methods ("Sparse link matrix"). A step writes with the K largest entries
 of the write weighting and of the precedence, each scaled to the sum of the whole (`keep_largest`);
-then entries below a threshold are dropped, and where more than K are left in a row, the K largest
-are kept.
+then entries below a threshold are dropped, and if a row has more than K left, the K largest are
+kept.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .selection import Kept, keep_largest, keep_largest_backward
 
 
 class SparseLink(NamedTuple):
-    """The entries of each row of the link matrix that are kept, in rising order of their columns.
+    """The kept entries of each row of the link matrix, in increasing order of their columns.
 
     | field   | shape         | dtype | meaning                                               |
     |---------|---------------|-------|-------------------------------------------------------|
     | values  | (B, Hw, N, K) | float | L_t[i, columns[i, k]]; 0 in an empty place            |
-    | columns | (B, Hw, N, K) | int32 | a cell; -1 in an empty place; those are a row's last  |
+    | columns | (B, Hw, N, K) | int32 | a cell; -1 in an empty place; empty places come last  |
     """
 
     values: Tensor
@@ -39,7 +39,7 @@ class SparseLink(NamedTuple):
         With K < N, entries of zero leave their places empty.
 
         Raises:
-            ValueError: fan_out is not a number of entries.
+            ValueError: fan_out is less than 1.
         """
         check_integer("fan_out", fan_out, minimum=1)
         N = link.shape[-1]
@@ -62,7 +62,7 @@ class SparseLink(NamedTuple):
         return zeros.scatter_add(-1, self.columns.clamp(min=0).long(), self.values)
 
     def at(self, rows: Tensor) -> SparseLink:
-        """Some rows of the link matrices, (n, K), by batch element, write head and row, (n, 3)."""
+        """Some rows of the link matrices, (n, K), given by `touched_rows` (n, 3)."""
         return SparseLink(*(tensor[tuple(rows.T)] for tensor in self))
 
 
@@ -72,7 +72,7 @@ class LinkWrite(NamedTuple):
     | field   | shape      | what                                                  |
     |---------|------------|-------------------------------------------------------|
     | rows    | (B, Hw, k) | the kept entries of the write weightings              |
-    | columns | (B, Hw, k) | the kept entries of the precedence of the step before |
+    | columns | (B, Hw, k) | the kept entries of the previous step's precedence    |
     | weights | (B, Hw, N) | the rows' values, zero elsewhere                      |
     """
 
@@ -88,7 +88,7 @@ def link_write(
     unit_sums: bool = False,
     keep: Any = keep_largest,
 ) -> LinkWrite:
-    """What a step writes; both weightings (B, Hw, N). `keep` does what `keep_largest` does."""
+    """What a step writes; both weightings (B, Hw, N). `keep` works like `keep_largest`."""
     rows = keep(write_weights, fan_out, unit_sums)
     columns = keep(precedence, fan_out, unit_sums)
     return LinkWrite(rows, columns, rows.spread(write_weights.shape[-1]))
@@ -97,10 +97,10 @@ def link_write(
 def update_sparse_link(
     link: SparseLink, write: LinkWrite, threshold: float | None = None
 ) -> SparseLink:
-    """L_t[i, j] = (1 - w_i - w_j) L_{t-1}[i, j] + w_i p[j], of the entries that are kept.
+    """L_t[i, j] = (1 - w_i - w_j) L_{t-1}[i, j] + w_i p[j], for the entries that are kept.
 
     Args:
-        link: of the step before.
+        link: of the previous step.
         write: what the step writes, w and p.
         threshold: entries below it are dropped; None for 1 / K; 0 drops none.
 
@@ -124,13 +124,13 @@ def update_sparse_link(
 
 
 def _at_columns(vector: Tensor, columns: Tensor) -> Tensor:
-    """vector (B, Hw, N) at columns (B, Hw, n, K); at cell 0 where there is no entry."""
+    """vector (B, Hw, N) at columns (B, Hw, n, K); at cell 0 if there is no entry."""
     index = columns.clamp(min=0).long()
     return vector.gather(-1, index.flatten(-2)).view(columns.shape)
 
 
 def _in_order(values: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Entries (..., K) in rising order of their columns, empty places last."""
+    """Entries (..., K) in increasing order of their columns, empty places last."""
     end = torch.iinfo(columns.dtype).max
     order = columns.masked_fill(columns < 0, end).argsort(dim=-1, stable=True)
     return values.gather(-1, order), columns.gather(-1, order)
@@ -164,9 +164,9 @@ def _written_rows(
 
 
 def sparse_products(link: SparseLink, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """L v and L^T v of vectors (B, R, N), each (B, Hw, R, N).
+    """L v and L^T v for vectors (B, R, N), each (B, Hw, R, N).
 
-    Of the read weightings of the step before: forward and backward weightings.
+    For the previous read weightings, these are the forward and backward weightings.
     """
     products = [_products(link, vector) for vector in vectors.unbind(1)]
     ahead, behind = zip(*products, strict=True)
@@ -174,7 +174,7 @@ def sparse_products(link: SparseLink, vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _products(link: SparseLink, vector: Tensor) -> tuple[Tensor, Tensor]:
-    """L v and L^T v of a vector (B, N), each (B, Hw, N)."""
+    """L v and L^T v for a vector (B, N), each (B, Hw, N)."""
     vector = vector.unsqueeze(1).expand(link.values.shape[:-1])
     ahead = (link.values * _at_columns(vector, link.columns)).sum(-1)
     index = link.columns.clamp(min=0).long().flatten(-2)
@@ -183,10 +183,10 @@ def _products(link: SparseLink, vector: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def touched_rows(link: SparseLink, write: LinkWrite, threshold: float | None = None) -> Tensor:
-    """(n, 3) int64: batch element, write head and row of what a step may change.
+    """(n, 3) int64: batch element, write head and row of each row that a step may change.
 
-    These are the rows written, those with an entry in a column written, and those of a link given
-    by the user with an entry below the threshold.
+    These are the written rows, those with an entry in a written column, and those of a user's
+    link with an entry below the threshold.
     """
     threshold = 1 / link.values.shape[-1] if threshold is None else threshold
     marked = torch.zeros_like(write.weights, dtype=torch.bool).scatter(-1, write.rows.cells, True)
@@ -199,9 +199,9 @@ def touched_rows(link: SparseLink, write: LinkWrite, threshold: float | None = N
 def update_sparse_link_backward(
     d_rows: Tensor, before: SparseLink, after: SparseLink, rows: Tensor, write: LinkWrite
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `update_sparse_link` on the rows that a step touched, derived by hand.
+    """Hand-derived gradients of `update_sparse_link` on the rows that a step touched.
 
-    With G the gradient of L_t at an entry that both steps have, or that was new:
+    With G the gradient of L_t at an entry that both steps have or that is new:
 
         dL_{t-1} = (1 - w_i - w_j) G;  dw_i += sum_j G (p_j - L_{t-1});  dw_j -= G L_{t-1}
         dp_j += w_i G
@@ -213,8 +213,8 @@ def update_sparse_link_backward(
         write: what the step wrote.
 
     Returns:
-        gradients of the rows' values before the step (n, K), of the whole weightings that `write`
-        kept entries of: at the written cells, at the columns, each (B, Hw, N).
+        gradients of the rows' values before the step (n, K), and of the whole weightings whose
+        entries `write` kept: the write weightings and the precedence, each (B, Hw, N).
     """
     d_written, d_precedence = torch.zeros_like(write.weights), torch.zeros_like(write.weights)
     N = write.weights.shape[-1]
@@ -238,11 +238,11 @@ def update_sparse_link_backward(
 
 
 def _add_at(out: Tensor, index: Tensor, values: Tensor) -> None:
-    """out.view(-1)[index] += values, in the same order every time on every device."""
+    """out.view(-1)[index] += values, in a fixed order on every device."""
     flat, index, values = out.view(-1), index.flatten(), values.flatten()
     if out.device.type == "cpu":
         flat.index_add_(0, index, values)
-    else:  # where index_add_ is atomic, this sorts
+    else:  # index_add_ is atomic there, this sorts
         flat.index_put_((index,), values, accumulate=True)
 
 
@@ -252,8 +252,8 @@ def link_write_backward(
     """Gradients of `link_write`: of precedence and write_weights, each (B, Hw, N).
 
     Args:
-        d_written, d_precedence: (B, Hw, N), gradients of the weightings that it kept entries of.
-        write, unit_sums: what it returned, and was given.
+        d_written, d_precedence: (B, Hw, N), gradients of the weightings whose entries it kept.
+        write, unit_sums: its result and its argument.
     """
     N = d_written.shape[-1]
     d_columns = d_precedence.gather(-1, write.columns.cells)
@@ -267,14 +267,14 @@ def link_write_backward(
 def sparse_products_backward(
     d_ahead: Tensor, d_behind: Tensor, link: SparseLink, read_weights: Tensor
 ) -> Tensor:
-    """Gradient of `sparse_products` of the link's values, (B, Hw, N, K).
+    """Gradient of `sparse_products` with respect to the link's values, (B, Hw, N, K).
 
-    dL_ij = sum_r dfwd_r[i] wr_r[j] + wr_r[i] dbwd_r[j], where there is an entry; that of the read
+    dL_ij = sum_r dfwd_r[i] wr_r[j] + wr_r[i] dbwd_r[j], if there is an entry; that of the read
     weightings is L^T dfwd + L dbwd, see `sparse_products`.
 
     Args:
         d_ahead, d_behind: (B, R, Hw, N).
-        link, read_weights: what the function was given.
+        link, read_weights: the function's arguments.
     """
     d_values = torch.zeros_like(link.values)
     for r in range(read_weights.shape[1]):
@@ -285,14 +285,14 @@ def sparse_products_backward(
 
 
 class SparseRun(LinkRun):
-    """A sparse link in plain torch, changed in place; the rows that each step changes are kept.
+    """A sparse link in plain torch, updated in place; it keeps the old rows that each step changes.
 
     A backend overrides the passes over the link, from `keep_largest` on.
     """
 
     def __init__(self, link: SparseLink, options: StepOptions, steps: int, keep: bool) -> None:
         super().__init__(link, options, steps, keep)
-        self._link = SparseLink(*(_own(tensor.detach()) for tensor in link))
+        self._link = SparseLink(*(_clone(tensor.detach()) for tensor in link))
         self._done: list[tuple[Kept, Kept, Tensor, SparseLink]] = []
         self._d_values = torch.empty(0, device=link.values.device)
 
@@ -307,11 +307,11 @@ class SparseRun(LinkRun):
         return self.products(link, step.read0)
 
     def final(self, matrix: Tensor) -> SparseLink:
-        return SparseLink(*map(_own, self._link)) if self.keep else self._link
+        return SparseLink(*map(_clone, self._link)) if self.keep else self._link
 
     def begin_backward(self, d_final: list[Tensor | None]) -> None:
         given = d_final[0]
-        self._d_values = torch.zeros_like(self._link.values) if given is None else _own(given)
+        self._d_values = torch.zeros_like(self._link.values) if given is None else _clone(given)
         self._d_values.masked_fill_(self._link.columns < 0, 0)
 
     def backward(
@@ -338,7 +338,7 @@ class SparseRun(LinkRun):
         return [self._d_values, None]
 
     def _active(self, step: Step) -> SparseLink:
-        """The link of the sequences that a step has."""
+        """The link, for the sequences in a step."""
         return SparseLink(*(tensor[: len(step.read0)] for tensor in self._link))
 
     def keep_largest(self, weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
@@ -348,10 +348,10 @@ class SparseRun(LinkRun):
     def update(
         self, link: SparseLink, write: LinkWrite, threshold: float
     ) -> tuple[Tensor, SparseLink]:
-        """Take a link from step t - 1 to step t, in place.
+        """Update a link from step t - 1 to step t, in place.
 
         Returns:
-            the rows that may have changed (n, 3), and what they were before, (n, K) each.
+            the rows that may have changed (n, 3), and their old values and columns, (n, K) each.
         """
         rows = touched_rows(link, write, threshold)
         before = link.at(rows)
@@ -360,7 +360,7 @@ class SparseRun(LinkRun):
         return rows, before
 
     def products(self, link: SparseLink, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """L_t v and L_t^T v of vectors (B, R, N), each (B, Hw, R, N)."""
+        """L_t v and L_t^T v for vectors (B, R, N), each (B, Hw, R, N)."""
         return sparse_products(link, vectors)
 
     def add_gradient(
@@ -372,9 +372,9 @@ class SparseRun(LinkRun):
         modes_ahead: Tensor,
         modes_behind: Tensor,
     ) -> None:
-        """Add to d_values (B, Hw, N, K) what both weightings add to the gradient of a link.
+        """Add the gradients of both directional weightings to d_values (B, Hw, N, K).
 
-        d_read is the gradient of the read weightings of step t, last those of step t - 1, each
+        d_read is the gradient of step t's read weightings, last are those of step t - 1, each
         (B, R, N); modes_ahead and modes_behind (B, R, Hw).
         """
         d_read = d_read.unsqueeze(2)
@@ -382,7 +382,7 @@ class SparseRun(LinkRun):
         d_values += sparse_products_backward(d_ahead, d_behind, link, last)
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _clone(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
@@ -405,9 +405,9 @@ class SparseLinkage(Linkage):
         return {"link.values": shape, "link.columns": shape}
 
     def check(self, link: SparseLink, num_cells: int) -> None:
-        """Raise where columns are no cells, or not in rising order with the empty places last.
+        """Raise if columns are not cells, or not in increasing order with the empty places last.
 
-        On a CPU only: elsewhere it would wait for the device.
+        On a CPU only: elsewhere the check would have to wait for the device.
         """
         columns = link.columns
         if columns.device.type != "cpu" or not columns.numel():
@@ -421,7 +421,7 @@ class SparseLinkage(Linkage):
         left, right = columns[..., :-1], columns[..., 1:]
         if ((right >= 0) & ((right <= left) | (left < 0))).any():
             raise ValueError(
-                "state.link.columns must rise along each row, each cell once and -1 last; "
+                "state.link.columns must increase along each row, each cell once, -1 last; "
                 "SparseLink.from_dense makes such rows"
             )
 
@@ -442,7 +442,7 @@ class SparseLinkage(Linkage):
     def bytes(self, sizes: LinkSizes, budget: LinkBudget) -> int:
         """Values and columns before the first step, after the last and in the backward pass.
 
-        The rows that a step changes pass through about four arrays, and the gradient is one more.
+        The rows that a step changes need about four more arrays, and the gradient one.
         """
         B, Hw, N, K = sizes
         entries = B * Hw * N * K * (3 * (budget.itemsize + 4) + 5 * budget.itemsize)

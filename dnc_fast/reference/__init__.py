@@ -1,8 +1,8 @@
 """The paper's equations in plain PyTorch: the truth that every other path is tested against.
 
-One file per group of equations, one function per equation, in the paper's order, and beside each
-its hand-derived backward, from which the faster paths are made. Nothing here is clever; all of it
-takes any float dtype. The equations of temporal linkage are in `dnc_fast.linkages`.
+One file per group of equations, one function per equation, in the paper's order, each with its
+hand-derived backward, which the faster paths use. Nothing here is clever, and everything works in
+any float dtype. The equations of temporal linkage are in `dnc_fast.linkages`.
 """
 
 from .allocation import (

@@ -8,18 +8,18 @@ from torch import Tensor
 from .heads import product_over_heads, products_of_others
 
 EPSILON = 1e-6
-"""Lifts usages off zero: u' = e + (1 - e) u."""
+"""Keeps usages above zero: u' = e + (1 - e) u."""
 
 ROBUST_GRID = 2.0**-8
 """Usages that round to the same multiple of this count as equal in the robust order."""
 
 
 def retention(free_gates: Tensor, read_weights: Tensor) -> Tensor:
-    """How much of each cell's usage the read heads leave: psi = prod_r (1 - f_r wr_r).
+    """How much of each cell's usage the read heads retain: psi = prod_r (1 - f_r wr_r).
 
     Args:
         free_gates: (B, R), in [0, 1].
-        read_weights: (B, R, N), of the step before.
+        read_weights: (B, R, N), of the previous step.
 
     Returns:
         (B, N), in [0, 1].
@@ -31,8 +31,8 @@ def update_usage(usage: Tensor, write_weights: Tensor, retention: Tensor) -> Ten
     """u_t = (u + (1 - u) (1 - prod_h (1 - ww_h))) psi; with one head (u + ww - u ww) psi.
 
     Args:
-        usage: (B, N), of the step before.
-        write_weights: (B, Hw, N), of the step before.
+        usage: (B, N), of the previous step.
+        write_weights: (B, Hw, N), of the previous step.
         retention: (B, N).
 
     Returns:
@@ -47,11 +47,11 @@ def usage_order(usage: Tensor, order: str = "exact") -> Tensor:
 
     Args:
         usage: (B, N), in [0, 1].
-        order: one of `USAGE_ORDERS`. After a few steps from the zero state the usages of unwritten
-            cells differ in their last bits only; "robust" does not let those bits decide.
+        order: one of `USAGE_ORDERS`. A few steps after the zero state, the usages of unwritten
+            cells differ only in their last bits; "robust" ignores those bits.
 
     Returns:
-        (B, N) int64: the cell at each place of the order. No gradient.
+        (B, N) int64: the cell at each position of the order. No gradient.
     """
     keys = usage.detach()
     if order == "robust":
@@ -60,11 +60,11 @@ def usage_order(usage: Tensor, order: str = "exact") -> Tensor:
 
 
 def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
-    """Where new content goes: the freest cell first, the next as that one is in use.
+    """Where new content goes: to the freest cell first, then to the next as that one fills up.
 
         u' = e + (1 - e) u;  a[i] = (1 - u'_i) prod over j before i of u'_j
 
-    The order itself is discontinuous and passes no gradient; the values do.
+    The order is discontinuous and passes no gradient; the values do.
 
     Args:
         usage: (B, N), in [0, 1].
@@ -105,7 +105,7 @@ def update_usage_backward(
 def allocation_weighting_backward(
     d_allocation: Tensor, usage: Tensor, order: str = "exact"
 ) -> Tensor:
-    """Gradient of `allocation_weighting`, derived by hand.
+    """Hand-derived gradient of `allocation_weighting`.
 
     With P_i the product of u' over the cells before i, so that a_i = (1 - u'_i) P_i:
 
@@ -115,7 +115,7 @@ def allocation_weighting_backward(
 
     Args:
         d_allocation: (B, N), gradient of the weighting.
-        usage, order: what `allocation_weighting` was given.
+        usage, order: the arguments of `allocation_weighting`.
 
     Returns:
         gradient of usage (B, N).

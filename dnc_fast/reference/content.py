@@ -14,12 +14,12 @@ EPSILON = 1e-6
 
 
 class LookUp(NamedTuple):
-    """What a look-up by content found.
+    """The result of a content look-up.
 
     | field   | shape         | what                                                          |
     |---------|---------------|---------------------------------------------------------------|
     | weights | (B, heads, N) | the content weightings                                        |
-    | kept    | any           | what the gradient needs besides, known to who made it alone   |
+    | kept    | any           | what else the gradient needs, in its maker's own format       |
     """
 
     weights: Tensor
@@ -27,7 +27,7 @@ class LookUp(NamedTuple):
 
 
 def look_up(keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
-    """`content_weighting`, with all that its gradient needs."""
+    """`content_weighting`, with everything that its gradient needs."""
     key_norms = (keys.square().sum(-1, keepdim=True) + EPSILON).sqrt()
     cell_norms = (memory.square().sum(-1) + EPSILON).sqrt().unsqueeze(-2)
     scale = key_norms * cell_norms + EPSILON
@@ -37,7 +37,7 @@ def look_up(keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
 
 
 def cosine_similarity(keys: Tensor, memory: Tensor) -> Tensor:
-    """How alike each key and each cell are.
+    """Similarity of each key and each cell.
 
         D(k, m) = k.m / (sqrt(k.k + e) sqrt(m.m + e) + e),  e = 1e-6
 
@@ -68,7 +68,7 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
 def content_weighting_backward(
     d_weights: Tensor, found: LookUp, keys: Tensor, strengths: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `content_weighting`, derived by hand.
+    """Hand-derived gradients of `content_weighting`.
 
     With s = beta D, D = k.m / q, q = |k| |m| + e, |x| = sqrt(x.x + e):
 
@@ -78,7 +78,7 @@ def content_weighting_backward(
     Args:
         d_weights: (B, heads, N), gradient of the weighting.
         found: what `look_up` returned.
-        keys, strengths, memory: what it was given.
+        keys, strengths, memory: the arguments of `look_up`.
 
     Returns:
         gradients of keys, strengths and memory.

@@ -15,7 +15,7 @@ def product_over_heads(factors: Tensor) -> Tensor:
 
 
 def products_of_others(factors: Tensor) -> Tensor:
-    """(B, heads, ...): for each head the product of all others'."""
+    """(B, heads, ...): for each head, the product of all the others."""
     if factors.shape[1] == 1:
         return torch.ones_like(factors)
     ones = torch.ones_like(factors[:, :1])

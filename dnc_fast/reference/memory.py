@@ -13,7 +13,7 @@ def write_memory(
     """M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T.
 
     Args:
-        memory: (B, N, W), of the step before.
+        memory: (B, N, W), of the previous step.
         write_weights: (B, Hw, N).
         erase_vectors: (B, Hw, W), in [0, 1].
         write_vectors: (B, Hw, W).
@@ -46,7 +46,7 @@ def write_memory_backward(
     erase_vectors: Tensor,
     write_vectors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `write_memory`, derived by hand.
+    """Hand-derived gradients of `write_memory`.
 
     With F_h = 1 - ww_h e_h^T and Q_h = dM_t M_{t-1} prod over the other heads of F:
 
@@ -55,7 +55,7 @@ def write_memory_backward(
 
     Args:
         d_memory: (B, N, W), gradient of the new memory.
-        memory, write_weights, erase_vectors, write_vectors: what `write_memory` was given.
+        memory, write_weights, erase_vectors, write_vectors: the arguments of `write_memory`.
 
     Returns:
         gradients of memory, write_weights, erase_vectors and write_vectors.

@@ -1,4 +1,4 @@
-"""Precedence: how much each cell was written last (Graves et al. 2016, Methods)."""
+"""Precedence: how far each cell was the last one written (Graves et al. 2016, Methods)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def update_precedence(precedence: Tensor, write_weights: Tensor) -> Tensor:
     """p_t = (1 - sum_i ww_i) p_{t-1} + ww_t.
 
     Args:
-        precedence: (B, Hw, N), of the step before.
+        precedence: (B, Hw, N), of the previous step.
         write_weights: (B, Hw, N), of this step.
 
     Returns:

@@ -49,11 +49,11 @@ def memory_step(
 
     Args:
         interface: this step's interface, activated.
-        state: the memory after the step before; its link tells the linkage.
-        options: what is calculated otherwise than in the paper.
+        state: the memory after the previous step; its link determines the linkage.
+        options: where the step may differ from the paper.
 
     Returns:
-        read vectors (B, R, W), the memory after this step, and the weightings' parts.
+        read vectors (B, R, W), the memory after this step, and the parts of its weightings.
 
     Raises:
         ValueError: a separable link is full.
@@ -84,7 +84,7 @@ def memory_step(
 
 
 def _largest(weights: Tensor, count: int | None) -> Tensor:
-    """The weighting with its `count` largest entries only, of the same sum."""
+    """Keep only the `count` largest entries of a weighting, scaled to the same sum."""
     if count is None:
         return weights
     return keep_largest(weights, count).spread(weights.shape[-1])
@@ -96,7 +96,7 @@ def write_weighting(
     """ww_h = g_w (g_a a_h + (1 - g_a) c_h), and the allocation weightings a_h.
 
     The heads allocate one after another, each on a usage that counts what the heads before it will
-    allocate: s_h = s_{h-1} + (1 - s_{h-1}) g_a g_w a_h, s_0 = u_t. It is not carried on.
+    allocate: s_h = s_{h-1} + (1 - s_{h-1}) g_a g_w a_h, s_0 = u_t. s is dropped after the step.
 
     Args:
         interface: this step's interface, activated.

@@ -1,7 +1,7 @@
 """How the CPU kernels are compiled: by Numba, without the GIL, cached on disk.
 
-Numba keeps a function's cached code while its own file is unchanged, also when a function that it
-calls has changed. So the cache lies in a folder named after the sources of all kernels.
+Numba reuses a function's cached code while its own file is unchanged, even if a function that it
+calls has changed. So the cache folder is named after a hash of all kernels' sources.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from numba.core.compiler import Compiler
 config: Any = numba.core.config
 
 FASTMATH = {"reassoc", "contract", "nsz"}
-"""What lets sums be vectorised. NaN and infinity stay what they are."""
+"""Flags that let sums be vectorised. NaN and infinity keep their meaning."""
 
 
 def _cache_folder() -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     base = Path(config.CACHE_DIR or home / "dnc_fast")
-    # Numba keeps apart what lies at different places, and what different Pythons run.
+    # Numba separates sources at different paths, and different Pythons.
     folder = Path(__file__).resolve().parent
     digest = hashlib.sha256(f"{numba.__version__} {sys.version} {folder}".encode())
     for source in sorted(folder.glob("*.py")):
@@ -48,8 +48,8 @@ def _cache_is_writable() -> bool:
 CACHE = _cache_is_writable()
 
 
-class _Apart(Compiler):
-    """Tells the compiler that no array given to a function shares memory with another."""
+class _NoAlias(Compiler):
+    """Tells the compiler that no two arguments of a function share memory."""
 
     def define_pipelines(self) -> Any:
         self.state.flags.noalias = True
@@ -61,11 +61,11 @@ def kernel(
     pipeline: type[Compiler] = Compiler,
     fastmath: set[str] = FASTMATH,
 ) -> Callable[..., Any]:
-    """Compile a function for each dtype at its first call, or take it from the disk.
+    """Compile a function for each dtype at its first call, or load it from disk.
 
-    Where the folder cannot be written to, it is compiled anew in each process. Kernels allocate
-    nothing (`_nrt`): so Numba need not count references to the views that they work on, which is
-    atomic arithmetic and took a fourth of the time of small steps.
+    If the folder is not writable, every process compiles it again. Kernels allocate nothing
+    (`_nrt`), so Numba need not count references to the views that they work on: that is atomic
+    arithmetic, and took a quarter of the time of small steps.
     """
     before = config.CACHE_DIR
     config.CACHE_DIR = str(CACHE_FOLDER)
@@ -85,11 +85,11 @@ def kernel(
 def apart(function: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel whose arguments must not share memory.
 
-    Only so can a loop that writes to several arrays be vectorised; elsewhere loops write to one.
+    Otherwise a loop that writes to several arrays cannot be vectorised; others write to one.
     """
-    return kernel(function, _Apart)
+    return kernel(function, _NoAlias)
 
 
 def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Likewise, and sums are made in the order in which they are written."""
-    return kernel(function, _Apart, FASTMATH - {"reassoc"})
+    """Like `apart`, and sums keep the order in which they are written."""
+    return kernel(function, _NoAlias, FASTMATH - {"reassoc"})

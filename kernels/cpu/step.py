@@ -1,8 +1,8 @@
 """The whole memory step, forward and backward, for a range of batch elements in one call.
 
 A step has three stages: before the link matrix (usage, allocation, writing), the link matrix by
-strips of rows, and after it (reading). Threads take all three for batch elements of their own; if
-there are fewer elements than threads, the caller runs the stages by themselves and shares out the
+strips of rows, and after it (reading). A thread runs all three for its own batch elements. If there
+are fewer elements than threads, the caller runs the stages one by one, and the threads share the
 strips.
 """
 
@@ -19,11 +19,11 @@ from .interface import activate, activate_backward, split
 STRIP = linkage.STRIP
 
 ALL, BEFORE, LINKS, AFTER = range(4)
-"""Stages of a step: all of it, or what comes before the link matrices, these, what comes after."""
+"""Stages of a step: all, or the part before the link matrices, these, or the part after."""
 
 
 class Scratch(NamedTuple):
-    """What the parts of a step leave for each other, and room to work in; S strips.
+    """Scratch memory of a step, also for results that its parts share; S strips.
 
     | field        | shape            | forward             | backward                         |
     |--------------|------------------|---------------------|----------------------------------|
@@ -35,7 +35,7 @@ class Scratch(NamedTuple):
     | d_precedence | (B, S, Hw, N)    |                     | see `linkage_backward`           |
     | new          | (B, S, 4, N)     |                     | see `linkage_backward`           |
     | modes        | (B, Hw, R, 2)    |                     | read modes, forward and backward |
-    | found        | (B, heads, N)    | content weightings of the heads of a kind              |
+    | found        | (B, heads, N)    | content weightings of the read or the write heads      |
     | similarity   | (B, heads, N)    | see `content`                                          |
     | key_norms    | (B, heads)       | see `content`                                          |
     | cell_norms   | (B, N)           | see `content`                                          |
@@ -46,7 +46,7 @@ class Scratch(NamedTuple):
     | orders       | (B, Hw, N)       | free lists                                             |
     | keys, wide_keys, other | (B, N)     | see `free_list`                                        |
     | counts       | (B, COUNTS)      | likewise                                               |
-    | written      | (B, Hw, N)       |                     | write weightings, made anew      |
+    | written      | (B, Hw, N)       |                     | write weightings, recomputed     |
     | products, d_seen, d_allocation | (B, N) |             | see `_allocate_backward`         |
     | word         | (B, W)           |                     | see `write_memory_backward`      |
     """
@@ -134,7 +134,7 @@ def _usage_before_writing(free_gates, usage, write_weights, read_weights, out):
 
 @kernel
 def _look_up(b, keys, strengths, cells, scratch):
-    """The content weightings of all heads of a kind, left in the scratch arrays."""
+    """The content weightings of the read or the write heads, into the scratch arrays."""
     content.look_up(
         keys,
         strengths,
@@ -148,7 +148,7 @@ def _look_up(b, keys, strengths, cells, scratch):
 
 @kernel
 def _look_up_backward(b, keys, strengths, cells, scratch, d_keys, d_strengths, d_cells):
-    """Through `_look_up`, from scratch.d_found."""
+    """Backward of `_look_up`, from scratch.d_found."""
     content.content_weighting_backward(
         scratch.d_found[b],
         scratch.found[b],
@@ -168,7 +168,7 @@ def _look_up_backward(b, keys, strengths, cells, scratch, d_keys, d_strengths, d
 def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, write_weights):
     """The write weightings of all heads, from scratch.found.
 
-    Heads allocate one after another, each on a usage that counts what those before it allocate.
+    Heads allocate one after another, each on a usage that includes what those before it allocate.
     """
     Hw, N = write_weights.shape
     one = usage.dtype.type(1)
@@ -221,7 +221,7 @@ def _forward_before(b, step, scratch, robust):
 
 @kernel
 def _forward_link(b, strip, step, scratch):
-    """A strip of rows of the link matrices of step t, and their parts of both weightings."""
+    """A strip of rows of step t's link matrices, and its part of both directional weightings."""
     first = strip * STRIP
     last = min(first + STRIP, step.usage0.shape[1])
     for head in range(step.write1.shape[1]):
@@ -266,7 +266,7 @@ def _forward_after(b, step, scratch):
 
 @kernel
 def forward(stage, first, last, step, scratch, robust):
-    """A stage of a step: of the batch elements [first, last), or of the strips (LINKS)."""
+    """A stage of a step, for the batch elements [first, last), or for the strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
         for index in range(first, last):
@@ -284,7 +284,7 @@ def forward(stage, first, last, step, scratch, robust):
 
 @kernel
 def rebuild(stage, first, last, step, scratch):
-    """memory1 of the batch elements [first, last) anew (BEFORE), or link1 of the strips (LINKS)."""
+    """Rebuild memory1 of batch elements [first, last) (BEFORE), or link1 of strips (LINKS)."""
     N, W = step.memory0.shape[1:]
     Hw, R = step.write1.shape[1], step.read0.shape[1]
     strips = scratch.columns.shape[1]
@@ -311,7 +311,7 @@ def rebuild(stage, first, last, step, scratch):
 
 @kernel
 def _backward_before(b, step, adjoint, scratch):
-    """Through the read vectors and the read content weighting."""
+    """Backward of the read vectors and the read content weightings."""
     memory1 = step.memory1[b]
     N, W = memory1.shape
     Hw, R = step.write1.shape[1], step.read1.shape[1]
@@ -338,7 +338,7 @@ def _backward_before(b, step, adjoint, scratch):
 
 @kernel
 def _backward_link(b, strip, step, adjoint, scratch):
-    """Through a strip of rows of the link matrices."""
+    """Backward of a strip of rows of the link matrices."""
     first = strip * STRIP
     last = min(first + STRIP, step.usage0.shape[1])
     for head in range(step.write1.shape[1]):
@@ -363,7 +363,7 @@ def _backward_link(b, strip, step, adjoint, scratch):
 
 @kernel
 def _read_weights_backward(b, step, adjoint, scratch, modes, d_modes):
-    """Gradients of the modes of both directions; adjoint.read goes from step t to t - 1."""
+    """Gradients of both directions' modes; adjoint.read goes from step t to t - 1."""
     R, N = step.read0.shape[1:]
     zero = step.read0.dtype.type(0)
     Hw = step.write1.shape[1]
@@ -390,7 +390,7 @@ def _read_weights_backward(b, step, adjoint, scratch, modes, d_modes):
 
 @kernel
 def _write_weights_backward(b, step, adjoint, scratch):
-    """adjoint.write takes in link matrix and precedence; adjoint.precedence goes to step t - 1."""
+    """Add link matrix and precedence to adjoint.write; adjoint.precedence goes to t - 1."""
     Hw, N = step.write1.shape[1:]
     zero = step.write1.dtype.type(0)
     for head in range(Hw):
@@ -422,7 +422,7 @@ def _allocate_backward(
     d_write_gates,
     d_usage,
 ):
-    """Through `_allocate`: fill scratch.d_found and the gates' gradients, add to d_usage."""
+    """Backward of `_allocate`: fill scratch.d_found and the gates' gradients, add to d_usage."""
     Hw, N = d_write.shape
     one = d_write.dtype.type(1)
     zero = d_write.dtype.type(0)
@@ -461,7 +461,7 @@ def _allocate_backward(
 
 @kernel
 def _usage_backward(b, step, adjoint, free_gates, d_free_gates):
-    """Through the usage: adjoint.usage and adjoint.write go to t - 1, adjoint.read is added to."""
+    """Backward of the usage: adjoint.usage and adjoint.write go to t - 1; adds to adjoint.read."""
     R, N = step.read0.shape[1:]
     Hw = step.write0.shape[1]
     one = step.usage0.dtype.type(1)
@@ -495,7 +495,7 @@ def _usage_backward(b, step, adjoint, free_gates, d_free_gates):
 
 @kernel
 def _backward_after(b, step, adjoint, scratch, robust):
-    """Through the weightings, the writing, the allocation and the usage, to step t - 1."""
+    """Backward of the weightings, the writing, the allocation and the usage, to step t - 1."""
     memory0, d_write = step.memory0[b], adjoint.write[b]
     W = memory0.shape[1]
     Hw, R = step.write1.shape[1], step.read1.shape[1]
@@ -538,7 +538,7 @@ def _backward_after(b, step, adjoint, scratch, robust):
 
 @kernel
 def backward(stage, first, last, step, adjoint, scratch, robust):
-    """A stage of a step on the way back: of batch elements [first, last), or strips (LINKS)."""
+    """A stage of the backward step, for batch elements [first, last), or strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
         for index in range(first, last):

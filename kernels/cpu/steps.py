@@ -1,8 +1,8 @@
 """All steps of a batch of sequences in one call: controller, interface layer and memory.
 
-A call takes a range of batch elements through all steps, so that threads that share out the batch
-meet only at the end. Where there are fewer elements than threads, the caller takes the stages of a
-step one by one and shares out the strips of the link matrices. Both make the same sums.
+A call takes a range of batch elements through all steps, so that threads with their own ranges
+meet only at the end. If there are fewer elements than threads, the caller runs the stages of each
+step one by one, and the threads share the strips of the link matrices. Both give the same sums.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .product import add_product
 
 @intrinsic
 def _array_at(typingctx, address, shape, like):
-    """The contiguous array of a shape at an address, of the dtype of another one."""
+    """The contiguous array of this shape at an address, with the dtype of `like`."""
     kind = types.Array(like.dtype, shape.count, "C")
 
     def generate(context, builder, signature, arguments):
@@ -117,8 +117,8 @@ def _control(first, last, t, steps):
 
 
 @kernel
-def _put_out(b, t, steps):
-    """The read vectors of step t go to the features."""
+def _copy_reads(b, t, steps):
+    """Copy the read vectors of step t to the features."""
     reads = steps.reads[steps.place[t] + b]
     size = reads.size
     row = steps.features[steps.output[t] + b]
@@ -127,7 +127,7 @@ def _put_out(b, t, steps):
 
 @kernel
 def forward(stage, first, last, start, stop, steps, scratch, robust):
-    """The steps [start, stop): all of them, for the batch elements [first, last).
+    """Run all of the steps [start, stop) for the batch elements [first, last).
 
     Or a stage of a single step, see `step.forward`; the controller comes first, the features last.
     """
@@ -140,18 +140,18 @@ def forward(stage, first, last, start, stop, steps, scratch, robust):
         kernels.forward(stage, first, end, _step(t, steps, steps.reads), scratch, robust)
         if stage in (kernels.ALL, kernels.AFTER):
             for b in range(first, end):
-                _put_out(b, t, steps)
+                _copy_reads(b, t, steps)
 
 
 @kernel
 def rebuild(stage, first, last, t, steps, scratch):
-    """What the forward pass did not keep of the state after step t, see `step.rebuild`."""
+    """Rebuild what the forward pass did not keep of the state after step t, see `step.rebuild`."""
     kernels.rebuild(stage, first, last, _step(t, steps, steps.reads), scratch)
 
 
 @kernel
 def _rebuild_segment(first, last, t, steps, scratch):
-    """Likewise of the segment whose last step is t."""
+    """Likewise for the segment that ends with step t."""
     strips = scratch.columns.shape[1]
     for s in range(t - t % steps.interval, t + 1):
         end = min(last, steps.batch_sizes[s])
@@ -163,7 +163,7 @@ def _rebuild_segment(first, last, t, steps, scratch):
 
 @kernel
 def _adjoint(t, steps, adjoint):
-    """The gradients that a step of the memory works on."""
+    """The gradients that step t of the memory works on."""
     state = adjoint.state
     return Adjoint(
         adjoint.vectors[steps.place[t] :],
@@ -230,9 +230,9 @@ def _control_backward(first, last, t, steps, adjoint):
 
 @kernel
 def backward(stage, first, last, start, stop, steps, adjoint, scratch, robust):
-    """Back through the steps [start, stop): all of them, for the batch elements [first, last).
+    """Run all of the steps [start, stop) backward, for the batch elements [first, last).
 
-    Segments are rebuilt on the way. Or a stage of a single step, whose matrices are there, see
+    This rebuilds segments. Or a stage of a single step, whose matrices are already there, see
     `step.backward`; the controller comes last.
     """
     for t in range(stop - 1, start - 1, -1):

@@ -1,4 +1,4 @@
-"""Backend "cpu": kernels compiled by Numba, shared out over torch's number of threads."""
+"""Backend "cpu": kernels compiled by Numba, on as many threads as torch uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..base import Backend
 
 
 def load() -> Backend:
-    """The backend.
+    """Load the backend.
 
     Raises:
         ModuleNotFoundError: Numba cannot be imported.
@@ -16,7 +16,7 @@ def load() -> Backend:
     except ImportError as error:
         raise ModuleNotFoundError(
             f'backend "cpu" needs Numba, which cannot be imported ({error}); '
-            "`pip install numba` brings it"
+            "`pip install numba` installs it"
         ) from error
     from .backend import CpuBackend
 

@@ -1,4 +1,4 @@
-"""Allocation in large memories: only the cells that it reaches are put in order."""
+"""Allocation in large memories: only the cells that it reaches are sorted."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .arrays import array, arrays
 from .selection import largest
 
 REACHED = 64
-"""Cells that allocation is first tried with."""
+"""The number of cells to try first."""
 
 
 class _Reached:
-    """The cells of a batch element that allocation reaches before all of it is given out.
+    """The cells of a batch element that allocation reaches before nothing is left of it.
 
-    Those behind them in the order of usage get less than the least normal number, and count as 0.
+    Later cells in the usage order would get less than the smallest normal number; they get 0.
 
     Args:
         usage: (N).
-        robust: whether the order is by rounded usage.
+        robust: whether to order by rounded usage.
     """
 
     def __init__(self, usage: np.ndarray, robust: bool) -> None:
@@ -64,7 +64,7 @@ class _Reached:
 def _reached(
     interface: Interface, usage: Tensor, usage_order: str
 ) -> tuple[list[list[_Reached]], np.ndarray]:
-    """What each write head reaches in each batch element, and the usages that they see.
+    """What each write head reaches in each batch element, and the product of the gates (B, Hw).
 
     Heads allocate one after another, each on a usage that counts what those before it allocate.
     """

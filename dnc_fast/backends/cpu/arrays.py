@@ -1,4 +1,4 @@
-"""Tensors as the arrays that the CPU kernels take."""
+"""Tensors as NumPy arrays for the CPU kernels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .team import ranges_of, run_ranges
 
 
 def array(tensor: Tensor) -> np.ndarray:
-    """A NumPy array on the memory of a tensor."""
+    """A NumPy array that shares a tensor's memory."""
     return tensor.detach().numpy()
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """Contiguous arrays, on the memory of those tensors that are contiguous themselves."""
+    """Contiguous arrays; those of contiguous tensors share their memory."""
     return [array(tensor.contiguous()) for tensor in tensors]
 
 
 def run_strips(count: int, function: Callable[..., None], *arguments: Any) -> None:
-    """A kernel on so many strips, shared out over torch's threads."""
+    """Run a kernel on `count` strips, shared among as many threads as torch uses."""
     run_ranges(ranges_of(count, torch.get_num_threads()), function, *arguments)

@@ -1,7 +1,7 @@
-"""The parts of a memory step by the compiled kernels, for memories of any size.
+"""The parts of a memory step with compiled kernels, for memories of any size.
 
-Passes over the memory and over long vectors are shared out by strips of cells, in fixed strips, so
-that results do not depend on the number of threads. What is small is left to plain torch.
+Threads share passes over the memory and over long vectors in fixed strips of cells, so that results
+do not depend on the number of threads. Small operations stay in plain torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CpuBackend(Backend):
 
     def problem(self, device: torch.device, dtype: torch.dtype) -> Exception | None:
         if device.type != "cpu":
-            return ValueError(f'backend "cpu" takes tensors on the cpu, got {device}; use "auto"')
+            return ValueError(f'backend "cpu" needs tensors on the cpu, got {device}; use "auto"')
         return super().problem(device, dtype)
 
     def fused_step(
@@ -188,7 +188,7 @@ class CpuBackend(Backend):
 
 
 def call_part_kernels(dtype: torch.dtype) -> None:
-    """Call each kernel of the parts and of the links, by a tiny step back and forth."""
+    """Call each kernel of the parts and of the links, in tiny steps forward and backward."""
     B, N, W, R, Hw = 1, FEW + 1, 2, 1, 1
     backend = CpuBackend()
     for linkage in ("sparse", "separable"):

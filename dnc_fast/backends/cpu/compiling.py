@@ -14,21 +14,21 @@ from ...kernels.cpu.compile import CACHE, CACHE_FOLDER
 
 
 def compiled_marker(dtype: torch.dtype, kind: str) -> Path:
-    """The file that stands where the kernels of a dtype are compiled and on the disk."""
+    """The file that marks the kernels of a dtype as compiled and on disk."""
     return CACHE_FOLDER / f"{str(dtype).removeprefix('torch.')}-{kind}"
 
 
 def is_compiled(dtype: torch.dtype, kind: str = "step") -> bool:
-    """Whether the kernels of a dtype need no compiling in this process."""
+    """Whether the kernels of a dtype are on disk already."""
     return CACHE and compiled_marker(dtype, kind).exists()
 
 
 def compile_once(dtype: torch.dtype, kind: str, call: Callable[[torch.dtype], None]) -> None:
-    """Have the kernels of a dtype compiled to the disk, once, see `warm_up`, and load them all.
+    """Compile the kernels of a dtype to disk once, see `warm_up`, and load them all.
 
-    Kernels share functions, and a process takes each from the kernel that it loads first, so all
-    are loaded in one order: else their sums would depend on what was calculated before. Where
-    compiling fails, or the disk cannot be written to, this process compiles what it needs.
+    Kernels share functions, and a process takes each from the kernel that it loads first. So all
+    are loaded in one order; otherwise their sums would depend on what ran before. If compiling
+    fails, or the disk is not writable, this process compiles what it needs.
 
     Args:
         dtype: of the state.
@@ -51,7 +51,7 @@ def compile_once(dtype: torch.dtype, kind: str, call: Callable[[torch.dtype], No
 
 
 def compile_here(dtype: torch.dtype, kind: str, call: Callable[[torch.dtype], None]) -> None:
-    """Compile the kernels of a kind in this process, to the disk."""
+    """Compile the kernels of a kind in this process, and store them on disk."""
     with _lock:
         _begun.add((dtype, kind))
         call(dtype)

@@ -1,6 +1,6 @@
-"""The paper's whole step by compiled kernels, and all steps of a batch in one call.
+"""The paper's whole step with compiled kernels, and all steps of a batch in one call.
 
-Sums are made in an order that does not depend on the threads, so neither do the results.
+The order of sums does not depend on the threads, so neither do the results.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .compiling import compile_once
 from .team import Range, ranges_of, ranges_to, run_ranges
 
 PARALLEL_FROM = 1 << 16
-"""Numbers in the link matrices of a step from which threads are worth their hand-over."""
+"""From this many numbers in a step's link matrices on, using threads pays off."""
 
 PARALLEL_STEPS_FROM = 1 << 20
-"""Numbers in link matrices and weights, over all steps, from which they are for whole sequences."""
+"""The same for whole sequences: numbers in link matrices and weights, over all steps."""
 
 
 class CpuFusedRun(StepRun):
-    """The steps of a run by the kernels of the whole step.
+    """The steps of a run with the whole-step kernels.
 
     Args:
         sizes: of the memory.
@@ -90,12 +90,12 @@ class CpuFusedRun(StepRun):
 
 
 def numpy_dtype(dtype: torch.dtype) -> Any:
-    """NumPy's word for a dtype of torch."""
+    """The NumPy dtype of a torch dtype."""
     return array(torch.empty(0, dtype=dtype, device="cpu")).dtype
 
 
 def _rebuild_segment(last: int, steps: Steps, scratch: Any) -> None:
-    """Rebuild the matrices of the segment whose last step is `last`, shared out by strips."""
+    """Rebuild the matrices of the segment that ends with step `last`, by strips."""
     _, Hw, N = steps.write.shape
     for t in range(last - last % steps.interval, last + 1):
         B = int(steps.batch_sizes[t])
@@ -106,7 +106,7 @@ def _rebuild_segment(last: int, steps: Steps, scratch: Any) -> None:
 
 
 def _run_stages(step: Step, function: Callable[..., None], *arguments: Any) -> None:
-    """All stages of a step, shared out by batch elements where there are enough, or by strips."""
+    """Run all stages of a step: threads share batch elements if there are enough, or strips."""
     B, Hw, N, _ = step.link0.shape
     threads = _threads(B * Hw * N * N)
     if threads <= B:
@@ -116,27 +116,27 @@ def _run_stages(step: Step, function: Callable[..., None], *arguments: Any) -> N
 
 
 def _run_by_strips(B: int, Hw: int, N: int, function: Callable[..., None], *arguments: Any) -> None:
-    """One stage of a step after the other; that of the link matrices shared out."""
+    """Run the stages of a step one by one; threads share that of the link matrices."""
     function(BEFORE, 0, B, *arguments)
     _run_strips(B, Hw, N, function, *arguments)
     function(AFTER, 0, B, *arguments)
 
 
 def _run_strips(B: int, Hw: int, N: int, function: Callable[..., None], *arguments: Any) -> None:
-    """The strips of all link matrices of a step, shared out."""
+    """Run the link stage of a step; threads share the strips of all link matrices."""
     ranges = ranges_of(B * kernels.num_strips(N), _threads(B * Hw * N * N))
     run_ranges(ranges, partial(function, LINKS), *arguments)
 
 
 def _threads(numbers: int) -> int:
-    """How many threads should work on a step with so many numbers in its link matrices."""
+    """How many threads should work on a step with that many numbers in its link matrices."""
     return torch.get_num_threads() if numbers >= PARALLEL_FROM else 1
 
 
 def _ranges_of_sequences(steps: Steps) -> list[Range]:
     """Ranges of sequences that threads take through all steps.
 
-    Empty where more threads than there are sequences are worth their hand-over at every step.
+    Empty if using more threads than sequences, at every step, pays off.
     """
     threads, B = torch.get_num_threads(), int(steps.batch_sizes[0])
     _, Hw, N = steps.write.shape
@@ -151,7 +151,7 @@ def _ranges_of_sequences(steps: Steps) -> list[Range]:
 
 
 def fair_ranges(batch_sizes: np.ndarray, threads: int) -> list[Range]:
-    """Ranges of sequences, longest first, with about as many steps in each, at most one a thread.
+    """Ranges of sequences, longest first, with about as many steps in each; one per thread at most.
 
     Args:
         batch_sizes: (T), sequences at each step.

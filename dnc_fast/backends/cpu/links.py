@@ -1,4 +1,4 @@
-"""Runs of links by the compiled kernels, shared out by strips of cells.
+"""Link runs with the compiled kernels, shared among threads by strips of cells.
 
 The strips are fixed, so that results do not depend on the number of threads.
 """
@@ -27,7 +27,7 @@ from .team import ranges_of, run_ranges
 
 
 class CpuDenseRun(DenseRun):
-    """The link stage of the fused step's kernels, by itself."""
+    """The link stage of the fused step's kernels, alone."""
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         scratch = self._run(kernels.forward, step, (), False)
@@ -65,7 +65,7 @@ class CpuDenseRun(DenseRun):
         *rest: Any,
         modes: np.ndarray | None = None,
     ) -> kernels.Scratch:
-        """A kernel's link stage on all strips; what it left."""
+        """Run a kernel's link stage on all strips; returns its scratch arrays."""
         B, Hw, N = step.write1.shape
         none = _nothing(step)
         link = {
@@ -86,12 +86,12 @@ class CpuDenseRun(DenseRun):
 
 
 def _nothing(step: Step) -> np.ndarray:
-    """What stands for arrays of a step that are not looked at, (0, N, 1)."""
+    """A placeholder for unused arrays of a step, (0, N, 1)."""
     return np.empty((0, step.write1.shape[-1], 1), array(step.write1).dtype)
 
 
 class CpuSparseRun(SparseRun):
-    """A sparse link; what is small is left to plain torch."""
+    """A sparse link; small operations stay in plain torch."""
 
     def keep_largest(self, weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
         return keep_largest(weights, count, unit_sums)
@@ -213,7 +213,7 @@ def _modes(ahead: Tensor, behind: Tensor) -> Tensor:
 
 
 def _history(link: SeparableLink) -> list[np.ndarray]:
-    """The writes as (S, B, Hw, N), as the run keeps them."""
+    """The writes as (S, B, Hw, N), the run's own layout."""
     return arrays(*(tensor.permute(2, 0, 1, 3) for tensor in link))
 
 

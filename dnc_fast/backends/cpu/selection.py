@@ -1,4 +1,4 @@
-"""The largest entries of long weightings, without a whole sort."""
+"""The largest entries of long weightings, without a full sort."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ...linkages.selection import Kept
 from .arrays import array
 
 FEW = 4096
-"""Cells up to which plain torch sorts as fast as a pass over them finds the first."""
+"""Up to this many cells, sorting in plain torch is as fast as a pass that selects."""
 
 
 def largest(weights: np.ndarray, sign: int, count: int) -> np.ndarray:
-    """The cells of the `count` largest of sign * weights, ties by cell, in rising order."""
+    """The cells of the `count` largest of sign * weights, ties by cell, in increasing order."""
     if count == len(weights):
         return np.arange(count)
     room = 2 * count + 1
@@ -34,7 +34,7 @@ def largest(weights: np.ndarray, sign: int, count: int) -> np.ndarray:
 
 
 def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
-    """See `selection.keep_largest` of the linkages."""
+    """See `linkages.selection.keep_largest`."""
     if weights.shape[-1] <= FEW or count >= weights.shape[-1]:
         return plain.keep_largest(weights, count, unit_sums)
     rows = array(weights.contiguous()).reshape(-1, weights.shape[-1])

@@ -1,10 +1,10 @@
-"""Threads for the compiled kernels: torch's own, where they can be had.
+"""Threads for the compiled kernels: torch's own, if possible.
 
-torch's operations run in a team of OpenMP threads, which spin for some milliseconds after each of
-them. Threads of our own would have to share the cores with them; so the kernels run in that very
-team. Without GNU OpenMP, and in a process forked after this was imported, which has none of the
-team's threads, they run in a pool. (torch's own operations hang in such a process, unless it sets
-their number of threads to 1, as a DataLoader's workers do.)
+torch's operations run in a team of OpenMP threads, which spin for some milliseconds after each
+operation. Threads of our own would compete with them for the cores, so the kernels run in the same
+team. Without GNU OpenMP, and in a process forked after this import, which has none of the team's
+threads, they run in a pool. (torch's own operations hang in such a process, unless it sets their
+number of threads to 1, as a DataLoader's workers do.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Range = tuple[int, int]
 
 
 def run_ranges(ranges: list[Range], function: Callable[..., None], *arguments: Any) -> None:
-    """Call function(first, last, ...) on each range, all at once; an error reaches the caller."""
+    """Call function(first, last, ...) on all ranges in parallel; errors reach the caller."""
     if len(ranges) == 1:
         function(*ranges[0], *arguments)
     elif _team is None or os.getpid() != _process:
@@ -33,7 +33,7 @@ def run_ranges(ranges: list[Range], function: Callable[..., None], *arguments: A
 
 
 def ranges_of(count: int, threads: int) -> list[Range]:
-    """Ranges that cover [0, count), at most one a thread."""
+    """Ranges that cover [0, count), at most one per thread."""
     return ranges_to([count * (thread + 1) // threads for thread in range(threads)])
 
 
@@ -43,7 +43,7 @@ def ranges_to(ends: list[int]) -> list[Range]:
 
 
 def _find_team() -> Any:
-    """torch's OpenMP library, or None where it is another than GNU's."""
+    """torch's OpenMP library, or None if it is not GNU's."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         try:
             library = ctypes.CDLL(str(path))
@@ -77,7 +77,7 @@ def _run_in_team(
     team.GOMP_parallel(_Body(body), None, len(ranges), 0)
     if errors:
         raise errors[0]
-    # OpenMP may give fewer threads than asked for, by OMP_THREAD_LIMIT or inside of another team.
+    # OpenMP may give fewer threads than requested: OMP_THREAD_LIMIT, or inside another team.
     for one, done in zip(ranges, taken, strict=True):
         if not done:
             function(*one, *arguments)
@@ -89,7 +89,7 @@ def _run_in_pool(
     others = [_pool(len(ranges)).submit(function, *one, *arguments) for one in ranges[1:]]
     try:
         function(*ranges[0], *arguments)
-    finally:  # nobody may work on after the arrays are gone
+    finally:  # no thread may outlive the arrays
         wait(others)
     for other in others:
         other.result()
@@ -100,7 +100,7 @@ _pools_lock = threading.Lock()
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """The helpers of a process, for so many threads; a forked one makes its own."""
+    """A process's helpers, for that many threads; a forked process creates its own."""
     key = (os.getpid(), threads)
     with _pools_lock:
         if key not in _pools:

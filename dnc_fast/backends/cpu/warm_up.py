@@ -1,7 +1,7 @@
 """Compile the CPU kernels for a dtype: `python -m dnc_fast.backends.cpu.warm_up float32 step`.
 
-The process that compiles a kernel can round its sums otherwise than those that load it from the
-disk. So it is compiled in a process of its own, and all others load it: the same bits in each.
+A process that compiles a kernel may round its sums differently from one that loads it from disk.
+So a separate process compiles the kernels and all others load them, which gives the same bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .compiling import compile_here, compiled_marker
 from .fused import call_step_kernels
 
 KINDS = {"step": call_step_kernels, "parts": call_part_kernels}
-"""What calls the kernels, by kind, in the order in which they are loaded."""
+"""The functions that call the kernels, by kind, in loading order."""
 
 
 def main() -> None:

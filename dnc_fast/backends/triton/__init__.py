@@ -7,7 +7,7 @@ import os
 from ..base import Backend
 
 OLDEST_TRITON = (3, 6)
-"""Kernels use what Triton has had since this version."""
+"""The kernels use features that Triton has had since this version."""
 
 
 def interpreted() -> bool:
@@ -16,7 +16,7 @@ def interpreted() -> bool:
 
 
 def load() -> Backend:
-    """The backend.
+    """Load the backend.
 
     Raises:
         ModuleNotFoundError: Triton cannot be imported.
@@ -27,14 +27,14 @@ def load() -> Backend:
     except ImportError as error:
         raise ModuleNotFoundError(
             f'backend "triton" needs Triton, which cannot be imported ({error}); '
-            '`pip install triton` brings it on Linux; "eager" runs everywhere'
+            '`pip install triton` installs it on Linux; "eager" runs everywhere'
         ) from error
     version = str(triton.__version__)
     if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
         raise RuntimeError(
             f'backend "triton" needs Triton {oldest} or newer, got {version}; a newer torch brings '
-            'one; "eager" runs with any'
+            'it; "eager" runs with any'
         )
     from .backend import TritonBackend
 

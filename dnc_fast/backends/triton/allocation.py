@@ -1,4 +1,4 @@
-"""Allocation by the Triton kernels, along an order that torch sorts.
+"""Allocation with the Triton kernels, in an order that torch sorts.
 
 Everything here gives the same bits every time.
 """
@@ -17,15 +17,15 @@ from ...reference.allocation import usage_order as order_of
 
 
 class Allocated(NamedTuple):
-    """What a write head allocated, and what it saw; each (B, N).
+    """What a write head allocated, and on which usage; each (B, N).
 
     | field    | what                                          |
     |----------|-----------------------------------------------|
     | weights  | the allocation weighting                      |
-    | usage    | that the head saw                             |
-    | lifted   | the same off zero, u'                         |
-    | order    | int64, the cell at each place of the order    |
-    | products | of the u' before, at each place               |
+    | usage    | the usage that the head saw                   |
+    | lifted   | the same, kept above zero, u'                 |
+    | order    | int64, the cell at each position of the order |
+    | products | of all u' before each position                |
     """
 
     weights: Tensor
@@ -72,7 +72,7 @@ def write_weighting_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `Parts.write_weighting_backward`.
 
-    Cells are sorted again, which takes less than keeping the orders of all steps.
+    Cells are sorted again, which is cheaper than keeping the orders of all steps.
     """
     allocated = _allocations(interface, usage, usage_order)
     allocation_gates, write_gates = interface.allocation_gates, interface.write_gates

@@ -1,6 +1,6 @@
-"""The parts of a memory step by the Triton kernels, and the paper's whole step by fused ones.
+"""The parts of a memory step with Triton kernels, and the paper's whole step with fused ones.
 
-What is a few passes over vectors of cells stays in torch, as good at that.
+Operations of a few passes over vectors of cells stay in torch, which is just as fast there.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from . import allocation, interpreted
 from .links import TritonDenseRun, TritonSeparableRun, TritonSparseRun, keep_largest
 
 OLDEST_CAPABILITY = (8, 0)
-"""The CUDA compute capability from which the kernels are compiled and checked."""
+"""The lowest CUDA compute capability for which the kernels are compiled and checked."""
 
 
 class TritonFusedRun(StepRun):
-    """The paper's steps by the kernels of the whole step, see `kernels.gpu.step`."""
+    """The paper's steps with the whole-step kernels, see `kernels.gpu.step`."""
 
     def __init__(
         self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
@@ -72,8 +72,8 @@ class TritonBackend(Backend):
         if device.type == "cpu" and interpreted():
             return None
         return ValueError(
-            f'backend "triton" takes tensors on a CUDA or ROCm device, got {device}; use "auto", '
-            "or set TRITON_INTERPRET=1 before the start to test the kernels on a CPU, very slowly"
+            f'backend "triton" needs tensors on a CUDA or ROCm device, got {device}; use "auto", '
+            "or start with TRITON_INTERPRET=1 to test the kernels on a CPU, very slowly"
         )
 
     def fused_step(
@@ -84,7 +84,7 @@ class TritonBackend(Backend):
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
-        """See `Backend.memory_step`; the paper's step is an op that torch.compile knows."""
+        """See `Backend.memory_step`; the paper's step is an op that torch.compile supports."""
         if options.cut_weightings or not linkage_of(state.link).is_matrix:
             return super().memory_step(vector, state, options)
         dtype = state.memory.dtype

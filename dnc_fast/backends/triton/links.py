@@ -1,4 +1,4 @@
-"""Runs of links by the Triton kernels. Everything here gives the same bits every time."""
+"""Link runs with the Triton kernels. Everything here gives the same bits every time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...linkages.sparse import LinkWrite, SparseLink, SparseRun
 
 
 def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
-    """`selection.keep_largest`; in float64, which does not fit beside an index, that itself."""
+    """See `selection.keep_largest`, used for float64: that fits into no word with an index."""
     if weights.dtype == torch.float64:
         return selection.keep_largest(weights, count, unit_sums)
     cells = kernels.largest_cells(weights.flatten(0, -2), count).unflatten(0, weights.shape[:-1])
@@ -25,7 +25,7 @@ def keep_largest(weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
 
 
 class TritonDenseRun(DenseRun):
-    """The link pass of the fused step's kernels, by itself."""
+    """The link pass of the fused step's kernels, alone."""
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         rows, columns = _partial_sums(step, 0, 0)
@@ -50,12 +50,12 @@ class TritonDenseRun(DenseRun):
 
 
 def _given(step: Step) -> tuple[Tensor, ...]:
-    """What both passes begin with."""
+    """The first arguments of both passes."""
     return step.write1, step.precedence0, step.read0, step.link0
 
 
 def _partial_sums(step: Step, more_rows: int, more_columns: int) -> tuple[Tensor, Tensor]:
-    """Room for the sums over R read heads, and some more, of each chunk and each strip."""
+    """Buffers for the sums of R read heads and a few more, by chunk and by strip."""
     (B, Hw, N), R = step.write1.shape, step.read0.shape[1]
     sizes = linkage.tiling(N)
     return (
@@ -75,8 +75,8 @@ class TritonSparseRun(SparseRun):
     ) -> tuple[Tensor, SparseLink]:
         """See `SparseRun`.
 
-        The host waits for the device once, for the number of rows that change: it is the length of
-        what is returned.
+        The host waits for the device once, for the number of rows that change, which is the length
+        of the result.
         """
         fan_out = link.values.shape[-1]
         if fan_out > sparse_linkage.MOST_ENTRIES:
