@@ -16,6 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernels.interface import interface_shapes, interface_size
+
+__all__ = [
+    "Interface",
+    "interface_shapes",
+    "interface_size",
+    "oneplus",
+    "parse_interface",
+    "parse_interface_backward",
+]
+
 
 class Interface(NamedTuple):
     """One step's interface after its activations.
@@ -44,31 +55,6 @@ class Interface(NamedTuple):
     allocation_gates: Tensor
     write_gates: Tensor
     read_modes: Tensor
-
-
-def interface_shapes(
-    cell_size: int, num_read_heads: int, num_write_heads: int
-) -> dict[str, tuple[int, ...]]:
-    """The shape of each field without the batch, in the order of the raw vector."""
-    W, R, Hw = cell_size, num_read_heads, num_write_heads
-    return {
-        "read_keys": (R, W),
-        "read_strengths": (R,),
-        "write_keys": (Hw, W),
-        "write_strengths": (Hw,),
-        "erase_vectors": (Hw, W),
-        "write_vectors": (Hw, W),
-        "free_gates": (R,),
-        "allocation_gates": (Hw,),
-        "write_gates": (Hw,),
-        "read_modes": (R, 1 + 2 * Hw),
-    }
-
-
-def interface_size(cell_size: int, num_read_heads: int, num_write_heads: int = 1) -> int:
-    """Length of the raw vector: R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)."""
-    W, R, Hw = cell_size, num_read_heads, num_write_heads
-    return R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)
 
 
 def oneplus(x: Tensor) -> Tensor:

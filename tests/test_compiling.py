@@ -1,4 +1,4 @@
-"""The CPU kernels are compiled beforehand: none is forgotten and compiled again by every process."""
+"""All CPU kernels are compiled beforehand, so that no process compiles a forgotten one again."""
 
 import subprocess
 import sys

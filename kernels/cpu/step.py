@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..interface import interface_size
 from . import allocation, content, linkage, memory
 from .compile import kernel
 from .interface import activate, activate_backward, split
@@ -89,7 +90,7 @@ def make_scratch(B: int, N: int, W: int, R: int, Hw: int, dtype: Any) -> Scratch
     S = num_strips(N)
     heads = max(R, Hw)
     return Scratch(
-        active=np.empty((B, R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)), dtype),
+        active=np.empty((B, interface_size(W, R, Hw)), dtype),
         rows=np.empty((B, Hw, R, N), dtype),
         columns=np.empty((B, S, Hw, R, N), dtype),
         row_sums=np.empty((B, Hw, N), dtype),

@@ -11,11 +11,6 @@ import triton
 import triton.language as tl
 
 
-def interface_size(W: int, R: int, Hw: int) -> int:
-    """The length of an interface vector."""
-    return R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)
-
-
 @triton.jit
 def read_strengths(W: tl.constexpr, R: tl.constexpr):
     return R * W

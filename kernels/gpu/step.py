@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..arrays import Adjoint, Step
+from ..interface import interface_offsets, interface_size
 from . import launch, linkage, ops, small_step, tiled_step
 from .allocation import Head, launch_products, launch_rank_backward
-from .interface import interface_size
 
 
 class Scratch(NamedTuple):
@@ -166,13 +166,13 @@ def _head(step: Step, scratch: Scratch, head: int) -> Head:
     """A write head: the usage it saw, and its gates in the interface vectors."""
     B, Hw, _ = step.write0.shape
     R, W = step.reads.shape[1:]
-    write_gate = interface_size(W, R, Hw) - R * (1 + 2 * Hw) - Hw + head
+    offsets = interface_offsets(W, R, Hw)
     return Head(
         usage=scratch.seen[:B, head] if head else step.usage1,
         products=scratch.products[:B, head],
         d_allocation=scratch.d_allocation[:B, head],
-        allocation_gate=step.vector[:, write_gate - Hw],
-        write_gate=step.vector[:, write_gate],
+        allocation_gate=step.vector[:, offsets["allocation_gates"] + head],
+        write_gate=step.vector[:, offsets["write_gates"] + head],
     )
 
 
