@@ -1,6 +1,6 @@
 """Runs recorded as CUDA graphs: when, what for, how many, and that replays are right.
 
-On a CPU a stand-in records (tests/graphs.py); tests at the end need a GPU.
+On a CPU a stand-in records (tests/recorded_graph.py); tests at the end need a GPU.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import LOOKS, RecordedGraph, recorded_launch
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded_graph import LOOKS, RecordedGraph, recorded_launch
 from states import assert_close, lively_dnc, lively_state, named_parts, normal, require_grad
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
