@@ -225,7 +225,7 @@ def rms(tensor: Tensor) -> float:
 
 
 def assert_near(
-    actual: dict[str, Tensor], expected: dict[str, Tensor], relative: float = 1e-10
+    actual: dict[str, Tensor], expected: dict[str, Tensor], relative: float = 1e-12
 ) -> None:
     """RMS of the difference over RMS of the expected; all things are of size one, or zero."""
     assert actual.keys() == expected.keys()

@@ -10,21 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from gpu import DEVICE, assert_as_good_as_torch, poisoned, strided
+from gpu import DEVICE, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
+    assert_near,
     lively_dnc,
     lively_state,
+    make_cotangents,
     named_parts,
     normal,
     random_interfaces,
-    require_grad,
+    run,
+    run_step,
     separated_state,
-    weighed_sum,
 )
-from test_backends import STATES, make_cotangents, make_inputs, order_is_safe, results
-from test_engine import assert_results_close, run
 from test_gpu_ops import OPS, case_of, make
+from test_memory_step import STATES, make_inputs, order_is_safe
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_sequence
@@ -50,14 +51,17 @@ Inputs = tuple[Tensor, MemoryState, list[Tensor]]
 
 
 @pytest.fixture(params=["one program", "tiles"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def way(request: pytest.FixtureRequest, tiles: Callable[..., None]) -> None:
     """Both ways of a small memory; a large one always goes in tiles."""
     if request.param == "tiles":
-        monkeypatch.setattr(launch, "SMALL_CELLS", 0)
-    return request.param
+        tiles(SMALL_CELLS=0)
 
 
 both_ways = pytest.mark.usefixtures("way")
+
+
+def results(backend: str, order: str, *given: Any) -> dict[str, Tensor]:
+    return run_step(*given, backend=backend, usage_order=order)
 
 
 # Values and gradients
@@ -153,16 +157,20 @@ def test_equals_the_reference_at_all_sizes(N: int, tiled: bool, dtype: torch.dty
             compare(case, dtype)
 
 
-def several_tiles(monkeypatch: pytest.MonkeyPatch, tiling: dict[str, int]) -> None:
+@pytest.fixture
+def several_tiles(
+    monkeypatch: pytest.MonkeyPatch, tiles: Callable[..., None]
+) -> Callable[..., None]:
     """Of everything, as only memories of hundreds of cells have."""
-    monkeypatch.setattr(linkage, "tiling", lambda N: tiling)
-    for name, size in {"TILE_NUMBERS": 16, "RANK_CELLS": 4, "RANK_OTHERS": 4}.items():
-        monkeypatch.setattr(launch, name, size)
+    tiles(TILE_NUMBERS=16, RANK_CELLS=4, RANK_OTHERS=4)
+    return lambda **tiling: monkeypatch.setattr(
+        linkage, "tiling", lambda N: {"BM": 4, "BN": 4, **tiling}
+    )
 
 
-def test_strips_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_of_several_tiles(several_tiles: Callable[..., None]) -> None:
     """A program takes several tiles of the link matrix where there are thousands."""
-    several_tiles(monkeypatch, {"STRIPS": 3, "CHUNKS": 2, "STEPS": 2, "BM": 4, "BN": 4})
+    several_tiles(STRIPS=3, CHUNKS=2, STEPS=2)
     compare(Case("random", MemorySizes(2, 10, 3, 1, 2), "exact", tiled=True), torch.float64)
 
 
@@ -197,23 +205,6 @@ def test_half_precision(whole: bool, dtype: torch.dtype) -> None:
     assert_equals_the_reference("exact", given, str(dtype))
 
 
-@both_ways
-@pytest.mark.parametrize("order", ["exact", pytest.param("robust", marks=pytest.mark.full)])
-def test_steps_in_a_row(order: str) -> None:
-    sizes = MemorySizes(1, 5, 3, 2, 2)
-    vectors, state = round_to(torch.float64, (random_interfaces(3, sizes), separated_state(sizes)))
-    found = []
-    for backend in ("triton", "reference"):
-        inputs = require_grad((vectors, state))
-        current, reads = inputs[1], []
-        for vector in inputs[0]:
-            step_reads, current = memory_step(vector, current, backend=backend, usage_order=order)
-            reads.append(step_reads)
-        total = torch.stack(reads).square().sum() + sum(part.square().sum() for part in current)
-        found.append((reads, current, torch.autograd.grad(total, [inputs[0], *inputs[1]])))
-    assert_close(*found, "float64")
-
-
 # Which numbers, where, and how often
 
 
@@ -227,67 +218,12 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 
 @both_ways
-def test_strides_do_not_matter() -> None:
-    given = inputs_of()
-    views = map_tensors(strided, given)
-    assert not any(part.is_contiguous() for part in (views[0], *views[1], *views[2]))
-    expected = results("triton", "exact", *given)
-    assert_same_bits(results("triton", "exact", *views), expected)
-
-
-@both_ways
-def test_leaves_its_inputs_alone_and_repeats_its_bits() -> None:
-    given = inputs_of()
-    copies = map_tensors(Tensor.clone, given)
-    expected = results("triton", "robust", *given)
-    assert_same_bits(given, copies)
-    assert_same_bits(results("triton", "robust", *given), expected)
-
-
-@both_ways
-def test_results_have_memory_of_their_own() -> None:
-    vector, state, _ = inputs_of()
-    given = [part.untyped_storage().data_ptr() for part in (vector, *state)]
-    reads, new = memory_step(vector, state, backend="triton")
-    found = [part.untyped_storage().data_ptr() for part in (reads, *new)]
-    assert len({*given, *found}) == len(given) + len(found)
-
-
-@both_ways
-def test_each_element_of_a_batch_is_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    several_tiles(monkeypatch, {"STRIPS": 2, "CHUNKS": 2, "STEPS": 1, "BM": 4, "BN": 4})
+def test_each_element_of_a_batch_is_as_if_alone(several_tiles: Callable[..., None]) -> None:
+    several_tiles(STRIPS=2, CHUNKS=2, STEPS=1)
     given = inputs_of(MemorySizes(3, 5, 3, 2, 2))
     batch = results("triton", "exact", *given)
     last, expected = map_tensors(lambda tensor: tensor[2:], (given, batch))
     assert_same_bits(results("triton", "exact", *last), expected)
-
-
-@pytest.mark.parametrize("index", range(7))
-def test_gradients_of_one_result_alone_to_one_input(index: int) -> None:
-    """The gradients of the others are then not given, nor asked for."""
-    vector, state, cotangents = inputs_of(MemorySizes(1, 3, 2, 1, 2), torch.float64)
-    found = []
-    for backend in ("triton", "reference"):
-        leaves = [tensor.clone() for tensor in (vector, *state)]
-        leaves[-index].requires_grad_()
-        reads, new = memory_step(leaves[0], MemoryState(*leaves[1:]), backend=backend)
-        result = (reads, *new)[index]
-        if not result.requires_grad:
-            assert backend == "reference"
-            return
-        found += torch.autograd.grad(result, leaves[-index], cotangents[index])
-    assert_close(*found, "float64")
-
-
-@both_ways
-def test_vector_of_another_dtype_gets_its_gradient_in_that() -> None:
-    vector, state, cotangents = inputs_of(dtype=torch.float64)
-    single = results("triton", "exact", vector.float(), state, cotangents)
-    double = results("triton", "exact", vector.float().double(), state, cotangents)
-    name = "gradient of interface"
-    assert single[name].dtype == torch.float32
-    assert_close(single.pop(name), double.pop(name), "float32")
-    assert_same_bits(single, double)
 
 
 # Torch's machinery
@@ -321,16 +257,6 @@ def test_compiles_in_one_graph(dynamic: bool) -> None:
     for batch_size in (2, 3) if dynamic else (2,):
         given = inputs_of(MemorySizes(batch_size, 2, 1, 1, 1))
         assert_same_bits(outcome(compiled, given), outcome(function, given))
-
-
-@both_ways
-def test_autocast_changes_nothing() -> None:
-    given = inputs_of()
-    expected = results("triton", "exact", *given)
-    with torch.autocast(DEVICE, torch.bfloat16):
-        actual = results("triton", "exact", *given)
-    assert_same_bits(actual, expected)
-    assert {part.dtype for part in actual.values()} == {torch.float32}
 
 
 def reads_and_link(vector: Tensor, state: MemoryState, backend: str) -> Tensor:
@@ -371,14 +297,6 @@ def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: st
     expected = transformed("reference")
     assert all(part.any() for _, part in named_parts(expected, name))
     assert_same_bits(transformed("auto"), expected)
-
-
-@both_ways
-def test_second_gradients_are_refused() -> None:
-    vector, state, _ = inputs_of()
-    total = reads_and_link(vector.requires_grad_(), state, "triton")
-    with pytest.raises(RuntimeError, match=r'create_graph=True.*backend="reference" can do that'):
-        torch.autograd.grad(total, vector, create_graph=True)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -581,16 +499,6 @@ def test_link_matrix_of_more_than_2_31_numbers(last_programs_only: list[int]) ->
 # Sequences
 
 
-def on_device(model: DNC, x: Any, state: Any) -> dict[str, Tensor]:
-    """`run` where the kernels are."""
-
-    def loss(output: Tensor, final: Any) -> Tensor:
-        return weighed_sum(map_tensors(Tensor.cpu, (output, final)))
-
-    state = map_tensors(lambda tensor: tensor.to(DEVICE), state)
-    return run(model.to(DEVICE), x.to(DEVICE), state, loss)
-
-
 @both_ways
 @pytest.mark.parametrize(
     ("lengths", "interval", "options"),
@@ -605,7 +513,7 @@ def on_device(model: DNC, x: Any, state: Any) -> dict[str, Tensor]:
 def test_sequences_equal_the_reference(
     lengths: tuple[int, ...], interval: int, options: dict[str, Any]
 ) -> None:
-    """Through the engine: a memory that is made anew backward, and a batch that shrinks."""
+    """Through the engine: a memory that is rebuilt backward, and a batch that shrinks."""
     sizes = {"num_cells": 4, "num_read_heads": 1, **options}
     state, found = lively_state(lively_dnc(**sizes), len(lengths)), []
     if "usage_order" in options:  # usages that the other order would order otherwise
@@ -614,8 +522,8 @@ def test_sequences_equal_the_reference(
     x = pack_sequence([normal(length, 3) for length in lengths])
     for backend in ("triton", "reference"):
         model = lively_dnc(backend=backend, checkpoint_interval=interval, **sizes)
-        found.append(on_device(model, x, state))
-    assert_results_close(*found)
+        found.append(run(model.to(DEVICE), x.to(DEVICE), state.to(device=DEVICE)))
+    assert_near(*found)
 
 
 @pytest.mark.parametrize("updates", [20, pytest.param(200, marks=pytest.mark.full)])
