@@ -1,6 +1,6 @@
 """Runs recorded as CUDA graphs: when, what for, how many, and that replays are right.
 
-On a CPU a stand-in records (tests/recorded_graph.py); tests at the end need a GPU.
+On a CPU a stand-in records (tests/recorded_graph.py); the tests at the end need a GPU.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import gc
 import pickle
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_graph import LOOKS, RecordedGraph, recorded_launch
-from states import assert_close, lively_dnc, lively_state, named_parts, normal, require_grad
-from torch import Tensor, nn
+from inside import at_results, captures_held
+from recorded_graph import LOOKS, RecordedGraph
+from states import assert_close, lively_dnc, lively_states, normal, require_grad, run
+from test_engine import Own
+from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnc_fast import DNC, release_cuda_graphs
 from dnc_fast.backends import backend_problem
 from dnc_fast.controllers import CONTROLLERS
-from dnc_fast.engine import captures
 from dnc_fast.engine.captures import MAX_STEPS, part_lengths
 from dnc_fast.engine.cuda_graph import CudaGraph
-from dnc_fast.engine.recording import Recording
 from dnc_fast.sequences import Sequences
 from dnc_fast.state import tensors
 from dnc_fast.tasks import CopyTask
@@ -43,18 +43,8 @@ THIRD = ["replay forward", "replay backward"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-@pytest.fixture(autouse=True)
-def _no_captures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins without captures; a CPU has the stand-in."""
-    graphs = {"cpu": RecordedGraph, "cuda": CudaGraph}
-    monkeypatch.setattr(captures, "CAPTURES", captures.Captures(graphs))
-    monkeypatch.setattr(RecordedGraph, "calls", [])
-    monkeypatch.setattr(RecordedGraph, "made", [])
-
-
-@pytest.fixture
-def calls() -> list[str]:
-    return RecordedGraph.calls
+# Each test begins without captures.
+pytestmark = pytest.mark.usefixtures("calls")
 
 
 def two_models(**options: Any) -> tuple[DNC, DNC]:
@@ -65,24 +55,16 @@ def two_models(**options: Any) -> tuple[DNC, DNC]:
 
 def inputs(model: DNC, seed: int, steps: int = T, batch_size: int = B) -> tuple[Tensor, Any]:
     generator = torch.Generator().manual_seed(seed)
-    states = [lively_state(model, batch_size, seed=seed + i) for i in range(len(model.cells))]
-    x = normal(steps, batch_size, 3, generator=generator)
-    return x, states[0] if len(states) == 1 else tuple(states)
+    return normal(steps, batch_size, 3, generator=generator), lively_states(model, batch_size, seed)
 
 
 def train(model: DNC, x: Any, state: Any, scale: float = 1.0) -> dict[str, Tensor]:
     """Outputs, final state and all gradients of a forward and a backward pass, by name."""
-    model.zero_grad()
-    x, state = require_grad(x), require_grad(state)
-    output, final = model(x, state)
-    parts = [part for _, part in named_parts((output, final), "")]
-    (scale * sum(part.square().sum() for part in parts)).backward()
-    grads = {
-        "parameters": {name: p.grad for name, p in model.named_parameters()},
-        "input": x.grad,
-        "state": [part.grad for _, part in named_parts(state, "")],
-    }
-    return dict(named_parts({"output": output, "final": final, "gradient of": grads}, "results"))
+
+    def loss(output: Tensor, final: Any) -> Tensor:
+        return scale * sum(part.square().sum() for part in tensors((output, final)))
+
+    return run(model, x, state, loss)
 
 
 def assert_same(
@@ -180,10 +162,13 @@ def test_options(options: dict[str, Any], calls: list[str]) -> None:
     assert calls == FIRST + SECOND + THIRD + THIRD
 
 
-@pytest.mark.skipif(
+needs_triton = pytest.mark.skipif(
     backend_problem("triton", torch.device("cpu"), torch.float32) is not None,
     reason="needs Triton's interpreter",
 )
+
+
+@needs_triton
 @pytest.mark.parametrize(
     "cells",
     [
@@ -195,25 +180,16 @@ def test_options(options: dict[str, Any], calls: list[str]) -> None:
     ],
 )
 def test_launches_of_kernels_are_recorded(
-    monkeypatch: pytest.MonkeyPatch, cells: dict[str, int], calls: list[str]
+    recorded_kernels: None, cells: dict[str, int], calls: list[str]
 ) -> None:
-    from dnc_fast.kernels.gpu import launch
-
-    monkeypatch.setattr(launch, "run", recorded_launch(launch.run))
     model, plain = two_models(backend="triton", **cells)
     assert_same(model, plain, range(3), steps=2, batch_size=1)
     assert calls == FIRST + SECOND + THIRD
 
 
-@pytest.mark.skipif(
-    backend_problem("triton", torch.device("cpu"), torch.float32) is not None,
-    reason="needs Triton's interpreter",
-)
-def test_a_step_takes_a_handful_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_triton
+def test_a_step_takes_a_handful_of_kernels(recorded_kernels: None) -> None:
     """An LSTM of one layer and up to 64 cells, all link matrices kept."""
-    from dnc_fast.kernels.gpu import launch
-
-    monkeypatch.setattr(launch, "run", recorded_launch(launch.run))
     counts = []
     for steps in (2, 4):
         model, _ = two_models(backend="triton", checkpoint_interval=1)
@@ -307,7 +283,7 @@ def test_autocast_and_scaled_losses(calls: list[str], dtype: torch.dtype) -> Non
 
 
 def test_bidirectional_takes_two_of_a_kind(calls: list[str]) -> None:
-    """The second direction comes while the first waits for its way back."""
+    """The second direction comes while the first waits for its backward pass."""
     assert_same(*two_models(bidirectional=True))
     assert calls.count("record forward") == 2 and calls.count("record backward") == 2
 
@@ -325,7 +301,7 @@ def test_truncated_and_whole_backpropagation_in_chunks(calls: list[str]) -> None
                 total.backward()
             found.append({name: p.grad for name, p in model.named_parameters()})
         assert_close(*found, "equal")
-    assert calls.count("record forward") == 3  # all three chunks wait for their way back
+    assert calls.count("record forward") == 3  # all three chunks wait for their backward pass
 
 
 def test_evaluation_between(calls: list[str]) -> None:
@@ -401,23 +377,32 @@ def test_a_failed_backward_pass_gives_it_back(calls: list[str]) -> None:
     assert calls.count("record forward") == 1
 
 
+def in_threads(count: int, total: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` returns for each number below `total`, by as many threads in turn."""
+    found: dict[int, Any] = {}
+
+    def take(first: int) -> None:
+        for number in range(first, total, count):
+            found[number] = work(number)
+
+    started = [threading.Thread(target=take, args=(first,)) for first in range(count)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    return [found[number] for number in range(total)]
+
+
 def test_threads_have_captures_of_their_own() -> None:
     model, plain = two_models()
     expected = [train(plain, *inputs(plain, seed)) for seed in range(8)]
-    found: dict[int, Any] = {}
+    own = threading.local()
 
-    def work(first: int) -> None:
-        mine = copy.deepcopy(model)
-        for seed in range(first, 8, 2):
-            found[seed] = train(mine, *inputs(mine, seed))
+    def work(seed: int) -> Any:
+        own.model = getattr(own, "model", None) or copy.deepcopy(model)
+        return train(own.model, *inputs(model, seed))
 
-    threads = [threading.Thread(target=work, args=(first,)) for first in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed, results in enumerate(expected):
-        assert_close(found[seed], results, "equal", f"pass {seed}")
+    assert_close(in_threads(2, 8, work), expected, "equal")
 
 
 # What is a kind of its own
@@ -509,22 +494,9 @@ def test_not_recorded(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None
     for seed in range(3):
         train(dropping, *inputs(dropping, seed))
 
-    class Own(nn.Module):
-        output_size = 4
-
-        def __init__(self, size: int) -> None:
-            super().__init__()
-            self.layer = nn.Linear(size, 4, dtype=torch.float64)
-
-        def zero_state(self, batch_size: int) -> tuple[()]:
-            return ()
-
-        def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-            return self.layer(x), ()
-
-    own = DNC(3, 4, num_cells=5, cell_size=4, controller=Own, backend="eager", dtype=torch.float64)
-    for _ in range(3):
-        own(normal(T, B, 3))[0].sum().backward()
+    own, _ = two_models(controller=Own)
+    for seed in range(3):
+        train(own, *inputs(own, seed))
 
     monkeypatch.setattr(RecordedGraph, "current_stream", None)  # somebody else records
     assert_same(model, plain)
@@ -542,14 +514,13 @@ def test_equal_lengths_in_a_packed_sequence_are_recorded(calls: list[str]) -> No
 # How many are held
 
 
-def test_captures_are_bounded(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captures, "MAX_CAPTURES", 2)
-    monkeypatch.setattr(captures, "STALE_AFTER", 6)
+def test_captures_are_bounded(calls: list[str], limits: Callable[..., None]) -> None:
+    limits(MAX_CAPTURES=2, STALE_AFTER=6)
     model, plain = two_models()
     for batch_size in (1, 2, 3):
         assert_same(model, plain, range(3), batch_size=batch_size)
     # The third finds no room; nothing is thrown out for it while it was used of late.
-    assert len(captures.CAPTURES) == 2
+    assert captures_held() == 2
     assert calls == FIRST + SECOND + THIRD + FIRST + SECOND + THIRD
     calls.clear()
     assert_same(model, plain, range(3), batch_size=3)
@@ -560,16 +531,15 @@ def test_captures_are_bounded(calls: list[str], monkeypatch: pytest.MonkeyPatch)
     assert calls == THIRD + THIRD
 
 
-def test_captures_are_bounded_in_bytes(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captures_are_bounded_in_bytes(calls: list[str], limits: Callable[..., None]) -> None:
     model, plain = two_models()
-    monkeypatch.setattr(captures, "MAX_BYTES", 100)
+    limits(MAX_BYTES=100)
     assert_same(model, plain)
-    assert calls == [] and len(captures.CAPTURES) == 0
+    assert calls == [] and captures_held() == 0
 
 
-def test_a_capture_in_use_is_not_dropped(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captures, "MAX_CAPTURES", 1)
-    monkeypatch.setattr(captures, "STALE_AFTER", 0)
+def test_a_capture_in_use_is_not_dropped(calls: list[str], limits: Callable[..., None]) -> None:
+    limits(MAX_CAPTURES=1, STALE_AFTER=0)
     model, plain = two_models()
     assert_same(model, plain, range(2))
     (x, state), (y, start) = inputs(model, 2), inputs(model, 3, batch_size=2)
@@ -577,7 +547,7 @@ def test_a_capture_in_use_is_not_dropped(calls: list[str], monkeypatch: pytest.M
     for one in (model, plain):
         output, _ = one(x, state)
         release_cuda_graphs()
-        assert len(captures.CAPTURES) == (one is model)  # by then it is free
+        assert captures_held() == (one is model)  # by then it is free
         for _ in range(3):
             one(y, start)[0].sum().backward()
         one.zero_grad()
@@ -590,46 +560,33 @@ def test_a_capture_in_use_is_not_dropped(calls: list[str], monkeypatch: pytest.M
 def test_release(calls: list[str]) -> None:
     model, plain = two_models()
     assert_same(model, plain, range(2))
-    assert len(captures.CAPTURES) == 1
-    captures.CAPTURES.release()
-    assert len(captures.CAPTURES) == 0
+    assert captures_held() == 1
+    release_cuda_graphs()
+    assert captures_held() == 0
     calls.clear()
     assert_same(model, plain, range(2))
     assert calls == SECOND + THIRD
 
 
+@pytest.mark.parametrize("which", ["forward", "backward"])
 def test_what_cannot_be_recorded_is_launched(
-    calls: list[str], monkeypatch: pytest.MonkeyPatch
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
+    """And is not tried again."""
+    record = RecordedGraph.record
+
     def refuse(graph: RecordedGraph, work: Any) -> Any:
-        calls.append("refuse")
-        work()
-        raise RuntimeError("operation not permitted")
+        found = record(graph, work)
+        if graph.name == which:
+            raise RuntimeError("operation not permitted")
+        return found
 
     model, plain = two_models()
     monkeypatch.setattr(RecordedGraph, "record", refuse)
     with pytest.warns(UserWarning, match=r"not permitted; cuda_graphs=False"):
         assert_same(model, plain)
         assert_same(model, plain, batch_size=2)
-    assert calls == ["refuse"]  # and was not tried again
-
-
-def test_a_way_back_that_cannot_be_recorded_is_launched(
-    calls: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = RecordedGraph.record
-
-    def refuse(graph: RecordedGraph, work: Any) -> Any:
-        found = record(graph, work)
-        if graph.name == "backward":
-            raise RuntimeError("operation not permitted")
-        return found
-
-    model, plain = two_models()
-    monkeypatch.setattr(RecordedGraph, "record", refuse)
-    with pytest.warns(UserWarning, match="not permitted"):
-        assert_same(model, plain)
-    assert calls.count("record backward") == 1
+    assert calls.count(f"record {which}") == 1
 
 
 def test_no_warning_otherwise() -> None:
@@ -657,7 +614,7 @@ def test_gpu_replays_equal_launches_bit_for_bit(cells: int) -> None:
         x = torch.randn(16, 4, 8, device="cuda")
         results = [train(one, x, one.zero_state(4)) for one in (model, plain)]
         assert_close(*results, "equal")
-    assert len(captures.CAPTURES) == 1
+    assert captures_held() == 1
 
 
 @needs_gpu
@@ -707,7 +664,7 @@ def test_gpu_graphs_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
     for count in (0, 2, 4):
         model(torch.randn(8, 4, 8, device="cuda"))[0].sum().backward()
         assert len(replays) == count
-    assert len(captures.CAPTURES) == 1
+    assert captures_held() == 1
 
 
 @needs_gpu
@@ -722,22 +679,16 @@ def test_gpu_parts_of_half_models(controller: str) -> None:
 @needs_gpu
 def test_gpu_a_failed_recording_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not allowed while a graph is recorded: to wait for the device."""
-    results = Recording.results
-
-    def look(recording: Recording) -> list[Tensor]:
-        recording.features.sum().item()
-        return results(recording)
-
     model, plain = gpu_models()
     stream = torch.cuda.current_stream()
-    monkeypatch.setattr(Recording, "results", look)
+    at_results(monkeypatch, lambda recording: recording.features.sum().item())
     with pytest.warns(UserWarning, match="could not be recorded"):
         for _ in range(3):
             x = torch.randn(8, 4, 8, device="cuda")
             results = [train(one, x, one.zero_state(4)) for one in (model, plain)]
             assert_close(*results, "equal")
     assert torch.cuda.current_stream() == stream
-    assert len(captures.CAPTURES) == 0
+    assert captures_held() == 0
 
 
 @needs_gpu
@@ -745,20 +696,15 @@ def test_gpu_threads() -> None:
     model, plain = gpu_models()
     xs = [torch.randn(8, 4, 8, device="cuda") for _ in range(12)]
     expected = [train(plain, x, plain.zero_state(4)) for x in xs]
-    found: dict[int, Any] = {}
-
-    def work(first: int) -> None:
-        mine = copy.deepcopy(model)
-        with torch.cuda.stream(torch.cuda.Stream()):
-            for index in range(first, len(xs), 3):
-                found[index] = train(mine, xs[index], mine.zero_state(4))
-            torch.cuda.current_stream().synchronize()
-
     torch.cuda.synchronize()
-    threads = [threading.Thread(target=work, args=(first,)) for first in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index, results in enumerate(expected):
-        assert_close(found[index], results, "float32", f"pass {index}")
+    own = threading.local()
+
+    def work(index: int) -> Any:
+        if not hasattr(own, "model"):
+            own.model, own.stream = copy.deepcopy(model), torch.cuda.Stream()
+        with torch.cuda.stream(own.stream):
+            found = train(own.model, xs[index], own.model.zero_state(4))
+            own.stream.synchronize()
+        return found
+
+    assert_close(in_threads(3, len(xs), work), expected, "float32")

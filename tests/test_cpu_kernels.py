@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from states import (
     assert_close,
-    gradients,
     lively_dnc,
     lively_state,
+    make_cotangents,
     normal,
     random_interfaces,
-    require_grad,
+    run,
+    run_step,
     separated_state,
-    weighed_sum,
 )
 from torch import Tensor
 
@@ -51,59 +51,18 @@ def step_and_gradients(
     sizes: MemorySizes,
     order: str = "exact",
     dtype: torch.dtype = torch.float64,
-    seed: int = 0,
     backend: str = "cpu",
-) -> tuple[Any, Any]:
+) -> dict[str, Tensor]:
     """Results of one memory step, and the gradients of everything that went in."""
-    given = random_interfaces(1, sizes, seed)[0], separated_state(sizes, seed)
-    inputs = require_grad(map_tensors(lambda tensor: tensor.to(dtype), given))
-    results = memory_step(*inputs, backend=backend, usage_order=order)
-    weighed_sum(results).backward()
-    return map_tensors(Tensor.detach, results), gradients(inputs)
+    given = random_interfaces(1, sizes)[0], separated_state(sizes)
+    given = map_tensors(lambda tensor: tensor.to(dtype), (*given, make_cotangents(*given)))
+    return run_step(*given, backend=backend, usage_order=order)
 
 
-def dnc_and_gradients(model: DNC, seed: int = 0, steps: int = 5) -> tuple[Any, Any]:
+def dnc_and_gradients(model: DNC, seed: int = 0, batch_size: int = 2) -> dict[str, Tensor]:
     """Results of a whole DNC, and the gradients of all parameters, of input and state."""
-    generator = torch.Generator().manual_seed(seed)
-    x, state = normal(steps, 2, 3, generator=generator), lively_state(model, 2, seed)
-    inputs = require_grad((x, state))
-    results = model(*inputs)
-    leaves = [*model.parameters(), inputs[0]]
-    return results, torch.autograd.grad(weighed_sum(results), leaves)
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many threads the kernels use, also for the smallest steps; torch keeps to one."""
-
-    def use(count: int) -> None:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: count)
-        monkeypatch.setattr(fused, "PARALLEL_FROM", 1)
-        monkeypatch.setattr(fused, "PARALLEL_STEPS_FROM", 1)
-
-    return use
-
-
-@pytest.fixture(params=["torch's team", "pool"])
-def every_team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of either kind."""
-    if request.param == "pool":
-        monkeypatch.setattr(team, "_team", None)
-    elif team._team is None:
-        pytest.skip("no GNU OpenMP in this torch")
-
-
-@pytest.fixture
-def shared_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """In how many parts work was shared out, each time."""
-    counts: list[int] = []
-
-    def record(ranges: list, function: Callable[..., None], *arguments: Any) -> None:
-        counts.append(len(ranges))
-        team.run_ranges(ranges, function, *arguments)
-
-    monkeypatch.setattr(fused, "run_ranges", record)
-    return counts
+    x = normal(5, batch_size, 3, generator=torch.Generator().manual_seed(seed))
+    return run(model, x, lively_state(model, batch_size, seed))
 
 
 # Elementary functions and products
@@ -303,19 +262,13 @@ def test_whole_dnc_does_not_depend_on_threads(
     batch_size: int,
     interval: int,
 ) -> None:
-    """By sequences or by strips; matrices that are made anew are made by the threads too."""
+    """By sequences or by strips; matrices are rebuilt by the threads too."""
     options = {"controller": controller, "checkpoint_interval": interval}
     model = lively_dnc(num_cells=259, backend="cpu", **options)
-    x, state = normal(4, batch_size, 3), lively_state(model, batch_size)
-
-    def run() -> tuple[Any, Any]:
-        results = model(x, state)
-        return results, torch.autograd.grad(weighed_sum(results), list(model.parameters()))
-
-    expected = run()
+    expected = dnc_and_gradients(model, batch_size=batch_size)
     for count in (2, 3):
         threads(count)
-        assert_close(run(), expected, "equal")
+        assert_close(dnc_and_gradients(model, batch_size=batch_size), expected, "equal")
         assert max(shared_out) >= 2
 
 
@@ -540,16 +493,14 @@ def test_what_is_not_finite_shows(field: str, N: int, value: float, order: str) 
 @pytest.mark.parametrize("N", [5, 100])
 def test_gradients_that_are_not_finite_show(N: int) -> None:
     sizes = MemorySizes(2, N, 3, 2, 1)
-    found = []
-    for backend in ("cpu", "reference"):
-        inputs = require_grad((random_interfaces(1, sizes)[0], separated_state(sizes)))
-        reads, _ = memory_step(*inputs, backend=backend)
-        gradient = torch.ones_like(reads)
-        gradient[0, 0, 1] = torch.nan
-        reads.backward(gradient)
-        found.append(inputs[0].grad)
-    assert found[1][0].isnan().any()
-    assert torch.equal(found[0].isnan(), found[1].isnan())
+    vector, state = random_interfaces(1, sizes)[0], separated_state(sizes)
+    cotangents = make_cotangents(vector, state)
+    cotangents[0][0, 0, 1] = torch.nan
+    found, expected = (
+        run_step(vector, state, cotangents, backend=name)["gradient of interface"].isnan()
+        for name in ("cpu", "reference")
+    )
+    assert expected[0].any() and torch.equal(found, expected)
 
 
 # Processes

@@ -57,7 +57,7 @@ def compare(
         measure(lively_dnc(backend=name, checkpoint_interval=interval, **options))
         for name in (backend, "reference")
     )
-    assert_near(actual, expected)
+    assert_near(actual, expected, 1e-12)
     return actual
 
 
