@@ -49,6 +49,8 @@ def test_keeps_the_protocol(controller: str) -> None:
     shapes = [part.shape for part in tensors(state)]
     assert shapes == [part.shape for part in tensors(module.zero_state(2))]
     assert len(shapes) == {"lstm": 6, "gru": 3, "rnn": 3, "feedforward": 0}[controller]
+    places = {part.data_ptr() for part in tensors(module.zero_state(2))}
+    assert len(places) == len(shapes)  # no storage is shared
 
 
 @every_controller

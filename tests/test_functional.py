@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from gpu import DEVICE
+from hypothesis import given
 from states import (
+    SEEDS,
+    SMALL_SIZES,
     assert_close,
+    every_backend,
     normal,
+    outcome,
     random_weighting,
     require_grad,
     separated_usage,
@@ -21,12 +23,14 @@ from torch import Tensor
 from dnc_fast import functional
 from dnc_fast.backends import REGISTRY, VARIABLE, backend_problem
 from dnc_fast.options import USAGE_ORDERS
+from dnc_fast.state import MemorySizes
 
-B, N, W, R, Hw = 2, 5, 3, 2, 2
+SIZES = MemorySizes(2, 5, 3, 2, 2)
 
 
-def arguments() -> dict[str, dict[str, Tensor]]:
+def arguments(sizes: MemorySizes = SIZES) -> dict[str, dict[str, Tensor]]:
     """What each function takes, by name."""
+    B, N, W, R, Hw = sizes
     memory, write_weights = normal(B, N, W), random_weighting(B, Hw, N)
     found = {
         "content_weighting": {
@@ -67,25 +71,31 @@ def runnable(backend: str) -> bool:
     return backend_problem(backend, torch.device(DEVICE), torch.float64) is None
 
 
-KERNELS = [
-    pytest.param(name, marks=pytest.mark.skipif(not runnable(name), reason="cannot run here"))
-    for name in REGISTRY
-]
+def assert_equals_the_reference(name: str, backend: str, sizes: MemorySizes = SIZES) -> None:
+    function, given, found = getattr(functional, name), arguments(sizes)[name], []
+    for chosen in (backend, "reference"):
+        leaves = require_grad(given)
+        found.append(outcome({"results": function(**leaves, backend=chosen)}, leaves))
+    assert_close(*found, "float64")
 
 
 @every_function
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", REGISTRY)
 def test_results_and_gradients_equal_the_reference(name: str, backend: str) -> None:
-    function: Callable[..., Any] = getattr(functional, name)
-    found, given = [], arguments()[name]
-    for chosen in (backend, "reference"):
-        torch.manual_seed(0)
-        leaves = require_grad(given)
-        results = function(**leaves, backend=chosen)
-        results = [results] if isinstance(results, Tensor) else list(results)
-        weighed = [(part * normal(*part.shape).to(DEVICE)).sum() for part in results]
-        found.append([*results, *torch.autograd.grad(sum(weighed), list(leaves.values()))])
-    assert_close(*found, "float64")
+    if not runnable(backend):
+        pytest.skip("cannot run here")
+    assert_equals_the_reference(name, backend)
+
+
+@every_function
+@every_backend
+@given(sizes=SMALL_SIZES, seed=SEEDS)
+def test_results_and_gradients_equal_the_reference_at_any_size(
+    name: str, backend: str, sizes: MemorySizes, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    if runnable(backend):
+        assert_equals_the_reference(name, backend, sizes)
 
 
 @pytest.mark.skipif(not runnable("cpu"), reason="needs numba")
@@ -175,5 +185,5 @@ def test_sizes_must_agree(name: str) -> None:
     function, given = getattr(functional, name), arguments()[name]
     for argument, tensor in list(given.items())[1:]:
         longer = torch.cat([tensor, tensor], dim=-1)
-        with pytest.raises(ValueError, match=rf"^{argument} must have shape .*=.*got \({B}, "):
+        with pytest.raises(ValueError, match=rf"^{argument} must have shape .*=.*got \(2, "):
             function(**given | {argument: longer})

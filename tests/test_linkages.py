@@ -6,7 +6,6 @@ from states import (
     TOLERANCES,
     assert_backward_equals_autograd,
     assert_close,
-    every_backend,
     lively_dnc,
     lively_state,
     needs_numba,
@@ -46,7 +45,6 @@ from dnc_fast.state import MemorySizes, tensors
 SIZES = MemorySizes(2, 6, 3, 2, 2)
 NEW = ("sparse", "separable", "none")
 
-every_linkage = pytest.mark.parametrize("linkage", LINKAGES)
 every_new_linkage = pytest.mark.parametrize("linkage", NEW)
 
 
@@ -84,45 +82,6 @@ def test_many_cells_equal_the_plain_step(linkage):
             models = (lively_dnc(backend=name, **options, **cut) for name in ("eager", "cpu"))
             x = normal(2, 2, 3, generator=generator)
             assert_close(*(run(model, x, state) for model in models), "float64")
-
-
-@every_backend
-@pytest.mark.parametrize("options", [{}, {"read_topk": 4, "write_topk": 3}], ids=str)
-@every_linkage
-def test_parts_and_single_steps_are_the_whole(linkage, options, backend):
-    """A sequence in one call, in two, and step by step by a `DNCCell`; also its gradients."""
-    options = {"linkage": linkage, "num_cells": 6, **options}
-    model = lively_dnc(backend=backend, **options)
-    cell = DNCCell(3, 4, cell_size=3, num_read_heads=2, backend=backend, **options).double()
-    cell.load_state_dict(model.cell.state_dict())
-    state = lively_state(model, 2)
-
-    def in_parts(parts):
-        def take(x, state):
-            outputs = []
-            for part in x.split(parts):
-                output, state = model(part, state)
-                outputs.append(output)
-            return torch.cat(outputs), state
-
-        return take
-
-    def by_cell(x, state):
-        outputs = []
-        for x_t in x:
-            output, state = cell(x_t, state)
-            outputs.append(output)
-        return torch.stack(outputs), state
-
-    given, found = normal(6, 2, 3), []
-    for take in (model, in_parts([4, 2]), by_cell, lively_dnc(backend="reference", **options)):
-        x, start = require_grad((given, state))
-        output, end = take(x, start)
-        leaves = [x, *(part for part in tensors(start) if part.requires_grad)]
-        gradients = torch.autograd.grad(weighed_sum((output, end)), leaves)
-        found.append({"output": output, "end": end, "gradients": gradients})
-    for other in found[1:]:
-        assert_close(other, found[0], "float64")
 
 
 def test_a_separable_link_that_was_changed_is_refused_in_the_backward_pass():
