@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from states import named_parts
+from states import named_parts, rms
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,10 +32,6 @@ FLOORS = {
 # The RMS error that is allowed besides: with inputs and cotangents of size one, sums that cancel
 # leave half a unit in the last place of one. Half precision is calculated in float32.
 ABSOLUTE = 2.0**-24
-
-
-def rms(tensor: Tensor) -> float:
-    return tensor.detach().double().square().mean().sqrt().item()
 
 
 def error_ratios(actual: Any, plain: Any, exact: Any, name: str = "result") -> dict[str, float]:

@@ -213,10 +213,8 @@ def test_messages_name_the_state(state: Any, error: Any, message: str) -> None:
         STATE_MODEL(normal(3, 2, 3), state)
 
 
-ON_META = [
-    (field, map_tensors(lambda part: part.to("meta"), getattr(STATE, field)), "on cpu like the "
-    r"model, got meta; state\.to\('cpu'\)") for field in DNCState._fields
-]  # fmt: skip
+def on_meta(tensor: Tensor) -> Tensor:
+    return tensor.to("meta")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +231,10 @@ ON_META = [
             map_tensors(Tensor.float, STATE.controller),
             r"torch\.float64.*got torch\.float32",
         ),
-        *ON_META,
+        *(
+            (field, map_tensors(on_meta, part), r"on cpu .*, got meta; state\.to\('cpu'\)")
+            for field, part in STATE._asdict().items()
+        ),
     ],
 )
 def test_messages_name_the_part_of_the_state(field: str, value: Any, message: str) -> None:
