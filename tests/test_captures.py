@@ -10,7 +10,7 @@ import gc
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -435,41 +435,40 @@ def test_another_model_of_the_same_sizes_is_not(calls: list[str]) -> None:
     assert calls == THIRD + THIRD
 
 
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def test_settings_are_kinds(calls: list[str], request: pytest.FixtureRequest) -> None:
-    model, plain = two_models()
-    assert_same(model, plain, range(2))
-    calls.clear()
-    request.getfixturevalue("deterministic")
-    assert_same(model, plain, range(2))
-    assert calls == FIRST + SECOND
-
-
-def test_batches_states_and_streams_are_kinds(
+def test_sizes_and_surroundings_are_kinds(
     calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Batches, steps, cells, streams, and torch's settings."""
     model, plain = two_models()
-    assert_same(model, plain, range(2))
-    for sizes in ({"batch_size": 2}, {"steps": 2}):
-        calls.clear()
-        assert_same(model, plain, range(2), **sizes)
-        assert calls == FIRST + SECOND
-    calls.clear()
-    x, _ = inputs(model, 0)
-    for _ in range(2):
-        wide = model.zero_state(B, num_cells=9)
+    wide = model.zero_state(B, num_cells=9)
+
+    def with_more_cells(_: int) -> None:
+        x, _ = inputs(model, 0)
         assert_close(train(model, x, wide), train(plain, x, wide), "equal")
-    assert calls == FIRST + SECOND
-    calls.clear()
-    monkeypatch.setattr(RecordedGraph, "current_stream", 7)
-    assert_same(model, plain, range(2))
-    assert calls == FIRST + SECOND
+
+    def deterministic(seed: int) -> None:
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert_same(model, plain, [seed])
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    def on_another_stream(seed: int) -> None:
+        monkeypatch.setattr(RecordedGraph, "current_stream", 7)
+        assert_same(model, plain, [seed])
+
+    for take in (
+        lambda seed: assert_same(model, plain, [seed]),
+        lambda seed: assert_same(model, plain, [seed], batch_size=2),
+        lambda seed: assert_same(model, plain, [seed], steps=2),
+        with_more_cells,
+        deterministic,
+        on_another_stream,
+    ):
+        calls.clear()
+        for seed in range(2):
+            take(seed)
+        assert calls == FIRST + SECOND
 
 
 # What is never recorded

@@ -108,11 +108,6 @@ def test_input_gain_scales_the_initial_weights_of_the_inputs_alone(controller: s
     assert_close(list(gained.parameters()), list(again.parameters()), "equal")
 
 
-def test_input_gain_is_for_named_controllers_only() -> None:
-    with pytest.raises(ValueError, match=r"input_gain must be 1 with a controller of your own.* 2"):
-        DNC(3, 4, controller=CONTROLLERS["lstm"](3 + 4 * 32, 4), input_gain=2.0)
-
-
 def final_gradients(
     controller: str, weight: float, clip: float | None, of_state: bool
 ) -> tuple[Tensor, list[Tensor]]:
@@ -190,33 +185,6 @@ def test_dropout_draws_anew_in_training() -> None:
 
 
 # Your own
-
-
-class Counting(nn.Module):
-    """A controller by protocol alone: its state is a dict, and counts the steps."""
-
-    def __init__(self, input_size: int) -> None:
-        super().__init__()
-        self.output_size = 6
-        self.linear = nn.Linear(input_size, self.output_size, dtype=torch.float64)
-
-    def zero_state(self, batch_size: int) -> dict[str, Tensor]:
-        return {"steps": torch.zeros(batch_size, 1), "last": torch.zeros(batch_size, 6).double()}
-
-    def forward(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        outputs = torch.sin(self.linear(inputs) + state["last"])
-        return outputs, {"steps": state["steps"] + 1, "last": outputs}
-
-
-def test_own_controller_drives_a_dnc() -> None:
-    model = lively_dnc(controller=Counting, output_size=2)
-    packed = nn.utils.rnn.pack_sequence([normal(n, 3) for n in (2, 4, 1)], enforce_sorted=False)
-    outputs, state = model(packed)
-    assert outputs.data.shape == (7, 2)
-    assert state.controller["steps"].flatten().tolist() == [2, 4, 1]
-    assert state.controller["last"].shape == (3, 6)
-    weighed_sum(outputs.data).backward()
-    assert model.cell.controller.linear.weight.grad.any()
 
 
 def test_function_is_given_the_input_size_once_per_direction() -> None:

@@ -394,16 +394,19 @@ class Counting(Own):
 
 
 @every_backend
-def test_own_controller_that_counts(backend: str) -> None:
-    x, memory = make_inputs()
+@pytest.mark.parametrize("lengths", [(T, T, T), (2, 4, 1)], ids=str)
+def test_own_controller_that_counts(lengths: tuple[int, ...], backend: str) -> None:
+    _, memory = make_inputs()
+    x = packed(*lengths)
 
     def measure(model: DNC) -> Results:
         start = model.zero_state(B)._replace(memory=memory.memory)
         output, final = model(x, start)
         output, final = model(x, final.detach())
-        assert final.controller["steps"].tolist() == [2 * T] * B
+        assert final.controller["steps"].tolist() == [2 * length for length in lengths]
         assert final.controller["none"] is None
-        return outcome({"output": output}, {"interface": list(model.cell.interface.parameters())})
+        leaves = {"interface": list(model.cell.interface.parameters())}
+        return outcome({"output": output.data}, leaves)
 
     compare(backend, measure, controller=Counting)
 

@@ -266,9 +266,7 @@ def test_sparse_update_touches_few_rows() -> None:
     assert torch.equal(rows, expected)
 
 
-def test_fan_out_beyond_one_program_is_that_of_plain_torch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_fan_out_beyond_one_program_is_that_of_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_linkage, "MOST_ENTRIES", 2)
     monkeypatch.setattr(sparse_linkage, "merge", None)
     link = rounded(sparse_link((1, 1, 1, 9, 3)), torch.float32)
@@ -303,11 +301,7 @@ def test_separable_products(sizes: tuple[int, ...], writes: int, dtype: torch.dt
 def test_separable_backward(sizes: tuple[int, ...], writes: int, dtype: torch.dtype) -> None:
     B, Hw, R, N, _ = sizes
     ways = normal(B, R, Hw, N), normal(B, R, Hw, N)
-    compare(
-        "separable.products_backward",
-        (*ways, history(sizes, writes), normal(B, R, N)),
-        dtype,
-    )
+    compare("separable.products_backward", (*ways, history(sizes, writes), normal(B, R, N)), dtype)
 
 
 @pytest.mark.usefixtures("small_tiles")

@@ -24,7 +24,6 @@ from states import (
     run_step,
     separated_state,
 )
-from test_gpu_ops import OPS, case_of, make
 from test_memory_step import STATES, make_inputs, order_is_safe
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -297,15 +296,6 @@ def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: st
     expected = transformed("reference")
     assert all(part.any() for _, part in named_parts(expected, name))
     assert_same_bits(transformed("auto"), expected)
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_second_gradients_of_the_parts_are_refused(op: str) -> None:
-    inputs, cotangents = make(case_of(op))
-    inputs = map_tensors(lambda tensor: tensor.requires_grad_(), inputs)
-    outputs = OPS[op].kernels(*inputs)
-    with pytest.raises(RuntimeError, match=r'create_graph=True.*backend="reference" can do that'):
-        torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
 
 
 def test_gradients_of_many_at_once() -> None:

@@ -392,23 +392,6 @@ def test_bad_sparse_links_are_refused(change, error, message):
         cell(torch.randn(1, 3), state)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"linkage": "spars"}, "linkage must be one of"),
-        ({"link_fan_out": 0}, "link_fan_out must be at least 1"),
-        ({"linkage": "sparse", "link_fan_out": 1}, "link_threshold must be given with link_fan_"),
-        ({"link_threshold": -0.5}, "link_threshold must be finite, at least 0"),
-        ({"read_topk": 0}, "read_topk must be at least 1"),
-        ({"write_topk": -1}, "write_topk must be at least 1"),
-        ({"link_history": 0}, "link_history must be at least 1"),
-    ],
-)
-def test_bad_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        DNC(3, 4, **options)
-
-
 def test_tolerances_are_those_of_the_issue():
     """Equal to the reference to 1e-10; the tests above ask for more."""
     assert max(TOLERANCES["float64"]) <= 1e-10

@@ -10,7 +10,7 @@ import pytest
 from bench.harness.sizes import CPU_SIZES, Size
 from bench.large_memory import DENSE_UP_TO, KINDS
 from dnc_fast import DNC
-from dnc_fast.engine.memory_tape import KEEP_ALL_BELOW, checkpoint_interval
+from dnc_fast.engine.memory_tape import checkpoint_interval
 from dnc_fast.engine.report import checkpoints_held, matrices_held
 from dnc_fast.state import MemorySizes
 
@@ -24,13 +24,6 @@ def test_link_matrices_of_long_sequences_grow_with_the_root_of_the_steps():
     assert [checkpoints_held(T, K) for T, K in intervals.items()] == [7, 15, 31]
     held = [matrices_held(T, K, in_torch=False) for T, K in intervals.items()]
     assert held == [2 + 8, 2 + 16, 2 + 32]
-
-
-def test_all_are_kept_while_they_are_small():
-    sizes = MemorySizes(1, 64, 8, 1, 1)
-    steps = KEEP_ALL_BELOW // (64 * 64 * 4)
-    assert checkpoint_interval(steps, sizes, 4) == 1
-    assert checkpoint_interval(steps + 1, sizes, 4) == 46
 
 
 def test_report_adds_up_and_reads_well():

@@ -368,9 +368,7 @@ def some_cases() -> list[Case]:
 @by_hand
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
-    "case",
-    some_cases(),
-    ids=lambda case: "-".join(map(str, (case[0], *case[1][1:], case[2]))),
+    "case", some_cases(), ids=lambda case: "-".join(map(str, (case[0], *case[1][1:], case[2])))
 )
 def test_step_equals_the_reference(backend: str, dtype: torch.dtype, case: Case) -> None:
     for name, error in errors(backend, dtype, case).items():

@@ -9,12 +9,12 @@ import pytest
 import torch
 from inside import at_results
 from states import assert_close, every_backend, lively_dnc, lively_state, normal, run
-from torch import Tensor, nn
+from test_engine import Own
+from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC
 from dnc_fast.controllers import CONTROLLERS
-from dnc_fast.engine.layered import Layers
 from dnc_fast.engine.passes import Passes
 from dnc_fast.precision import Precision, run_precision
 from dnc_fast.state import map_tensors, tensors
@@ -88,18 +88,6 @@ def test_half_precision_is_as_near_to_the_truth_as_torch_is(
     assert mean <= 1.1 * rival, (mean, rival)
 
 
-def test_memory_and_gradients_stay_in_float32(engine_runs: list[Passes]) -> None:
-    model = DNC(3, 4, num_cells=5, cell_size=4, backend="eager")
-    with torch.autocast("cpu", torch.bfloat16):
-        output, state = model(torch.randn(T, B, 3))
-    output.float().square().sum().backward()
-    assert output.dtype == torch.bfloat16
-    assert {part.dtype for part in state.memory} == {torch.float32}
-    assert {part.dtype for part in state.controller[0]} == {torch.float32}
-    assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in model.parameters())
-    assert isinstance(engine_runs[0].controller, Layers)
-
-
 def test_backward_inside_or_outside_of_autocast_is_the_same() -> None:
     found = []
     for inside in (True, False):
@@ -116,27 +104,14 @@ def test_backward_inside_or_outside_of_autocast_is_the_same() -> None:
 
 
 def test_a_controller_of_your_own_is_called_under_autocast(engine_runs: list[Passes]) -> None:
-    seen: list[torch.dtype] = []
-
-    class Own(nn.Module):
-        output_size = 4
-
-        def __init__(self, size: int) -> None:
-            super().__init__()
-            self.layer = nn.Linear(size, 4)
-
-        def zero_state(self, batch_size: int) -> tuple[()]:
-            return ()
-
-        def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-            hidden = self.layer(x)
-            seen.append(hidden.dtype)
-            return hidden, ()
-
-    model = DNC(3, 4, num_cells=5, cell_size=4, backend="eager", controller=Own)
+    seen: set[torch.dtype] = set()
+    model = lively_dnc(backend="eager", controller=Own).float()
+    model.cell.controller.layer.register_forward_hook(
+        lambda layer, given, output: seen.add(output.dtype)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.randn(T, B, 3))
-    assert set(seen) == {torch.bfloat16} and not engine_runs
+    assert seen == {torch.bfloat16} and not engine_runs
 
 
 @pytest.mark.parametrize(
@@ -222,10 +197,3 @@ def test_report_counts_them() -> None:
     # The ring is smaller than what the backward pass holds; that holds one more, made wide.
     assert wide.link_matrices - narrow.link_matrices == kept * link // 2 - link
     assert wide._replace(link_matrices=0) == narrow._replace(link_matrices=0)
-
-
-def test_bad_dtype_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"checkpoint_dtype must be None or one of .* got torch.int"
-    ):
-        DNC(3, 4, checkpoint_dtype=torch.int32)
