@@ -11,6 +11,10 @@ ECHO = EchoTask(delay=3, chunk_length=4, num_chunks=3)
 LESSONS = {"curriculum": "on", "lesson_every": 3, "lesson_pass": 0.4, "lesson_share": 0.5}
 
 
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def model_config(task=COPY, **changes):
     sizes = {"hidden_size": 8, "num_cells": 4, "cell_size": 3, "num_read_heads": 1}
     return DNCConfig(

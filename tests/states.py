@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -355,3 +358,19 @@ def assert_backward_equals_autograd(
         actual = backward(*cotangents, *inputs)
     actual = [actual] if isinstance(actual, Tensor) else actual
     assert_close(list(actual), list(expected), "float64", "gradient")
+
+
+# Processes
+
+
+def python(code: str, **environment: str) -> str:
+    """What a program prints in a process of its own, which must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 import torch
+from runs import generator
 
 from dnc_fast.cli import main
 from dnc_fast.tasks import BabiTask
@@ -35,10 +36,6 @@ TWO_STORIES = """\
 1 Daniel went to the office.
 2 Where is Daniel?\toffice\t1
 """
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def read(batch, place):

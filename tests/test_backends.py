@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from states import HAND_DERIVED, HAS_NUMBA, needs_numba, random_interfaces, separated_state
+from states import HAND_DERIVED, HAS_NUMBA, needs_numba, python, random_interfaces, separated_state
 
 from dnc_fast import memory_step
 from dnc_fast.backends import VARIABLE, backend_problem, resolve_backend
@@ -202,8 +200,4 @@ except ModuleNotFoundError as error:
 
 
 def test_works_where_numba_cannot_be_imported(without_variable: None) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "pip install numba" in done.stdout
+    assert "pip install numba" in python(WITHOUT_NUMBA)

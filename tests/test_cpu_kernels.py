@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gpu import poisoned
 from hypothesis import given
 from hypothesis import strategies as st
 from states import (
@@ -22,6 +21,7 @@ from states import (
     lively_state,
     make_cotangents,
     normal,
+    python,
     random_interfaces,
     run,
     run_step,
@@ -355,14 +355,7 @@ done = []
 team.run_ranges([(0, 1), (1, 2), (2, 3)], lambda first, last: done.append((first, last)))
 assert sorted(done) == [(0, 1), (1, 2), (2, 3)], done
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_THREAD_LIMIT": "2"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    python(code, OMP_THREAD_LIMIT="2")
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), threads=st.integers(1, 9))
@@ -424,15 +417,13 @@ def poison(scratch: Any) -> Any:
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
+def all_poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
     """All that torch leaves uninitialised, and the kernels' scratch arrays, are full of NaN."""
     make_scratch = fused.kernels.make_scratch
     monkeypatch.setattr(fused.kernels, "make_scratch", lambda *args: poison(make_scratch(*args)))
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(100).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+    with poisoned():
+        assert torch.empty(100).isnan().all()
+        yield
 
 
 POISONED_SIZES = (MemorySizes(2, 5, 3, 2, 2), MemorySizes(1, 1, 1, 1, 1), FEW)
@@ -447,7 +438,7 @@ EXPECTED = {
 @every_order
 @pytest.mark.parametrize("sizes", POISONED_SIZES, ids=str)
 def test_all_results_of_a_step_are_set(
-    poisoned: None, threads: Callable[[int], None], sizes: MemorySizes, order: str, count: int
+    all_poisoned: None, threads: Callable[[int], None], sizes: MemorySizes, order: str, count: int
 ) -> None:
     threads(count)
     assert_close(step_and_gradients(sizes, order), EXPECTED[sizes, order], "equal")
@@ -519,14 +510,9 @@ torch.save(EXPECTED, {path!r})
 """
     results = []
     for number in range(2):
-        path = tmp_path / str(number)
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(tests=os.path.dirname(__file__), path=str(path))],
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=300,
+        path = str(tmp_path / str(number))
+        python(
+            code.format(tests=os.path.dirname(__file__), path=path), XDG_CACHE_HOME=str(tmp_path)
         )
-        assert done.returncode == 0, done.stderr
         results.append(list(torch.load(path, weights_only=False).values()))
     assert_close(results[0], results[1], "equal")

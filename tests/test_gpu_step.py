@@ -13,21 +13,16 @@ import torch
 from gpu import DEVICE, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
-    assert_near,
-    lively_dnc,
-    lively_state,
     make_cotangents,
     named_parts,
     normal,
     random_interfaces,
-    run,
     run_step,
     separated_state,
 )
 from test_memory_step import STATES, make_inputs, order_is_safe
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC, MemoryState, memory_step
 from dnc_fast.interface import interface_size
@@ -487,33 +482,6 @@ def test_link_matrix_of_more_than_2_31_numbers(last_programs_only: list[int]) ->
 
 
 # Sequences
-
-
-@both_ways
-@pytest.mark.parametrize(
-    ("lengths", "interval", "options"),
-    [
-        ((4,), 1, {}),
-        ((4,), 3, {"num_write_heads": 2}),
-        ((4, 2), 3, {"controller": "feedforward"}),
-        ((4,), 4, {"usage_order": "robust", "num_cells": 9}),
-    ],
-    ids=str,
-)
-def test_sequences_equal_the_reference(
-    lengths: tuple[int, ...], interval: int, options: dict[str, Any]
-) -> None:
-    """Through the engine: a memory that is rebuilt backward, and a batch that shrinks."""
-    sizes = {"num_cells": 4, "num_read_heads": 1, **options}
-    state, found = lively_state(lively_dnc(**sizes), len(lengths)), []
-    if "usage_order" in options:  # usages that the other order would order otherwise
-        close = state.memory.usage / 1000 + 0.5 / 256
-        state = state._replace(memory=state.memory._replace(usage=close))
-    x = pack_sequence([normal(length, 3) for length in lengths])
-    for backend in ("triton", "reference"):
-        model = lively_dnc(backend=backend, checkpoint_interval=interval, **sizes)
-        found.append(run(model.to(DEVICE), x.to(DEVICE), state.to(device=DEVICE)))
-    assert_near(*found)
 
 
 @pytest.mark.parametrize("updates", [20, pytest.param(200, marks=pytest.mark.full)])

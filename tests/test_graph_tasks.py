@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import trained
+from runs import generator, trained
 
 from dnc_fast import DNC
 from dnc_fast.cli import main
@@ -26,10 +26,6 @@ from dnc_fast.training import Trainer, answered, evaluate
 from dnc_fast.training.random import stream_generator
 
 LISTS = os.environ.get("DNC_FAST_GRAPHS", "")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # A plain reading of one sequence: numbers out of one-hot digits, phases by their cues. It shares no
