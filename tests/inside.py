@@ -28,7 +28,7 @@ from dnc_fast.engine.recording import Recording
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Makes a package one that cannot be imported; no backend is loaded yet, nor warned of."""
+    """Makes a package impossible to import; starts with no backend loaded and no warning given."""
 
     def remove(package: str) -> None:
         monkeypatch.setitem(sys.modules, package, None)
@@ -44,7 +44,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 
 def at_results(monkeypatch: pytest.MonkeyPatch, look: Callable[[Recording], Any]) -> None:
-    """Call `look` with each forward pass of the engine when it is over."""
+    """Call `look` with each forward pass of the engine when it has finished."""
     results = Recording.results
 
     def watched(recording: Recording) -> list[Tensor]:
@@ -63,7 +63,7 @@ def engine_runs(monkeypatch: pytest.MonkeyPatch) -> list[Passes]:
 
 
 class Kept:
-    """What forward passes of the memory made, for as long as it lives."""
+    """Weak references to what forward passes of the memory allocate."""
 
     def __init__(self) -> None:
         self.tapes: list[weakref.ref] = []
@@ -71,7 +71,7 @@ class Kept:
         """One for each memory and its link matrix; those that were given are not among them."""
 
     def alive(self) -> tuple[int, int]:
-        """How many tapes and matrices there still are."""
+        """How many tapes and matrices are still in memory."""
         both = self.tapes, self.matrices
         tapes, matrices = (sum(one() is not None for one in references) for references in both)
         return tapes, matrices
@@ -79,7 +79,7 @@ class Kept:
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
-    """Without the garbage collector: what has no reference cycle is freed all the same."""
+    """What the engine keeps, with the garbage collector off: only reference cycles would stay."""
     found, init, new = Kept(), MemoryTape.__init__, MemoryTape._new_matrices
 
     def record_tape(tape: MemoryTape, *args: Any, **options: Any) -> None:
@@ -104,7 +104,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of graphs, in order, from no captures on; a CPU has a stand-in for graphs."""
+    """The calls made to graphs, in order, starting without captures; a CPU uses a stand-in."""
     graphs = {"cpu": RecordedGraph, "cuda": CudaGraph}
     monkeypatch.setattr(captures, "CAPTURES", captures.Captures(graphs))
     monkeypatch.setattr(RecordedGraph, "calls", [])
@@ -129,7 +129,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def recorded_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Launches of Triton's interpreter can be recorded."""
+    """Makes launches in Triton's interpreter recordable."""
     launch = pytest.importorskip("dnc_fast.kernels.gpu.launch")
     monkeypatch.setattr(launch, "run", recorded_launch(launch.run))
 
@@ -163,7 +163,7 @@ def every_team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def shared_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """In how many parts work was shared out, each time."""
+    """Into how many parts the work was split, each time."""
     from dnc_fast.backends.cpu import fused, team
 
     counts: list[int] = []

@@ -82,7 +82,7 @@ def contents_equal(a, b):
 
 
 def assert_same_checkpoint(a, b):
-    """Two runs ended alike, but for the clock."""
+    """Two runs ended with the same checkpoint, apart from times."""
     a, b = map(load_checkpoint, (a, b))
     for content in (a, b):
         content["progress"].pop("seconds"), content["progress"].pop("waited")

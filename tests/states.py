@@ -30,7 +30,7 @@ HAND_DERIVED = ("eager", pytest.param("cpu", marks=needs_numba))
 """The backends with hand-derived gradients that run on a CPU."""
 every_backend = pytest.mark.parametrize("backend", HAND_DERIVED)
 
-# How far two ways to the same number may lie apart: (relative, absolute). Every comparison in the
+# How much two results for the same number may differ: (relative, absolute). Every comparison in the
 # tests of the maths names one of these.
 TOLERANCES = {
     # The same operations on the same numbers.
@@ -103,7 +103,7 @@ def separated_state(sizes: MemorySizes, seed: int = 0) -> MemoryState:
 
 
 def with_link(state: MemoryState, linkage: str, fan_out: int = 2, seed: int = 3) -> MemoryState:
-    """A state with a link of a linkage, in the middle of a run, in the place of its link matrix."""
+    """The state with its link matrix replaced by a link of some linkage, in the middle of a run."""
     (B, N, _, _, Hw), generator = state.sizes, torch.Generator().manual_seed(seed)
     writes = [random_weighting(B, Hw, 3, N, generator=generator) for _ in range(2)]
     links = {
@@ -244,14 +244,14 @@ def assert_near(
 
 
 def require_grad(tree: Any) -> Any:
-    """A copy of a nest of tensors, each of floats a leaf that collects its gradient."""
+    """A copy of a nest of tensors; those of floats are leaves that collect gradients."""
     return map_tensors(
         lambda tensor: tensor.detach().clone().requires_grad_(tensor.is_floating_point()), tree
     )
 
 
 def weighed_sum(tree: Any, seed: int = 0) -> Tensor:
-    """A random linear function of every tensor of floats: its gradient is that of them all."""
+    """A random linear function of all floating-point tensors, so that each has a gradient."""
     generator = torch.Generator().manual_seed(seed)
     parts = [part for _, part in named_parts(tree, "") if part.is_floating_point()]
     return sum(
@@ -287,7 +287,7 @@ def outcome(
 
 
 def parameters(model: DNC) -> dict[str, Any]:
-    """The leaves of `outcome` that a model has."""
+    """A model's parameters as leaves for `outcome`."""
     return {"parameter": dict(model.named_parameters())}
 
 
@@ -364,7 +364,7 @@ def assert_backward_equals_autograd(
 
 
 def python(code: str, **environment: str) -> str:
-    """What a program prints in a process of its own, which must end well."""
+    """Run a program in a new process, which must succeed; returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},

@@ -70,7 +70,7 @@ def train(model: DNC, x: Any, state: Any, scale: float = 1.0) -> dict[str, Tenso
 def assert_same(
     model: DNC, plain: DNC, seeds: Any = range(4), tolerance: str = "equal", **sizes: int
 ) -> None:
-    """Pass after pass, each with numbers of its own."""
+    """Several passes, each with its own inputs."""
     for seed in seeds:
         x, state = inputs(model, seed, **sizes)
         assert_close(train(model, x, state), train(plain, x, state), tolerance, f"pass {seed}")
@@ -93,7 +93,7 @@ def test_few_parts_serve_every_length(calls: list[str]) -> None:
     model, plain = two_models()
     for round_ in range(2):
         for steps in range(1, 16):
-            # Weight gradients are added up in other parts than those of an undivided run.
+            # Weight gradients are summed in a different order than in an undivided run.
             assert_same(model, plain, [steps], "float64", steps=steps)
         if round_:
             assert calls.count("record forward") == 4  # 8, 4, 2, 1
@@ -103,7 +103,7 @@ def test_few_parts_serve_every_length(calls: list[str]) -> None:
 
 
 class NoLooks(TorchDispatchMode):
-    """Refuses what would wait for a device, were there one."""
+    """Refuses operations that would wait for a device."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -112,7 +112,7 @@ class NoLooks(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_turning_a_batch_round_reads_no_value() -> None:
+def test_reversing_a_batch_reads_no_value() -> None:
     sequences = Sequences.of(normal(T, B, 3), 3, False, torch.empty(0, dtype=torch.float64))
     with NoLooks():
         order = sequences.reversal()
@@ -152,7 +152,7 @@ def test_no_step_reads_a_value(controller: str, batch_sizes: list[int]) -> None:
     ids=str,
 )
 def test_replays_equal_launches_bit_for_bit(options: dict[str, Any], calls: list[str]) -> None:
-    """Also beside another model, which is a kind of its own."""
+    """Also after a different model, whose captures must not be used."""
     for one in ({}, options):
         calls.clear()
         assert_same(*two_models(**one))
@@ -293,7 +293,7 @@ def test_truncated_and_whole_backpropagation_in_chunks(calls: list[str]) -> None
                 total.backward()
             found.append({name: p.grad for name, p in model.named_parameters()})
         assert_close(*found, "equal")
-    assert calls.count("record forward") == 3  # all three chunks wait for their backward pass
+    assert calls.count("record forward") == 3  # all three chunks still need their backward pass
 
 
 def test_evaluation_between(calls: list[str]) -> None:
@@ -341,10 +341,10 @@ def test_gradients_of_some_results_only() -> None:
         assert_close(*found, "equal")
 
 
-# When a capture is free again
+# When a capture can be used again
 
 
-def test_dropped_results_give_their_capture_back(calls: list[str]) -> None:
+def test_dropped_results_release_their_capture(calls: list[str]) -> None:
     model, _ = two_models()
     gc.disable()
     try:
@@ -356,7 +356,7 @@ def test_dropped_results_give_their_capture_back(calls: list[str]) -> None:
     assert calls.count("record forward") == 1
 
 
-def test_a_failed_backward_pass_gives_it_back(calls: list[str]) -> None:
+def test_a_failed_backward_pass_releases_its_capture(calls: list[str]) -> None:
     model, plain = two_models()
     assert_same(model, plain, range(2))
     x, state = inputs(model, 0)
@@ -370,7 +370,7 @@ def test_a_failed_backward_pass_gives_it_back(calls: list[str]) -> None:
 
 
 def in_threads(count: int, total: int, work: Callable[[int], Any]) -> list[Any]:
-    """What `work` returns for each number below `total`, by as many threads in turn."""
+    """The results of `work` for each number below `total`, shared among `count` threads."""
     found: dict[int, Any] = {}
 
     def take(first: int) -> None:
@@ -397,7 +397,7 @@ def test_threads_have_captures_of_their_own() -> None:
     assert_close(in_threads(2, 8, work), expected, "equal")
 
 
-# What is a kind of its own
+# What needs captures of its own
 
 
 def test_another_model_of_the_same_sizes_is_not(calls: list[str]) -> None:
@@ -415,7 +415,7 @@ def test_another_model_of_the_same_sizes_is_not(calls: list[str]) -> None:
 def test_sizes_and_surroundings_are_kinds(
     calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches, steps, cells, streams, and torch's settings."""
+    """Batches, steps, cells, streams, and torch's settings each need captures of their own."""
     model, plain = two_models()
     wide = model.zero_state(B, num_cells=9)
 
@@ -486,12 +486,12 @@ def test_captures_are_bounded(calls: list[str], limits: Callable[..., None]) -> 
     model, plain = two_models()
     for batch_size in (1, 2, 3):
         assert_same(model, plain, range(3), batch_size=batch_size)
-    # The third finds no room; nothing is thrown out for it while it was used of late.
+    # There is no room for the third: captures that were used recently are not dropped.
     assert captures_held() == 2
     assert calls == FIRST + SECOND + THIRD + FIRST + SECOND + THIRD
     calls.clear()
     assert_same(model, plain, range(3), batch_size=3)
-    # The first is stale by now, and makes room.
+    # The first is stale by now and is dropped.
     assert calls == ["settle", "settle", *SECOND, *THIRD, *THIRD]
     calls.clear()
     assert_same(model, plain, range(2), batch_size=2)
@@ -588,7 +588,7 @@ def test_gpu_replays_equal_launches_bit_for_bit(cells: int) -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("steps", [50, pytest.param(2000, marks=pytest.mark.full)])
 def test_gpu_copy_training_with_graphs_equals_training_without(steps: int, autocast: bool) -> None:
-    """Lengths change from batch to batch: 4 to 18 steps, in parts of 2, 4, 8 and 16."""
+    """Lengths vary between batches: 4 to 18 steps, in parts of 2, 4, 8 and 16."""
     task, losses = CopyTask(), []
     for one in gpu_models(input_size=8, output_size=6):
         generator = torch.Generator().manual_seed(1)
@@ -603,7 +603,7 @@ def test_gpu_copy_training_with_graphs_equals_training_without(steps: int, autoc
             optimizer.step()
             trace.append(loss.detach())
         losses.append(torch.stack(trace).cpu())
-    # Weight gradients are added up in other parts; training drives the difference apart in time.
+    # Weight gradients are summed in a different order; over time, training amplifies that.
     assert_close(losses[0][:10], losses[1][:10], "bfloat16" if autocast else "float32")
     assert (losses[0][-20:].mean() - losses[1][-20:].mean()).abs() < 0.05
 
@@ -645,7 +645,7 @@ def test_gpu_parts_of_half_models(controller: str) -> None:
 
 @needs_gpu
 def test_gpu_a_failed_recording_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not allowed while a graph is recorded: to wait for the device."""
+    """Waiting for the device is not allowed while a graph is recorded."""
     model, plain = gpu_models()
     stream = torch.cuda.current_stream()
     at_results(monkeypatch, lambda recording: recording.features.sum().item())

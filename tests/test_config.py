@@ -104,7 +104,7 @@ OPTIONS = {field.name: field.default for field in dataclasses.fields(DNCConfig)}
 
 
 def test_every_option_is_an_argument_with_the_same_default() -> None:
-    """As editors and `help` show it: of the modules, of their making, and of a single step."""
+    """As editors and `help` show it: for the modules, their constructors, and `memory_step`."""
     only_whole_sequences = {"batch_first", "bidirectional"}
     for function, absent in (
         (DNC, set()),
@@ -127,7 +127,7 @@ def test_every_option_is_an_argument_with_the_same_default() -> None:
 
 
 def names_in(lines: list[str], pattern: str) -> list[str]:
-    """The names, parted by commas, that begin lines of a pattern."""
+    """The comma-separated names at the start of lines that match a pattern."""
     found = [re.match(pattern, line) for line in lines]
     return [name for match in found if match for name in re.split(r"\W+", match[1]) if name]
 

@@ -1,4 +1,4 @@
-"""What drives the memory: the four controllers, and those that people bring along."""
+"""The four built-in controllers, and custom ones."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_parameters_start_as_in_torchs_own_layers(controller: str) -> None:
 
 
 @every_controller
-def test_reset_parameters_draws_anew(controller: str) -> None:
+def test_reset_parameters_draws_again(controller: str) -> None:
     torch.manual_seed(1)
     first = DNC(3, 4, 2, controller=controller)
     other = DNC(3, 4, 2, controller=controller)
@@ -164,7 +164,7 @@ def test_activation_clip_acts_in_every_step_of_a_dnc() -> None:
 
 @every_controller
 def test_dropout_acts_between_layers_in_training_only(controller: str) -> None:
-    """Dropping all with probability 1 is the same as no weights for the layer below."""
+    """Dropout with probability 1 is the same as zero weights for the layer below."""
     whole = lively_dnc(controller=controller, num_layers=2, dropout=1.0)
     x, state = normal(3, 2, 3), lively_state(whole, 2)
     plain = lively_dnc(controller=controller, num_layers=2)
@@ -176,7 +176,7 @@ def test_dropout_acts_between_layers_in_training_only(controller: str) -> None:
     assert_close(whole.train()(x, state), plain(x, state), "float64")
 
 
-def test_dropout_draws_anew_in_training() -> None:
+def test_dropout_draws_new_masks_in_training() -> None:
     model = lively_dnc(num_layers=2, dropout=0.5)
     x = normal(3, 2, 3)
     assert not torch.equal(model(x)[0], model(x)[0])

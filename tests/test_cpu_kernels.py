@@ -1,4 +1,4 @@
-"""What only compiled kernels can get wrong: sorting, threads, processes, memory never set."""
+"""What only compiled kernels can get wrong: sorting, threads, processes, uninitialised memory."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def usages(kind: str, N: int, seed: int = 0) -> np.ndarray:
     "kind", ["random", "small", "tied", "near-tied", "grid", "signed", "falling", "zero", "one"]
 )
 def test_free_list_is_a_stable_sort(kind: str, N: int, dtype: Any, robust: bool) -> None:
-    """N on both sides of where the way to sort changes."""
+    """N on both sides of where the sorting algorithm changes."""
     usage = usages(kind, N).astype(dtype)
     assert_sorted(usage, robust)
     lifted = np.full_like(usage, np.nan)
@@ -309,7 +309,7 @@ def test_an_error_in_a_helper_reaches_the_caller(every_team: None) -> None:
         team.run_ranges([(0, 2), (2, 4)], fail)
 
 
-def test_an_error_leaves_nobody_at_work(every_team: None) -> None:
+def test_an_error_is_raised_when_all_threads_have_finished(every_team: None) -> None:
     """Arrays may be freed once the caller has the error."""
     finished = []
 
@@ -348,7 +348,7 @@ def test_work_is_shared_out_once(threads: int, count: int) -> None:
 
 @pytest.mark.skipif(team._team is None, reason="no GNU OpenMP in this torch")
 def test_a_team_that_is_smaller_than_asked_for() -> None:
-    """A thread limit of OpenMP: what its threads did not take is done all the same."""
+    """With a thread limit in OpenMP, work that its threads did not take is still done."""
     code = """
 from dnc_fast.backends.cpu import team
 done = []
@@ -360,7 +360,7 @@ assert sorted(done) == [(0, 1), (1, 2), (2, 3)], done
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), threads=st.integers(1, 9))
 def test_sequences_are_shared_out_fairly(lengths: list[int], threads: int) -> None:
-    """Each once; and no thread has more steps than its share and one sequence besides."""
+    """Each once; no thread gets more steps than its share plus one sequence."""
     lengths = sorted(lengths, reverse=True)
     batch_sizes = np.array([sum(n > t for n in lengths) for t in range(lengths[0])])
     ranges = fused.fair_ranges(batch_sizes, threads)
@@ -499,7 +499,7 @@ def test_gradients_that_are_not_finite_show(N: int) -> None:
 
 @pytest.mark.full
 def test_the_first_process_computes_the_same_bits_as_later_ones(tmp_path: Any) -> None:
-    """Kernels compiled in a process may round otherwise than those loaded; so none are."""
+    """Kernels compiled in this process could round differently from cached ones, so none are used."""
     code = """
 import sys
 import torch

@@ -45,7 +45,7 @@ def test_whole_equals_the_oracle(num_write_heads: int, order: str) -> None:
 
 @write_heads
 def test_whole_from_zero_equals_the_oracle(num_write_heads: int) -> None:
-    """With the robust order, because from zero the exact one hangs on the last bits."""
+    """With the robust order: from zero, the exact order depends on the last bits."""
     model = lively_dnc(num_write_heads=num_write_heads, usage_order="robust")
     x = normal(6, 2, 3)
     assert_close(model(x), oracle_dnc(model, x, model.zero_state(2), order="robust"), "float64")
@@ -110,7 +110,7 @@ def test_reads_are_fed_back() -> None:
 
 
 def test_equal_calls_give_equal_results() -> None:
-    """In training mode too, and whatever was called in between: nothing is random or kept."""
+    """Also in training mode, and after other calls: nothing is random or kept between calls."""
     model, x = lively_dnc(), normal(4, 2, 3)
     first = model(x)
     model(normal(4, 2, 3))
@@ -184,7 +184,7 @@ def test_partial_state_is_filled_up_with_zeros(field: str) -> None:
 
 
 def test_memory_may_have_another_number_of_cells() -> None:
-    """The parameters know nothing of N: trained on few cells, run with many."""
+    """The parameters do not depend on N: train with few cells, run with many."""
     model, larger = lively_dnc(num_cells=5), lively_dnc(num_cells=9)
     larger.load_state_dict(model.state_dict())
     x = normal(3, 2, 3)
@@ -330,7 +330,7 @@ def test_copies_compute_the_same_and_share_nothing(duplicate: Any) -> None:
 
 
 def test_state_dict_holds_all_and_only_the_parameters() -> None:
-    """By these names weights are stored: to rename one is to break what people have saved."""
+    """Weights are stored under these names; renaming one would break saved files."""
     model, other = lively_dnc(num_layers=2), lively_dnc(seed=1, num_layers=2)
     layers = [
         f"cell.controller.layers.{layer}.{kind}_{side}"
@@ -359,8 +359,8 @@ def test_double_makes_everything_double() -> None:
 
 
 def gentle_dnc(**options: Any) -> tuple[DNC, Tensor, DNCState]:
-    """A float32 DNC with torch's own small parameters, its input and state: steps that half
-    precision does not drive apart.
+    """A float32 DNC with torch's own small initial parameters, an input and a state: half
+    precision barely changes its steps.
     """
     torch.manual_seed(0)
     model = lively_dnc(dtype=torch.float32, **options)
@@ -430,7 +430,7 @@ def test_state_dtype_is_an_option(dtype: torch.dtype, tolerance: str) -> None:
 
 
 def classify(layer: nn.Module, head: nn.Module, x: Tensor, batch_first: bool) -> Tensor:
-    """What people wrote for an nn.LSTM."""
+    """Typical code written for an nn.LSTM."""
     layer.flatten_parameters()
     output, state = layer(x)
     output, _ = layer(x, state)

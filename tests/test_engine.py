@@ -52,7 +52,7 @@ Results = dict[str, Tensor]
 def compare(
     backend: str, measure: Callable[[DNC], Results], *, interval: int | None = 3, **options: Any
 ) -> Results:
-    """What is measured of a model, which must be the same by a backend as by the reference."""
+    """Measure a model that uses a backend, and check that the reference gives the same."""
     actual, expected = (
         measure(lively_dnc(backend=name, checkpoint_interval=interval, **options))
         for name in (backend, "reference")
@@ -156,7 +156,7 @@ def test_linkages_and_cut_weightings(
     ids=str,
 )
 @pytest.mark.parametrize("controller", CONTROLLERS)
-def test_controllers_options(controller: str, options: dict, backend: str) -> None:
+def test_options_of_controllers(controller: str, options: dict, backend: str) -> None:
     options = {"controller": controller, **options}
     model = lively_dnc(backend=backend, checkpoint_interval=3, **options)
     actual = run(model, *make_inputs(**options))
@@ -172,7 +172,7 @@ def test_controllers_options(controller: str, options: dict, backend: str) -> No
 def test_built_in_controllers_run_in_the_engine_and_are_never_called(
     controller: str, engine_runs: list[Passes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kind without a tape would be called step by step: right, and slow."""
+    """A controller without a tape would be called step by step, which is correct but slow."""
     kind = CONTROLLERS[controller]
     assert kind.tape is not None
     monkeypatch.setattr(kind, "forward", None)
@@ -510,7 +510,7 @@ CHANGES: dict[str, Callable[[DNC], Any]] = {
 def test_changed_parts_run_as_changed(
     change: Callable[[DNC], Any], controller: str, backend: str
 ) -> None:
-    """What torch lets people do to a module: the engine heeds it, or leaves the work to others."""
+    """What torch lets people do to a module: the engine respects it, or calls the module."""
     x, state = make_inputs(controller=controller)
 
     def measure(model: DNC) -> Results:
@@ -559,7 +559,7 @@ def test_loss_on_a_part_of_the_results(
 @pytest.mark.parametrize("controller", ["lstm", "feedforward", Own])
 @pytest.mark.parametrize("only", ["x", "memory", "read_vectors", "controller", "interface"])
 def test_gradient_of_one_input_alone(only: str, controller: Any, backend: str) -> None:
-    """All else is frozen, so that the engine must see for itself that it has to keep anything."""
+    """Everything else is frozen, so the engine must notice that it has to keep anything."""
     if (only, controller) == ("controller", "feedforward"):
         pytest.skip("a feed-forward controller has no state")
     x, state = make_inputs(controller=controller)
@@ -663,7 +663,7 @@ def test_second_gradients_are_refused(backend: str) -> None:
 @every_backend
 @pytest.mark.parametrize("part", ["interface", "layer", "memory"])
 def test_changes_in_place_are_noticed(part: str, backend: str) -> None:
-    """As by torch's own functions: better an error than gradients of other numbers."""
+    """As in torch's own functions: an error is better than wrong gradients."""
     x, state = make_inputs()
     model = lively_dnc(backend=backend)
     output, _ = model(x.requires_grad_(), state)
@@ -739,7 +739,7 @@ def test_checkpoints_are_few_and_freed(kept: Kept, interval: int, backend: str) 
 
 @every_backend
 def test_inference_keeps_nothing(kept: Kept, backend: str) -> None:
-    """Two places take turns, however long the sequence; also where nothing is to be learned."""
+    """Two buffers alternate, however long the sequence is; also where nothing is trained."""
     made = set()
     for length in (3, 10, 60):
         for frozen in (False, True):

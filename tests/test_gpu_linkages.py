@@ -307,7 +307,7 @@ def test_separable_backward(sizes: tuple[int, ...], writes: int, dtype: torch.dt
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("whole", [False, True])
 def test_separable_link_of_many_tiles_and_full_overwrites(whole: bool) -> None:
-    """A write of weight one leaves nothing of those before: no division by what is left."""
+    """A write of weight one erases all earlier writes, so nothing may be divided by what is left."""
     sizes = (2, 2, 3, 37, 3)
     link, ways = history(sizes, 5), (normal(2, 3, 2, 37), normal(2, 3, 2, 37))
     link.write_weights[:, :, 3, 4:] = 0
@@ -336,7 +336,7 @@ def test_look_up_and_its_gradient_added(dtype: torch.dtype) -> None:
 
 
 def write_step(B: int, N: int, W: int, Hw: int) -> tuple[Step, Interface]:
-    """What a write looks at; the rest is not there."""
+    """What a write needs; all other fields are None."""
     step = Step(*[None] * len(Step._fields))._replace(
         memory0=normal(B, N, W), memory1=normal(B, N, W), write1=random_weighting(B, Hw, N)
     )

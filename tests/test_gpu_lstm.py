@@ -129,7 +129,7 @@ def forward_inputs(b: int, H: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, 
 @every_size
 @every_dtype
 def test_forward_is_as_good_as_torch(b: int, H: int, dtype: torch.dtype) -> None:
-    """Products in any dtype; activations in it too, the state in what is calculated in."""
+    """Products and activations in any dtype; the state in the dtype of the arithmetic."""
     inputs = forward_inputs(b, H, dtype)
     dtypes = [dtype, arithmetic(dtype), arithmetic(dtype), dtype]
     exact = plain_forward(*(tensor.double() for tensor in inputs), [torch.float64] * 4)
@@ -226,7 +226,7 @@ def test_saturates_without_nan() -> None:
 
 
 def assert_same_with_nan(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Each part has some, in the same places."""
+    """Each part has NaN, in the same places."""
     for name, part in actual.items():
         assert part.isnan().any()
         torch.testing.assert_close(part, expected[name], rtol=1e-5, atol=1e-6, equal_nan=True)

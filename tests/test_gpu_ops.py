@@ -181,7 +181,7 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 
 def error_of(case: Case, dtype: torch.dtype) -> dict[str, float]:
-    """By result and gradient, the error over what is allowed; float64 must equal the reference."""
+    """The error of each result and gradient, divided by what is allowed; float64 must be equal."""
     op, given = OPS[case.op], make(case, dtype)
     with poisoned():
         actual = results(op.kernels, *map_tensors(guarded, given))

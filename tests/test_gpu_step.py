@@ -46,7 +46,7 @@ Inputs = tuple[Tensor, MemoryState, list[Tensor]]
 
 @pytest.fixture(params=["one program", "tiles"])
 def way(request: pytest.FixtureRequest, tiles: Callable[..., None]) -> None:
-    """Both ways of a small memory; a large one always goes in tiles."""
+    """Both implementations for a small memory; a large one always uses tiles."""
     if request.param == "tiles":
         tiles(SMALL_CELLS=0)
 
@@ -75,7 +75,7 @@ class Case(NamedTuple):
 def covering(N: int, tiled: bool) -> list[Case]:
     """Every cell size with every number of read heads, each of them with every kind of state.
 
-    From ties, the exact order of a second write head is rounding's choice.
+    With ties, rounding decides the exact order of a second write head.
     """
     chance, found = random.Random(N), []
     for (w, W), (r, R) in itertools.product(enumerate(CELL_SIZES), enumerate(READ_HEADS)):
@@ -88,7 +88,7 @@ def covering(N: int, tiled: bool) -> list[Case]:
 
 
 def some_cases() -> list[tuple[Case, torch.dtype]]:
-    """Two for each small number of cells, each of both ways; of the large ones what is quick."""
+    """Two for each small number of cells, with both implementations; few of the large, slow ones."""
     chance, found = random.Random(0), []
     for N in CELLS[:5]:
         for i, place in enumerate(chance.sample(range(16), 2)):
@@ -278,7 +278,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """By name they say so; "auto" takes it."""
+    """Other backends refuse; "auto" chooses the reference."""
     monkeypatch.delenv("DNC_FAST_BACKEND", raising=False)
     vector, state, _ = inputs_of(dtype=torch.float64)
 
@@ -294,7 +294,7 @@ def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_gradients_of_many_at_once() -> None:
-    """The old way of vmap, of torch.autograd.functional, goes through the backward pass alone."""
+    """torch.autograd.functional's older vmap only goes through the backward pass."""
     vector, state, _ = inputs_of(dtype=torch.float64)
     cotangents, found = normal(2, 2, 2, 3).to(DEVICE), []
     for backend in ("triton", "reference"):
@@ -359,7 +359,7 @@ def new_step(
 def test_few_launches(
     monkeypatch: pytest.MonkeyPatch, sizes: MemorySizes, forward: int, backward: int
 ) -> None:
-    """A second write head takes an allocation more, and backward its gradient too."""
+    """A second write head needs one more allocation, and its gradient in the backward pass."""
     sums: list[Tensor] = []
     monkeypatch.setattr(launch, "total", lambda partials, out: sums.append(out))
     step, adjoint, scratch = new_step(sizes, lambda shape: torch.empty(shape, device="meta"))
@@ -375,7 +375,7 @@ def test_few_launches(
 
 
 def zeros(shape: Any) -> Tensor:
-    """Of any size: NumPy takes pages of the machine only when they are written to."""
+    """Of any size: with NumPy, pages are allocated only when they are written to."""
     if DEVICE == "cuda":
         return torch.zeros(shape, device=DEVICE)
     try:
@@ -486,8 +486,8 @@ def test_link_matrix_of_more_than_2_31_numbers(last_programs_only: list[int]) ->
 
 @pytest.mark.parametrize("updates", [20, pytest.param(200, marks=pytest.mark.full)])
 def test_training_follows_the_reference(updates: int) -> None:
-    """Copy, in float32. Usages of an untouched memory part by roundings first, which would choose
-    the exact order; so cells are ordered robustly.
+    """The copy task in float32. In an untouched memory, rounding would decide the exact order, so
+    cells are ordered robustly.
     """
     task, curves = CopyTask(1, 2, num_bits=3), []
     for backend in ("triton", "reference"):

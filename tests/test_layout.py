@@ -1,4 +1,4 @@
-"""The house is as its plan says: packages, floors, commands of the README."""
+"""The layout of the code is as CONTRIBUTING.md says: packages, layers, commands of the README."""
 
 import ast
 import re

@@ -85,7 +85,7 @@ def test_many_cells_equal_the_plain_step(linkage):
 
 
 def test_a_separable_link_that_was_changed_is_refused_in_the_backward_pass():
-    """That of other linkages may be changed, see test_engine.py."""
+    """Links of other linkages may be changed, see test_engine.py."""
     model = lively_dnc(linkage="separable", num_cells=6)
     output, state = model(normal(4, 2, 3))
     for part in tensors(state.detach().memory):

@@ -1,4 +1,4 @@
-"""memory_report: its parts, its rule, and (full) that it foretells what is measured."""
+"""memory_report: its parts, its rule, and (full) that it predicts what is measured."""
 
 import json
 import subprocess
@@ -69,20 +69,20 @@ def test_few_vectors_are_kept_where_memory_is_written_in_place():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("size", [*(CPU_SIZES[c] for c in ("c3", "c4")), LONG], ids=str)
 @pytest.mark.parametrize("backend", ["cpu", "eager"])
-def test_report_foretells_the_measured_peak(backend, size):
+def test_report_predicts_the_measured_peak(backend, size):
     given = ",".join(map(str, size))
-    foretells("bench.harness.peak", given, backend)
+    assert_predicts("bench.harness.peak", given, backend)
 
 
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("kind", [str(kind) for kind in KINDS])
-def test_report_foretells_the_measured_peak_of_every_linkage(kind):
+def test_report_predicts_the_measured_peak_of_every_linkage(kind):
     cells = DENSE_UP_TO // 2 if kind == "dense" else 2**18
-    foretells("bench.large_memory", "--one", kind, "--cells", str(cells), "--rounds", "1")
+    assert_predicts("bench.large_memory", "--one", kind, "--cells", str(cells), "--rounds", "1")
 
 
-def foretells(*command):
+def assert_predicts(*command):
     command = [sys.executable, "-m", *command]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -175,7 +175,7 @@ def test_expanded_state_collects_the_sum_of_gradients(backend: str) -> None:
     equals_the_reference(backend, measure)
 
 
-# What callers rely on
+# What callers can rely on
 
 
 @every_linkage
@@ -200,7 +200,7 @@ def test_leaves_what_is_given_alone_and_repeats_its_bits(linkage: str, backend: 
 
 @every_linkage
 def test_results_share_no_memory(linkage: str, backend: str) -> None:
-    """With each other or with what is given."""
+    """Neither with each other nor with the inputs."""
     vector, state, _ = inputs_of(backend, linkage)
     found = tensors((vector, state, memory_step(vector, state, backend=backend)))
     places = [part.untyped_storage().data_ptr() for part in found]
@@ -219,7 +219,7 @@ def test_second_gradients_are_refused(linkage: str, backend: str) -> None:
 
 
 def test_changes_in_place_are_noticed(backend: str) -> None:
-    """As by torch's own functions: better an error than gradients of other numbers."""
+    """As in torch's own functions: an error is better than wrong gradients."""
     vector, state, _ = inputs_of(backend)
     reads, new = memory_step(vector.requires_grad_(), state, backend=backend)
     with torch.no_grad():
@@ -238,7 +238,7 @@ def test_without_gradients_nothing_is_kept(linkage: str, backend: str) -> None:
 
 @every_linkage
 def test_a_vector_of_another_dtype_gets_its_gradient_in_that(linkage: str, backend: str) -> None:
-    """It is cast to the state's, and its gradient back."""
+    """The vector is cast to the state's dtype, and its gradient back."""
     vector, *others = inputs_of(backend, linkage)
     single = run_step(vector.float(), *others, backend=backend)
     double = run_step(vector.float().double(), *others, backend=backend)
@@ -260,7 +260,7 @@ def test_autocast_changes_nothing(linkage: str, backend: str) -> None:
 
 
 def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second gradient is what tells the backends apart from outside."""
+    """From outside, second gradients tell the backends apart."""
     vector, state, _ = inputs_of("eager")
 
     def second_gradient() -> None:
@@ -300,7 +300,7 @@ def cases_of(kind: str, N: int) -> list[Case]:
 def make_inputs(case: Case) -> tuple[Tensor, MemoryState]:
     """Raw vector and state in float64, of numbers that float32 has too.
 
-    Where the order of cells is rounding's choice, another seed is taken.
+    Where rounding would decide the order of cells, another seed is used.
     """
     kind, sizes, order = case
     for seed in range(1000):
@@ -337,7 +337,7 @@ FLOAT64, FLOAT32 = (1e-12, 1e-13), (2e-6, 2e-7)
 
 
 def errors(backend: str, dtype: torch.dtype, case: Case) -> dict[str, float]:
-    """RMS error of each result and gradient over what is allowed.
+    """RMS error of each result and gradient, divided by the error that is allowed.
 
     In float32 twice the error of plain float32 autograd on the same numbers is allowed too.
     """

@@ -1,4 +1,4 @@
-"""Pictures: their panels, their edge cases, and the way to disk."""
+"""Pictures: their panels, their edge cases, and writing them to disk."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_equals_the_oracle(part: Part, edges: bool, sizes: MemorySizes, seed: in
 @at_edges
 @given(sizes=SMALL_SIZES, seed=SEEDS)
 def test_backward_equals_autograd(name: str, edges: bool, sizes: MemorySizes, seed: int) -> None:
-    """That of the linkage is tested in test_functional.py."""
+    """The backward of the linkage is tested in test_functional.py."""
     torch.manual_seed(seed)
     part = PARTS[name]
     assert_backward_equals_autograd(part.backward, part.function, part.inputs(sizes, edges))
@@ -296,7 +296,7 @@ def test_usage_by_hand() -> None:
 
 @every_order
 def test_free_list_breaks_ties_by_index(order: str) -> None:
-    """Longer than torch's unstable sorts leave in order by luck."""
+    """Long enough that torch's unstable sorts do not keep the order by luck."""
     cells = 100
     assert usage_order(torch.zeros(1, cells), order).tolist() == [list(range(cells))]
     two_levels = torch.arange(cells).remainder(2).unsqueeze(0) / 2
@@ -437,7 +437,7 @@ def test_links_lead_along_the_order_of_writing() -> None:
     assert torch.equal(precedence[0, 0], torch.eye(4)[3])
     forward, backward = directional_weightings(link, torch.eye(4)[[0, 2]].unsqueeze(0))
     assert torch.equal(forward[0, :, 0], torch.eye(4)[[3, 0]])
-    # Nothing was written before 2: the link backward leads nowhere, not everywhere.
+    # Nothing was written before 2: backward leads nowhere, not everywhere.
     assert torch.equal(backward[0, :, 0], torch.stack([torch.eye(4)[2], torch.zeros(4)]))
 
 

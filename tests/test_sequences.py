@@ -44,7 +44,7 @@ def batch_of_one(state: Any) -> Any:
 
 
 def one_direction(model: DNC, cell: str) -> DNC:
-    """A DNC with one direction's parameters of a bidirectional one."""
+    """A DNC with the parameters of one direction of a bidirectional one."""
     single = lively_dnc(num_layers=model.config.num_layers)
     single.cell.load_state_dict(getattr(model, cell).state_dict())
     return single
@@ -295,7 +295,7 @@ def test_dtype_of_the_input_must_be_that_of_the_parameters() -> None:
 @pytest.mark.parametrize("kind", LENGTHS)
 @pytest.mark.parametrize("batch_size", [3, 5])
 def test_packed_wants_a_state_for_each_sequence(batch_size: int, kind: str) -> None:
-    """Not fewer, and no more either, of which sorting would only take the first."""
+    """Neither fewer nor more, of which sorting would use only the first."""
     _, packed = ragged_batch(kind)
     with pytest.raises(ValueError, match=rf"state\..*must have shape.*got.*\({batch_size}, 5, 3\)"):
         MODEL(packed, lively_state(MODEL, batch_size))
@@ -317,7 +317,7 @@ def test_bidirectional_takes_a_state_of_one_direction_alone() -> None:
 
 
 def test_joined_states_of_sequences_are_a_batch() -> None:
-    """What a server does: states of several users, one call."""
+    """As a server does: the states of several users in one call."""
     states = [lively_state(MODEL, 1, seed) for seed in range(2)]
     output, _ = MODEL(X, join_batches(states))
     for b, state in enumerate(states):

@@ -63,7 +63,7 @@ def assert_steps_equal_the_oracle(
         expected_reads, expected_state, _ = oracle.batched(
             oracle.memory_step, arrays(vector), expected_state, order=order
         )
-        # Closer than this the order is rounding's choice; see semantics.md on near-ties.
+        # Closer than this, rounding decides the order; see semantics.md on near-ties.
         assert order == "robust" or usage_gap(state.usage) > 1e-9
         assert_close(reads, expected_reads, "float64", "read_vectors")
         assert_close(state, expected_state, "float64", "state")
@@ -401,7 +401,7 @@ def test_follows_a_permutation_of_the_read_heads() -> None:
 
 
 def test_write_heads_that_write_by_content_may_change_places() -> None:
-    """Heads that allocate may not: they take turns."""
+    """Heads that allocate may not, because they allocate one after another."""
     vector = torch.zeros_like(random_interfaces(1, SIZES)[0])
     vector += raw_interface(SIZES, allocation_gates=SHUT)
     shapes = interface_shapes(SIZES.cell_size, SIZES.num_read_heads, SIZES.num_write_heads)
