@@ -79,7 +79,7 @@ def poisoned() -> Iterator[None]:
 
 
 def guarded(tensor: Tensor) -> Tensor:
-    """The same numbers with NaN before and after them in memory, so that reads out of bounds show."""
+    """The same numbers with NaN before and after them in memory, so that bad reads show."""
     buffer = tensor.new_full((tensor.numel() + 256,), torch.nan)
     inside = buffer[128:-128].view(tensor.shape)
     return inside.copy_(tensor.detach()).requires_grad_(tensor.requires_grad)

@@ -499,7 +499,7 @@ def test_gradients_that_are_not_finite_show(N: int) -> None:
 
 @pytest.mark.full
 def test_the_first_process_computes_the_same_bits_as_later_ones(tmp_path: Any) -> None:
-    """Kernels compiled in this process could round differently from cached ones, so none are used."""
+    """Kernels compiled in this process may round differently from cached ones: none are used."""
     code = """
 import sys
 import torch

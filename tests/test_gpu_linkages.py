@@ -307,7 +307,7 @@ def test_separable_backward(sizes: tuple[int, ...], writes: int, dtype: torch.dt
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("whole", [False, True])
 def test_separable_link_of_many_tiles_and_full_overwrites(whole: bool) -> None:
-    """A write of weight one erases all earlier writes, so nothing may be divided by what is left."""
+    """A write of weight one erases earlier writes: nothing may be divided by what is left."""
     sizes = (2, 2, 3, 37, 3)
     link, ways = history(sizes, 5), (normal(2, 3, 2, 37), normal(2, 3, 2, 37))
     link.write_weights[:, :, 3, 4:] = 0

@@ -88,7 +88,7 @@ def covering(N: int, tiled: bool) -> list[Case]:
 
 
 def some_cases() -> list[tuple[Case, torch.dtype]]:
-    """Two for each small number of cells, with both implementations; few of the large, slow ones."""
+    """Two for each small number of cells, with both implementations; few of the large ones."""
     chance, found = random.Random(0), []
     for N in CELLS[:5]:
         for i, place in enumerate(chance.sample(range(16), 2)):
