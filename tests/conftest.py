@@ -11,6 +11,19 @@ from hypothesis import settings
 if not torch.cuda.is_available():  # kernels are interpreted; they look when they are imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from inside import (  # noqa: F401
+    calls,
+    engine_runs,
+    every_team,
+    kept,
+    limits,
+    recorded_kernels,
+    shared_out,
+    threads,
+    tiles,
+    without,
+)
+
 # More threads than one change the order of sums, and gain nothing at these sizes.
 torch.set_num_threads(1)
 

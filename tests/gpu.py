@@ -1,4 +1,4 @@
-"""Tests of GPU kernels: where they run, and how close to the truth they must come.
+"""Helpers for tests of GPU kernels: where they run, and how accurate they must be.
 
 Without a GPU they run in Triton's interpreter, which tests/conftest.py switches on.
 """
@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from states import named_parts
+from states import named_parts, rms
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,12 +34,8 @@ FLOORS = {
 ABSOLUTE = 2.0**-24
 
 
-def rms(tensor: Tensor) -> float:
-    return tensor.detach().double().square().mean().sqrt().item()
-
-
 def error_ratios(actual: Any, plain: Any, exact: Any, name: str = "result") -> dict[str, float]:
-    """The error of each part of a nest of tensors over what it may be.
+    """The error of each part of a nest of tensors, divided by the error that is allowed.
 
     Args:
         actual: from kernels.
@@ -67,13 +63,13 @@ def assert_none_above_one(ratios: dict[str, float]) -> None:
 
 
 def assert_as_good_as_torch(actual: Any, plain: Any, exact: Any, name: str = "result") -> None:
-    """The error is at most twice that of plain torch in the same dtype, or near enough to none."""
+    """The error is at most twice that of plain torch in the same dtype, or negligible."""
     assert_none_above_one(error_ratios(actual, plain, exact, name))
 
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Within, new tensors hold NaN until they are filled."""
+    """A context in which new tensors hold NaN until they are filled."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -83,14 +79,14 @@ def poisoned() -> Iterator[None]:
 
 
 def guarded(tensor: Tensor) -> Tensor:
-    """The same numbers with NaN before and after them in memory: what reads outside finds it."""
+    """The same numbers with NaN before and after them in memory, so that bad reads show."""
     buffer = tensor.new_full((tensor.numel() + 256,), torch.nan)
     inside = buffer[128:-128].view(tensor.shape)
     return inside.copy_(tensor.detach()).requires_grad_(tensor.requires_grad)
 
 
 def strided(tensor: Tensor) -> Tensor:
-    """The same numbers with the axes the other way round in memory, and NaN between them."""
+    """The same numbers with reversed strides, and NaN between them."""
     axes = list(reversed(range(tensor.dim())))
     reversed_axes = tensor.detach().permute(axes)
     wide = torch.stack([reversed_axes, torch.full_like(reversed_axes, torch.nan)], dim=-1)
@@ -98,7 +94,7 @@ def strided(tensor: Tensor) -> Tensor:
 
 
 def patch_once() -> None:
-    """Halve the interpreter's time: it patches Triton's language anew for each function called."""
+    """Halve the interpreter's time: it patches Triton's language again for each function called."""
     from triton import language
     from triton.runtime import interpreter
 

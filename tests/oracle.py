@@ -341,11 +341,7 @@ def dnc(
         read_vectors, memory, _ = memory_step(raw, state["memory"], order)
         features = np.concatenate([every_h, read_vectors.flatten()])
         outputs.append(affine(under(weights, "output."), "", features))
-        state = {
-            "controller": tuple(layer_states),
-            "memory": memory,
-            "read_vectors": read_vectors,
-        }
+        state = {"controller": tuple(layer_states), "memory": memory, "read_vectors": read_vectors}
     return np.array(outputs), state
 
 

@@ -11,6 +11,10 @@ ECHO = EchoTask(delay=3, chunk_length=4, num_chunks=3)
 LESSONS = {"curriculum": "on", "lesson_every": 3, "lesson_pass": 0.4, "lesson_share": 0.5}
 
 
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def model_config(task=COPY, **changes):
     sizes = {"hidden_size": 8, "num_cells": 4, "cell_size": 3, "num_read_heads": 1}
     return DNCConfig(
@@ -78,7 +82,7 @@ def contents_equal(a, b):
 
 
 def assert_same_checkpoint(a, b):
-    """Two runs ended alike, but for the clock."""
+    """Two runs ended with the same checkpoint, apart from times."""
     a, b = map(load_checkpoint, (a, b))
     for content in (a, b):
         content["progress"].pop("seconds"), content["progress"].pop("waited")

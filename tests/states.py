@@ -1,24 +1,36 @@
-"""Memory states, interfaces and models to test with, and how close two results must be."""
+"""Memory states, interfaces and models to test with; what they give; how close two must be."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import oracle
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
-from dnc_fast import DNC, DNCState, MemoryState
+from dnc_fast import DNC, DNCState, MemoryState, memory_step
 from dnc_fast.interface import interface_size
-from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes
+from dnc_fast.linkages import SeparableLink, SparseLink
+from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes, tensors
 
 HAS_NUMBA = find_spec("numba") is not None
 
-# How far two ways to the same number may lie apart: (relative, absolute). Every comparison in the
+needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")
+HAND_DERIVED = ("eager", pytest.param("cpu", marks=needs_numba))
+"""The backends with hand-derived gradients that run on a CPU."""
+every_backend = pytest.mark.parametrize("backend", HAND_DERIVED)
+
+# How much two results for the same number may differ: (relative, absolute). Every comparison in the
 # tests of the maths names one of these.
 TOLERANCES = {
     # The same operations on the same numbers.
@@ -90,6 +102,19 @@ def separated_state(sizes: MemorySizes, seed: int = 0) -> MemoryState:
     )
 
 
+def with_link(state: MemoryState, linkage: str, fan_out: int = 2, seed: int = 3) -> MemoryState:
+    """The state with its link matrix replaced by a link of some linkage, in the middle of a run."""
+    (B, N, _, _, Hw), generator = state.sizes, torch.Generator().manual_seed(seed)
+    writes = [random_weighting(B, Hw, 3, N, generator=generator) for _ in range(2)]
+    links = {
+        "dense": lambda: state.link,
+        "sparse": lambda: SparseLink.from_dense(state.link, fan_out),
+        "separable": lambda: SeparableLink(*writes),
+        "none": lambda: None,
+    }
+    return state._replace(link=links[linkage]())
+
+
 def zero_state(sizes: MemorySizes, dtype: torch.dtype = torch.float64) -> MemoryState:
     return MemoryState.zeros(*sizes, dtype=dtype)
 
@@ -121,17 +146,24 @@ def lively_dnc(seed: int = 0, **options: Any) -> DNC:
 
 def lively_state(model: DNC, batch_size: int, seed: int = 0) -> DNCState:
     """A state in the middle of a run for one direction of a float64 model, usages well apart."""
-    zeros = model.cell.zero_state(batch_size)
+    config, zeros = model.config, model.cell.zero_state(batch_size)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(zero: Tensor) -> Tensor:
         return normal(*zero.shape, generator=generator) / 2
 
+    memory = separated_state(zeros.memory.sizes, seed)
     return DNCState(
         controller=map_tensors(draw, zeros.controller),
-        memory=separated_state(zeros.memory.sizes, seed),
+        memory=with_link(memory, config.linkage, config.link_fan_out),
         read_vectors=draw(zeros.read_vectors),
     )
+
+
+def lively_states(model: DNC, batch_size: int, seed: int = 0) -> Any:
+    """`lively_state`, or a pair of them for a model of both directions."""
+    states = tuple(lively_state(model, batch_size, seed + i) for i in range(len(model.cells)))
+    return states if model.config.bidirectional else states[0]
 
 
 # The oracle's arrays
@@ -192,19 +224,120 @@ def assert_close(actual: Any, expected: Any, tolerance: str, name: str = "result
         )
 
 
+def rms(tensor: Tensor) -> float:
+    return tensor.detach().double().square().mean().sqrt().item()
+
+
+def assert_near(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], relative: float = 1e-10
+) -> None:
+    """RMS of the difference over RMS of the expected; all things are of size one, or zero."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name].shape == value.shape, name
+        error = (actual[name].double() - value).norm().item()
+        size = value.double().norm().item()
+        assert error <= relative * size + 1e-12, f"{name}: {error:.2g} of {size:.2g}"
+
+
+# Results and gradients
+
+
 def require_grad(tree: Any) -> Any:
-    """A copy of a nest of tensors, each a leaf that collects its gradient."""
-    return map_tensors(lambda tensor: tensor.detach().clone().requires_grad_(), tree)
+    """A copy of a nest of tensors; those of floats are leaves that collect gradients."""
+    return map_tensors(
+        lambda tensor: tensor.detach().clone().requires_grad_(tensor.is_floating_point()), tree
+    )
 
 
 def weighed_sum(tree: Any, seed: int = 0) -> Tensor:
-    """A random linear function of every tensor of a nest: its gradient is that of them all."""
+    """A random linear function of all floating-point tensors, so that each has a gradient."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [part for _, part in named_parts(tree, "")]
+    parts = [part for _, part in named_parts(tree, "") if part.is_floating_point()]
     return sum(
-        ((part * normal(*part.shape, generator=generator)).sum() for part in parts),
+        ((part * normal(*part.shape, generator=generator).to(part.device)).sum() for part in parts),
         start=torch.zeros((), dtype=torch.float64),
     )
+
+
+def outcome(
+    results: dict[str, Any],
+    leaves: dict[str, Any],
+    total: Tensor | None = None,
+    cotangents: Sequence[Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Results, and the gradients of leaves, by name.
+
+    Those are of `total`, or of the results with given cotangents, by default of a random linear
+    function of all results. Leaves that do not require a gradient are left out.
+    """
+    parts = {n: part for name, tree in results.items() for n, part in named_parts(tree, name)}
+    wanted = {n: part for name, tree in leaves.items() for n, part in named_parts(tree, name)}
+    wanted = {name: part for name, part in wanted.items() if part.requires_grad}
+    outputs, given = [weighed_sum(results) if total is None else total], None
+    if cotangents is not None:
+        floats = [part for part in parts.values() if part.is_floating_point()]
+        pairs = zip(floats, cotangents, strict=True)
+        outputs, given = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+    found = torch.autograd.grad(
+        outputs, list(wanted.values()), given, allow_unused=True, materialize_grads=True
+    )
+    gradients = {f"gradient of {name}": part for name, part in zip(wanted, found, strict=True)}
+    return {**{name: part.detach() for name, part in parts.items()}, **gradients}
+
+
+def parameters(model: DNC) -> dict[str, Any]:
+    """A model's parameters as leaves for `outcome`."""
+    return {"parameter": dict(model.named_parameters())}
+
+
+def run(
+    model: DNC,
+    x: Any,
+    state: Any,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    context: Any = None,
+) -> dict[str, Tensor]:
+    """Outputs, final state, and the gradients of parameters, input and initial state, by name.
+
+    `loss` of (outputs, final state) is by default a random linear function of all of them. The
+    forward pass alone is within `context`.
+    """
+    torch.manual_seed(7)  # what dropout draws
+    state = require_grad(state)
+    packed = isinstance(x, PackedSequence)
+    leaf = require_grad(x.data if packed else x)
+    with context or nullcontext():
+        output, final = model(x._replace(data=leaf) if packed else leaf, state)
+    output = output.data if packed else output
+    return outcome(
+        {"output": output, "final": final},
+        {**parameters(model), "input": leaf, "state": state},
+        None if loss is None else loss(output, final),
+    )
+
+
+def make_cotangents(vector: Tensor, state: MemoryState, seed: int = 0) -> list[Tensor]:
+    """Gradients of the floats that a step returns: its read vectors and the new state."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        results = memory_step(vector, state, backend="reference")
+    floats = [part for part in tensors(results) if part.is_floating_point()]
+    return [normal(*part.shape, generator=generator) for part in floats]
+
+
+def run_step(
+    vector: Tensor, state: MemoryState, cotangents: Sequence[Tensor], **options: Any
+) -> dict[str, Tensor]:
+    """Results of a memory step, and the gradients of the interface vector and of the state."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_(tensor.is_floating_point())
+
+    vector, state = map_tensors(leaf, (vector, state))
+    reads, new = memory_step(vector, state, **options)
+    results, leaves = {"reads": reads, "new": new}, {"interface": vector, "state": state}
+    return outcome(results, leaves, cotangents=cotangents)
 
 
 def gradients(tree: Any) -> Any:
@@ -225,3 +358,19 @@ def assert_backward_equals_autograd(
         actual = backward(*cotangents, *inputs)
     actual = [actual] if isinstance(actual, Tensor) else actual
     assert_close(list(actual), list(expected), "float64", "gradient")
+
+
+# Processes
+
+
+def python(code: str, **environment: str) -> str:
+    """Run a program in a new process, which must succeed; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

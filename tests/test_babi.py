@@ -1,4 +1,4 @@
-"""bAbI: the parser, the vocabulary, made-up stories by a solver of its own, batches and scores."""
+"""bAbI: the parser, the vocabulary, generated stories against a solver, batches and scores."""
 
 import io
 import os
@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 import torch
+from runs import generator
 
 from dnc_fast.cli import main
 from dnc_fast.tasks import BabiTask
@@ -35,10 +36,6 @@ TWO_STORIES = """\
 1 Daniel went to the office.
 2 Where is Daniel?\toffice\t1
 """
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def read(batch, place):
@@ -251,14 +248,14 @@ def test_numbers_of_tasks():
     assert parse_numbers("all", (1, 2)) == (1, 2)
 
 
-# Made-up stories, answered by a solver that only reads the words
+# Generated stories, answered by a solver that only reads the words
 
 
 SINGULAR = {"cats": "cat", "mice": "mouse", "sheep": "sheep", "wolves": "wolf"}
 
 
 def solve(words):
-    """Answer every question of a story of the tasks with makers, by plain reading."""
+    """Answer every question of a generated story by reading its words."""
     rooms, holder, lying, facts, kinds, feared, found = {}, {}, {}, [], {}, {}, []
     sentence = []
     for word in words:
@@ -315,7 +312,7 @@ def answer(asked, rooms, holder, lying, facts):
 
 
 @pytest.mark.parametrize("number", MAKERS)
-def test_made_up_stories_are_answered_as_a_solver_does(number):
+def test_generated_stories_are_answered_as_by_a_solver(number):
     random = Random(number)
     answers = set()
     for _ in range(300):

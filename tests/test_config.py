@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import pydoc
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from dnc_fast import DNC, DNCCell, DNCConfig
+from dnc_fast import DNC, DNCCell, DNCConfig, memory_step
+from dnc_fast.options import StepOptions
 
 SIZES = ("input_size", "hidden_size", "num_layers", "num_cells", "cell_size")
 HEADS = ("num_read_heads", "num_write_heads", "output_size")
@@ -44,7 +48,15 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ("usage_order", "sorted", ValueError, "'exact'.*'robust'.*got 'sorted'"),
     ("state_dtype", torch.int64, ValueError, r"got torch\.int64"),
     ("state_dtype", "float32", ValueError, "got 'float32'"),
+    ("checkpoint_dtype", torch.int32, ValueError, r"got torch\.int32"),
     ("backend", "cuda", ValueError, "'auto'.*'reference'.*got 'cuda'"),
+    ("linkage", "spars", ValueError, "'dense'.*got 'spars'"),
+    ("link_threshold", -0.5, ValueError, "finite, at least 0"),
+    *(
+        (name, value, ValueError, f"at least 1, got {value}")
+        for name in ("link_fan_out", "read_topk", "write_topk", "link_history")
+        for value in (0, -1)
+    ),
 ]
 
 
@@ -64,9 +76,23 @@ def test_messages_name_the_option(
             DNCCell(**options)
 
 
-def test_one_module_cannot_drive_both_directions() -> None:
-    with pytest.raises(ValueError, match=r"controller must be a name or .*bidirectional"):
-        DNC(3, 4, controller=nn.Identity(), bidirectional=True)
+OWN = nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"controller": OWN, "bidirectional": True},
+            "controller must be a name .*bidirectional",
+        ),
+        ({"controller": OWN, "input_gain": 2.0}, "input_gain must be 1 with a controller of your"),
+        ({"linkage": "sparse", "link_fan_out": 1}, "link_threshold must be given with link_fan_"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DNC(3, 4, **options)
 
 
 def test_dropout_with_one_layer_warns() -> None:
@@ -74,22 +100,47 @@ def test_dropout_with_one_layer_warns() -> None:
         DNC(3, 4, dropout=0.5)
 
 
+OPTIONS = {field.name: field.default for field in dataclasses.fields(DNCConfig)}
+
+
 def test_every_option_is_an_argument_with_the_same_default() -> None:
-    """The signatures are written out for their readers, so they could drift apart."""
-    defaults = {
-        field.name: inspect.Parameter.empty
-        if field.default is dataclasses.MISSING
-        else field.default
-        for field in dataclasses.fields(DNCConfig)
-    }
+    """As editors and `help` show it: for the modules, their constructors, and `memory_step`."""
     only_whole_sequences = {"batch_first", "bidirectional"}
-    for module, absent in ((DNC, set()), (DNCCell, only_whole_sequences)):
+    for function, absent in (
+        (DNC, set()),
+        (DNC.__init__, set()),
+        (DNCCell, only_whole_sequences),
+        (DNCCell.__init__, only_whole_sequences),
+    ):
         arguments = {
-            name: parameter.default
-            for name, parameter in inspect.signature(module).parameters.items()
-            if name not in ("device", "dtype")
+            name: dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if name not in ("self", "device", "dtype")
         }
-        assert arguments == {k: v for k, v in defaults.items() if k not in absent}, module
+        assert arguments == {k: v for k, v in OPTIONS.items() if k not in absent}, function
+    step = inspect.signature(memory_step).parameters
+    assert list(step)[:3] == ["interface", "state", "backend"]
+    of_a_step = {field.name for field in dataclasses.fields(StepOptions)}
+    assert {name: step[name].default for name in list(step)[3:]} == {
+        name: OPTIONS[name] for name in of_a_step
+    }
+
+
+def names_in(lines: list[str], pattern: str) -> list[str]:
+    """The comma-separated names at the start of lines that match a pattern."""
+    found = [re.match(pattern, line) for line in lines]
+    return [name for match in found if match for name in re.split(r"\W+", match[1]) if name]
+
+
+def test_every_option_is_documented_once() -> None:
+    """In the docstring that `help(DNC)` shows, and in the table of the README."""
+    arguments = inspect.getdoc(DNC).split("Args:")[1].split("Raises:")[0].splitlines()
+    expected = sorted([*OPTIONS, "device", "dtype"])
+    assert sorted(names_in(arguments, r" {4}(\w+(?:, \w+)*): ")) == expected
+    readme = (Path(__file__).parents[1] / "README.md").read_text().split("## Options")[1]
+    table = readme.split("\n## ")[0].splitlines()
+    assert sorted(names_in(table, r"\| (`\w+`(?:, `\w+`)*) \|")) == expected
+    assert re.search(r"link_fan_out: '?int'? = 8", pydoc.plain(pydoc.render_doc(DNC)))
 
 
 def test_leading_arguments_are_those_of_nn_lstm() -> None:

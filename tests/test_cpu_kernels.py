@@ -1,11 +1,9 @@
-"""What only compiled kernels can get wrong: sorting, threads, processes, memory never set."""
+"""What only compiled kernels can get wrong: sorting, threads, processes, uninitialised memory."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,18 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gpu import poisoned
 from hypothesis import given
 from hypothesis import strategies as st
 from states import (
     assert_close,
-    gradients,
     lively_dnc,
     lively_state,
+    make_cotangents,
     normal,
+    python,
     random_interfaces,
-    require_grad,
+    run,
+    run_step,
     separated_state,
-    weighed_sum,
 )
 from torch import Tensor
 
@@ -51,59 +51,18 @@ def step_and_gradients(
     sizes: MemorySizes,
     order: str = "exact",
     dtype: torch.dtype = torch.float64,
-    seed: int = 0,
     backend: str = "cpu",
-) -> tuple[Any, Any]:
+) -> dict[str, Tensor]:
     """Results of one memory step, and the gradients of everything that went in."""
-    given = random_interfaces(1, sizes, seed)[0], separated_state(sizes, seed)
-    inputs = require_grad(map_tensors(lambda tensor: tensor.to(dtype), given))
-    results = memory_step(*inputs, backend=backend, usage_order=order)
-    weighed_sum(results).backward()
-    return map_tensors(Tensor.detach, results), gradients(inputs)
+    given = random_interfaces(1, sizes)[0], separated_state(sizes)
+    given = map_tensors(lambda tensor: tensor.to(dtype), (*given, make_cotangents(*given)))
+    return run_step(*given, backend=backend, usage_order=order)
 
 
-def dnc_and_gradients(model: DNC, seed: int = 0, steps: int = 5) -> tuple[Any, Any]:
+def dnc_and_gradients(model: DNC, seed: int = 0, batch_size: int = 2) -> dict[str, Tensor]:
     """Results of a whole DNC, and the gradients of all parameters, of input and state."""
-    generator = torch.Generator().manual_seed(seed)
-    x, state = normal(steps, 2, 3, generator=generator), lively_state(model, 2, seed)
-    inputs = require_grad((x, state))
-    results = model(*inputs)
-    leaves = [*model.parameters(), inputs[0]]
-    return results, torch.autograd.grad(weighed_sum(results), leaves)
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many threads the kernels use, also for the smallest steps; torch keeps to one."""
-
-    def use(count: int) -> None:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: count)
-        monkeypatch.setattr(fused, "PARALLEL_FROM", 1)
-        monkeypatch.setattr(fused, "PARALLEL_STEPS_FROM", 1)
-
-    return use
-
-
-@pytest.fixture(params=["torch's team", "pool"])
-def every_team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of either kind."""
-    if request.param == "pool":
-        monkeypatch.setattr(team, "_team", None)
-    elif team._team is None:
-        pytest.skip("no GNU OpenMP in this torch")
-
-
-@pytest.fixture
-def shared_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """In how many parts work was shared out, each time."""
-    counts: list[int] = []
-
-    def record(ranges: list, function: Callable[..., None], *arguments: Any) -> None:
-        counts.append(len(ranges))
-        team.run_ranges(ranges, function, *arguments)
-
-    monkeypatch.setattr(fused, "run_ranges", record)
-    return counts
+    x = normal(5, batch_size, 3, generator=torch.Generator().manual_seed(seed))
+    return run(model, x, lively_state(model, batch_size, seed))
 
 
 # Elementary functions and products
@@ -213,7 +172,7 @@ def usages(kind: str, N: int, seed: int = 0) -> np.ndarray:
     "kind", ["random", "small", "tied", "near-tied", "grid", "signed", "falling", "zero", "one"]
 )
 def test_free_list_is_a_stable_sort(kind: str, N: int, dtype: Any, robust: bool) -> None:
-    """N on both sides of where the way to sort changes."""
+    """N on both sides of where the sorting algorithm changes."""
     usage = usages(kind, N).astype(dtype)
     assert_sorted(usage, robust)
     lifted = np.full_like(usage, np.nan)
@@ -303,19 +262,13 @@ def test_whole_dnc_does_not_depend_on_threads(
     batch_size: int,
     interval: int,
 ) -> None:
-    """By sequences or by strips; matrices that are made anew are made by the threads too."""
+    """By sequences or by strips; matrices are rebuilt by the threads too."""
     options = {"controller": controller, "checkpoint_interval": interval}
     model = lively_dnc(num_cells=259, backend="cpu", **options)
-    x, state = normal(4, batch_size, 3), lively_state(model, batch_size)
-
-    def run() -> tuple[Any, Any]:
-        results = model(x, state)
-        return results, torch.autograd.grad(weighed_sum(results), list(model.parameters()))
-
-    expected = run()
+    expected = dnc_and_gradients(model, batch_size=batch_size)
     for count in (2, 3):
         threads(count)
-        assert_close(run(), expected, "equal")
+        assert_close(dnc_and_gradients(model, batch_size=batch_size), expected, "equal")
         assert max(shared_out) >= 2
 
 
@@ -356,7 +309,7 @@ def test_an_error_in_a_helper_reaches_the_caller(every_team: None) -> None:
         team.run_ranges([(0, 2), (2, 4)], fail)
 
 
-def test_an_error_leaves_nobody_at_work(every_team: None) -> None:
+def test_an_error_is_raised_when_all_threads_have_finished(every_team: None) -> None:
     """Arrays may be freed once the caller has the error."""
     finished = []
 
@@ -395,26 +348,19 @@ def test_work_is_shared_out_once(threads: int, count: int) -> None:
 
 @pytest.mark.skipif(team._team is None, reason="no GNU OpenMP in this torch")
 def test_a_team_that_is_smaller_than_asked_for() -> None:
-    """A thread limit of OpenMP: what its threads did not take is done all the same."""
+    """With a thread limit in OpenMP, work that its threads did not take is still done."""
     code = """
 from dnc_fast.backends.cpu import team
 done = []
 team.run_ranges([(0, 1), (1, 2), (2, 3)], lambda first, last: done.append((first, last)))
 assert sorted(done) == [(0, 1), (1, 2), (2, 3)], done
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_THREAD_LIMIT": "2"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    python(code, OMP_THREAD_LIMIT="2")
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), threads=st.integers(1, 9))
 def test_sequences_are_shared_out_fairly(lengths: list[int], threads: int) -> None:
-    """Each once; and no thread has more steps than its share and one sequence besides."""
+    """Each once; no thread gets more steps than its share plus one sequence."""
     lengths = sorted(lengths, reverse=True)
     batch_sizes = np.array([sum(n > t for n in lengths) for t in range(lengths[0])])
     ranges = fused.fair_ranges(batch_sizes, threads)
@@ -471,15 +417,13 @@ def poison(scratch: Any) -> Any:
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
+def all_poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
     """All that torch leaves uninitialised, and the kernels' scratch arrays, are full of NaN."""
     make_scratch = fused.kernels.make_scratch
     monkeypatch.setattr(fused.kernels, "make_scratch", lambda *args: poison(make_scratch(*args)))
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(100).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+    with poisoned():
+        assert torch.empty(100).isnan().all()
+        yield
 
 
 POISONED_SIZES = (MemorySizes(2, 5, 3, 2, 2), MemorySizes(1, 1, 1, 1, 1), FEW)
@@ -494,7 +438,7 @@ EXPECTED = {
 @every_order
 @pytest.mark.parametrize("sizes", POISONED_SIZES, ids=str)
 def test_all_results_of_a_step_are_set(
-    poisoned: None, threads: Callable[[int], None], sizes: MemorySizes, order: str, count: int
+    all_poisoned: None, threads: Callable[[int], None], sizes: MemorySizes, order: str, count: int
 ) -> None:
     threads(count)
     assert_close(step_and_gradients(sizes, order), EXPECTED[sizes, order], "equal")
@@ -540,16 +484,14 @@ def test_what_is_not_finite_shows(field: str, N: int, value: float, order: str) 
 @pytest.mark.parametrize("N", [5, 100])
 def test_gradients_that_are_not_finite_show(N: int) -> None:
     sizes = MemorySizes(2, N, 3, 2, 1)
-    found = []
-    for backend in ("cpu", "reference"):
-        inputs = require_grad((random_interfaces(1, sizes)[0], separated_state(sizes)))
-        reads, _ = memory_step(*inputs, backend=backend)
-        gradient = torch.ones_like(reads)
-        gradient[0, 0, 1] = torch.nan
-        reads.backward(gradient)
-        found.append(inputs[0].grad)
-    assert found[1][0].isnan().any()
-    assert torch.equal(found[0].isnan(), found[1].isnan())
+    vector, state = random_interfaces(1, sizes)[0], separated_state(sizes)
+    cotangents = make_cotangents(vector, state)
+    cotangents[0][0, 0, 1] = torch.nan
+    found, expected = (
+        run_step(vector, state, cotangents, backend=name)["gradient of interface"].isnan()
+        for name in ("cpu", "reference")
+    )
+    assert expected[0].any() and torch.equal(found, expected)
 
 
 # Processes
@@ -557,7 +499,7 @@ def test_gradients_that_are_not_finite_show(N: int) -> None:
 
 @pytest.mark.full
 def test_the_first_process_computes_the_same_bits_as_later_ones(tmp_path: Any) -> None:
-    """Kernels compiled in a process may round otherwise than those loaded; so none are."""
+    """Kernels compiled in this process may round differently from cached ones: none are used."""
     code = """
 import sys
 import torch
@@ -568,14 +510,9 @@ torch.save(EXPECTED, {path!r})
 """
     results = []
     for number in range(2):
-        path = tmp_path / str(number)
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(tests=os.path.dirname(__file__), path=str(path))],
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=300,
+        path = str(tmp_path / str(number))
+        python(
+            code.format(tests=os.path.dirname(__file__), path=path), XDG_CACHE_HOME=str(tmp_path)
         )
-        assert done.returncode == 0, done.stderr
         results.append(list(torch.load(path, weights_only=False).values()))
     assert_close(results[0], results[1], "equal")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from gpu import DEVICE
+from hypothesis import given
 from states import (
+    SEEDS,
+    SMALL_SIZES,
     assert_close,
+    every_backend,
     normal,
+    outcome,
     random_weighting,
     require_grad,
     separated_usage,
@@ -21,12 +23,14 @@ from torch import Tensor
 from dnc_fast import functional
 from dnc_fast.backends import REGISTRY, VARIABLE, backend_problem
 from dnc_fast.options import USAGE_ORDERS
+from dnc_fast.state import MemorySizes
 
-B, N, W, R, Hw = 2, 5, 3, 2, 2
+SIZES = MemorySizes(2, 5, 3, 2, 2)
 
 
-def arguments() -> dict[str, dict[str, Tensor]]:
+def arguments(sizes: MemorySizes = SIZES) -> dict[str, dict[str, Tensor]]:
     """What each function takes, by name."""
+    B, N, W, R, Hw = sizes
     memory, write_weights = normal(B, N, W), random_weighting(B, Hw, N)
     found = {
         "content_weighting": {
@@ -67,27 +71,43 @@ def runnable(backend: str) -> bool:
     return backend_problem(backend, torch.device(DEVICE), torch.float64) is None
 
 
-KERNELS = [
-    pytest.param(name, marks=pytest.mark.skipif(not runnable(name), reason="cannot run here"))
-    for name in REGISTRY
-]
+def assert_equals_the_reference(name: str, backend: str, sizes: MemorySizes = SIZES) -> None:
+    function, given, found = getattr(functional, name), arguments(sizes)[name], []
+    for chosen in (backend, "reference"):
+        leaves = require_grad(given)
+        found.append(outcome({"results": function(**leaves, backend=chosen)}, leaves))
+    assert_close(*found, "float64")
 
 
 @every_function
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", REGISTRY)
 def test_results_and_gradients_equal_the_reference(name: str, backend: str) -> None:
-    function: Callable[..., Any] = getattr(functional, name)
-    found, given = [], arguments()[name]
-    for chosen in (backend, "reference"):
-        torch.manual_seed(0)
-        leaves = require_grad(given)
-        results = function(**leaves, backend=chosen)
-        results = [results] if isinstance(results, Tensor) else list(results)
-        cotangents = [normal(*part.shape).to(DEVICE) for part in results]
-        copies = [part.clone() for part in cotangents]
-        found.append([*results, *torch.autograd.grad(results, list(leaves.values()), copies)])
-        assert_close(copies, cotangents, "equal")  # they are the caller's
-    assert_close(*found, "float64")
+    if not runnable(backend):
+        pytest.skip("cannot run here")
+    assert_equals_the_reference(name, backend)
+
+
+@every_function
+@every_backend
+@given(sizes=SMALL_SIZES, seed=SEEDS)
+def test_results_and_gradients_equal_the_reference_at_any_size(
+    name: str, backend: str, sizes: MemorySizes, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    if runnable(backend):
+        assert_equals_the_reference(name, backend, sizes)
+
+
+@every_function
+@every_backend
+def test_the_gradient_that_the_caller_gives_stays_as_it_is(name: str, backend: str) -> None:
+    leaves = require_grad(arguments()[name])
+    results = getattr(functional, name)(**leaves, backend=backend)
+    results = [results] if isinstance(results, Tensor) else list(results)
+    given = [normal(*part.shape).to(DEVICE) for part in results]
+    before = [part.clone() for part in given]
+    torch.autograd.grad(results, list(leaves.values()), given)
+    assert_close(given, before, "equal")
 
 
 @pytest.mark.skipif(not runnable("cpu"), reason="needs numba")
@@ -112,23 +132,30 @@ def test_orders_differ_as_in_the_reference() -> None:
     assert exact[0, 1] > exact[0, 0] and robust[0, 0] > robust[0, 1]
 
 
-def second_gradient(name: str) -> None:
+def second_gradient(name: str, backend: str = "auto") -> None:
     given = {key: tensor.requires_grad_() for key, tensor in arguments()[name].items()}
-    results = getattr(functional, name)(**given)
+    results = getattr(functional, name)(**given, backend=backend)
     total = sum(part.square().sum() for part in ([results] if name != "linkage" else results))
     first = torch.autograd.grad(total, list(given.values()), create_graph=True)
     sum(part.square().sum() for part in first).backward()
 
 
+REFUSED = r'create_graph=True.*backend="reference" can do that'
+
+
 @every_function
-def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Kernels refuse to be differentiated again, the reference does not."""
+def test_second_gradients_need_the_reference_which_the_environment_can_choose(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
     second_gradient(name)
     monkeypatch.setenv(VARIABLE, "eager")
-    if name != "read_memory":  # one product, whoever calculates it
-        with pytest.raises(RuntimeError, match="create_graph"):
-            second_gradient(name)
+    for backend in ("auto", *filter(runnable, REGISTRY)):
+        if name == "read_memory" and backend != "triton":  # one product, whoever calculates it
+            second_gradient(name, backend)
+        else:
+            with pytest.raises(RuntimeError, match=REFUSED):
+                second_gradient(name, backend)
 
 
 @every_function
@@ -177,5 +204,5 @@ def test_sizes_must_agree(name: str) -> None:
     function, given = getattr(functional, name), arguments()[name]
     for argument, tensor in list(given.items())[1:]:
         longer = torch.cat([tensor, tensor], dim=-1)
-        with pytest.raises(ValueError, match=rf"^{argument} must have shape .*=.*got \({B}, "):
+        with pytest.raises(ValueError, match=rf"^{argument} must have shape .*=.*got \(2, "):
             function(**given | {argument: longer})

@@ -7,6 +7,7 @@ last write weightings inside the usage. See semantics.md and shared/golden/READM
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,20 +54,23 @@ def addressing(group: str, *names: str) -> tuple[dict[str, Tensor], dict[str, Te
     return golden, require_grad({name: golden[name] for name in names})
 
 
-def test_content_weighting() -> None:
-    golden, leaves = addressing("cos", "keys", "strengths", "memory")
-    strengths = F.softplus(leaves["strengths"])
-    weights = reference.content_weighting(leaves["keys"], strengths, leaves["memory"])
-    assert_close(weights, golden["out"], "float64")
-    weights.backward(golden["cot"])
-    assert_gradients(leaves, golden, "grad_")
+def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
+    return reference.content_weighting(keys, F.softplus(strengths), memory)
 
 
-def test_allocation_weighting() -> None:
-    golden, leaves = addressing("alloc", "usage")
-    weights = reference.allocation_weighting(leaves["usage"])
-    assert_close(weights, golden["out"], "float64")
-    weights.backward(golden["cot"])
+@pytest.mark.parametrize(
+    ("group", "function", "names"),
+    [
+        ("cos", content_weighting, ("keys", "strengths", "memory")),
+        ("alloc", reference.allocation_weighting, ("usage",)),
+        ("write", reference.write_memory, ("memory", "address", "erase", "values")),
+    ],
+)
+def test_one_function(group: str, function: Callable[..., Tensor], names: tuple[str, ...]) -> None:
+    golden, leaves = addressing(group, *names)
+    result = function(*leaves.values())
+    assert_close(result, golden["out"], "float64")
+    result.backward(golden["cot"])
     assert_gradients(leaves, golden, "grad_")
 
 
@@ -109,35 +113,13 @@ def test_usage() -> None:
     assert_gradients(leaves, golden, "grad_")
 
 
-def test_write() -> None:
-    golden, leaves = addressing("write", "memory", "address", "erase", "values")
-    memory = reference.write_memory(*leaves.values())
-    assert_close(memory, golden["out"], "float64")
-    memory.backward(golden["cot"])
-    assert_gradients(leaves, golden, "grad_")
-
-
 # Ten steps of the memory
 
 # Our fields, in our order, by the official names.
-OFFICIAL_NAMES = dict(
-    zip(
-        Interface._fields,
-        (
-            "read_keys",
-            "read_strengths",
-            "write_keys",
-            "write_strengths",
-            "erase_vectors",
-            "write_vectors",
-            "free_gate",
-            "allocation_gate",
-            "write_gate",
-            "read_mode",
-        ),
-        strict=True,
-    )
-)
+SINGULAR = {"free_gates", "allocation_gates", "write_gates", "read_modes"}
+OFFICIAL_NAMES = {
+    name: name.removesuffix("s") if name in SINGULAR else name for name in Interface._fields
+}
 
 
 def our_read_modes(modes: Tensor, num_write_heads: int = 1) -> Tensor:
@@ -180,7 +162,7 @@ def test_ten_steps(loss: str, backend: str) -> None:
 
 
 def our_parameters(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The official parameters under our names, so that gradients find the way back.
+    """The official parameters under our names, so that gradients reach them.
 
     Theirs are (inputs, outputs). Their LSTM has one matrix for input and hidden, gates in the order
     i, g, f, o, and adds 1 to the forget gate; each part of the interface has a layer of its own.

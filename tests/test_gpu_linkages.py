@@ -12,21 +12,20 @@ from dnc_fast.kernels.arrays import Step
 from gpu import DEVICE, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
+    assert_near,
     lively_dnc,
     lively_state,
-    named_parts,
     normal,
     random_weighting,
+    run,
     separated_usage,
     uniform,
-    weighed_sum,
 )
-from test_engine import assert_results_close
 from test_gpu_step import last_programs_only, zeros  # noqa: F401
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from dnc_fast import DNC, DNCState, reference
+from dnc_fast import DNC, reference
 from dnc_fast.interface import Interface
 from dnc_fast.linkages import LINKAGES, SeparableLink, SparseLink
 from dnc_fast.linkages import selection as plain_selection
@@ -36,7 +35,7 @@ from dnc_fast.state import map_tensors
 
 pytest.importorskip("triton")
 
-from dnc_fast.kernels.gpu import allocation_in_order, launch, selection, sparse_linkage
+from dnc_fast.kernels.gpu import allocation_in_order, selection, sparse_linkage
 
 from dnc_fast.backends import Backend, load_backend
 from dnc_fast.backends.triton import allocation as triton_allocation
@@ -73,16 +72,15 @@ every_size = pytest.mark.parametrize("sizes", SIZES, ids=str)
 
 
 @pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_tiles(tiles: Callable[..., None]) -> None:
     """Many programs and blocks, as only large memories have."""
-    for name, size in {
-        "TILE_NUMBERS": 16,
-        "SCAN_CELLS": 4,
-        "PICK_CELLS": 16,
-        "LINK_CELLS": 4,
-        "WRITE_CELLS": 4,
-    }.items():
-        monkeypatch.setattr(launch, name, size)
+    tiles(TILE_NUMBERS=16, SCAN_CELLS=4, PICK_CELLS=16, LINK_CELLS=4, WRITE_CELLS=4)
+
+
+@pytest.fixture(params=["usual tiles", "small tiles"])
+def tiles_of_any_size(request: pytest.FixtureRequest) -> None:
+    if request.param == "small tiles":
+        request.getfixturevalue("small_tiles")
 
 
 def rounded(tree: Any, dtype: torch.dtype) -> Any:
@@ -94,17 +92,17 @@ def rounded(tree: Any, dtype: torch.dtype) -> Any:
     return map_tensors(move, tree)
 
 
-def compare(function: str, given: tuple[Any, ...], dtype: torch.dtype) -> None:
-    """A part by the kernels against plain torch, see `gpu`."""
+def compare(function: str | Callable[..., Any], given: tuple[Any, ...], dtype: torch.dtype) -> None:
+    """A part by the kernels against plain torch, see `gpu`: its name, or a function of `Parts`."""
+    call = function if callable(function) else lambda parts, *given: parts.call(function, *given)
     given = rounded(given, dtype)
     with poisoned():
-        actual = TRITON.call(function, *given)
-    exact = PLAIN.call(function, *rounded(given, torch.float64))
+        actual = call(TRITON, *given)
+    exact = call(PLAIN, *rounded(given, torch.float64))
     if dtype == torch.float64:
-        assert_close(actual, exact, "float64", function)
+        assert_close(actual, exact, "float64", str(function))
     else:
-        plain = PLAIN.call(function, *given)
-        assert_as_good_as_torch(actual, plain, exact, function)
+        assert_as_good_as_torch(actual, call(PLAIN, *given), exact, str(function))
 
 
 def sparse_link(sizes: tuple[int, ...], filled: float = 0.5) -> SparseLink:
@@ -194,20 +192,13 @@ def test_sparse_backward_adds(sizes: tuple[int, ...], dtype: torch.dtype) -> Non
     link = sparse_link(sizes)
     given = (normal(B, R, N), random_weighting(B, R, N), uniform(B, R, Hw), uniform(B, R, Hw))
     start = normal(*link.values.shape).masked_fill(link.columns < 0, 0)
-    found = []
-    for parts, to in (
-        (TRITON, dtype),
-        (PLAIN, dtype),
-        (PLAIN, torch.float64),
-    ):
-        d_values, *rest = rounded(rounded((start, link, *given), dtype), to)
-        d_values = d_values.clone()
-        parts.sparse.add_gradient(d_values, *rest)
-        found.append(d_values)
-    if dtype == torch.float64:
-        assert_close(found[0], found[2], "float64")
-    else:
-        assert_as_good_as_torch(*found)
+
+    def add(parts: Parts, start: Tensor, *given: Any) -> Tensor:
+        d_values = start.clone()
+        parts.sparse.add_gradient(d_values, *given)
+        return d_values
+
+    compare(add, (start, link, *given), dtype)
 
 
 def weighting(*shape: int) -> Tensor:
@@ -275,9 +266,7 @@ def test_sparse_update_touches_few_rows() -> None:
     assert torch.equal(rows, expected)
 
 
-def test_fan_out_beyond_one_program_is_that_of_plain_torch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_fan_out_beyond_one_program_is_that_of_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_linkage, "MOST_ENTRIES", 2)
     monkeypatch.setattr(sparse_linkage, "merge", None)
     link = rounded(sparse_link((1, 1, 1, 9, 3)), torch.float32)
@@ -312,17 +301,13 @@ def test_separable_products(sizes: tuple[int, ...], writes: int, dtype: torch.dt
 def test_separable_backward(sizes: tuple[int, ...], writes: int, dtype: torch.dtype) -> None:
     B, Hw, R, N, _ = sizes
     ways = normal(B, R, Hw, N), normal(B, R, Hw, N)
-    compare(
-        "separable.products_backward",
-        (*ways, history(sizes, writes), normal(B, R, N)),
-        dtype,
-    )
+    compare("separable.products_backward", (*ways, history(sizes, writes), normal(B, R, N)), dtype)
 
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("whole", [False, True])
 def test_separable_link_of_many_tiles_and_full_overwrites(whole: bool) -> None:
-    """A write of weight one leaves nothing of those before: no division by what is left."""
+    """A write of weight one erases earlier writes: nothing may be divided by what is left."""
     sizes = (2, 2, 3, 37, 3)
     link, ways = history(sizes, 5), (normal(2, 3, 2, 37), normal(2, 3, 2, 37))
     link.write_weights[:, :, 3, 4:] = 0
@@ -337,33 +322,21 @@ def test_separable_link_of_many_tiles_and_full_overwrites(whole: bool) -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize("tiles", [False, True])
-def test_look_up_and_its_gradient_added(
-    tiles: bool, dtype: torch.dtype, request: pytest.FixtureRequest
-) -> None:
-    if tiles:
-        request.getfixturevalue("small_tiles")
+@pytest.mark.usefixtures("tiles_of_any_size")
+def test_look_up_and_its_gradient_added(dtype: torch.dtype) -> None:
     B, H, N, W = 2, 3, 37, 5
     given = normal(B, H, W), 1 + 4 * uniform(B, H), normal(B, N, W)
-    d_weights, start = normal(B, H, N), normal(B, N, W)
-    found = []
-    for parts, to in (
-        (TRITON, dtype),
-        (PLAIN, dtype),
-        (PLAIN, torch.float64),
-    ):
-        change, d_memory, *inputs = rounded(rounded((d_weights, start, *given), dtype), to)
-        look_up, d_memory = parts.backend.look_up(*inputs), d_memory.clone()
-        gradients = parts.backend.look_up_backward(change, look_up, *inputs, d_memory)
-        found.append([look_up.weights, *gradients, d_memory])
-    if dtype == torch.float64:
-        assert_close(found[0], found[2], "float64")
-    else:
-        assert_as_good_as_torch(*found)
+
+    def look_up(parts: Parts, change: Tensor, start: Tensor, *given: Tensor) -> Any:
+        found, d_memory = parts.backend.look_up(*given), start.clone()
+        gradients = parts.backend.look_up_backward(change, found, *given, d_memory)
+        return found.weights, *gradients, d_memory
+
+    compare(look_up, (normal(B, H, N), normal(B, N, W), *given), dtype)
 
 
 def write_step(B: int, N: int, W: int, Hw: int) -> tuple[Step, Interface]:
-    """What a write looks at; the rest is not there."""
+    """What a write needs; all other fields are None."""
     step = Step(*[None] * len(Step._fields))._replace(
         memory0=normal(B, N, W), memory1=normal(B, N, W), write1=random_weighting(B, Hw, N)
     )
@@ -459,11 +432,9 @@ def assert_same_cells(weights: Tensor, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 20, 40])
-@pytest.mark.parametrize("tiles", [False, True])
-def test_largest_cells(tiles: bool, count: int, request: pytest.FixtureRequest) -> None:
+@pytest.mark.usefixtures("tiles_of_any_size")
+def test_largest_cells(count: int) -> None:
     """Ties by index, also between blocks; negative entries, both zeros, all alike."""
-    if tiles:
-        request.getfixturevalue("small_tiles")
     weights = normal(2, 3, 37).float().to(DEVICE)
     weights[1] = weights[1].mul(2).round()
     weights[0, 1] = torch.where(weights[0, 1] > 0, 0.0, -0.0)
@@ -533,47 +504,6 @@ def test_sparse_link_of_more_than_2_31_numbers(
 # Sequences
 
 
-def run(model: DNC, x: Any, state: DNCState) -> dict[str, Tensor]:
-    """Outputs, final state, and the gradients of parameters, input and initial state, by name."""
-
-    def leaf(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().clone()
-        return tensor.requires_grad_() if tensor.is_floating_point() else tensor
-
-    state = map_tensors(leaf, state)
-    data = leaf(x.data)
-    output, final = model.to(DEVICE)(x._replace(data=data), state)
-    floats = [
-        (name, part)
-        for name, part in (*named_parts(output.data, "output"), *named_parts(final, "final"))
-        if part.is_floating_point()
-    ]
-    total = weighed_sum([part.cpu() for _, part in floats])
-    leaves = {"input": data, **dict(model.named_parameters())}
-    leaves |= {name: part for name, part in named_parts(state, "state") if part.is_floating_point()}
-    gradients = torch.autograd.grad(
-        total, list(leaves.values()), allow_unused=True, materialize_grads=True
-    )
-    found = {name: part.detach() for name, part in floats}
-    found |= {name: p for name, p in named_parts(final, "final") if not p.is_floating_point()}
-    return found | dict(zip((f"gradient of {name}" for name in leaves), gradients, strict=True))
-
-
-def with_link(state: DNCState, options: dict[str, Any], seed: int = 0) -> DNCState:
-    """The state with a link of the linkage of some options, in the middle of a run."""
-    memory, linkage = state.memory, options["linkage"]
-    assert memory is not None
-    (B, N, _, _, Hw), generator = memory.sizes, torch.Generator().manual_seed(seed)
-    link: Any = memory.link if linkage == "dense" else None
-    if linkage == "sparse":
-        link = SparseLink.from_dense(memory.link, options.get("link_fan_out", 8))
-    elif linkage == "separable":
-        link = SeparableLink(
-            *(random_weighting(B, Hw, 2, N, generator=generator) for _ in range(2))
-        )
-    return state._replace(memory=memory._replace(link=link))
-
-
 CASES = [
     ((3, 1), {"linkage": "dense", "read_topk": 2}),
     ((3,), {"linkage": "dense", "num_write_heads": 2, "write_topk": 2}),
@@ -588,47 +518,44 @@ CASES = [
 ]
 
 
+def assert_sequences_equal_the_reference(
+    lengths: tuple[int, ...], options: dict[str, Any], seed: int = 0
+) -> None:
+    state = rounded(lively_state(lively_dnc(**options), len(lengths), seed), torch.float64)
+    if options.get("usage_order") == "robust":  # usages that the other order would order otherwise
+        close = state.memory.usage / 1000 + 0.5 / 256
+        state = state._replace(memory=state.memory._replace(usage=close))
+    x = pack_sequence([normal(length, 3) for length in lengths]).to(DEVICE)
+    models = (lively_dnc(seed, backend=name, **options) for name in ("triton", "reference"))
+    assert_near(*(run(model.to(DEVICE), x, state) for model in models))
+
+
 @pytest.mark.parametrize(("lengths", "options"), CASES, ids=str)
 def test_sequences_equal_the_reference(lengths: tuple[int, ...], options: dict[str, Any]) -> None:
     """Through the engine, with memories rebuilt in the backward pass, and batches that shrink."""
-    state = with_link(lively_state(lively_dnc(**options), len(lengths)), options)
-    x, found = pack_sequence([normal(length, 3) for length in lengths]), []
-    for backend in ("triton", "reference"):
-        model = lively_dnc(backend=backend, checkpoint_interval=2, **options)
-        found.append(run(model, x.to(DEVICE), rounded(state, torch.float64)))
-    assert_results_close(*found)
+    assert_sequences_equal_the_reference(lengths, {"checkpoint_interval": 2, **options})
 
 
-@pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
-def test_sequences_in_float32(linkage: str) -> None:
-    """As good as plain torch, on the same numbers, where no choice hangs on a rounding."""
-    options = {"linkage": linkage, "num_cells": 9}
-    state = with_link(lively_state(lively_dnc(**options), 2), options)
-    found = []
-    x = pack_sequence([normal(2, 3), normal(2, 3)])
-    x = x._replace(data=x.data.float())
-    for backend, dtype in (
-        ("triton", torch.float32),
-        ("reference", torch.float32),
-        ("reference", torch.float64),
-    ):
-        model = lively_dnc(backend=backend, **options).float().to(dtype)
-        given = x._replace(data=x.data.to(DEVICE, dtype))
-        found.append(run(model, given, rounded(rounded(state, torch.float32), dtype)))
-    columns = [
-        [results.pop(name) for name in list(results) if name.endswith("columns")]
-        for results in found
-    ]
-    assert_close(columns[0], columns[2], "equal")
-    assert_as_good_as_torch(*found)
-
-
-@pytest.mark.parametrize("options", [CASES[4][1], CASES[6][1]], ids=str)
-def test_repeats_its_bits_from_the_empty_state(options: dict[str, Any]) -> None:
-    x = pack_sequence([normal(2, 3), normal(1, 3)]).to(DEVICE)
-    model = lively_dnc(backend="triton", **options)
-    state = rounded(model.cell.zero_state(2), torch.float64)
-    assert_close(run(model, x, state), run(model, x, state), "equal")
+@pytest.mark.parametrize("small_cells", [64, 0], ids=["one program", "tiles"])
+@pytest.mark.parametrize(
+    ("lengths", "options"),
+    [
+        ((4,), {"checkpoint_interval": 1}),
+        ((4,), {"checkpoint_interval": 3, "num_write_heads": 2}),
+        ((4, 2), {"checkpoint_interval": 3, "controller": "feedforward"}),
+        ((4,), {"checkpoint_interval": 4, "usage_order": "robust", "num_cells": 9}),
+    ],
+    ids=str,
+)
+def test_fused_steps_in_sequences_equal_the_reference(
+    lengths: tuple[int, ...],
+    options: dict[str, Any],
+    small_cells: int,
+    tiles: Callable[..., None],
+) -> None:
+    tiles(SMALL_CELLS=small_cells)
+    options = {"num_cells": 4, "num_read_heads": 1, **options}
+    assert_sequences_equal_the_reference(lengths, options)
 
 
 @pytest.mark.full
@@ -637,16 +564,35 @@ def test_repeats_its_bits_from_the_empty_state(options: dict[str, Any]) -> None:
 def test_longer_sequences_equal_the_reference(
     lengths: tuple[int, ...], options: dict[str, Any], seed: int
 ) -> None:
-    options = {"num_cells": 23, "cell_size": 5, "num_read_heads": 3, **options}
-    longer = [2 * length + 1 for length in lengths]
     torch.manual_seed(seed)
-    state = lively_state(lively_dnc(seed, **options), len(lengths), seed)
-    state, x = with_link(state, options, seed), pack_sequence([normal(t, 3) for t in longer])
+    lengths = tuple(2 * length + 1 for length in lengths)
+    sizes = {"num_cells": 23, "cell_size": 5, "num_read_heads": 3}
+    assert_sequences_equal_the_reference(lengths, {**sizes, **options}, seed)
+
+
+@pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
+def test_sequences_in_float32(linkage: str) -> None:
+    """As good as plain torch, on the same numbers, where no choice hangs on a rounding."""
+    options = {"linkage": linkage, "num_cells": 9}
+    x, state = normal(2, 2, 3).float(), lively_state(lively_dnc(**options), 2).to(torch.float32)
     found = []
-    for backend in ("triton", "reference"):
-        model = lively_dnc(seed, backend=backend, **options)
-        found.append(run(model, x.to(DEVICE), rounded(state, torch.float64)))
-    assert_results_close(*found)
+    for backend, dtype in (
+        ("triton", torch.float32),
+        ("reference", torch.float32),
+        ("reference", torch.float64),
+    ):
+        model = lively_dnc(backend=backend, **options).float().to(DEVICE, dtype)
+        found.append(run(model, *(part.to(device=DEVICE, dtype=dtype) for part in (x, state))))
+    columns = [results.pop("final.memory.link.columns", None) for results in found]
+    assert_close(columns[0], columns[2], "equal")
+    assert_as_good_as_torch(*found)
+
+
+@pytest.mark.parametrize("options", [CASES[4][1], CASES[6][1]], ids=str)
+def test_repeats_its_bits_from_the_empty_state(options: dict[str, Any]) -> None:
+    x = pack_sequence([normal(2, 3), normal(1, 3)]).to(DEVICE)
+    model = lively_dnc(backend="triton", **options).to(DEVICE)
+    assert_close(run(model, x, model.zero_state(2)), run(model, x, model.zero_state(2)), "equal")
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
@@ -666,7 +612,7 @@ class TestLargeMemories:
 
     def test_look_up(self, N: int) -> None:
         given = normal(1, 4, 32), 1 + 4 * uniform(1, 4), normal(1, N, 32)
-        compare_weights(lambda parts, *given: parts.backend.look_up(*given).weights, given)
+        compare(lambda parts, *given: parts.backend.look_up(*given).weights, given, torch.float32)
 
     def full_link(self, N: int) -> SparseLink:
         columns = torch.randint(N, (1, 2, N, 8), device=DEVICE, dtype=torch.int32).sort(-1).values
@@ -674,7 +620,7 @@ class TestLargeMemories:
 
     def test_sparse_products(self, N: int) -> None:
         link, vectors = self.full_link(N), torch.randn(1, 4, N, device=DEVICE)
-        compare_weights(lambda parts, *given: parts.sparse.products(*given), (link, vectors))
+        compare("sparse.products", (link, vectors), torch.float32)
         found = [TRITON.sparse.products(link, vectors) for _ in range(2)]
         assert_close(*found, "equal")
 
@@ -695,9 +641,9 @@ class TestLargeMemories:
     def test_separable_link(self, N: int, writes: int) -> None:
         sizes = (1, 1, 4, N, 8)
         given = history(sizes, writes), normal(1, 4, N)
-        compare_weights(lambda parts, *given: parts.separable.products(*given), given)
+        compare("separable.products", given, torch.float32)
         given = (normal(1, 4, 1, N), normal(1, 4, 1, N), *given)
-        compare_weights(lambda parts, *given: parts.separable.products_backward(*given), given)
+        compare("separable.products_backward", given, torch.float32)
 
     @pytest.mark.parametrize("linkage", ["sparse", "separable", "none"])
     def test_repeats_its_bits(self, N: int, linkage: str) -> None:
@@ -706,11 +652,3 @@ class TestLargeMemories:
         x = torch.randn(5, 1, 4, device=DEVICE)
         found = [model(x)[0].detach() for _ in range(2)]
         assert torch.equal(*found)
-
-
-def compare_weights(function: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    """In float32, against plain torch."""
-    given = rounded(given, torch.float32)
-    actual, plain = (function(parts, *given) for parts in (TRITON, PLAIN))
-    exact = function(PLAIN, *rounded(given, torch.float64))
-    assert_as_good_as_torch(actual, plain, exact)

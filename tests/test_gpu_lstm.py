@@ -83,38 +83,29 @@ def plain_forward(
     return {name: tensor.to(dtype) for name, tensor, dtype in found}
 
 
+Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Of the backward pass: activations, tanh(c), c_{t-1}, and the gradients of h from two sides."""
+
+
 def backward(
-    active: Tensor,
-    tanh_c: Tensor,
-    c0: Tensor,
-    d_output: Tensor,
-    d_last: Tensor,
-    clip: float | None,
-    d_c: Tensor,
-    dtype: torch.dtype,
+    given: Given, clip: float | None, d_c: Tensor, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """By the kernel, the gradient of the pre-activations in a dtype."""
-    room, tensors = Room(), (active, tanh_c, c0, d_output, d_last)
-    given = [room.put(tensor) for tensor in tensors]
-    found = [room.empty(*active.shape, dtype), room.put(d_c)]
-    load_backend("triton").lstm_backward(*given, clip, found[1], found[0])
-    if all(tensor.isfinite().all() for tensor in (*tensors, d_c)):
+    room = Room()
+    placed = [room.put(tensor) for tensor in given]
+    found = [room.empty(*given[0].shape, dtype), room.put(d_c)]
+    load_backend("triton").lstm_backward(*placed, clip, found[1], found[0])
+    if all(tensor.isfinite().all() for tensor in (*given, d_c)):
         room.assert_filled()
-        assert_close(given, tensors, "equal")
+        assert_close(placed, given, "equal")
     return dict(zip(GRADIENTS, found, strict=True))
 
 
 def plain_backward(
-    active: Tensor,
-    tanh_c: Tensor,
-    c0: Tensor,
-    d_output: Tensor,
-    d_last: Tensor,
-    clip: float | None,
-    d_c: Tensor,
-    dtype: torch.dtype,
+    given: Given, clip: float | None, d_c: Tensor, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """By torch, in the dtype of the cells."""
+    active, tanh_c, c0, d_output, d_last = given
     entry, forget, change, output = active.to(c0.dtype).chunk(4, dim=1)
     d_hidden = d_output.to(c0.dtype) + d_last
     if clip is not None:
@@ -138,7 +129,7 @@ def forward_inputs(b: int, H: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, 
 @every_size
 @every_dtype
 def test_forward_is_as_good_as_torch(b: int, H: int, dtype: torch.dtype) -> None:
-    """Products in any dtype; activations in it too, the state in what is calculated in."""
+    """Products and activations in any dtype; the state in the dtype of the arithmetic."""
     inputs = forward_inputs(b, H, dtype)
     dtypes = [dtype, arithmetic(dtype), arithmetic(dtype), dtype]
     exact = plain_forward(*(tensor.double() for tensor in inputs), [torch.float64] * 4)
@@ -161,14 +152,13 @@ def test_backward_is_as_good_as_torch(
     active, _, tanh_c, _ = plain_forward(*inputs, dtypes).values()
     d_output, d_last, d_c = (normal(b, H).to(DEVICE, arithmetic(dtype)) for _ in range(3))
     given = (active, tanh_c, c0, d_output.to(dtype), d_last)
-    truth = plain_backward(
-        *(tensor.double() for tensor in given), clip, d_c.double(), torch.float64
-    )
-    actual = backward(*given, clip, d_c, dtype)
+    double = tuple(tensor.double() for tensor in given)
+    truth = plain_backward(double, clip, d_c.double(), torch.float64)
+    actual = backward(given, clip, d_c, dtype)
     if dtype == torch.float64:
         assert_close(actual, truth, "float64")
     else:
-        assert_as_good_as_torch(actual, plain_backward(*given, clip, d_c, dtype), truth)
+        assert_as_good_as_torch(actual, plain_backward(given, clip, d_c, dtype), truth)
 
 
 @every_clip
@@ -188,8 +178,8 @@ def test_equals_an_lstm_cell_and_its_gradients(clip: float | None) -> None:
     given = (hidden0 @ cell.weight_hh.T, x_part, c0)
     found = forward(*(tensor.detach() for tensor in given), [torch.float64] * 4)
     assert_close((found["hidden"], found["c1"]), (hidden, cells), "float64")
-    kept = (found["active"], found["tanh_c"], c0.detach())
-    d_active, d_before = backward(*kept, d_output, d_last, clip, d_c, torch.float64).values()
+    given = (found["active"], found["tanh_c"], c0.detach(), d_output, d_last)
+    d_active, d_before = backward(given, clip, d_c, torch.float64).values()
     actual = (d_active @ cell.weight_ih, d_active @ cell.weight_hh, d_before)
     assert_close(actual, expected, "float64")
 
@@ -236,7 +226,7 @@ def test_saturates_without_nan() -> None:
 
 
 def assert_same_with_nan(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Each part has some, in the same places."""
+    """Each part has NaN, in the same places."""
     for name, part in actual.items():
         assert part.isnan().any()
         torch.testing.assert_close(part, expected[name], rtol=1e-5, atol=1e-6, equal_nan=True)
@@ -256,7 +246,7 @@ def test_what_is_not_finite_goes_through_as_in_torch(clip: float | None) -> None
     d_output, d_last, d_c = (normal(2, 3).float().to(DEVICE) for _ in range(3))
     d_output[0, 0] = d_c[1, 1] = torch.nan
     d_last[0, 2], d_c[0, 1] = torch.inf, -torch.inf
-    given = (kept["active"], kept["tanh_c"], c0, d_output, d_last, clip, d_c)
+    given = (kept["active"], kept["tanh_c"], c0, d_output, d_last), clip, d_c
     assert_same_with_nan(backward(*given, torch.float32), plain_backward(*given, torch.float32))
 
 
@@ -264,7 +254,7 @@ def test_no_rows_are_nothing_to_do() -> None:
     product, x_part, c0 = forward_inputs(0, 5, torch.float32)
     found = forward(product, x_part, c0, [torch.float32] * 4)
     none = found["hidden"]
-    backward(found["active"], none, c0, none, none, 1.0, none, torch.float32)
+    backward((found["active"], none, c0, none, none), 1.0, none, torch.float32)
 
 
 def test_rows_may_be_far_apart() -> None:

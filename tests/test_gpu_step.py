@@ -10,24 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from gpu import DEVICE, assert_as_good_as_torch, poisoned, strided
+from gpu import DEVICE, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
-    lively_dnc,
-    lively_state,
+    make_cotangents,
     named_parts,
     normal,
     random_interfaces,
-    require_grad,
+    run_step,
     separated_state,
-    weighed_sum,
 )
-from test_backends import STATES, make_cotangents, make_inputs, order_is_safe, results
-from test_engine import assert_results_close, run
-from test_gpu_ops import OPS, case_of, make
+from test_memory_step import STATES, make_inputs, order_is_safe
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC, MemoryState, memory_step
 from dnc_fast.interface import interface_size
@@ -50,14 +45,17 @@ Inputs = tuple[Tensor, MemoryState, list[Tensor]]
 
 
 @pytest.fixture(params=["one program", "tiles"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of a small memory; a large one always goes in tiles."""
+def way(request: pytest.FixtureRequest, tiles: Callable[..., None]) -> None:
+    """Both implementations for a small memory; a large one always uses tiles."""
     if request.param == "tiles":
-        monkeypatch.setattr(launch, "SMALL_CELLS", 0)
-    return request.param
+        tiles(SMALL_CELLS=0)
 
 
 both_ways = pytest.mark.usefixtures("way")
+
+
+def results(backend: str, order: str, *given: Any) -> dict[str, Tensor]:
+    return run_step(*given, backend=backend, usage_order=order)
 
 
 # Values and gradients
@@ -77,7 +75,7 @@ class Case(NamedTuple):
 def covering(N: int, tiled: bool) -> list[Case]:
     """Every cell size with every number of read heads, each of them with every kind of state.
 
-    From ties, the exact order of a second write head is rounding's choice.
+    With ties, rounding decides the exact order of a second write head.
     """
     chance, found = random.Random(N), []
     for (w, W), (r, R) in itertools.product(enumerate(CELL_SIZES), enumerate(READ_HEADS)):
@@ -90,7 +88,7 @@ def covering(N: int, tiled: bool) -> list[Case]:
 
 
 def some_cases() -> list[tuple[Case, torch.dtype]]:
-    """Two for each small number of cells, each of both ways; of the large ones what is quick."""
+    """Two for each small number of cells, with both implementations; few of the large ones."""
     chance, found = random.Random(0), []
     for N in CELLS[:5]:
         for i, place in enumerate(chance.sample(range(16), 2)):
@@ -153,16 +151,20 @@ def test_equals_the_reference_at_all_sizes(N: int, tiled: bool, dtype: torch.dty
             compare(case, dtype)
 
 
-def several_tiles(monkeypatch: pytest.MonkeyPatch, tiling: dict[str, int]) -> None:
+@pytest.fixture
+def several_tiles(
+    monkeypatch: pytest.MonkeyPatch, tiles: Callable[..., None]
+) -> Callable[..., None]:
     """Of everything, as only memories of hundreds of cells have."""
-    monkeypatch.setattr(linkage, "tiling", lambda N: tiling)
-    for name, size in {"TILE_NUMBERS": 16, "RANK_CELLS": 4, "RANK_OTHERS": 4}.items():
-        monkeypatch.setattr(launch, name, size)
+    tiles(TILE_NUMBERS=16, RANK_CELLS=4, RANK_OTHERS=4)
+    return lambda **tiling: monkeypatch.setattr(
+        linkage, "tiling", lambda N: {"BM": 4, "BN": 4, **tiling}
+    )
 
 
-def test_strips_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_of_several_tiles(several_tiles: Callable[..., None]) -> None:
     """A program takes several tiles of the link matrix where there are thousands."""
-    several_tiles(monkeypatch, {"STRIPS": 3, "CHUNKS": 2, "STEPS": 2, "BM": 4, "BN": 4})
+    several_tiles(STRIPS=3, CHUNKS=2, STEPS=2)
     compare(Case("random", MemorySizes(2, 10, 3, 1, 2), "exact", tiled=True), torch.float64)
 
 
@@ -197,23 +199,6 @@ def test_half_precision(whole: bool, dtype: torch.dtype) -> None:
     assert_equals_the_reference("exact", given, str(dtype))
 
 
-@both_ways
-@pytest.mark.parametrize("order", ["exact", pytest.param("robust", marks=pytest.mark.full)])
-def test_steps_in_a_row(order: str) -> None:
-    sizes = MemorySizes(1, 5, 3, 2, 2)
-    vectors, state = round_to(torch.float64, (random_interfaces(3, sizes), separated_state(sizes)))
-    found = []
-    for backend in ("triton", "reference"):
-        inputs = require_grad((vectors, state))
-        current, reads = inputs[1], []
-        for vector in inputs[0]:
-            step_reads, current = memory_step(vector, current, backend=backend, usage_order=order)
-            reads.append(step_reads)
-        total = torch.stack(reads).square().sum() + sum(part.square().sum() for part in current)
-        found.append((reads, current, torch.autograd.grad(total, [inputs[0], *inputs[1]])))
-    assert_close(*found, "float64")
-
-
 # Which numbers, where, and how often
 
 
@@ -227,67 +212,12 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 
 @both_ways
-def test_strides_do_not_matter() -> None:
-    given = inputs_of()
-    views = map_tensors(strided, given)
-    assert not any(part.is_contiguous() for part in (views[0], *views[1], *views[2]))
-    expected = results("triton", "exact", *given)
-    assert_same_bits(results("triton", "exact", *views), expected)
-
-
-@both_ways
-def test_leaves_its_inputs_alone_and_repeats_its_bits() -> None:
-    given = inputs_of()
-    copies = map_tensors(Tensor.clone, given)
-    expected = results("triton", "robust", *given)
-    assert_same_bits(given, copies)
-    assert_same_bits(results("triton", "robust", *given), expected)
-
-
-@both_ways
-def test_results_have_memory_of_their_own() -> None:
-    vector, state, _ = inputs_of()
-    given = [part.untyped_storage().data_ptr() for part in (vector, *state)]
-    reads, new = memory_step(vector, state, backend="triton")
-    found = [part.untyped_storage().data_ptr() for part in (reads, *new)]
-    assert len({*given, *found}) == len(given) + len(found)
-
-
-@both_ways
-def test_each_element_of_a_batch_is_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    several_tiles(monkeypatch, {"STRIPS": 2, "CHUNKS": 2, "STEPS": 1, "BM": 4, "BN": 4})
+def test_each_element_of_a_batch_is_as_if_alone(several_tiles: Callable[..., None]) -> None:
+    several_tiles(STRIPS=2, CHUNKS=2, STEPS=1)
     given = inputs_of(MemorySizes(3, 5, 3, 2, 2))
     batch = results("triton", "exact", *given)
     last, expected = map_tensors(lambda tensor: tensor[2:], (given, batch))
     assert_same_bits(results("triton", "exact", *last), expected)
-
-
-@pytest.mark.parametrize("index", range(7))
-def test_gradients_of_one_result_alone_to_one_input(index: int) -> None:
-    """The gradients of the others are then not given, nor asked for."""
-    vector, state, cotangents = inputs_of(MemorySizes(1, 3, 2, 1, 2), torch.float64)
-    found = []
-    for backend in ("triton", "reference"):
-        leaves = [tensor.clone() for tensor in (vector, *state)]
-        leaves[-index].requires_grad_()
-        reads, new = memory_step(leaves[0], MemoryState(*leaves[1:]), backend=backend)
-        result = (reads, *new)[index]
-        if not result.requires_grad:
-            assert backend == "reference"
-            return
-        found += torch.autograd.grad(result, leaves[-index], cotangents[index])
-    assert_close(*found, "float64")
-
-
-@both_ways
-def test_vector_of_another_dtype_gets_its_gradient_in_that() -> None:
-    vector, state, cotangents = inputs_of(dtype=torch.float64)
-    single = results("triton", "exact", vector.float(), state, cotangents)
-    double = results("triton", "exact", vector.float().double(), state, cotangents)
-    name = "gradient of interface"
-    assert single[name].dtype == torch.float32
-    assert_close(single.pop(name), double.pop(name), "float32")
-    assert_same_bits(single, double)
 
 
 # Torch's machinery
@@ -323,16 +253,6 @@ def test_compiles_in_one_graph(dynamic: bool) -> None:
         assert_same_bits(outcome(compiled, given), outcome(function, given))
 
 
-@both_ways
-def test_autocast_changes_nothing() -> None:
-    given = inputs_of()
-    expected = results("triton", "exact", *given)
-    with torch.autocast(DEVICE, torch.bfloat16):
-        actual = results("triton", "exact", *given)
-    assert_same_bits(actual, expected)
-    assert {part.dtype for part in actual.values()} == {torch.float32}
-
-
 def reads_and_link(vector: Tensor, state: MemoryState, backend: str) -> Tensor:
     """Of which each transform finds something."""
     reads, new = memory_step(vector, state, backend=backend)
@@ -358,7 +278,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """By name they say so; "auto" takes it."""
+    """Other backends refuse; "auto" chooses the reference."""
     monkeypatch.delenv("DNC_FAST_BACKEND", raising=False)
     vector, state, _ = inputs_of(dtype=torch.float64)
 
@@ -373,25 +293,8 @@ def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: st
     assert_same_bits(transformed("auto"), expected)
 
 
-@both_ways
-def test_second_gradients_are_refused() -> None:
-    vector, state, _ = inputs_of()
-    total = reads_and_link(vector.requires_grad_(), state, "triton")
-    with pytest.raises(RuntimeError, match=r'create_graph=True.*backend="reference" can do that'):
-        torch.autograd.grad(total, vector, create_graph=True)
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_second_gradients_of_the_parts_are_refused(op: str) -> None:
-    inputs, cotangents = make(case_of(op))
-    inputs = map_tensors(lambda tensor: tensor.requires_grad_(), inputs)
-    outputs = OPS[op].kernels(*inputs)
-    with pytest.raises(RuntimeError, match=r'create_graph=True.*backend="reference" can do that'):
-        torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
-
-
 def test_gradients_of_many_at_once() -> None:
-    """The old way of vmap, of torch.autograd.functional, goes through the backward pass alone."""
+    """torch.autograd.functional's older vmap only goes through the backward pass."""
     vector, state, _ = inputs_of(dtype=torch.float64)
     cotangents, found = normal(2, 2, 2, 3).to(DEVICE), []
     for backend in ("triton", "reference"):
@@ -456,7 +359,7 @@ def new_step(
 def test_few_launches(
     monkeypatch: pytest.MonkeyPatch, sizes: MemorySizes, forward: int, backward: int
 ) -> None:
-    """A second write head takes an allocation more, and backward its gradient too."""
+    """A second write head needs one more allocation, and its gradient in the backward pass."""
     sums: list[Tensor] = []
     monkeypatch.setattr(launch, "total", lambda partials, out: sums.append(out))
     step, adjoint, scratch = new_step(sizes, lambda shape: torch.empty(shape, device="meta"))
@@ -472,7 +375,7 @@ def test_few_launches(
 
 
 def zeros(shape: Any) -> Tensor:
-    """Of any size: NumPy takes pages of the machine only when they are written to."""
+    """Of any size: with NumPy, pages are allocated only when they are written to."""
     if DEVICE == "cuda":
         return torch.zeros(shape, device=DEVICE)
     try:
@@ -581,47 +484,10 @@ def test_link_matrix_of_more_than_2_31_numbers(last_programs_only: list[int]) ->
 # Sequences
 
 
-def on_device(model: DNC, x: Any, state: Any) -> dict[str, Tensor]:
-    """`run` where the kernels are."""
-
-    def loss(output: Tensor, final: Any) -> Tensor:
-        return weighed_sum(map_tensors(Tensor.cpu, (output, final)))
-
-    state = map_tensors(lambda tensor: tensor.to(DEVICE), state)
-    return run(model.to(DEVICE), x.to(DEVICE), state, loss)
-
-
-@both_ways
-@pytest.mark.parametrize(
-    ("lengths", "interval", "options"),
-    [
-        ((4,), 1, {}),
-        ((4,), 3, {"num_write_heads": 2}),
-        ((4, 2), 3, {"controller": "feedforward"}),
-        ((4,), 4, {"usage_order": "robust", "num_cells": 9}),
-    ],
-    ids=str,
-)
-def test_sequences_equal_the_reference(
-    lengths: tuple[int, ...], interval: int, options: dict[str, Any]
-) -> None:
-    """Through the engine: a memory that is made anew backward, and a batch that shrinks."""
-    sizes = {"num_cells": 4, "num_read_heads": 1, **options}
-    state, found = lively_state(lively_dnc(**sizes), len(lengths)), []
-    if "usage_order" in options:  # usages that the other order would order otherwise
-        close = state.memory.usage / 1000 + 0.5 / 256
-        state = state._replace(memory=state.memory._replace(usage=close))
-    x = pack_sequence([normal(length, 3) for length in lengths])
-    for backend in ("triton", "reference"):
-        model = lively_dnc(backend=backend, checkpoint_interval=interval, **sizes)
-        found.append(on_device(model, x, state))
-    assert_results_close(*found)
-
-
 @pytest.mark.parametrize("updates", [20, pytest.param(200, marks=pytest.mark.full)])
 def test_training_follows_the_reference(updates: int) -> None:
-    """Copy, in float32. Usages of an untouched memory part by roundings first, which would choose
-    the exact order; so cells are ordered robustly.
+    """The copy task in float32. In an untouched memory, rounding would decide the exact order, so
+    cells are ordered robustly.
     """
     task, curves = CopyTask(1, 2, num_bits=3), []
     for backend in ("triton", "reference"):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import generator, trained
 
 from dnc_fast import DNC
 from dnc_fast.cli import main
-from dnc_fast.presets import PUBLISHED, model_config
+from dnc_fast.presets import PUBLISHED
 from dnc_fast.tasks import TASKS, InferenceTask, ShortestPathTask, TraversalTask, read_episode
 from dnc_fast.tasks.graphs.family import FAMILY
 from dnc_fast.tasks.graphs.graph import distinct, random_graphs
@@ -21,14 +22,10 @@ from dnc_fast.tasks.graphs.known import KnownGraph
 from dnc_fast.tasks.graphs.shortest_path import PathAnswerer
 from dnc_fast.tasks.graphs.triples import decode_triples, encode_triples
 from dnc_fast.tasks.graphs.underground import UNDERGROUND
-from dnc_fast.training import Trainer, TrainingConfig, answered, evaluate
+from dnc_fast.training import Trainer, answered, evaluate
 from dnc_fast.training.random import stream_generator
 
 LISTS = os.environ.get("DNC_FAST_GRAPHS", "")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # A plain reading of one sequence: numbers out of one-hot digits, phases by their cues. It shares no
@@ -487,21 +484,10 @@ def test_the_paper_s_lessons_lead_to_its_last(name, count, first):
 @pytest.mark.parametrize("name", ["traversal", "inference", "shortest-path"])
 def test_training_is_reproducible_and_resumes(name, tmp_path):
     task = TASKS[name](max_nodes=5)
-    model = model_config(task, hidden_size=12, num_cells=8, cell_size=4, num_read_heads=1)
-
-    def config(steps):
-        return TrainingConfig(
-            batch_size=3,
-            max_steps=steps,
-            evaluate_every=3,
-            evaluation_size=5,
-            curriculum="on",
-            lesson_every=2,
-        )
-
-    whole = Trainer(task, model, config(6), tmp_path / "whole")
-    whole.train("off")
-    Trainer(task, model, config(3), tmp_path / "parts").train("off")
+    options = {"task": task, "model": {"num_cells": 8}, "batch_size": 3, "evaluate_every": 3}
+    options |= {"curriculum": "on", "lesson_every": 2}
+    whole = trained(tmp_path / "whole", **options, max_steps=6)
+    trained(tmp_path / "parts", **options, max_steps=3)
     Trainer.resume(tmp_path / "parts", max_steps=6).train("off")
     rows = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("whole", "parts")]
     assert rows[0] == rows[1]

@@ -1,4 +1,4 @@
-"""The house is as its plan says: packages, floors, commands of the README."""
+"""The layout of the code is as CONTRIBUTING.md says: packages, layers, commands of the README."""
 
 import ast
 import re
@@ -40,17 +40,24 @@ def modules():
             yield path, name
 
 
+def relative_imports(nodes, name):
+    """Of a module: where each of its relative imports begins, and the names that it imports."""
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = name[: len(name) - node.level]  # of "__init__" too, whose own folder it is
+            yield (
+                (*package, *(node.module or "").split(".")) if node.module else package,
+                node.names,
+            )
+
+
 def imported_rooms(path, name):
     """The rooms of dnc_fast (files and folders at its top) that a module imports from."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.ImportFrom) or not node.level:
-            continue
-        base = name[: len(name) - node.level]
-        target = (*base, *(node.module or "").split(".")) if node.module else base
-        if target:
-            yield target[0]
+    for base, aliases in relative_imports(ast.walk(ast.parse(path.read_text())), name):
+        if base:
+            yield base[0]
         else:
-            yield from (alias.name for alias in node.names if alias.name != "__version__")
+            yield from (alias.name for alias in aliases if alias.name != "__version__")
 
 
 def floor_of(room):
@@ -67,13 +74,8 @@ def test_every_room_has_a_floor_and_imports_only_downwards():
 
 def imported_modules(path, name):
     """The modules of dnc_fast that a module imports from when it is itself imported."""
-    package = name[:-1]  # of "__init__" too, whose own folder it is
-    for node in ast.parse(path.read_text()).body:
-        if not isinstance(node, ast.ImportFrom) or not node.level:
-            continue
-        base = (*package[: len(package) - node.level + 1], *(node.module or "").split("."))
-        base = tuple(part for part in base if part)
-        for alias in node.names:  # a module of a package, or a name in a module
+    for base, aliases in relative_imports(ast.parse(path.read_text()).body, name):
+        for alias in aliases:  # a module of a package, or a name in a module
             if PACKAGE.joinpath(*base, f"{alias.name}.py").exists():
                 yield (*base, alias.name)
             elif PACKAGE.joinpath(*base, alias.name, "__init__.py").exists():

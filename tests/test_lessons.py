@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from runs import COPY, ECHO, judge_by, rows, trained, trainer_of, watch
+from runs import COPY, ECHO, generator, judge_by, rows, trained, trainer_of, watch
 
 from dnc_fast.tasks import CopyTask, EchoTask
 from dnc_fast.training import Evaluation, Trainer, TrainingConfig
@@ -13,10 +13,6 @@ from dnc_fast.training.batches import Prefetcher
 from dnc_fast.training.curriculum import Curriculum
 from dnc_fast.training.random import stream_generator
 from dnc_fast.training.schedules import SCHEDULES, rate_factor
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_curriculum_goes_on_when_a_lesson_is_passed():

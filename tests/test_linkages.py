@@ -3,18 +3,22 @@
 import pytest
 import torch
 from states import (
-    HAS_NUMBA,
     TOLERANCES,
+    assert_backward_equals_autograd,
     assert_close,
     lively_dnc,
     lively_state,
+    needs_numba,
     normal,
     random_interfaces,
     random_weighting,
+    require_grad,
+    run,
     separated_state,
     separated_usage,
+    weighed_sum,
+    with_link,
 )
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from dnc_fast import DNC, DNCCell, DNCState, MemoryState, memory_step
 from dnc_fast.backends import load_backend
@@ -36,95 +40,19 @@ from dnc_fast.linkages.sparse import (
 )
 from dnc_fast.options import StepOptions
 from dnc_fast.reference import update_precedence
-from dnc_fast.state import MemorySizes, map_tensors, tensors
+from dnc_fast.state import MemorySizes, tensors
 
 SIZES = MemorySizes(2, 6, 3, 2, 2)
 NEW = ("sparse", "separable", "none")
-BACKENDS = [
-    "eager",
-    pytest.param("cpu", marks=pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")),
-]
+
+every_new_linkage = pytest.mark.parametrize("linkage", NEW)
 
 
-def leaf(tensor):
-    """A copy that gradients are taken of; whole numbers stay what they are."""
-    copy = tensor.detach().clone()
-    return copy.requires_grad_() if tensor.is_floating_point() else copy
+# Whole sequences; test_engine.py compares them with the reference
 
 
-def random_link(linkage, link, K):
-    """A link in the middle of a run, of the sizes of a dense one."""
-    B, Hw, N, _ = link.shape
-    if linkage == "sparse":
-        return SparseLink.from_dense(link, K)
-    if linkage == "separable":
-        generator = torch.Generator().manual_seed(3)
-        return SeparableLink(*(random_weighting(B, Hw, 3, N, generator=generator) for _ in "wp"))
-    return None
-
-
-def weighted_sum(parts):
-    """A number whose gradient differs at every entry of the tensors."""
-    generator = torch.Generator().manual_seed(5)
-    return sum(
-        (part * normal(*part.shape, generator=generator)).sum()
-        for part in parts
-        if part.is_floating_point()
-    )
-
-
-def run(model, state, lengths=(5, 3, 4)):
-    """Results of a ragged batch, and gradients of the state and of all parameters."""
-    state = map_tensors(leaf, state)
-    generator = torch.Generator().manual_seed(1)
-    x = normal(max(lengths), len(lengths), 3, generator=generator)
-    output, final = model(pack_padded_sequence(x, list(lengths), enforce_sorted=False), state)
-    results = [output.data, *tensors(final)]
-    given = [part for part in tensors(state) if part.is_floating_point()] + [*model.parameters()]
-    gradients = torch.autograd.grad(weighted_sum(results), given, allow_unused=True)
-    return results, [
-        torch.zeros_like(part) if gradient is None else gradient
-        for part, gradient in zip(given, gradients, strict=True)
-    ]
-
-
-def state_of(linkage, num_write_heads, K=2):
-    dense = lively_dnc(num_cells=7, num_write_heads=num_write_heads)
-    state = lively_state(dense, 3)
-    return state._replace(
-        memory=state.memory._replace(link=random_link(linkage, state.memory.link, K))
-    )
-
-
-# The engine against the reference
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("linkage", NEW)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"read_topk": 3, "write_topk": 2, "num_write_heads": 2},
-        {"read_topk": 3, "write_topk": 2, "num_write_heads": 2, "checkpoint_interval": 2},
-        {"write_topk": 3, "usage_order": "robust", "checkpoint_interval": 1},
-        {"read_topk": 2, "checkpoint_interval": 2, "num_write_heads": 2},
-        {"link_unit_sums": True, "link_threshold": 0.0},
-    ],
-    ids=str,
-)
-def test_engine_equals_the_reference(linkage, backend, options):
-    options = {"num_cells": 7, "linkage": linkage, "link_fan_out": 2, **options}
-    options.setdefault("link_threshold", 0.05)
-    state = state_of(linkage, options.get("num_write_heads", 1))
-    expected = run(lively_dnc(backend="reference", **options), state)
-    found = run(lively_dnc(backend=backend, **options), state)
-    assert_close(found[0], expected[0], "float64")
-    assert_close(found[1], expected[1], "float64")
-
-
-@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
-@pytest.mark.parametrize("linkage", NEW)
+@needs_numba
+@every_new_linkage
 def test_many_cells_equal_the_plain_step(linkage):
     """More cells than a strip, few and all of them used."""
     N, B, Hw = 4200, 2, 2
@@ -151,75 +79,22 @@ def test_many_cells_equal_the_plain_step(linkage):
                 *(usage, weights(B, Hw), link, weights(B, Hw), weights(B, 2)),
             )
             state = DNCState(None, memory, None)
-            plain, fast = (
-                run(lively_dnc(backend=name, **options, **cut), state, (2, 2))
-                for name in ("eager", "cpu")
-            )
-            assert_close(fast[0], plain[0], "float64")
-            assert_close(fast[1], plain[1], "float64")
+            models = (lively_dnc(backend=name, **options, **cut) for name in ("eager", "cpu"))
+            x = normal(2, 2, 3, generator=generator)
+            assert_close(*(run(model, x, state) for model in models), "float64")
 
 
-@pytest.mark.parametrize("linkage", NEW)
-def test_from_zero_and_on(linkage):
-    """A sequence in two parts, each of its own call, is the sequence in one."""
-    model = lively_dnc(linkage=linkage, num_cells=6, read_topk=4, write_topk=3)
-    x = normal(6, 2, 3)
-    whole, end = model(x)
-    first, middle = model(x[:4])
-    second, last = model(x[4:], middle)
-    assert_close([torch.cat([first, second])], [whole], "float64")
-    assert_close(list(tensors(last)), list(tensors(end)), "float64")
-
-
-@pytest.mark.parametrize("linkage", NEW)
-def test_cell_takes_the_same_steps(linkage):
-    model = lively_dnc(linkage=linkage, num_cells=6, write_topk=3)
-    x, state, outputs = normal(3, 2, 3), None, []
-    for step in x:
-        output, state = model.cell(step, state)
-        outputs.append(output)
-    assert_close([torch.stack(outputs)], [model(x)[0]], "float64")
-
-
-@pytest.mark.parametrize("linkage", NEW)
-def test_second_way_back(linkage):
-    model = lively_dnc(linkage=linkage, num_cells=6, write_topk=3)
-    output, state = model(normal(4, 2, 3))
-    before = [part.clone() for part in tensors(state)]
-    loss = output.square().sum()
-    first = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
-    second = torch.autograd.grad(loss, list(model.parameters()))
-    assert_close(list(first), list(second), "equal")
-    assert_close(list(tensors(state)), before, "equal")  # the way back leaves it alone
-
-
-def change_in_place(state):
-    """As one who begins an episode anew does."""
-    for part in tensors(state.detach().memory):
-        part[:1] = 0
-
-
-@pytest.mark.parametrize("linkage", ["sparse", "none"])
-@pytest.mark.parametrize("write_topk", [None, 3])
-def test_a_state_may_be_changed_before_the_way_back(linkage, write_topk):
-    model = lively_dnc(linkage=linkage, num_cells=6, write_topk=write_topk)
-    x, gradients = normal(4, 2, 3), []
-    for change in (lambda state: None, change_in_place):
-        output, state = model(x)
-        change(state)
-        gradients.append(list(torch.autograd.grad(output.square().sum(), list(model.parameters()))))
-    assert_close(*gradients, "equal")
-
-
-def test_a_separable_link_that_was_changed_is_refused_on_the_way_back():
+def test_a_separable_link_that_was_changed_is_refused_in_the_backward_pass():
+    """Links of other linkages may be changed, see test_engine.py."""
     model = lively_dnc(linkage="separable", num_cells=6)
     output, state = model(normal(4, 2, 3))
-    change_in_place(state)
+    for part in tensors(state.detach().memory):
+        part[:1] = 0
     with pytest.raises(RuntimeError, match=r"state.memory.link was modified in place"):
         output.square().sum().backward()
 
 
-@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+@needs_numba
 def test_nan_stays_within_its_rows():
     from dnc_fast.backends.cpu.links import CpuSparseRun
 
@@ -237,7 +112,7 @@ def test_nan_stays_within_its_rows():
     assert (values[N * K :] == 777).all() and (columns[N * K :] == 777).all()
 
 
-@pytest.mark.parametrize("linkage", NEW)
+@every_new_linkage
 def test_both_directions_train_in_float32(linkage):
     model = DNC(3, 4, num_cells=6, cell_size=3, linkage=linkage, bidirectional=True)
     output, states = model(torch.randn(4, 2, 3))
@@ -265,7 +140,7 @@ def test_results_do_not_depend_on_threads():
             found.append([output, *torch.autograd.grad(output.sum(), list(model.parameters()))])
     finally:
         torch.set_num_threads(threads)
-    assert_close(found[0], found[1], "equal")
+    assert_close(*found, "equal")
 
 
 # What each linkage is
@@ -277,13 +152,13 @@ def test_sparse_with_every_entry_is_dense(K):
     found = []
     for link in (dense.link, SparseLink.from_dense(dense.link, K)):
         vectors = random_interfaces(5, SIZES).requires_grad_()
-        first = state = map_tensors(leaf, dense._replace(link=link))
+        first = state = require_grad(dense._replace(link=link))
         reads = []
         for vector in vectors:
             read, state = memory_step(vector, state, link_threshold=0.0, read_topk=6, write_topk=9)
             reads.append(read)
         end = state.link if isinstance(state.link, torch.Tensor) else state.link.to_dense()
-        loss = weighted_sum([*reads, state.memory, state.precedence, end])
+        loss = weighed_sum([*reads, state.memory, state.precedence, end])
         *gradients, d_link = torch.autograd.grad(
             loss,
             [vectors, *first[:3], *first[4:], first.link if link is dense.link else first.link[0]],
@@ -348,7 +223,7 @@ def test_separable_is_dense_where_each_write_is_to_one_cell():
 
 
 def test_forgetting_the_oldest_writes():
-    writes = random_link("separable", torch.zeros(2, 1, 5, 5), 0)
+    writes = with_link(separated_state(MemorySizes(2, 5, 1, 1, 1)), "separable").link
     assert writes.last(2).write_weights.shape == (2, 1, 2, 5)
     assert_close(list(writes.last(9)), list(writes), "equal")
     assert_close([writes.last(1).precedence], [writes.precedence[:, :, 2:]], "equal")
@@ -401,7 +276,7 @@ def test_keep_largest_backward(count, unit_sums, zeros):
 def test_update_sparse_link_backward(threshold):
     dense = separated_state(SIZES)
     link = SparseLink.from_dense(dense.link, 3)
-    values, write, precedence = map(leaf, (link.values, dense.write_weights, dense.precedence))
+    values, write, precedence = require_grad((link.values, dense.write_weights, dense.precedence))
     entry = link_write(precedence, write, 3)
     new = update_sparse_link(SparseLink(values, link.columns), entry, threshold)
     d_new = normal(*new.values.shape).masked_fill(new.columns < 0, 0)
@@ -429,21 +304,23 @@ def test_directional_weightings_are_those_of_the_matrix():
 
 
 def test_separable_directional_weightings_backward():
-    writes = map_tensors(leaf, random_link("separable", torch.zeros(2, 2, 6, 6), 0))
     read = random_weighting(2, 2, 6)
-    results = separable_directional_weightings(writes, read)
-    d_results = [normal(*part.shape) for part in results]
-    loss = sum((part * d).sum() for part, d in zip(results, d_results, strict=True))
-    expected = torch.autograd.grad(loss, list(writes))
-    with torch.no_grad():
-        found = separable_directional_weightings_backward(*d_results, writes, read)
-    assert_close(list(found), list(expected), "float64")
+
+    def backward(d_forward, d_backward, *link):
+        link = SeparableLink(*link)
+        return separable_directional_weightings_backward(d_forward, d_backward, link, read)
+
+    assert_backward_equals_autograd(
+        backward,
+        lambda *link: separable_directional_weightings(SeparableLink(*link), read),
+        list(with_link(separated_state(SIZES), "separable").link),
+    )
 
 
 # States and errors
 
 
-@pytest.mark.parametrize("linkage", NEW)
+@every_new_linkage
 def test_states_move_and_slice(linkage):
     model = DNC(3, 4, num_cells=6, cell_size=3, linkage=linkage)
     _, state = model(torch.randn(3, 2, 3))
@@ -513,23 +390,6 @@ def test_bad_sparse_links_are_refused(change, error, message):
     state = state._replace(memory=state.memory._replace(link=link))
     with pytest.raises(error, match=message):
         cell(torch.randn(1, 3), state)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"linkage": "spars"}, "linkage must be one of"),
-        ({"link_fan_out": 0}, "link_fan_out must be at least 1"),
-        ({"linkage": "sparse", "link_fan_out": 1}, "link_threshold must be given with link_fan_"),
-        ({"link_threshold": -0.5}, "link_threshold must be finite, at least 0"),
-        ({"read_topk": 0}, "read_topk must be at least 1"),
-        ({"write_topk": -1}, "write_topk must be at least 1"),
-        ({"link_history": 0}, "link_history must be at least 1"),
-    ],
-)
-def test_bad_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        DNC(3, 4, **options)
 
 
 def test_tolerances_are_those_of_the_issue():

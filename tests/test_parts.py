@@ -1,4 +1,4 @@
-"""A run in parts, out of time and killed, equals the uninterrupted one bit for bit."""
+"""A run that is split, runs out of time or is killed equals an uninterrupted one bit for bit."""
 
 import signal
 import subprocess

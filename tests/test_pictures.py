@@ -1,14 +1,14 @@
-"""Pictures: their panels, their edge cases, and the way to disk."""
+"""Pictures: their panels, their edge cases, and writing them to disk."""
 
 from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
+from states import python
 
 from dnc_fast import DNC, Trace
 from dnc_fast.pictures import hidden_view, learning_curve, memory_view, save_picture
@@ -90,18 +90,9 @@ def assert_drawn(figure, tmp_path):
 
 def test_memory_view_has_all_panels(tmp_path):
     figure = memory_view(**sequence())
-    assert list(panels(figure)) == [
-        "inputs",
-        "targets",
-        "outputs",
-        "write weighting",
-        "read weighting",
-        "usage",
-        "write and allocation gate",
-        "free gate",
-        "read modes",
-        "strengths",
-    ]
+    weightings = ["write weighting", "read weighting", "usage"]
+    gates = ["write and allocation gate", "free gate", "read modes", "strengths"]
+    assert list(panels(figure)) == ["inputs", "targets", "outputs", *weightings, *gates]
     assert all(axes.get_ylabel() for axes in linked(figure))
     assert panels(figure)["strengths"][-1].get_xlabel() == "time step"
     bars = [axes.get_ylabel() for axes in figure.axes if axes not in linked(figure)]
@@ -540,4 +531,4 @@ figure = learning_curve([{{"step": 1, "loss": 1.0}}], [], "")
 save_picture(figure, {str(tmp_path / "picture.png")!r})
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)

@@ -7,47 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from states import (
-    HAS_NUMBA,
-    assert_close,
-    lively_dnc,
-    lively_state,
-    named_parts,
-    normal,
-    require_grad,
-)
-from torch import Tensor, nn
+from inside import at_results
+from states import assert_close, every_backend, lively_dnc, lively_state, normal, run
+from test_engine import Own
+from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC
 from dnc_fast.controllers import CONTROLLERS
-from dnc_fast.engine.layered import Layers
-from dnc_fast.engine.memory_tape import MemoryTape
 from dnc_fast.engine.passes import Passes
-from dnc_fast.engine.recording import Recording
 from dnc_fast.precision import Precision, run_precision
+from dnc_fast.state import map_tensors, tensors
 
 T, B = 6, 4
 
 HALVES = (torch.bfloat16, torch.float16)
-HAND_DERIVED = [
-    "eager",
-    pytest.param("cpu", marks=pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")),
-]
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[Passes]:
-    """What the engine runs."""
-    made: list[Passes] = []
-    results = Recording.results
-
-    def record(recording: Recording) -> Any:
-        made.append(recording.passes)
-        return results(recording)
-
-    monkeypatch.setattr(Recording, "results", record)
-    return made
 
 
 def inputs(model: DNC) -> tuple[Tensor, Any]:
@@ -55,19 +29,12 @@ def inputs(model: DNC) -> tuple[Tensor, Any]:
 
 
 def train(model: DNC, x: Any, state: Any, context: Any = None) -> dict[str, Tensor]:
-    """Outputs, final memory and all gradients, by name."""
-    model.zero_grad()
-    state = require_grad(state)
-    with context or nullcontext():
-        output, final = model(x, state)
-    data = output if isinstance(output, Tensor) else output.data
-    parts = [part for _, part in named_parts((data, final), "")]
-    sum(part.float().square().sum() for part in parts).backward()
-    grads = {
-        "parameters": {name: p.grad for name, p in model.named_parameters()},
-        "state": [part.grad for _, part in named_parts(state, "")],
-    }
-    return dict(named_parts({"output": data, "final": final, "gradient of": grads}, "results"))
+    """Outputs, final state and all gradients, by name."""
+
+    def loss(output: Tensor, final: Any) -> Tensor:
+        return sum(part.float().square().sum() for part in tensors((output, final)))
+
+    return run(model, x, state, loss, context)
 
 
 def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
@@ -81,20 +48,15 @@ def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, floa
 def to_half(model: DNC, state: Any, dtype: torch.dtype) -> tuple[DNC, Any]:
     """A model in half precision and a state that fits it."""
     state = state.to(torch.float32)
-    halves = model.to(dtype).zero_state(B).controller
-    cast = [
-        tuple(part.to(dtype) for part in layer) if isinstance(layer, tuple) else layer.to(dtype)
-        for layer in state.controller
-    ]
-    assert len(cast) == len(halves)
-    return model, state._replace(controller=tuple(cast))
+    cast = map_tensors(lambda part: part.to(dtype), state.controller)
+    return model.to(dtype), state._replace(controller=cast)
 
 
 @pytest.mark.parametrize("form", ["autocast", "model"])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_half_precision_is_as_near_to_the_truth_as_torch_is(
-    runs: list[Passes], controller: str, dtype: torch.dtype, form: str
+    engine_runs: list[Passes], controller: str, dtype: torch.dtype, form: str
 ) -> None:
     """Of the model with two layers: the engine's error beside that of the reference under the same.
 
@@ -114,7 +76,9 @@ def test_half_precision_is_as_near_to_the_truth_as_torch_is(
         else:
             model, half = to_half(model, state, dtype)
             found[backend] = train(model, x.to(dtype), half)
-    assert len(runs) == 1 and runs[0].plan.precision == Precision(torch.float32, dtype)
+    assert len(engine_runs) == 1 and engine_runs[0].plan.precision == Precision(
+        torch.float32, dtype
+    )
     for name, part in found["reference"].items():
         assert found["eager"][name].dtype == part.dtype, name
     ours, torchs = (errors(found[backend], exact) for backend in ("eager", "reference"))
@@ -122,18 +86,6 @@ def test_half_precision_is_as_near_to_the_truth_as_torch_is(
     assert worst <= 1.5 * rival, (worst, rival)
     mean, rival = (sum(these.values()) / len(these) for these in (ours, torchs))
     assert mean <= 1.1 * rival, (mean, rival)
-
-
-def test_memory_and_gradients_stay_in_float32(runs: list[Passes]) -> None:
-    model = DNC(3, 4, num_cells=5, cell_size=4, backend="eager")
-    with torch.autocast("cpu", torch.bfloat16):
-        output, state = model(torch.randn(T, B, 3))
-    output.float().square().sum().backward()
-    assert output.dtype == torch.bfloat16
-    assert {part.dtype for part in state.memory} == {torch.float32}
-    assert {part.dtype for part in state.controller[0]} == {torch.float32}
-    assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in model.parameters())
-    assert isinstance(runs[0].controller, Layers)
 
 
 def test_backward_inside_or_outside_of_autocast_is_the_same() -> None:
@@ -151,28 +103,15 @@ def test_backward_inside_or_outside_of_autocast_is_the_same() -> None:
     assert_close(*found, "equal")
 
 
-def test_a_controller_of_your_own_is_called_under_autocast(runs: list[Passes]) -> None:
-    seen: list[torch.dtype] = []
-
-    class Own(nn.Module):
-        output_size = 4
-
-        def __init__(self, size: int) -> None:
-            super().__init__()
-            self.layer = nn.Linear(size, 4)
-
-        def zero_state(self, batch_size: int) -> tuple[()]:
-            return ()
-
-        def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-            hidden = self.layer(x)
-            seen.append(hidden.dtype)
-            return hidden, ()
-
-    model = DNC(3, 4, num_cells=5, cell_size=4, backend="eager", controller=Own)
+def test_a_controller_of_your_own_is_called_under_autocast(engine_runs: list[Passes]) -> None:
+    seen: set[torch.dtype] = set()
+    model = lively_dnc(backend="eager", controller=Own).float()
+    model.cell.controller.layer.register_forward_hook(
+        lambda layer, given, output: seen.add(output.dtype)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.randn(T, B, 3))
-    assert set(seen) == {torch.bfloat16} and not runs
+    assert seen == {torch.bfloat16} and not engine_runs
 
 
 @pytest.mark.parametrize(
@@ -205,7 +144,7 @@ def test_what_precision_a_run_has_under_autocast() -> None:
 # Narrow checkpoints
 
 
-@pytest.mark.parametrize("backend", HAND_DERIVED)
+@every_backend
 @pytest.mark.parametrize("interval", [1, 2, 4, T, None])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_narrow_checkpoints_round_gradients_alone(
@@ -236,18 +175,14 @@ def test_narrow_checkpoints_round_gradients_alone(
 
 
 def test_narrow_checkpoints_are_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    tapes: list[MemoryTape] = []
-    release = MemoryTape.release_ring
-    monkeypatch.setattr(
-        MemoryTape, "release_ring", lambda tape: tapes.append(tape) or release(tape)
-    )
+    kept: list[Any] = []
+    at_results(monkeypatch, lambda recording: kept.append(recording.memory.checkpoints))
     model = lively_dnc(
         backend="eager", checkpoint_interval=2, checkpoint_dtype=torch.float16
     ).float()
     final = model(torch.randn(T, B, 3))[1]
-    kept = tapes[0].checkpoints
-    assert list(kept) == [2, 4]
-    for memory, link in kept.values():
+    assert list(kept[0]) == [2, 4]
+    for memory, link in kept[0].values():
         assert (memory.dtype, link.dtype) == (torch.float32, torch.float16)
     assert final.memory.link.dtype == torch.float32
 
@@ -259,13 +194,6 @@ def test_report_counts_them() -> None:
         for dtype in (None, torch.float16)
     )
     link, kept = 512**2 * 4, 63
-    # The ring is smaller than what the way back holds; that holds one more, made wide.
+    # The ring is smaller than what the backward pass holds; that holds one more, made wide.
     assert wide.link_matrices - narrow.link_matrices == kept * link // 2 - link
     assert wide._replace(link_matrices=0) == narrow._replace(link_matrices=0)
-
-
-def test_bad_dtype_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"checkpoint_dtype must be None or one of .* got torch.int"
-    ):
-        DNC(3, 4, checkpoint_dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""What is looked at: one sequence step by step, and several seeds in a table."""
+"""Probing a model on one sequence, and the table of several seeds."""
 
 import pytest
 import torch

@@ -11,10 +11,12 @@ import pytest
 import torch
 from states import (
     assert_close,
-    gradients,
+    every_backend,
     lively_dnc,
     lively_state,
+    lively_states,
     normal,
+    outcome,
     require_grad,
     usage_gap,
     weighed_sum,
@@ -22,18 +24,14 @@ from states import (
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
-from dnc_fast import DNC, DNCState
+from dnc_fast import DNC, DNCCell, DNCState
+from dnc_fast.controllers import CONTROLLERS
+from dnc_fast.linkages import LINKAGES
 from dnc_fast.state import join_batches, map_tensors, tensors
 
-LENGTHS = {"sorted": [5, 4, 4, 1], "unsorted": [2, 5, 1, 5]}
+LENGTHS = {"sorted": [5, 4, 4, 1], "unsorted": [2, 5, 1, 5], "equal": [5, 5, 5, 5]}
 
 both_directions = pytest.mark.parametrize("bidirectional", [False, True])
-
-
-def initial_state(model: DNC, batch_size: int) -> Any:
-    """A state for the model: one for each direction, each of its own."""
-    states = tuple(lively_state(model, batch_size, seed) for seed in range(len(model.cells)))
-    return states if model.config.bidirectional else states[0]
 
 
 def row(state: Any, b: int) -> Any:
@@ -46,7 +44,7 @@ def batch_of_one(state: Any) -> Any:
 
 
 def one_direction(model: DNC, cell: str) -> DNC:
-    """A DNC with one direction's parameters of a bidirectional one."""
+    """A DNC with the parameters of one direction of a bidirectional one."""
     single = lively_dnc(num_layers=model.config.num_layers)
     single.cell.load_state_dict(getattr(model, cell).state_dict())
     return single
@@ -56,22 +54,10 @@ def one_direction(model: DNC, cell: str) -> DNC:
 
 
 @both_directions
-def test_batch_equals_its_sequences_one_by_one(bidirectional: bool) -> None:
-    model = lively_dnc(num_layers=2, bidirectional=bidirectional)
-    x, state = normal(4, 3, 3), initial_state(model, 3)
-    output, final = model(x, state)
-    assert output.shape == (4, 3, 8 if bidirectional else 4)
-    for b in range(3):
-        single_output, single_final = model(x[:, b], row(state, b))
-        assert_close(single_output, output[:, b], "float64")
-        assert_close(single_final, row(final, b), "float64")
-
-
-@both_directions
 def test_batch_first_turns_input_and_output_and_no_state(bidirectional: bool) -> None:
     model = lively_dnc(bidirectional=bidirectional)
     turned = lively_dnc(bidirectional=bidirectional, batch_first=True)
-    x, state = normal(4, 3, 3), initial_state(model, 3)
+    x, state = normal(4, 3, 3), lively_states(model, 3)
     output, final, trace = model(x, state, return_trace=True)
     turned_output, turned_final, turned_trace = turned(x.transpose(0, 1), state, return_trace=True)
     assert_close(turned_output, output.transpose(0, 1), "equal")
@@ -88,7 +74,7 @@ def test_batch_first_leaves_an_unbatched_sequence_alone() -> None:
 @both_directions
 def test_unbatched_is_a_batch_of_one_without_its_axis(bidirectional: bool) -> None:
     model = lively_dnc(bidirectional=bidirectional)
-    x, state = normal(4, 3), initial_state(model, 1)
+    x, state = normal(4, 3), lively_states(model, 1)
     output, final, trace = model(x, row(state, 0), return_trace=True)
     batch_output, batch_final, batch_trace = model(x[:, None], state, return_trace=True)
     assert_close(output, batch_output[:, 0], "equal")
@@ -96,26 +82,46 @@ def test_unbatched_is_a_batch_of_one_without_its_axis(bidirectional: bool) -> No
     assert_close(trace, map_tensors(lambda tensor: tensor[:, 0], batch_trace), "equal")
 
 
-@pytest.mark.parametrize("cut", [1, 3])
-@pytest.mark.parametrize("controller", ["lstm", "gru", "rnn", "feedforward"])
-def test_sequence_in_parts_equals_the_whole(controller: str, cut: int) -> None:
-    """Outputs, the state at the end, and all gradients."""
-    model = lively_dnc(controller=controller, num_layers=2, num_write_heads=2)
-    inputs = require_grad((normal(5, 2, 3), initial_state(model, 2)))
-    results = []
-    for parts in ([5], [cut, 5 - cut]):
-        x, state = inputs
-        outputs = []
-        for part in x.split(parts):
-            output, state = model(part, state)
-            outputs.append(output)
-        result = (torch.cat(outputs), state)
-        leaves = (inputs, tuple(model.parameters()))
-        for leaf in tensors(leaves):
-            leaf.grad = None
-        weighed_sum(result).backward()
-        results.append((result, map_tensors(Tensor.clone, gradients(leaves))))
-    assert_close(results[1], results[0], "float64")
+@every_backend
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"linkage": name} for name in LINKAGES),
+        *({"linkage": name, "read_topk": 4, "write_topk": 3} for name in LINKAGES),
+        *({"controller": name, "num_layers": 2, "num_write_heads": 2} for name in CONTROLLERS),
+        {"checkpoint_interval": 3, "num_layers": 2},
+    ],
+    ids=str,
+)
+def test_parts_and_single_steps_are_the_whole(options: dict[str, Any], backend: str) -> None:
+    """A sequence in one call, in two, step by step by a `DNCCell`, and by the reference.
+
+    Outputs, the state at the end, and all gradients.
+    """
+    options = {"num_cells": 6, **options}
+    model = lively_dnc(backend=backend, **options)
+    sizes = {"cell_size": 3, "num_read_heads": 2, "dtype": torch.float64}
+    cell = DNCCell(3, 4, backend=backend, **sizes, **options)
+    cell.load_state_dict(model.cell.state_dict())
+    reference = lively_dnc(backend="reference", **options)
+    given, found = (normal(5, 2, 3), lively_state(model, 2)), []
+    for parts, one in (([5], model), ([1, 4], model), ([3, 2], model), ([1] * 5, cell)):
+        found.append(in_parts(one, given, parts))
+    found.append(in_parts(reference, given, [5]))
+    for other in found[1:]:
+        assert_close(other, found[0], "float64")
+
+
+def in_parts(model: DNC | DNCCell, given: tuple[Tensor, Any], parts: list[int]) -> Any:
+    x, first = require_grad(given)
+    state, outputs = first, []
+    for part in x.split(parts):
+        step = isinstance(model, DNCCell)
+        output, state = model(part[0] if step else part, state)
+        outputs.append(output.unsqueeze(0) if step else output)
+    weights = [p for name, p in model.named_parameters()]
+    leaves = {"x": x, "state": first, "parameters": weights}
+    return outcome({"outputs": torch.cat(outputs), "end": state}, leaves)
 
 
 def test_from_zero_the_batch_equals_its_sequences_too() -> None:
@@ -132,7 +138,7 @@ def test_from_zero_the_batch_equals_its_sequences_too() -> None:
 
 def ragged_batch(kind: str) -> tuple[list[Tensor], PackedSequence]:
     sequences = [normal(length, 3).requires_grad_() for length in LENGTHS[kind]]
-    return sequences, pack_sequence(sequences, enforce_sorted=kind == "sorted")
+    return sequences, pack_sequence(sequences, enforce_sorted=kind != "unsorted")
 
 
 @both_directions
@@ -141,7 +147,7 @@ def test_packed_equals_its_sequences_one_by_one(kind: str, bidirectional: bool) 
     """Outputs, final states, and the gradients of inputs, initial states and parameters."""
     model = lively_dnc(num_layers=2, bidirectional=bidirectional)
     sequences, packed = ragged_batch(kind)
-    state = require_grad(initial_state(model, 4))
+    state = require_grad(lively_states(model, 4))
     output, final = model(packed, state)
     assert isinstance(output, PackedSequence)
     assert torch.equal(output.batch_sizes, packed.batch_sizes)
@@ -163,18 +169,18 @@ def test_packed_state_is_carried_in_the_order_of_the_input() -> None:
     """The state that an unsorted batch returned fits the next batch, whatever its lengths."""
     model = lively_dnc()
     first, packed = ragged_batch("unsorted")
-    _, middle = model(packed, initial_state(model, 4))
+    _, middle = model(packed, lively_states(model, 4))
     second = [normal(length, 3) for length in (1, 2, 4, 3)]
     output, _ = model(pack_sequence(second, enforce_sorted=False), middle)
     padded, _ = pad_packed_sequence(output)
     for b, (x, y) in enumerate(zip(first, second, strict=True)):
-        whole, _ = model(torch.cat([x, y]), row(initial_state(model, 4), b))
+        whole, _ = model(torch.cat([x, y]), row(lively_states(model, 4), b))
         assert_close(padded[: len(y), b], whole[len(x) :], "float64")
 
 
 def test_packed_of_full_length_equals_padded() -> None:
     model = lively_dnc()
-    x, state = normal(4, 3, 3), initial_state(model, 3)
+    x, state = normal(4, 3, 3), lively_states(model, 3)
     output, final = model(pack_sequence(list(x.unbind(1))), state)
     expected = model(x, state)
     assert_close((pad_packed_sequence(output)[0], final), expected, "float64")
@@ -183,23 +189,12 @@ def test_packed_of_full_length_equals_padded() -> None:
 # Both directions
 
 
-def test_bidirectional_equals_two_dncs() -> None:
-    model = lively_dnc(num_layers=2, bidirectional=True)
-    forth, back = one_direction(model, "cell"), one_direction(model, "reverse_cell")
-    x, state = normal(4, 2, 3), initial_state(model, 2)
-    output, final = model(x, state)
-    forth_output, forth_final = forth(x, state[0])
-    back_output, back_final = back(x.flip(0), state[1])
-    assert_close(output, torch.cat([forth_output, back_output.flip(0)], -1), "float64")
-    assert_close(final, (forth_final, back_final), "float64")
-
-
 @pytest.mark.parametrize("kind", LENGTHS)
 def test_bidirectional_packed_starts_each_sequence_at_its_own_end(kind: str) -> None:
-    model = lively_dnc(bidirectional=True)
+    model = lively_dnc(num_layers=2, bidirectional=True)
     forth, back = one_direction(model, "cell"), one_direction(model, "reverse_cell")
     sequences, packed = ragged_batch(kind)
-    state = initial_state(model, 4)
+    state = lively_states(model, 4)
     output, final = model(packed, state)
     padded, _ = pad_packed_sequence(output)
     for b, x in enumerate(sequences):
@@ -223,7 +218,7 @@ def test_bidirectional_directions_have_parameters_and_states_of_their_own() -> N
 def test_bidirectional_traces_run_in_the_order_of_the_input() -> None:
     model = lively_dnc(bidirectional=True)
     back = one_direction(model, "reverse_cell")
-    x, state = normal(4, 2, 3), initial_state(model, 2)
+    x, state = normal(4, 2, 3), lively_states(model, 2)
     _, _, traces = model(x, state, return_trace=True)
     _, _, back_trace = back(x.flip(0), state[1], return_trace=True)
     assert_close(traces[1], map_tensors(lambda tensor: tensor.flip(0), back_trace), "float64")
@@ -237,7 +232,7 @@ def test_bidirectional_traces_run_in_the_order_of_the_input() -> None:
 def test_packed_trace_is_padded_with_zeros(kind: str, batch_first: bool) -> None:
     model = lively_dnc(batch_first=batch_first)
     sequences, packed = ragged_batch(kind)
-    state = initial_state(model, 4)
+    state = lively_states(model, 4)
     _, _, trace = model(packed, state, return_trace=True)
     steps_first = map_tensors(lambda part: part.transpose(0, 1) if batch_first else part, trace)
     for b, x in enumerate(sequences):
@@ -300,7 +295,7 @@ def test_dtype_of_the_input_must_be_that_of_the_parameters() -> None:
 @pytest.mark.parametrize("kind", LENGTHS)
 @pytest.mark.parametrize("batch_size", [3, 5])
 def test_packed_wants_a_state_for_each_sequence(batch_size: int, kind: str) -> None:
-    """Not fewer, and no more either, of which sorting would only take the first."""
+    """Neither fewer nor more, of which sorting would use only the first."""
     _, packed = ragged_batch(kind)
     with pytest.raises(ValueError, match=rf"state\..*must have shape.*got.*\({batch_size}, 5, 3\)"):
         MODEL(packed, lively_state(MODEL, batch_size))
@@ -322,7 +317,7 @@ def test_bidirectional_takes_a_state_of_one_direction_alone() -> None:
 
 
 def test_joined_states_of_sequences_are_a_batch() -> None:
-    """What a server does: states of several users, one call."""
+    """As a server does: the states of several users in one call."""
     states = [lively_state(MODEL, 1, seed) for seed in range(2)]
     output, _ = MODEL(X, join_batches(states))
     for b, state in enumerate(states):

@@ -10,13 +10,7 @@ import torch
 from states import assert_close, separated_state
 
 from dnc_fast import DNCState, MemoryState
-from dnc_fast.state import (
-    MemorySizes,
-    check_memory_state,
-    join_batches,
-    map_tensors,
-    tensors,
-)
+from dnc_fast.state import MemorySizes, check_memory_state, join_batches, map_tensors, tensors
 
 SIZES = MemorySizes(batch_size=3, num_cells=5, cell_size=2, num_read_heads=4, num_write_heads=1)
 STATE = separated_state(SIZES)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from runs import generator
 
 from dnc_fast.tasks import (
     TASKS,
@@ -21,11 +22,6 @@ from dnc_fast.tasks import (
     summary,
     task_name,
 )
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 # Each reader goes through the inputs of one sequence, a list for each step, and works out what must
 # be answered: {step: target}. It shares no code with the generators.

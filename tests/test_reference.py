@@ -1,0 +1,461 @@
+"""The equations of a step, one function each: against the oracle, by hand, and their gradients."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import given
+from states import (
+    SEEDS,
+    SMALL_SIZES,
+    arrays,
+    assert_backward_equals_autograd,
+    assert_close,
+    normal,
+    random_weighting,
+    require_grad,
+    separated_usage,
+    uniform,
+    weighed_sum,
+)
+from torch import Tensor
+
+from dnc_fast.linkages.dense import directional_weightings, update_link
+from dnc_fast.options import USAGE_ORDERS
+from dnc_fast.reference import (
+    allocation_weighting,
+    allocation_weighting_backward,
+    content_weighting,
+    content_weighting_backward,
+    cosine_similarity,
+    look_up,
+    read_memory,
+    read_memory_backward,
+    retention,
+    retention_backward,
+    update_precedence,
+    update_precedence_backward,
+    update_usage,
+    update_usage_backward,
+    usage_order,
+    write_memory,
+    write_memory_backward,
+)
+from dnc_fast.state import MemorySizes
+
+# No two sizes alike, so that an axis of N cells is known by its length.
+SIZES = MemorySizes(batch_size=2, num_cells=5, cell_size=3, num_read_heads=1, num_write_heads=4)
+
+E = 1e-6  # of u' = E + (1 - E) u
+
+every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
+
+
+class Part(NamedTuple):
+    """An equation, the oracle's for one sequence, and how inputs are drawn, at random or at edges.
+
+    `backward` is of (gradients of the results, inputs); None where it is not a function of its own.
+    """
+
+    function: Callable[..., Any]
+    oracle: Callable[..., Any]
+    inputs: Callable[[MemorySizes, bool], tuple[Tensor, ...]]
+    backward: Callable[..., Any] | None = None
+
+
+def content_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    """Keys (B, R, W), strengths (B, R) from 1 up, and memory (B, N, W); edges: strengths of 1."""
+    B, N, W, R, _ = sizes
+    return normal(B, R, W), 1 + (0 if edges else 5) * normal(B, R).abs(), normal(B, N, W)
+
+
+def content_of_all_heads(keys: np.ndarray, strengths: np.ndarray, memory: np.ndarray) -> np.ndarray:
+    heads = zip(keys, strengths, strict=True)
+    return np.array([oracle.content_weighting(key, beta, memory) for key, beta in heads])
+
+
+def content_backward(d_weights: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return content_weighting_backward(d_weights, look_up(*inputs), *inputs)
+
+
+# At edges a factor of a product is zero, or several are: nothing may be divided by it.
+
+
+def retention_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    B, N, _, R, _ = sizes
+    gates, read_weights = uniform(B, R), random_weighting(B, R, N)
+    if edges:
+        gates[0] = read_weights[0, :, 0] = 1
+    return gates, read_weights
+
+
+def usage_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    B, N, _, _, Hw = sizes
+    write_weights = random_weighting(B, Hw, N)
+    if edges:
+        write_weights[0, :, 0] = 1
+    return uniform(B, N), write_weights, uniform(B, N)
+
+
+def write_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    B, N, W, _, Hw = sizes
+    weights, erase = random_weighting(B, Hw, N), uniform(B, Hw, W)
+    if edges:
+        weights[0, :, 0] = erase[0] = 1
+    return normal(B, N, W), weights, erase, normal(B, Hw, W)
+
+
+def allocation_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    """Edges: ties, usages of 0 and 1 among them, and usages within three steps of the grid."""
+    usage = uniform(sizes.batch_size, sizes.num_cells)
+    if edges:
+        usage = torch.cat([(4 * usage).round() / 4, 0.5 + 3 / 256 * usage])
+    return (usage,)
+
+
+def weightings(*fields: str) -> Callable[..., tuple[Tensor, ...]]:
+    """A link matrix and weightings, by name."""
+
+    def inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+        B, N, W, R, Hw = sizes
+        link = random_weighting(B, Hw, N, N)
+        shapes = {"write": (B, Hw, N), "read": (B, R, N), "memory": (B, N, W)}
+        drawn = {name: random_weighting(*shape) for name, shape in shapes.items()}
+        drawn["link"] = link.masked_fill(torch.eye(N, dtype=torch.bool), 0)
+        drawn["precedence"] = random_weighting(B, Hw, N)
+        return tuple(drawn[name] for name in fields)
+
+    return inputs
+
+
+def allocation(order: str) -> Part:
+    return Part(
+        lambda usage: allocation_weighting(usage, order),
+        lambda usage: oracle.allocation_weighting(usage, order),
+        allocation_inputs,
+        lambda d_weights, usage: allocation_weighting_backward(d_weights, usage, order),
+    )
+
+
+PARTS = {
+    "content": Part(content_weighting, content_of_all_heads, content_inputs, content_backward),
+    "retention": Part(retention, oracle.retention, retention_inputs, retention_backward),
+    "usage": Part(update_usage, oracle.update_usage, usage_inputs, update_usage_backward),
+    "exact allocation": allocation("exact"),
+    "robust allocation": allocation("robust"),
+    "write": Part(write_memory, oracle.write_memory, write_inputs, write_memory_backward),
+    "read": Part(
+        read_memory, oracle.read_memory, weightings("memory", "read"), read_memory_backward
+    ),
+    "link": Part(update_link, oracle.update_link, weightings("link", "precedence", "write")),
+    "precedence": Part(
+        update_precedence,
+        oracle.update_precedence,
+        weightings("precedence", "write"),
+        update_precedence_backward,
+    ),
+    "directional": Part(
+        directional_weightings, oracle.directional_weightings, weightings("link", "read")
+    ),
+}
+every_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+at_edges = pytest.mark.parametrize("edges", [False, True], ids=["random", "edges"])
+
+
+def smooth_inputs(part: Part, edges: bool = False) -> tuple[Tensor, ...]:
+    """Inputs of `SIZES` where difference quotients reach no other order of the cells."""
+    if part.inputs is allocation_inputs:
+        return (separated_usage(SIZES.batch_size, SIZES.num_cells),)
+    return part.inputs(SIZES, edges)
+
+
+def as_tuple(results: Any) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else tuple(results)
+
+
+@every_part
+@at_edges
+@given(sizes=SMALL_SIZES, seed=SEEDS)
+def test_equals_the_oracle(part: Part, edges: bool, sizes: MemorySizes, seed: int) -> None:
+    torch.manual_seed(seed)
+    inputs = part.inputs(sizes, edges)
+    assert_close(part.function(*inputs), oracle.batched(part.oracle, *arrays(inputs)), "float64")
+
+
+@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if part.backward])
+@at_edges
+@given(sizes=SMALL_SIZES, seed=SEEDS)
+def test_backward_equals_autograd(name: str, edges: bool, sizes: MemorySizes, seed: int) -> None:
+    """The backward of the linkage is tested in test_functional.py."""
+    torch.manual_seed(seed)
+    part = PARTS[name]
+    assert_backward_equals_autograd(part.backward, part.function, part.inputs(sizes, edges))
+
+
+@every_part
+@at_edges
+def test_gradients(part: Part, edges: bool) -> None:
+    assert torch.autograd.gradcheck(part.function, require_grad(smooth_inputs(part, edges)))
+
+
+@every_part
+def test_float32_is_close_to_float64(part: Part) -> None:
+    inputs = smooth_inputs(part)
+    single = part.function(*(tensor.float() for tensor in inputs))
+    assert all(tensor.dtype == torch.float32 for tensor in as_tuple(single))
+    assert_close(single, part.function(*inputs), "float32")
+
+
+@every_part
+def test_leaves_its_inputs_alone(part: Part) -> None:
+    inputs = smooth_inputs(part)
+    copies = [tensor.clone() for tensor in inputs]
+    part.function(*inputs)
+    assert_close(list(inputs), copies, "equal")
+
+
+@every_part
+def test_follows_a_permutation_of_the_cells_where_no_two_tie(part: Part) -> None:
+    order = torch.randperm(SIZES.num_cells)
+
+    def permuted(tensor: Tensor) -> Tensor:
+        for axis in range(tensor.dim()):
+            if tensor.shape[axis] == SIZES.num_cells:
+                tensor = tensor.index_select(axis, order)
+        return tensor
+
+    inputs = smooth_inputs(part)
+    expected = [permuted(tensor) for tensor in as_tuple(part.function(*inputs))]
+    found = as_tuple(part.function(*map(permuted, inputs)))
+    assert_close(list(found), expected, "float64")
+
+
+def double(values: list) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# Content
+
+
+def test_cosine_by_hand() -> None:
+    keys = torch.tensor([[[3.0, 4.0], [-6.0, -8.0]]], dtype=torch.float64)
+    memory = torch.tensor([[[3.0, 4.0], [4.0, -3.0], [0.0, 0.0], [0.0, 2.0]]], dtype=torch.float64)
+    similarities = cosine_similarity(keys, memory)
+    # The epsilons take 6e-8 off a similarity of these lengths: not the float64 tolerance's matter.
+    by_hand = torch.tensor([[[1, 0, 0, 0.8], [-1, 0, 0, -0.8]]], dtype=torch.float64)
+    torch.testing.assert_close(similarities, by_hand, rtol=0, atol=1e-6)
+    norms = math.sqrt(25 + 1e-6) * math.sqrt(25 + 1e-6)
+    assert similarities[0, 0, 0].item() == pytest.approx(25 / (norms + 1e-6), rel=1e-15)
+
+
+def test_sums_to_one_and_prefers_the_nearest() -> None:
+    keys, _, memory = content_inputs(SIZES._replace(num_read_heads=2))
+    keys[:, 0] = 2 * memory[:, 3]
+    weights = content_weighting(keys, torch.full((2, 2), 200.0, dtype=torch.float64), memory)
+    assert (weights >= 0).all()
+    assert_close(weights.sum(-1), torch.ones(2, 2, dtype=torch.float64), "float64")
+    assert (weights[:, 0].argmax(-1) == 3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("zeroed", [(0,), (2,), (0, 2)], ids=["key", "memory", "both"])
+def test_zeros_weigh_all_cells_alike(dtype: torch.dtype, zeroed: tuple[int, ...]) -> None:
+    inputs = [part.to(dtype) for part in content_inputs(SIZES._replace(num_read_heads=2))]
+    for index in zeroed:
+        inputs[index].zero_()
+    inputs = require_grad(inputs)
+    weights = content_weighting(*inputs)
+    assert_close(weights, torch.full_like(weights, 1 / SIZES.num_cells), "float64")
+    weighed_sum(weights).backward()
+    assert all(part.grad.isfinite().all() for part in inputs)
+
+
+# Retention and usage
+
+
+def test_usage_by_hand() -> None:
+    """A read head frees half of cell 0 and all of cell 1; two heads write to cell 2."""
+    psi = retention(double([[1.0, 0.5]]), double([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]]))
+    assert psi.tolist() == [[0.5, 0.0, 1.0]]
+    usage = update_usage(
+        double([[0.8, 0.9, 0.5]]), double([[[0.5, 0.0, 0.5], [0.0, 0.0, 0.5]]]), psi
+    )
+    # (0.8 + 0.2 * 0.5) * 0.5;  0;  0.5 + 0.5 * (1 - 0.5 * 0.5)
+    assert_close(usage, double([[0.45, 0.0, 0.875]]), "float64")
+
+
+# The free list and allocation
+
+
+@every_order
+def test_free_list_breaks_ties_by_index(order: str) -> None:
+    """Long enough that torch's unstable sorts do not keep the order by luck."""
+    cells = 100
+    assert usage_order(torch.zeros(1, cells), order).tolist() == [list(range(cells))]
+    two_levels = torch.arange(cells).remainder(2).unsqueeze(0) / 2
+    expected = [*range(0, cells, 2), *range(1, cells, 2)]
+    assert usage_order(two_levels, order).tolist() == [expected]
+
+
+def test_robust_order_does_not_see_differences_below_its_grid() -> None:
+    usage = double([[0.501, 0.5, 0.1, 0.5 - 1e-12]])
+    assert usage_order(usage, "exact").tolist() == [[2, 3, 1, 0]]
+    assert usage_order(usage, "robust").tolist() == [[2, 0, 1, 3]]
+
+
+def test_robust_order_rounds_half_to_even() -> None:
+    grid_points = double([[128.5, 127.5, 128.0, 129.5]])
+    assert usage_order(grid_points / 256, "robust").tolist() == [[0, 1, 2, 3]]
+    assert usage_order(grid_points / 256, "exact").tolist() == [[1, 2, 0, 3]]
+
+
+@every_order
+def test_empty_memory_gives_its_first_cell(order: str) -> None:
+    """u = 0 everywhere: a_i = (1 - E) E^i."""
+    allocation = allocation_weighting(torch.zeros(2, 4, dtype=torch.float64), order)
+    assert_close(allocation, double([[(1 - E) * E**i for i in range(4)]] * 2), "float64")
+    assert (allocation.argmax(-1) == 0).all()
+
+
+@every_order
+def test_allocation_by_hand(order: str) -> None:
+    usage = double([[0.5, 0.25, 1.0, 0.25, 0.0]])
+    lifted = [E + (1 - E) * u for u in usage[0].tolist()]
+    expected = {}
+    before = 1.0
+    for cell in (4, 1, 3, 0, 2):
+        expected[cell] = (1 - lifted[cell]) * before
+        before *= lifted[cell]
+    allocation = allocation_weighting(usage, order)
+    assert_close(allocation, double([[expected[cell] for cell in range(5)]]), "float64")
+    # A free cell takes all, and a full one nothing, exactly.
+    assert allocation[0, 4] == 1 - E
+    assert allocation[0, 2] == 0
+
+
+@every_order
+def test_full_memory_allocates_nothing(order: str) -> None:
+    assert allocation_weighting(torch.ones(1, 3, dtype=torch.float64), order).tolist() == [[0] * 3]
+
+
+def test_robust_order_leaves_values_and_gradients_unrounded() -> None:
+    usage = double([[0.501, 0.5, 0.1]]).requires_grad_()
+    allocation = allocation_weighting(usage, "robust")
+    first, second, third = (E + (1 - E) * u for u in (0.1, 0.501, 0.5))
+    by_hand = [(1 - second) * first, (1 - third) * first * second, 1 - first]
+    assert_close(allocation, double([by_hand]), "float64")
+    (gradient,) = torch.autograd.grad(allocation[0, 0], usage)
+    slopes = [-(1 - E) * first, 0.0, (1 - E) * (1 - second)]
+    assert_close(gradient, double([slopes]), "float64")
+
+
+@every_order
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_gradients_are_finite_at_ties(order: str, dtype: torch.dtype, value: float) -> None:
+    usage = torch.full((2, 20), value, dtype=dtype, requires_grad=True)
+    weighed_sum(allocation_weighting(usage, order)).backward()
+    assert usage.grad.isfinite().all()
+    assert usage.grad.any()
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_every_mix_of_full_and_empty_cells(cells: int) -> None:
+    usage = double(list(itertools.product([0.0, 1.0], repeat=cells)))
+    expected = oracle.batched(oracle.allocation_weighting, arrays(usage))
+    allocation = allocation_weighting(usage)
+    assert_close(allocation, expected, "float64")
+    assert (allocation[usage == 1] == 0).all()
+
+
+def test_allocation_takes_at_most_what_there_is() -> None:
+    """The sum over cells is 1 - prod u', the rest being in use already."""
+    usage = uniform(4, 9)
+    allocation = allocation_weighting(usage)
+    in_use = (E + (1 - E) * usage).prod(-1)
+    assert (allocation >= 0).all()
+    assert_close(allocation.sum(-1), 1 - in_use, "float64")
+
+
+# Writing and reading
+
+
+def test_write_and_read_by_hand() -> None:
+    """Head 0 wipes and fills cell 0; head 1 halves the first number of cells 0 and 1."""
+    memory = torch.tensor([[[4.0, 8.0], [4.0, 8.0], [4.0, 8.0]]])
+    new = write_memory(
+        memory,
+        write_weights=torch.tensor([[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]]),
+        erase_vectors=torch.tensor([[[1.0, 1.0], [1.0, 0.0]]]),
+        write_vectors=torch.tensor([[[1.0, 2.0], [0.0, 10.0]]]),
+    )
+    assert new.tolist() == [[[1.0, 7.0], [2.0, 13.0], [4.0, 8.0]]]
+    read_weights = torch.tensor([[[0.0, 0.0, 1.0], [0.5, 0.25, 0.0]]])
+    assert read_memory(new, read_weights).tolist() == [[[4.0, 8.0], [1.0, 6.75]]]
+
+
+def test_order_of_write_heads_does_not_matter() -> None:
+    memory, *heads = write_inputs(SIZES)
+    flipped = write_memory(memory, *(part.flip(1) for part in heads))
+    assert_close(flipped, write_memory(memory, *heads), "float64")
+
+
+@pytest.mark.parametrize(("name", "place"), [("write", 1), ("link", 2), ("precedence", 1)])
+def test_writing_nothing_changes_nothing(name: str, place: int) -> None:
+    inputs = list(PARTS[name].inputs(SIZES, False))
+    inputs[place] = torch.zeros_like(inputs[place])
+    assert torch.equal(PARTS[name].function(*inputs), inputs[0])
+
+
+# The link matrix
+
+
+def write_in_turn(cells: list[int], num_cells: int) -> tuple[Tensor, Tensor]:
+    """Link and precedence (B = Hw = 1) after writing wholly to one cell after another."""
+    link = torch.zeros(1, 1, num_cells, num_cells)
+    precedence = torch.zeros(1, 1, num_cells)
+    for cell in cells:
+        write_weights = torch.eye(num_cells)[cell].expand(1, 1, -1)
+        link = update_link(link, precedence, write_weights)
+        precedence = update_precedence(precedence, write_weights)
+    return link, precedence
+
+
+def test_links_lead_along_the_order_of_writing() -> None:
+    """Writing to 2, 0, 3 links 2 -> 0 -> 3: L[i, j] = 1 where i was written right after j."""
+    link, precedence = write_in_turn([2, 0, 3], num_cells=4)
+    expected = torch.zeros(4, 4)
+    expected[0, 2] = expected[3, 0] = 1
+    assert torch.equal(link[0, 0], expected)
+    assert torch.equal(precedence[0, 0], torch.eye(4)[3])
+    forward, backward = directional_weightings(link, torch.eye(4)[[0, 2]].unsqueeze(0))
+    assert torch.equal(forward[0, :, 0], torch.eye(4)[[3, 0]])
+    # Nothing was written before 2: backward leads nowhere, not everywhere.
+    assert torch.equal(backward[0, :, 0], torch.stack([torch.eye(4)[2], torch.zeros(4)]))
+
+
+def test_overwriting_a_cell_cuts_its_old_links() -> None:
+    link, _ = write_in_turn([0, 1, 2, 1], num_cells=3)
+    expected = torch.zeros(3, 3)
+    expected[1, 2] = 1
+    assert torch.equal(link[0, 0], expected)
+
+
+def test_diagonal_is_zero_whatever_it_was() -> None:
+    link, precedence, write_weights = PARTS["link"].inputs(SIZES, False)
+    new = update_link(link + torch.eye(SIZES.num_cells), precedence, write_weights)
+    assert not new.diagonal(dim1=-2, dim2=-1).any()
+
+
+def test_empty_links_lead_nowhere() -> None:
+    link, read_weights = PARTS["directional"].inputs(SIZES, False)
+    for weights in directional_weightings(torch.zeros_like(link), read_weights):
+        assert weights.shape == (2, 1, 4, 5)
+        assert not weights.any()
