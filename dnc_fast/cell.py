@@ -22,7 +22,7 @@ from .engine import (
     unroll,
 )
 from .linkages import LINKAGES, LinkSizes, linkage_of
-from .options import StepOptions, read_options, takes_options
+from .options import read_options, takes_options
 from .precision import Precision, run_precision
 from .state import (
     DNCState,
@@ -32,6 +32,7 @@ from .state import (
     memory_state_shapes,
     tensors,
 )
+from .step_options import StepOptions
 from .trace import Trace, trace_step
 
 OF_SEQUENCES = ("batch_first", "bidirectional")

@@ -14,8 +14,9 @@ from .checks import check_choice, check_flag, check_integer, check_number
 from .controllers import CONTROLLERS
 from .interface import interface_size
 from .linkages import LINKAGES
-from .options import StepOptions, option
+from .options import option
 from .state import MemorySizes
+from .step_options import StepOptions
 
 STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -14,7 +14,7 @@ from . import reference
 from .backends import backend_names, load_backend, memory_step, resolve_backend
 from .checks import check_choice, check_shapes, check_tensor
 from .linkages import LINKAGES
-from .options import PAPER, USAGE_ORDERS
+from .step_options import PAPER, USAGE_ORDERS
 
 __all__ = [
     "allocation_weighting",

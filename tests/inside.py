@@ -153,24 +153,24 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture(params=["torch's team", "pool"])
 def every_team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of either kind."""
-    from dnc_fast.backends.cpu import team
+    from dnc_fast.backends.cpu import thread_team
 
     if request.param == "pool":
-        monkeypatch.setattr(team, "_team", None)
-    elif team._team is None:
+        monkeypatch.setattr(thread_team, "_team", None)
+    elif thread_team._team is None:
         pytest.skip("no GNU OpenMP in this torch")
 
 
 @pytest.fixture
 def shared_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Into how many parts the work was split, each time."""
-    from dnc_fast.backends.cpu import fused, team
+    from dnc_fast.backends.cpu import fused, thread_team
 
     counts: list[int] = []
 
     def record(ranges: list, function: Callable[..., None], *arguments: Any) -> None:
         counts.append(len(ranges))
-        team.run_ranges(ranges, function, *arguments)
+        thread_team.run_ranges(ranges, function, *arguments)
 
     monkeypatch.setattr(fused, "run_ranges", record)
     return counts

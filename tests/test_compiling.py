@@ -12,7 +12,7 @@ import torch
 from dnc_fast import DNC, DNCCell, functional
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.kernels import cpu
-from dnc_fast.options import USAGE_ORDERS
+from dnc_fast.step_options import USAGE_ORDERS
 
 def train(cells=5, steps=3, **options):
     model = DNC(3, 4, num_cells=cells, cell_size=3, num_read_heads=2, backend="cpu", **options)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dnc_fast import DNC, DNCCell, DNCConfig, memory_step
-from dnc_fast.options import StepOptions
+from dnc_fast.step_options import StepOptions
 
 SIZES = ("input_size", "hidden_size", "num_layers", "num_cells", "cell_size")
 HEADS = ("num_read_heads", "num_write_heads", "output_size")

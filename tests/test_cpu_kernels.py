@@ -30,15 +30,15 @@ from states import (
 from torch import Tensor
 
 from dnc_fast import DNC, MemoryState, memory_step
-from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors
+from dnc_fast.step_options import USAGE_ORDERS
 
 pytest.importorskip("numba")
 
 from dnc_fast.kernels.cpu import allocation, elementary, product
 from dnc_fast.kernels.cpu.compile import kernel
 
-from dnc_fast.backends.cpu import fused, team
+from dnc_fast.backends.cpu import fused, thread_team
 
 every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
 DTYPES = (np.float32, np.float64)
@@ -306,7 +306,7 @@ def test_an_error_in_a_helper_reaches_the_caller(every_team: None) -> None:
             raise ArithmeticError(f"in [{first}, {last})")
 
     with pytest.raises(ArithmeticError, match=r"in \[2, 4\)"):
-        team.run_ranges([(0, 2), (2, 4)], fail)
+        thread_team.run_ranges([(0, 2), (2, 4)], fail)
 
 
 def test_an_error_is_raised_when_all_threads_have_finished(every_team: None) -> None:
@@ -320,7 +320,7 @@ def test_an_error_is_raised_when_all_threads_have_finished(every_team: None) -> 
         finished.append(first)
 
     with pytest.raises(KeyboardInterrupt):
-        team.run_ranges([(0, 1), (1, 2)], work)
+        thread_team.run_ranges([(0, 1), (1, 2)], work)
     assert finished == [1]
 
 
@@ -342,17 +342,17 @@ def test_work_is_shared_out_once(threads: int, count: int) -> None:
         assert first < last
         done[first:last] += 1
 
-    team.run_ranges(team.ranges_of(count, threads), work)
+    thread_team.run_ranges(thread_team.ranges_of(count, threads), work)
     assert (done == 1).all()
 
 
-@pytest.mark.skipif(team._team is None, reason="no GNU OpenMP in this torch")
+@pytest.mark.skipif(thread_team._team is None, reason="no GNU OpenMP in this torch")
 def test_a_team_that_is_smaller_than_asked_for() -> None:
     """With a thread limit in OpenMP, work that its threads did not take is still done."""
     code = """
-from dnc_fast.backends.cpu import team
+from dnc_fast.backends.cpu import thread_team
 done = []
-team.run_ranges([(0, 1), (1, 2), (2, 3)], lambda first, last: done.append((first, last)))
+thread_team.run_ranges([(0, 1), (1, 2), (2, 3)], lambda first, last: done.append((first, last)))
 assert sorted(done) == [(0, 1), (1, 2), (2, 3)], done
 """
     python(code, OMP_THREAD_LIMIT="2")

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from dnc_fast import functional
 from dnc_fast.backends import REGISTRY, VARIABLE, backend_problem
-from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes
+from dnc_fast.step_options import USAGE_ORDERS
 
 SIZES = MemorySizes(2, 5, 3, 2, 2)
 

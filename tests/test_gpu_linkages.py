@@ -30,8 +30,8 @@ from dnc_fast.interface import Interface
 from dnc_fast.linkages import LINKAGES, SeparableLink, SparseLink
 from dnc_fast.linkages import selection as plain_selection
 from dnc_fast.linkages.sparse import link_write, touched_rows, update_sparse_link
-from dnc_fast.options import USAGE_ORDERS, StepOptions
 from dnc_fast.state import map_tensors
+from dnc_fast.step_options import USAGE_ORDERS, StepOptions
 
 pytest.importorskip("triton")
 

@@ -26,8 +26,8 @@ from torch.autograd import forward_ad
 
 from dnc_fast import DNC, MemoryState, memory_step
 from dnc_fast.interface import interface_size
-from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors, tensors
+from dnc_fast.step_options import USAGE_ORDERS
 from dnc_fast.tasks import CopyTask
 
 pytest.importorskip("triton")

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "dnc_fast"
 FLOORS = (
     {"checks", "kernels"},
     {"options", "interface", "layout"},
+    {"step_options"},
     {"linkages"},
     {"state"},
     {"reference"},

@@ -38,9 +38,9 @@ from dnc_fast.linkages.sparse import (
     update_sparse_link,
     update_sparse_link_backward,
 )
-from dnc_fast.options import StepOptions
 from dnc_fast.reference import update_precedence
 from dnc_fast.state import MemorySizes, tensors
+from dnc_fast.step_options import StepOptions
 
 SIZES = MemorySizes(2, 6, 3, 2, 2)
 NEW = ("sparse", "separable", "none")

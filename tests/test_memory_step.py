@@ -28,8 +28,8 @@ from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step
 from dnc_fast.backends import VARIABLE, backend_problem
-from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.state import MemorySizes, map_tensors, tensors
+from dnc_fast.step_options import USAGE_ORDERS
 
 SIZES = MemorySizes(2, 5, 3, 2, 2)
 

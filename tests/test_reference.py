@@ -28,7 +28,6 @@ from states import (
 from torch import Tensor
 
 from dnc_fast.linkages.dense import directional_weightings, update_link
-from dnc_fast.options import USAGE_ORDERS
 from dnc_fast.reference import (
     allocation_weighting,
     allocation_weighting_backward,
@@ -49,6 +48,7 @@ from dnc_fast.reference import (
     write_memory_backward,
 )
 from dnc_fast.state import MemorySizes
+from dnc_fast.step_options import USAGE_ORDERS
 
 # No two sizes alike, so that an axis of N cells is known by its length.
 SIZES = MemorySizes(batch_size=2, num_cells=5, cell_size=3, num_read_heads=1, num_write_heads=4)

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from dnc_fast import MemoryState, memory_step, reference
 from dnc_fast.interface import interface_shapes, parse_interface
-from dnc_fast.options import USAGE_ORDERS, StepOptions
 from dnc_fast.state import MemorySizes, map_tensors, tensors
+from dnc_fast.step_options import USAGE_ORDERS, StepOptions
 
 reference_step = partial(memory_step, backend="reference")
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from .. import reference
 from ..checks import check_tensor
 from ..interface import Interface, interface_size, parse_interface
-from ..options import StepOptions, read_options, takes_options
+from ..options import read_options, takes_options
 from ..reference import Weightings
 from ..state import MemoryState, check_memory_state
+from ..step_options import StepOptions
 from .base import FULL_DTYPES, Backend
 from .choice import (
     REGISTRY,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..kernels.arrays import Adjoint, Step
 from ..linkages import LINKAGES
-from ..options import PAPER, StepOptions
 from ..state import MemoryState, map_tensors, tensors
+from ..step_options import PAPER, StepOptions
 from .parts import Parts, StepRun
 from .step import final_gradients, first_gradients, step_run
 

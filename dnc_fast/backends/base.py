@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..options import StepOptions
 from ..state import MemoryState
+from ..step_options import StepOptions
 from . import autograd
 from .parts import Parts
 

@@ -16,10 +16,10 @@ from ..interface import Interface, parse_interface, parse_interface_backward
 from ..kernels.arrays import Adjoint, Step
 from ..linkages import LinkGradients, LinkRun, linkage_of
 from ..linkages.selection import Kept, keep_largest_backward
-from ..options import StepOptions
 from ..state import MemoryState
-from .cells import KeptCells, WholeCells
+from ..step_options import StepOptions
 from .parts import Parts, StepRun
+from .writing import KeptCells, WholeCells
 
 LINK = MemoryState._fields.index("link")
 

@@ -7,9 +7,9 @@ A built-in one is a file with its module and its tape, which runs it without aut
 
 from .base import Controller, LayeredController, check_controller
 from .gru import GRUController
+from .layer_tape import LayerBuffers, LayerGradients, LayerTape
 from .lstm import LSTMController
 from .plain import FeedForwardController, RNNController
-from .tape import LayerBuffers, LayerGradients, LayerTape
 
 CONTROLLERS: dict[str, type[LayeredController]] = {
     "lstm": LSTMController,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tape import LayerTape
+from .layer_tape import LayerTape
 
 
 @runtime_checkable

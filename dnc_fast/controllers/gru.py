@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from ..kernels.arrays import GRU
 from .base import SingleStateController
-from .tape import LayerTape, clipped_gradient, pre_activations, sigmoid_backward, tanh_backward
+from .layer_tape import (
+    LayerTape,
+    clipped_gradient,
+    pre_activations,
+    sigmoid_backward,
+    tanh_backward,
+)
 
 
 class GRUTape(LayerTape):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..kernels.arrays import LSTM
 from .base import LayeredController
-from .tape import LayerTape
+from .layer_tape import LayerTape
 
 
 class LSTMTape(LayerTape):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..kernels.arrays import PLAIN
 from .base import LayeredController, SingleStateController
-from .tape import LayerGradients, LayerTape, clipped_gradient, pre_activations, tanh_backward
+from .layer_tape import LayerGradients, LayerTape, clipped_gradient, pre_activations, tanh_backward
 
 
 class RNNTape(LayerTape):

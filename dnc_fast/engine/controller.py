@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from ..controllers import CONTROLLERS, LayeredController
-from .called import CalledModule
-from .layered import Layers
+from .called_controller import CalledModule
+from .layered_controller import Layers
 
 
 def controller_run(controller: nn.Module) -> Layers | CalledModule:

@@ -8,8 +8,8 @@ from ..interface import interface_size
 from ..layout import Layout
 from ..linkages import linkage_of
 from ..state import DNCState, map_tensors
-from .called import CalledModule
-from .layered import Layers
+from .called_controller import CalledModule
+from .layered_controller import Layers
 from .memory_tape import checkpoint_interval
 from .plan import Plan
 from .report import checkpoints_held, matrices_held

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from ..backends import Backend
-from ..options import StepOptions
 from ..precision import Precision
+from ..step_options import StepOptions
 
 
 class Plan(NamedTuple):

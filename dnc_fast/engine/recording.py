@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..backends.step import ComposedRun, first_gradients, step_run
 from ..state import DNCState, MemoryState, map_tensors, tensors
-from .at_once import AllSteps
-from .in_place import InPlaceGradients, InPlaceTape
-from .layered import LayeredGradients, LayeredTape
+from .all_steps import AllSteps
+from .layered_controller import LayeredGradients, LayeredTape
+from .memory_in_place import InPlaceGradients, InPlaceTape
 from .memory_tape import MemoryGradients, MemoryTape
 from .passes import Passes
 

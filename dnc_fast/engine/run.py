@@ -12,7 +12,7 @@ from ..layout import Layout
 from ..state import DNCState, map_tensors, tensors
 from . import captures
 from .controller import controller_run
-from .layered import Layers
+from .layered_controller import Layers
 from .passes import Passes
 from .plan import Plan
 from .recording import Recording

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.arrays import Step
-from ..options import StepOptions
+from ..step_options import StepOptions
 
 
 class LinkSizes(NamedTuple):

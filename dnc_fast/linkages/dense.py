@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.arrays import Step
-from ..options import StepOptions
+from ..step_options import StepOptions
 from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
 
 

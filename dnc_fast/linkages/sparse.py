@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..kernels.arrays import Step
-from ..options import StepOptions
+from ..step_options import StepOptions
 from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
 from .selection import Kept, keep_largest, keep_largest_backward
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..interface import Interface
 from ..linkages import linkage_of
 from ..linkages.selection import keep_largest
-from ..options import PAPER, StepOptions
 from ..state import MemoryState
+from ..step_options import PAPER, StepOptions
 from .allocation import (
     allocation_weighting,
     allocation_weighting_backward,

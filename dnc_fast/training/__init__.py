@@ -13,7 +13,7 @@ from .config import TrainingConfig
 from .evaluation import Evaluation, describe, evaluate, held_out_size
 from .metrics import read_metrics
 from .probe import Probe, probe
-from .several import Outcome, outcome, summary_table
+from .seeds import Outcome, outcome, summary_table
 from .trainer import Trainer, TrainingError
 
 __all__ = [

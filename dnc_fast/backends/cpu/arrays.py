@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .team import ranges_of, run_ranges
+from .thread_team import ranges_of, run_ranges
 
 
 def array(tensor: Tensor) -> np.ndarray:

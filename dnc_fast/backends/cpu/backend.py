@@ -18,9 +18,9 @@ from ...kernels.arrays import Adjoint, Step
 from ...kernels.cpu import strips
 from ...linkages import LinkRun
 from ...linkages.selection import Kept
-from ...options import USAGE_ORDERS, StepOptions
 from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
+from ...step_options import USAGE_ORDERS, StepOptions
 from ..base import Backend
 from ..parts import StepRun
 from . import allocation

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from ...interface import interface_size
 from ...kernels.arrays import LSTM, Adjoint, AdjointSteps, Step, Steps
+from ...kernels.cpu import all_steps as all_kernels
 from ...kernels.cpu import step as kernels
-from ...kernels.cpu import steps as all_kernels
 from ...kernels.cpu.step import AFTER, ALL, BEFORE, LINKS
 from ...state import MemorySizes
 from ..parts import StepRun
 from .arrays import array
 from .compiling import compile_once
-from .team import Range, ranges_of, ranges_to, run_ranges
+from .thread_team import Range, ranges_of, ranges_to, run_ranges
 
 PARALLEL_FROM = 1 << 16
 """From this many numbers in a step's link matrices on, using threads pays off."""

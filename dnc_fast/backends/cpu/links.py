@@ -23,7 +23,7 @@ from ...linkages.separable import SeparableLink, SeparableRun
 from ...linkages.sparse import LinkWrite, SparseLink, SparseRun
 from .arrays import array, arrays, run_strips
 from .selection import keep_largest
-from .team import ranges_of, run_ranges
+from .thread_team import ranges_of, run_ranges
 
 
 class CpuDenseRun(DenseRun):

@@ -18,9 +18,9 @@ from ...kernels.gpu import content, linkage, lstm, memory
 from ...kernels.gpu import step as kernels
 from ...linkages import LinkRun, linkage_of
 from ...linkages.selection import Kept
-from ...options import StepOptions
 from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
+from ...step_options import StepOptions
 from ..base import Backend
 from ..parts import StepRun
 from . import allocation, interpreted

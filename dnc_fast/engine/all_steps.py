@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.arrays import Adjoint, AdjointSteps, Steps
-from .layered import LayeredGradients, LayeredTape
+from .layered_controller import LayeredGradients, LayeredTape
 from .memory_tape import MemoryGradients, MemoryTape
 
 

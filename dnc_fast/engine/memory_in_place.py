@@ -1,6 +1,6 @@
 """The memory over the steps of a batch if steps write to few cells: a single memory for all steps.
 
-The steps save the cells' old contents and restore them in the backward pass, see `backends.cells`.
+The steps save the cells' old contents and restore them in the backward pass (`backends.writing`).
 Arrays that grow with N are kept for few steps only: usage and precedence of every K-th. Those of a
 segment of K steps are rebuilt from them and the weightings, which are stored as their kept entries.
 """

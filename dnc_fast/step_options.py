@@ -1,0 +1,64 @@
+"""The options of a memory step: where it may differ from the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from .checks import check_choice, check_flag, check_integer, check_number
+from .options import option
+
+USAGE_ORDERS = ("exact", "robust")
+"""`exact`: by usage. `robust`: by usage rounded to a coarse grid. Ties by index in both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """The options of a memory step; the linkage follows from the state's link.
+
+    | option          | meaning                                                                   |
+    |-----------------|---------------------------------------------------------------------------|
+    | usage_order     | one of `USAGE_ORDERS`: how cells are ordered for allocation               |
+    | read_topk       | entries kept of a read weighting, see `keep_largest`; None for all        |
+    | write_topk      | likewise for a write weighting                                            |
+    | link_threshold  | entries of a sparse link matrix below this are dropped; None for 1 / K,   |
+    |                 | 0 drops none                                                              |
+    | link_unit_sums  | whether a sparse link matrix is updated with weightings scaled to sum to  |
+    |                 | one, as in the paper, even when the write gate is closed                  |
+    | link_history    | maximum number of writes that a separable link holds                      |
+
+    Raises:
+        TypeError, ValueError: a value is invalid.
+    """
+
+    usage_order: str = option("exact", "how cells are ordered for allocation", choices=USAGE_ORDERS)
+    read_topk: int | None = option(None, "keep only this many entries of a read weighting")
+    write_topk: int | None = option(None, "keep only this many entries of a write weighting")
+    link_threshold: float | None = option(
+        None, "drop entries of a sparse link matrix below this (default: 1 / K)"
+    )
+    link_unit_sums: bool = False
+    link_history: int = option(1024, "maximum number of writes that a separable link holds")
+
+    def __post_init__(self) -> None:
+        check_choice("usage_order", self.usage_order, USAGE_ORDERS)
+        for name in ("read_topk", "write_topk"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), minimum=1)
+        if self.link_threshold is not None:
+            check_number("link_threshold", self.link_threshold, 0.0, 1.0)
+        check_flag("link_unit_sums", self.link_unit_sums)
+        check_integer("link_history", self.link_history, minimum=1)
+
+    @property
+    def step_options(self) -> StepOptions:
+        """The step options alone, without those that a subclass adds."""
+        return StepOptions(**{one.name: getattr(self, one.name) for one in fields(StepOptions)})
+
+    @property
+    def cut_weightings(self) -> bool:
+        """Whether any weighting keeps only its largest entries."""
+        return self.read_topk is not None or self.write_topk is not None
+
+
+PAPER = StepOptions()
+"""The step of the paper."""
