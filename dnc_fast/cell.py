@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
-from .config import DNCConfig
+from .config import OPTION_NAMES, DNCConfig
 from .controllers import CONTROLLERS, check_controller
 from .engine import (
     MemoryReport,
@@ -32,7 +32,6 @@ from .state import (
     memory_state_shapes,
     tensors,
 )
-from .step_options import StepOptions
 from .trace import Trace, trace_step
 
 OF_SEQUENCES = ("batch_first", "bidirectional")
@@ -45,7 +44,7 @@ class DNCCell(nn.Module):
     Used like nn.LSTMCell: `output, state = cell(x, state)`. The arguments are those of `DNC`.
     """
 
-    @takes_options(DNCConfig, *OF_SEQUENCES)
+    @takes_options(DNCConfig, OPTION_NAMES, without=OF_SEQUENCES)
     def __init__(
         self,
         input_size: int,
@@ -56,10 +55,11 @@ class DNCCell(nn.Module):
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        for name in OF_SEQUENCES:
-            if name in options:
-                raise TypeError(f"a DNCCell computes one step, so it has no option {name!r}")
-        config = read_options(DNCConfig, input_size, hidden_size, bias=bias, **options)
+        also = ("device", "dtype")
+        given = {"bias": bias, **options}
+        config = read_options(
+            DNCConfig, input_size, hidden_size, given=given, also=also, without=OF_SEQUENCES
+        )
         config.warn_of_idle_options()
         self._build(config, device, dtype)
 
@@ -276,7 +276,7 @@ class DNCCell(nn.Module):
         if autocasts(inputs.device):  # the state keeps the model's dtype
             dtype = self.interface.weight.dtype
             controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
-        vector, options = self.interface(hidden), self.config.step_options
+        vector, options = self.interface(hidden), self.config
         if trace is None:
             read_vectors, memory = unchecked_step(
                 vector, state.memory, self.config.backend, options
@@ -377,13 +377,10 @@ def check_state_type(state: Any) -> None:
 def describe(config: DNCConfig) -> str:
     """The sizes and the non-default options, for a module's repr."""
     shown = [f"{config.input_size}, {config.hidden_size}"]
-    step_options = StepOptions.__dataclass_fields__
-    for name, field in sorted(
-        DNCConfig.__dataclass_fields__.items(), key=lambda item: item[0] in step_options
-    ):
+    defaults = DNCConfig.__dataclass_fields__
+    for name in OPTION_NAMES:
         value = getattr(config, name)
-        if name in ("num_cells", "cell_size", "num_read_heads") or (
-            name not in ("input_size", "hidden_size") and value != field.default
-        ):
+        changed = name not in ("input_size", "hidden_size") and value != defaults[name].default
+        if changed or name in ("num_cells", "cell_size", "num_read_heads"):
             shown.append(f"{name}={value!r}")
     return ", ".join(shown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import KW_ONLY, MISSING, dataclass
+from dataclasses import KW_ONLY, MISSING, dataclass, fields
 
 import torch
 from torch import nn
@@ -145,3 +145,9 @@ class DNCConfig(StepOptions):
                 f"got dropout={self.dropout}",
                 stacklevel=3,
             )
+
+
+OPTION_NAMES = sorted(
+    (one.name for one in fields(DNCConfig)), key=StepOptions.__dataclass_fields__.__contains__
+)
+"""As they are shown: the model's own options, then those of its memory steps."""

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .cell import DNCCell, check_state_type, describe
 from .checks import check_integer
-from .config import DNCConfig
+from .config import OPTION_NAMES, DNCConfig
 from .engine import MemoryReport
 from .options import arguments_of, read_options
 from .sequences import Sequences
@@ -102,9 +102,9 @@ class DNC(nn.Module):
         TypeError, ValueError: an argument has the wrong type or value.
     """
 
-    @arguments_of(DNCArguments)
+    @arguments_of(DNCArguments, OPTION_NAMES)
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        chosen = read_options(DNCArguments, *arguments, **options)
+        chosen = read_options(DNCArguments, *arguments, given=options)
         config = DNCConfig(**{one.name: getattr(chosen, one.name) for one in fields(DNCConfig)})
         config.warn_of_idle_options()
         self._build(config, chosen.device, chosen.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backends import backend_names, load_backend, memory_step, resolve_backend
+from .backends import backend_names, backend_now, load_backend, memory_step
 from .checks import check_choice, check_shapes, check_tensor
 from .linkages import LINKAGES
 from .step_options import PAPER, USAGE_ORDERS
@@ -30,10 +30,8 @@ BACKENDS = backend_names()
 
 
 def _parts(backend: str, tensor: Tensor) -> Any:
-    """What provides the parts: a backend, or the reference module."""
-    name = resolve_backend(backend, tensor.device, tensor.dtype)
-    if backend == "auto" and name != "triton" and torch.compiler.is_compiling():
-        return reference  # torch.compile can trace it
+    """The object that has the parts: a backend, or the module of the reference."""
+    name = backend_now(backend, tensor.device, tensor.dtype)
     return reference if name == "reference" else load_backend(name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -18,54 +18,82 @@ def option(default: Any, help: str, choices: Any = None) -> Any:
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
-def read_options(kind: Callable[..., Options], *values: Any, **given: Any) -> Options:
+def read_options(
+    kind: Callable[..., Options],
+    *values: Any,
+    given: dict[str, Any],
+    also: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
+) -> Options:
     """Build a dataclass of options from a function's arguments.
+
+    Args:
+        kind: the dataclass.
+        values, given: positional and keyword arguments.
+        also, without: arguments that the function has besides, and options that it does not have.
 
     Raises:
         TypeError: an option is unknown or missing.
         TypeError, ValueError: a value is invalid.
     """
-    names = tuple(inspect.signature(kind).parameters)
+    signature = inspect.signature(kind)
+    names = [name for name in (*signature.parameters, *also) if name not in without]
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
             raise TypeError(f"there is no option {name!r}; {hint}")
+    signature.bind(*values, **given)  # an error of its names the argument, and not the dataclass
     return kind(*values, **given)
 
 
 def arguments_of(
-    kind: Callable[P, Any],
+    kind: Callable[P, Any], order: Sequence[str]
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """Give a method the signature of a dataclass, with its types and defaults."""
+    """Give a method the signature of a dataclass, with its types and defaults.
+
+    Keyword arguments are shown in the given order, those that it does not name last.
+    """
 
     def complete(method: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         own = list(inspect.signature(method).parameters.values())[:1]  # self
-        arguments = inspect.signature(kind).parameters.values()
-        signature = inspect.Signature([*own, *arguments], return_annotation=None)
+        signature = inspect.Signature([*own, *_in_order(kind, order)], return_annotation=None)
         method.__signature__ = signature  # type: ignore[attr-defined]
         return method
 
     return complete
 
 
-def takes_options(kind: Callable[..., Any], *without: str) -> Callable[[Function], Function]:
+def takes_options(
+    kind: Callable[..., Any], order: Sequence[str], without: Sequence[str] = ()
+) -> Callable[[Function], Function]:
     """Show the options of a dataclass in the signature of a function with `**options`.
 
-    Options that the function names itself stay in place; those in `without` are left out.
+    Arguments that the function names itself stay in place; those in `without` are left out.
     """
 
     def complete(function: Function) -> Function:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         names = {*without, *(parameter.name for parameter in own)}
-        added = [
+        first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
+        options = [
             parameter.replace(kind=parameter.KEYWORD_ONLY)
-            for parameter in inspect.signature(kind).parameters.values()
+            for parameter in _in_order(kind, order)
             if parameter.name not in names
         ]
-        complete_one: Any = function
-        complete_one.__signature__ = signature.replace(parameters=[*own, *added])
+        last = [p for p in own if p.kind is p.KEYWORD_ONLY]
+        shown: Any = function
+        shown.__signature__ = signature.replace(parameters=[*first, *options, *last])
         return function
 
     return complete
+
+
+def _in_order(kind: Callable[..., Any], order: Sequence[str]) -> list[inspect.Parameter]:
+    """The parameters of a dataclass: positional ones, then the others in the given order."""
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(
+        inspect.signature(kind).parameters.values(),
+        key=lambda p: places.get(p.name, len(places)) if p.kind is p.KEYWORD_ONLY else -1,
+    )

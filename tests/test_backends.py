@@ -179,7 +179,7 @@ def test_kernels_take_nothing_that_is_elsewhere(device: torch.device) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", HAND_DERIVED)
 def test_half_precision_is_refused_by_name(name: str, dtype: torch.dtype) -> None:
-    message = rf"backend '{name}' needs a state in float32 or float64, got {dtype}; \"reference\""
+    message = rf"backend '{name}' needs float32 or float64, got {dtype}; \"reference\""
     with pytest.raises(ValueError, match=message):
         resolve_backend(name, CPU, dtype)
     with pytest.raises(ValueError, match=message):

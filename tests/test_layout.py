@@ -15,7 +15,7 @@ FLOORS = (
     {"options", "interface", "layout"},
     {"step_options"},
     {"linkages"},
-    {"state"},
+    {"state", "links"},
     {"reference"},
     {"backends", "trace", "sequences"},
     {"functional", "precision"},

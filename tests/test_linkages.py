@@ -395,3 +395,30 @@ def test_bad_sparse_links_are_refused(change, error, message):
 def test_tolerances_are_those_of_the_issue():
     """Equal to the reference to 1e-10; the tests above ask for more."""
     assert max(TOLERANCES["float64"]) <= 1e-10
+
+
+def test_a_sparse_link_of_another_fan_out_is_refused():
+    """With K = 1 the least link is 1 by default: every link would be dropped."""
+    few = lively_dnc(linkage="sparse", link_fan_out=1, link_threshold=0.01)
+    many = lively_dnc(linkage="sparse", link_fan_out=3)
+    _, state = few(normal(3, 2, 3))
+    with pytest.raises(
+        ValueError, match=r"state\.memory must have shapes.*link.values': \(2, 1, 5, 3"
+    ):
+        many(normal(3, 2, 3), state)
+
+
+@pytest.mark.parametrize("linkage", ["dense", "separable", "none"])
+def test_single_steps_by_auto_can_be_compiled(linkage):
+    """Where kernels cannot be part of a graph, the reference is."""
+    cell = DNCCell(3, 4, num_cells=5, cell_size=3, linkage=linkage)
+    x, state = torch.randn(2, 3), cell.zero_state(2)
+    with torch.no_grad():
+        found = torch.compile(cell, backend="eager", fullgraph=True)(x, state)
+        assert_close(found[0], cell(x, state)[0], "float32")
+
+
+def test_states_that_were_pickled_before_can_be_loaded():
+    from dnc_fast import links
+
+    assert (links.SparseLink, links.SeparableLink) == (SparseLink, SeparableLink)

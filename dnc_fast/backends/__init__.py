@@ -7,6 +7,7 @@ step with a hand-derived backward.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ __all__ = [
     "Backend",
     "Registered",
     "backend_names",
+    "backend_now",
     "backend_problem",
     "inspected_step",
     "load_backend",
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 
-@takes_options(StepOptions)
+@takes_options(StepOptions, [one.name for one in fields(StepOptions)])
 def memory_step(
     interface: Tensor, state: MemoryState, *, backend: str = "auto", **options: Any
 ) -> tuple[Tensor, MemoryState]:
@@ -70,8 +72,10 @@ def memory_step(
         ValueError: a shape, dtype, device or name is wrong, or the interface is not finite
             (checked on a CPU only: elsewhere the check would have to wait for the device).
         ModuleNotFoundError: the backend needs a package that is not installed.
+        RuntimeError: from a backward pass that is to be differentiated again (create_graph=True),
+            unless by the reference.
     """
-    chosen = read_options(StepOptions, **options)
+    chosen = read_options(StepOptions, also=("backend",), given=options)
     B, _, W, R, Hw = check_memory_state(state)
     check_tensor("interface", interface, state.memory.device)
     expected = (B, interface_size(W, R, Hw))
@@ -83,15 +87,26 @@ def memory_step(
     return unchecked_step(interface, state, backend, chosen)
 
 
+def backend_now(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """`resolve_backend` for a single step or part, which torch.compile may be compiling.
+
+    There "auto" is the reference, unless the kernels are ops that can be part of a graph.
+    """
+    name = resolve_backend(backend, device, dtype)
+    if backend == "auto" and name != "triton" and torch.compiler.is_compiling():
+        return "reference"
+    return name
+
+
 def unchecked_step(
     vector: Tensor, state: MemoryState, backend: str, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:
     """`memory_step` without the checks of its tensors."""
-    backend = resolve_backend(backend, state.memory.device, state.memory.dtype)
-    if backend == "reference":
+    name = backend_now(backend, state.memory.device, state.memory.dtype)
+    if name == "reference":
         read_vectors, new_state, _, _ = inspected_step(vector, state, options)
         return read_vectors, new_state
-    return load_backend(backend).memory_step(vector, state, options)
+    return load_backend(name).memory_step(vector, state, options)
 
 
 def inspected_step(

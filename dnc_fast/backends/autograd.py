@@ -80,7 +80,9 @@ class _Step(torch.autograd.Function):
         reads, after = _run_step(ctx.run, vector, state)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*given, *after)
-        results = reads, *tensors(after._replace(link=ctx.run.final_link(after.link)))
+        final = after._replace(link=ctx.run.final_link(after.link))
+        # Aliases, as no result may be a view of what the run holds.
+        results = tuple(part.detach() for part in (reads, *tensors(final)))
         ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         return results
 

@@ -35,7 +35,7 @@ class Backend(Parts):
         if dtype in FULL_DTYPES:
             return None
         return ValueError(
-            f"backend {self.name!r} needs a state in float32 or float64, got {dtype}; "
+            f"backend {self.name!r} needs float32 or float64, got {dtype}; "
             '"reference" accepts every float dtype'
         )
 
@@ -76,4 +76,5 @@ class Backend(Parts):
 
     def read_memory(self, memory: Tensor, read_weights: Tensor) -> Tensor:
         """See `functional.read_memory`."""
-        return reference.read_memory(memory, read_weights)
+        with torch.autocast(memory.device.type, enabled=False):
+            return reference.read_memory(memory, read_weights)

@@ -84,9 +84,11 @@ class Parts:
 
     Attributes:
         link_runs: the backend's own link runs, by linkage; the others use plain torch.
+        in_torch: whether parts allocate temporaries as large as memory and link matrix.
     """
 
     link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {}
+    in_torch: ClassVar[bool] = True
 
     def fused_step(
         self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str

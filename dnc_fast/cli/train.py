@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import sys
 import time
@@ -14,7 +13,7 @@ import torch
 
 from ..backends import load_backend, resolve_backend
 from ..checks import check_integer, check_number
-from ..config import DNCConfig
+from ..config import OPTION_NAMES, DNCConfig
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
 from ..tasks import TASKS, Task
 from ..training import (
@@ -33,7 +32,9 @@ from ..training.progress import KINDS
 from .look import draw
 from .options import UserError, add_device, add_fields, check_device, given
 
-MODEL_OPTIONS = tuple(f.name for f in dataclasses.fields(DNCConfig) if "help" in f.metadata)
+MODEL_OPTIONS = tuple(
+    name for name in OPTION_NAMES if "help" in DNCConfig.__dataclass_fields__[name].metadata
+)
 
 
 def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:

@@ -119,7 +119,7 @@ def memory_report(
         steps, sizes, state_itemsize, linkage.is_matrix, plan.in_place
     )
     checkpoints = checkpoints_held(steps, interval)
-    in_torch = linkage.is_matrix and linkage.name not in plan.backend.link_runs
+    in_torch = plan.backend.in_torch
     # In place: the first, the last, the one that is restored, and the gradient.
     memories = 3 if plan.in_place else checkpoints + matrices_held(steps, interval, in_torch)
     checkpoint_dtype = plan.checkpoint_dtype or state_dtype

@@ -17,12 +17,12 @@ from ..step_options import StepOptions
 
 
 class LinkSizes(NamedTuple):
-    """B, Hw, N, and K for a sparse link matrix."""
+    """B, Hw, N, and K for a sparse link matrix; 0 if any K will do."""
 
     batch_size: int
     num_write_heads: int
     num_cells: int
-    fan_out: int = 1
+    fan_out: int = 0
 
 
 class LinkBudget(NamedTuple):
@@ -168,7 +168,7 @@ class Linkage(ABC):
 
     @abstractmethod
     def shapes(self, link: Any, sizes: LinkSizes) -> dict[str, tuple[int, ...]]:
-        """The shapes that the tensors of a link must have, by name; sizes.fan_out is not set."""
+        """The shapes that the tensors of a link must have, by name."""
 
     @abstractmethod
     def step(

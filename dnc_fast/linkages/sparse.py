@@ -400,8 +400,8 @@ class SparseLinkage(Linkage):
         return SparseLink(values, torch.full(values.shape, -1, dtype=torch.int32, device=device))
 
     def shapes(self, link: SparseLink, sizes: LinkSizes) -> dict[str, tuple[int, ...]]:
-        B, Hw, N, _ = sizes
-        shape = (B, Hw, N, link.values.shape[-1] if link.values.dim() == 4 else 0)
+        B, Hw, N, K = sizes
+        shape = (B, Hw, N, K or (link.values.shape[-1] if link.values.dim() == 4 else 0))
         return {"link.values": shape, "link.columns": shape}
 
     def check(self, link: SparseLink, num_cells: int) -> None:

@@ -35,6 +35,7 @@ class CpuBackend(Backend):
     """The backend "cpu"."""
 
     name = "cpu"
+    in_torch = False
     link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {
         "dense": CpuDenseRun,
         "sparse": CpuSparseRun,
@@ -142,9 +143,13 @@ class CpuBackend(Backend):
         return allocation.write_weighting_backward(*given)
 
     def allocate(self, usage: Tensor, usage_order: str) -> Tensor:
+        if usage.shape[-1] <= FEW:
+            return super().allocate(usage, usage_order)
         return allocation.allocate(usage, usage_order)
 
     def allocate_backward(self, d_weights: Tensor, usage: Tensor, usage_order: str) -> Tensor:
+        if usage.shape[-1] <= FEW:
+            return super().allocate_backward(d_weights, usage, usage_order)
         return allocation.allocate_backward(d_weights, usage, usage_order)
 
     def keep_largest(self, weights: Tensor, count: int) -> Kept:

@@ -53,6 +53,7 @@ class TritonBackend(Backend):
     """The backend "triton"."""
 
     name = "triton"
+    in_torch = False
     link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {
         "dense": TritonDenseRun,
         "sparse": TritonSparseRun,
