@@ -119,9 +119,9 @@ def test_every_option_is_an_argument_with_the_same_default() -> None:
         }
         assert arguments == {k: v for k, v in OPTIONS.items() if k not in absent}, function
     step = inspect.signature(memory_step).parameters
-    assert list(step)[:3] == ["interface", "state", "backend"]
-    of_a_step = {field.name for field in dataclasses.fields(StepOptions)}
-    assert {name: step[name].default for name in list(step)[3:]} == {
+    assert list(step)[:2] == ["interface", "state"]
+    of_a_step = ["backend", *(field.name for field in dataclasses.fields(StepOptions))]
+    assert {name: step[name].default for name in list(step)[2:]} == {
         name: OPTIONS[name] for name in of_a_step
     }
 
