@@ -43,10 +43,10 @@ def peak_bytes(case: Case, threads: int, keep_state: bool) -> dict[str, Any]:
         peak = peak_on_gpu(case, keep_state)
     else:
         peak = peak_in_a_process(case, threads, keep_state)
-    return {"peak_bytes": peak, **foretold(case)}
+    return {"peak_bytes": peak, **estimated(case)}
 
 
-def foretold(case: Case) -> dict[str, int]:
+def estimated(case: Case) -> dict[str, int]:
     """What `memory_report` says, which covers training steps by the engine."""
     provider, size = case.provider, case.size
     engine = provider.kind == "ours" and provider.backend != "reference" and not provider.half
@@ -58,7 +58,7 @@ def foretold(case: Case) -> dict[str, int]:
 
 def check_room(case: Case) -> None:
     """Raise MemoryError if a step of the engine would not fit on the device."""
-    needed = foretold(case).get("foretold_bytes", 0)
+    needed = estimated(case).get("foretold_bytes", 0)
     if case.device == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:
@@ -140,7 +140,7 @@ def main() -> None:
     size = Size(*map(int, options.size.split(",")))
     provider = PROVIDERS[options.provider].with_linkage(options.linkage)
     case = Case("model", options.passes, size, provider, "cpu")
-    print(json.dumps({"peak_bytes": peak_here(case, options.keep_state), **foretold(case)}))
+    print(json.dumps({"peak_bytes": peak_here(case, options.keep_state), **estimated(case)}))
 
 
 if __name__ == "__main__":

@@ -149,10 +149,10 @@ def mebibytes(record: Record | None, what: str = "peak_bytes") -> str:
 
 
 def peaks(results: Results) -> str:
-    """Peak memory of training steps: measured, foretold, and how much more the peer takes."""
+    """Peak memory of training steps: measured, estimated, and how much more the peer takes."""
     rows = by_provider(results.of_kind("peak", passes="forward+backward"))
     who, mine = columns(rows), ours(results)
-    head = ["", LETTERS, *(f"{name}, MiB" for name in who), "foretold, MiB", "dnc takes"]
+    head = ["", LETTERS, *(f"{name}, MiB" for name in who), "estimated, MiB", "dnc takes"]
     lines = [
         [
             name, sizes_cell(row), *(mebibytes(row.get(provider)) for provider in who),
@@ -195,8 +195,8 @@ def large(results: Results, what: str) -> str:
 
 
 def large_peaks(results: Results) -> str:
-    """Peaks of large memories: measured, foretold, and as a multiple of the memory matrix."""
-    head = ["linkage", "N", "peak MiB", "foretold MiB", "memory matrices"]
+    """Peaks of large memories: measured, estimated, and as a multiple of the memory matrix."""
+    head = ["linkage", "N", "peak MiB", "estimated MiB", "memory matrices"]
     lines = []
     for record in results.of_kind("peak"):
         if record["size"].startswith(LARGE) and "peak_bytes" in record:
