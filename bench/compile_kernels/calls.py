@@ -10,7 +10,7 @@ import torch
 from dnc_fast.kernels import gpu
 from dnc_fast.kernels.arrays import Adjoint, Step
 from dnc_fast.kernels.gpu import launch
-from dnc_fast.kernels.gpu.interface import interface_size
+from dnc_fast.kernels.interface import interface_size
 from torch import Tensor
 
 from dnc_fast.state import MemorySizes
