@@ -36,6 +36,11 @@ def read_options(
         TypeError: an option is unknown or missing.
         TypeError, ValueError: a value is invalid.
     """
+    if not without or given.keys().isdisjoint(without):
+        try:
+            return kind(*values, **given)
+        except TypeError:  # a wrong name, or a value of a wrong type
+            pass
     signature = inspect.signature(kind)
     names = [name for name in (*signature.parameters, *also) if name not in without]
     for name in given:
@@ -43,7 +48,7 @@ def read_options(
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
             raise TypeError(f"there is no option {name!r}; {hint}")
-    signature.bind(*values, **given)  # an error of its names the argument, and not the dataclass
+    signature.bind(*values, **given)  # its error names the argument, and not the dataclass
     return kind(*values, **given)
 
 

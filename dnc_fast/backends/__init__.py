@@ -19,7 +19,7 @@ from ..interface import Interface, interface_size, parse_interface
 from ..options import read_options, takes_options
 from ..reference import Weightings
 from ..state import MemoryState, check_memory_state
-from ..step_options import StepOptions
+from ..step_options import PAPER, StepOptions
 from .base import FULL_DTYPES, Backend
 from .choice import (
     REGISTRY,
@@ -75,7 +75,7 @@ def memory_step(
         RuntimeError: from a backward pass that is to be differentiated again (create_graph=True),
             unless by the reference.
     """
-    chosen = read_options(StepOptions, also=("backend",), given=options)
+    chosen = read_options(StepOptions, also=("backend",), given=options) if options else PAPER
     B, _, W, R, Hw = check_memory_state(state)
     check_tensor("interface", interface, state.memory.device)
     expected = (B, interface_size(W, R, Hw))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import autocasts
 from ..kernels.arrays import Adjoint, Step
 from ..linkages import LINKAGES
-from ..state import MemoryState, map_tensors, tensors
+from ..state import MemoryState
 from ..step_options import PAPER, StepOptions
 from .parts import Parts, StepRun
-from .step import final_gradients, first_gradients, step_run
+from .step import LINK, final_gradients, first_gradients, step_run
 
 
 def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,7 +24,7 @@ def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def plainly(ctx: Any, *given: Any) -> Any:
         device = next(part.device for part in given if isinstance(part, Tensor))
-        if device.type == "meta":  # which has no autocast
+        if not autocasts(device):
             return method(ctx, *given)
         with torch.autocast(device.type, enabled=False):
             return method(ctx, *given)
@@ -53,37 +54,52 @@ def hand_derived_step(
     backend: Parts, vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:
     """One step of a backend; arguments and results as in `memory_step`."""
-    form = map_tensors(lambda tensor: tensor.new_empty(0), state)
-    read_vectors, *found = _Step.apply(backend, options, form, vector, *tensors(state))
-    return read_vectors, _in_form(form, found)
+    if autocasts(vector.device):
+        with torch.autocast(vector.device.type, enabled=False):
+            return hand_derived_step(backend, vector, state, options)
+    link_type = Tensor if isinstance(state.link, Tensor) else type(state.link)
+    read_vectors, *found = _Step.apply(backend, options, link_type, vector, *_tensors(state))
+    return read_vectors, _state(link_type, found)
 
 
-def _in_form(form: MemoryState, parts: Any) -> MemoryState:
-    """Tensors arranged as a state."""
-    following = iter(parts)
-    state: MemoryState = map_tensors(lambda _: next(following), form)
-    return state
+def _with_link(state: MemoryState, link: Any) -> MemoryState:
+    """The state with another link."""
+    return state if link is state.link else state._replace(link=link)
+
+
+def _tensors(state: MemoryState) -> list[Tensor]:
+    """The tensors of a state, those of its link among them; faster than for any nest."""
+    link = state.link
+    parts = (link,) if isinstance(link, Tensor) else link or ()
+    return [*state[:LINK], *parts, *state[LINK + 1 :]]
+
+
+def _state(link_type: type, parts: Iterable[Tensor]) -> MemoryState:
+    """The inverse of `_tensors`."""
+    memory, usage, precedence, *links, write_weights, read_weights = parts
+    link = links[0] if link_type is Tensor else link_type(*links)
+    return MemoryState(memory, usage, precedence, link, write_weights, read_weights)
 
 
 class _Step(torch.autograd.Function):
     """A memory step as a function of the interface vector and the tensors of the state."""
 
     @staticmethod
-    @_without_autocast
     def forward(
-        ctx: Any, backend: Parts, options: StepOptions, form: MemoryState, *given: Tensor
+        ctx: Any, backend: Parts, options: StepOptions, link_type: type, *given: Tensor
     ) -> tuple[Tensor, ...]:
         keep = any(ctx.needs_input_grad)
-        ctx.form, ctx.begin = form, partial(step_run, backend, options=options, steps=1, keep=keep)
-        vector, state = _given(form, given)
+        ctx.begin = partial(step_run, backend, options=options, steps=1, keep=keep)
+        ctx.link_type = link_type
+        vector, state = _given(link_type, given)
         ctx.run = ctx.begin(state)
         reads, after = _run_step(ctx.run, vector, state)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*given, *after)
-        final = after._replace(link=ctx.run.final_link(after.link))
-        # Aliases, as no result may be a view of what the run holds.
-        results = tuple(part.detach() for part in (reads, *tensors(final)))
-        ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
+        results = reads, *_tensors(_with_link(after, ctx.run.final_link(after.link)))
+        if link_type is not Tensor:  # aliases, as no result may be a view of what the run holds
+            results = tuple(result.detach() for result in results)
+            ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         return results
 
     @staticmethod
@@ -92,12 +108,12 @@ class _Step(torch.autograd.Function):
         refuse_second_gradient()
         d_reads, *d_final = gradients
         count = len(ctx.saved_tensors) - len(MemoryState._fields)
-        vector, state = _given(ctx.form, ctx.saved_tensors[:count])
+        vector, state = _given(ctx.link_type, ctx.saved_tensors[:count])
         run, ctx.run = ctx.run, None
         if run is None:  # a second backward pass (retain_graph): the first one used up the run
             run = ctx.begin(state)
             _run_step(run, vector, state)
-        before = state._replace(link=run.link_matrix(state))
+        before = _with_link(state, run.link_matrix(state))
         after = MemoryState(*ctx.saved_tensors[count:])
         if d_reads is None:
             d_reads = vector.new_zeros(len(vector), *_read_shape(state))
@@ -107,20 +123,19 @@ class _Step(torch.autograd.Function):
         return None, None, None, d_vector, *first_gradients(gradient, run)
 
 
-def _given(form: MemoryState, given: Any) -> tuple[Tensor, MemoryState]:
+def _given(link_type: type, given: Iterable[Tensor]) -> tuple[Tensor, MemoryState]:
     """The interface vector and the state before a step, contiguous."""
     vector, *fields = (tensor.contiguous() for tensor in given)
-    return vector, _in_form(form, fields)
+    return vector, _state(link_type, fields)
 
 
 def _read_shape(state: MemoryState) -> tuple[int, int]:
-    _, _, W, R, _ = state.sizes
-    return R, W
+    return state.read_weights.shape[1], state.memory.shape[2]
 
 
 def _run_step(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
     """Run a step: its read vectors, and the state after it with its link as a matrix."""
-    before = state._replace(link=run.link_matrix(state))
+    before = _with_link(state, run.link_matrix(state))
     after = MemoryState(*map(torch.empty_like, before))
     reads = vector.new_empty(len(vector), *_read_shape(state))
     run.forward(arrays(run, vector, before, after, reads))

@@ -14,7 +14,7 @@ from .thread_team import ranges_of, run_ranges
 
 def array(tensor: Tensor) -> np.ndarray:
     """A NumPy array that shares a tensor's memory."""
-    return tensor.detach().numpy()
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:

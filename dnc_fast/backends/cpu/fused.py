@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...interface import interface_size
 from ...kernels.arrays import LSTM, Adjoint, AdjointSteps, Step, Steps
@@ -48,8 +47,7 @@ class CpuFusedRun(StepRun):
         self._scratch = kernels.make_scratch(*sizes, numpy_dtype(dtype))
         self._robust = usage_order == "robust"
 
-    def array(self, tensor: Tensor) -> np.ndarray:
-        return array(tensor)
+    array = staticmethod(array)
 
     def forward(self, step: Step) -> None:
         _run_stages(step, kernels.forward, step, self._scratch, self._robust)
