@@ -62,8 +62,10 @@ def arguments_of(
 
     def complete(method: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         own = list(inspect.signature(method).parameters.values())[:1]  # self
-        signature = inspect.Signature([*own, *_in_order(kind, order)], return_annotation=None)
-        method.__signature__ = signature  # type: ignore[attr-defined]
+        shown: Any = method
+        shown.__signature__ = inspect.Signature(
+            [*own, *_in_order(kind, order)], return_annotation=None
+        )
         return method
 
     return complete

@@ -65,8 +65,8 @@ def curves(results: Results, study: str, what: str) -> list[Curve]:
             name = record.get("linkage", "dense") if large else record["provider"]
             points.setdefault(name, []).append((record["sizes"][study[-1]], value))
     return [
-        Curve(name, *map(list, zip(*sorted(found), strict=True)))  # type: ignore[arg-type]
-        for name, found in points.items()
+        Curve(name, [x for x, _ in found], [y for _, y in found])
+        for name, found in ((name, sorted(found)) for name, found in points.items())
     ]
 
 

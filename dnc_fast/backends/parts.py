@@ -15,8 +15,7 @@ from torch import Tensor
 from .. import reference
 from ..interface import Interface
 from ..kernels.arrays import Adjoint, AdjointSteps, Step, Steps
-from ..linkages import LinkRun
-from ..linkages.selection import Kept, keep_largest
+from ..linkages import LinkRun, selection
 from ..reference import LookUp
 from ..state import MemorySizes, MemoryState
 
@@ -181,9 +180,7 @@ class Parts:
 
     # Weightings of few entries
 
-    def keep_largest(self, weights: Tensor, count: int) -> Kept:
-        """See `selection.keep_largest`."""
-        return keep_largest(weights, count)
+    keep_largest = staticmethod(selection.keep_largest)
 
     # The memory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -47,7 +48,7 @@ class _ClipGradient(torch.autograd.Function):
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
 
-class LayeredController(nn.Module):
+class LayeredController(nn.Module, ABC):
     """Layers that each see the input, the read vectors and the layer below; all are outputs.
 
     Layer l sees [x_t; r_{t-1}; h_t^{l-1}] and, when recurrent, h_{t-1}^l; the output is
@@ -86,8 +87,9 @@ class LayeredController(nn.Module):
     tape: ClassVar[type[LayerTape] | None] = None
     """How the engine runs a layer over whole sequences; None: by calling the module."""
 
+    @abstractmethod
     def zero_state(self, batch_size: int) -> Any:
-        raise NotImplementedError
+        """See `Controller.zero_state`."""
 
     def forward(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         outputs: list[Tensor] = []
@@ -102,9 +104,9 @@ class LayeredController(nn.Module):
             new_state.append(layer_state)
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], tuple(new_state)
 
+    @abstractmethod
     def layer_step(self, layer: nn.Module, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One layer's step: its hidden activations (B, H) and its new state."""
-        raise NotImplementedError
 
     def clip(self, activations: Tensor) -> Tensor:
         """The activations, with their gradient clipped if `activation_clip` is set."""

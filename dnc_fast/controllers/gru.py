@@ -8,15 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backends.parts import sigmoid_backward, tanh_backward
 from ..kernels.arrays import GRU
 from .base import SingleStateController
-from .layer_tape import (
-    LayerTape,
-    clipped_gradient,
-    pre_activations,
-    sigmoid_backward,
-    tanh_backward,
-)
+from .layer_tape import LayerTape, clipped_gradient, pre_activations
 
 
 class GRUTape(LayerTape):

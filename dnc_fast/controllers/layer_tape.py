@@ -7,6 +7,7 @@ in the loop. A layer's `inputs` at a step are what it sees of [r_{t-1}; h_t^{l-1
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,9 +17,6 @@ from torch import Tensor
 from ..backends import Backend
 from ..layout import Layout
 from ..precision import Precision
-
-sigmoid_backward = torch.ops.aten.sigmoid_backward
-tanh_backward = torch.ops.aten.tanh_backward
 
 
 class LayerBuffers(NamedTuple):
@@ -51,7 +49,7 @@ class LayerGradients(NamedTuple):
     active: Tensor
 
 
-class LayerTape:
+class LayerTape(ABC):
     """What all kinds of layers share: weights, inputs, hidden activations.
 
     Args:
@@ -129,6 +127,7 @@ class LayerTape:
         for final, state in zip(self.final, self.states_after(t), strict=True):
             final[ending] = state[ending]
 
+    @abstractmethod
     def activate(self, t: int, product: Tensor, x_part: Tensor) -> None:
         """Fill the buffers of step t and the hidden activations.
 
@@ -136,7 +135,6 @@ class LayerTape:
             t: the step.
             product, x_part: (b, gates H), the pre-activations are their sum.
         """
-        raise NotImplementedError
 
     def states_after(self, t: int) -> list[Tensor]:
         """The layer's state after step t, each (b, H)."""
@@ -167,6 +165,7 @@ class LayerTape:
             d_state[0].add_(direct)
         return d_inputs[:, :seen]
 
+    @abstractmethod
     def activate_backward(
         self, t: int, d_hidden: Tensor, d_state: list[Tensor], clip: float | None, d_active: Tensor
     ) -> Tensor | None:
@@ -175,7 +174,6 @@ class LayerTape:
         Returns:
             (b, H): gradient of h_{t-1} that bypasses the pre-activations, if any.
         """
-        raise NotImplementedError
 
     def given_gradients(self, d_active: Tensor) -> list[Tensor]:
         """Gradients of x_part and weight, for all steps at once."""

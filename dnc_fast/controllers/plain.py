@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backends.parts import tanh_backward
 from ..kernels.arrays import PLAIN
 from .base import LayeredController, SingleStateController
-from .layer_tape import LayerGradients, LayerTape, clipped_gradient, pre_activations, tanh_backward
+from .layer_tape import LayerGradients, LayerTape, clipped_gradient, pre_activations
 
 
 class RNNTape(LayerTape):

@@ -102,6 +102,9 @@ class InPlaceTape(MemoryTape):
             step = self._step(t, memory, memory, link, link, self.reads[:size])
             self.steps.rebuild_usage(step)
 
+    def begin_backward(self, d_final: list[Tensor | None], d_reads: Tensor) -> InPlaceGradients:
+        return InPlaceGradients(self, d_final, d_reads)
+
 
 class InPlaceGradients(MemoryGradients):
     """The `MemoryGradients` of an `InPlaceTape`."""

@@ -183,6 +183,10 @@ class MemoryTape:
         """Free what only the forward pass needed."""
         self._ring = []
 
+    def begin_backward(self, d_final: list[Tensor | None], d_reads: Tensor) -> MemoryGradients:
+        """Begin the backward pass; see `MemoryGradients`."""
+        return MemoryGradients(self, d_final, d_reads)
+
 
 class MemoryGradients:
     """Gradients in the backward pass through a `MemoryTape`, from the last step to the first.

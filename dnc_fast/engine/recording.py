@@ -15,7 +15,7 @@ from ..backends.step import ComposedRun, first_gradients, step_run
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .all_steps import AllSteps
 from .layered_controller import LayeredGradients, LayeredTape
-from .memory_in_place import InPlaceGradients, InPlaceTape
+from .memory_in_place import InPlaceTape
 from .memory_tape import MemoryGradients, MemoryTape
 from .passes import Passes
 
@@ -150,8 +150,7 @@ class Recording:
                 d_reads[layout.step(t)][ending].add_(d_final_reads[ending])
         d_first_reads = torch.zeros_like(self.first_reads)
         controller = self.controller.begin_backward(d_final[:count])
-        kind = InPlaceGradients if isinstance(self.memory, InPlaceTape) else MemoryGradients
-        memory = kind(self.memory, d_final[count:-1], d_reads)
+        memory = self.memory.begin_backward(d_final[count:-1], d_reads)
         if self.at_once is None:
             self._backward_step_by_step(controller, memory, d_hidden, d_first_reads)
         else:

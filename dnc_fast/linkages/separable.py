@@ -165,7 +165,7 @@ def separable_directional_weightings_backward(
 class SeparableRun(LinkRun):
     """A separable link in plain torch, to which each step adds its write.
 
-    A backend overrides `products` and `add_gradient`.
+    A backend overrides `products`, and `products_backward` or all of `add_gradient`.
     """
 
     def __init__(self, link: SeparableLink, options: StepOptions, steps: int, keep: bool) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..checks import check_integer
 from ..kernels.arrays import Step
 from ..step_options import StepOptions
+from . import selection
 from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
-from .selection import Kept, keep_largest, keep_largest_backward
+from .selection import Kept, keep_largest_backward
 
 
 class SparseLink(NamedTuple):
@@ -86,7 +87,7 @@ def link_write(
     write_weights: Tensor,
     fan_out: int,
     unit_sums: bool = False,
-    keep: Any = keep_largest,
+    keep: Any = selection.keep_largest,
 ) -> LinkWrite:
     """What a step writes; both weightings (B, Hw, N). `keep` works like `keep_largest`."""
     rows = keep(write_weights, fan_out, unit_sums)
@@ -341,9 +342,7 @@ class SparseRun(LinkRun):
         """The link, for the sequences in a step."""
         return SparseLink(*(tensor[: len(step.read0)] for tensor in self._link))
 
-    def keep_largest(self, weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
-        """See `selection.keep_largest`."""
-        return keep_largest(weights, count, unit_sums)
+    keep_largest = staticmethod(selection.keep_largest)
 
     def update(
         self, link: SparseLink, write: LinkWrite, threshold: float

@@ -17,18 +17,17 @@ from ...interface import Interface, interface_size
 from ...kernels.arrays import Adjoint, Step
 from ...kernels.cpu import strips
 from ...linkages import LinkRun
-from ...linkages.selection import Kept
 from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
 from ...step_options import USAGE_ORDERS, StepOptions
 from ..base import Backend
 from ..parts import StepRun
-from . import allocation
+from . import allocation, selection
 from .arrays import array, arrays, run_strips
 from .compiling import compile_once, is_compiled
 from .fused import CpuFusedRun, call_step_kernels
 from .links import CpuDenseRun, CpuSeparableRun, CpuSparseRun
-from .selection import FEW, keep_largest
+from .selection import FEW
 
 
 class CpuBackend(Backend):
@@ -152,8 +151,7 @@ class CpuBackend(Backend):
             return super().allocate_backward(d_weights, usage, usage_order)
         return allocation.allocate_backward(d_weights, usage, usage_order)
 
-    def keep_largest(self, weights: Tensor, count: int) -> Kept:
-        return keep_largest(weights, count)
+    keep_largest = staticmethod(selection.keep_largest)
 
     def write(
         self,

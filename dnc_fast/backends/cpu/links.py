@@ -18,11 +18,10 @@ from ...kernels.cpu import separable_linkage, sparse_linkage
 from ...kernels.cpu import step as kernels
 from ...linkages import LinkGradients
 from ...linkages.dense import DenseRun
-from ...linkages.selection import Kept
 from ...linkages.separable import SeparableLink, SeparableRun
 from ...linkages.sparse import LinkWrite, SparseLink, SparseRun
+from . import selection
 from .arrays import array, arrays, run_strips
-from .selection import keep_largest
 from .thread_team import ranges_of, run_ranges
 
 
@@ -93,8 +92,7 @@ def _nothing(step: Step) -> np.ndarray:
 class CpuSparseRun(SparseRun):
     """A sparse link; small operations stay in plain torch."""
 
-    def keep_largest(self, weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
-        return keep_largest(weights, count, unit_sums)
+    keep_largest = staticmethod(selection.keep_largest)
 
     def update(
         self, link: SparseLink, write: LinkWrite, threshold: float

@@ -17,14 +17,13 @@ from ...kernels.gpu import allocation as allocation_op
 from ...kernels.gpu import content, linkage, lstm, memory
 from ...kernels.gpu import step as kernels
 from ...linkages import LinkRun, linkage_of
-from ...linkages.selection import Kept
 from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
 from ...step_options import StepOptions
 from ..base import Backend
 from ..parts import StepRun
-from . import allocation, interpreted
-from .links import TritonDenseRun, TritonSeparableRun, TritonSparseRun, keep_largest
+from . import allocation, interpreted, links
+from .links import TritonDenseRun, TritonSeparableRun, TritonSparseRun
 
 OLDEST_CAPABILITY = (8, 0)
 """The lowest CUDA compute capability for which the kernels are compiled and checked."""
@@ -149,8 +148,7 @@ class TritonBackend(Backend):
             d_write_weights, interface, usage, content, usage_order
         )
 
-    def keep_largest(self, weights: Tensor, count: int) -> Kept:
-        return keep_largest(weights, count)
+    keep_largest = staticmethod(links.keep_largest)
 
     def write(
         self,

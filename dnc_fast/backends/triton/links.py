@@ -67,8 +67,7 @@ def _partial_sums(step: Step, more_rows: int, more_columns: int) -> tuple[Tensor
 class TritonSparseRun(SparseRun):
     """A sparse link."""
 
-    def keep_largest(self, weights: Tensor, count: int, unit_sums: bool = False) -> Kept:
-        return keep_largest(weights, count, unit_sums)
+    keep_largest = staticmethod(keep_largest)
 
     def update(
         self, link: SparseLink, write: LinkWrite, threshold: float
