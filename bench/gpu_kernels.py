@@ -62,11 +62,12 @@ def step_launches(sizes: MemorySizes, device: torch.device) -> dict[str, list[la
     reads = torch.randn(B, R, W, device=device)
     step = Step(vector, *(t for pair in zip(state, new_state, strict=True) for t in pair), reads)
     scratch = kernels.make_scratch(*sizes, torch.float32, device)
+    kept = kernels.make_kept(step)
     with launch.recorded() as forward:
-        kernels.forward(step, scratch, False)
+        kernels.forward(step, scratch, False, kept)
     adjoint = Adjoint(torch.empty_like(vector), *gradient)
     with launch.recorded() as backward:
-        kernels.backward(step, adjoint, scratch, False)
+        kernels.backward(step, adjoint, scratch, False, kept)
     return {"forward": forward, "backward": backward}
 
 

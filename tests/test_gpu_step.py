@@ -363,11 +363,12 @@ def test_few_launches(
     sums: list[Tensor] = []
     monkeypatch.setattr(launch, "total", lambda partials, out: sums.append(out))
     step, adjoint, scratch = new_step(sizes, lambda shape: torch.empty(shape, device="meta"))
+    kept = kernels.make_kept(step)
     with launch.recorded() as launches:
-        kernels.forward(step, scratch, robust=False)
+        kernels.forward(step, scratch, False, kept)
         assert len(launches) + len(sums) == forward
         launches.clear(), sums.clear()
-        kernels.backward(step, adjoint, scratch, robust=False)
+        kernels.backward(step, adjoint, scratch, False, kept)
         assert len(launches) + len(sums) == backward
 
 
@@ -439,12 +440,13 @@ def test_batches_of_more_than_2_31_links(last_programs_only: list[int], N: int) 
         step, adjoint, scratch = new_step(sizes._replace(batch_size=rows), zeros)
         old = dict(zip((f for f in Step._fields if f[-1] == "0"), given[1:], strict=True))
         step = step._replace(vector=given[0], **old)
-        kernels.forward(step, scratch, robust=False)
+        kept = kernels.make_kept(step)
+        kernels.forward(step, scratch, False, kept)
         found = [getattr(step, f)[-1].clone() for f in Step._fields if f[-1] != "0"]
         step.reads[-1] = d_reads[0]
         for part, gradient in zip(adjoint[1:], d_state, strict=True):
             part[-1] = gradient[0]
-        kernels.backward(step, adjoint, scratch, robust=False)
+        kernels.backward(step, adjoint, scratch, False, kept)
         return found + [part[-1].clone() for part in adjoint]
 
     expected = outcome(1)

@@ -98,10 +98,11 @@ def step_calls(size: MemorySizes, dtype: torch.dtype, orders: Iterable[str]) -> 
     step = Step(vector, *(meta(dtype, *shape) for shape in state for _ in range(2)), reads)
     adjoint = Adjoint(vector, *(meta(dtype, *shape) for shape in state))
     scratch = kernels.make_scratch(*size, dtype, torch.device("meta"))
+    kept = kernels.make_kept(step)
     for order in orders:
         robust = order == "robust"
-        yield Call(f"{order} step", False, kernels.forward, (step, scratch, robust))
-        yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust))
+        yield Call(f"{order} step", False, kernels.forward, (step, scratch, robust, kept))
+        yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust, kept))
     yield Call("rebuild", False, kernels.rebuild, (step, scratch, True))
 
 

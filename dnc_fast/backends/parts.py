@@ -90,9 +90,17 @@ class Parts:
     in_torch: ClassVar[bool] = True
 
     def fused_step(
-        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+        self,
+        sizes: MemorySizes,
+        dtype: torch.dtype,
+        device: torch.device,
+        usage_order: str,
+        keep: bool,
     ) -> StepRun | None:
-        """Kernels for the paper's step as a whole; None to compose the step of parts."""
+        """Kernels for the paper's step as a whole; None to compose the step of parts.
+
+        keep: whether there will be a backward pass.
+        """
         return None
 
     def needs_compiling(self, dtype: torch.dtype) -> bool:

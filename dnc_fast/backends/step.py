@@ -48,8 +48,8 @@ def step_run(
     """
     linkage = linkage_of(state.link)
     if linkage.is_matrix and not options.cut_weightings:
-        memory = state.memory
-        fused = backend.fused_step(state.sizes, memory.dtype, memory.device, options.usage_order)
+        dtype, device = state.memory.dtype, state.memory.device
+        fused = backend.fused_step(state.sizes, dtype, device, options.usage_order, keep)
         if fused is not None:
             return fused
     backend.prepare(state.memory.dtype)

@@ -72,6 +72,20 @@ def make_scratch(
     )
 
 
+def kept_size(N: int, W: int, R: int, Hw: int) -> int:
+    """How many numbers a step keeps for its backward pass, for each batch element."""
+    if launch.fits_one_program(N, W):
+        return small_step.kept_size(N, W, R, Hw)
+    return tiled_step.kept_size(N, W, R, Hw)
+
+
+def make_kept(step: Step) -> Tensor:
+    """Room for what a step keeps, (B, kept_size), in the dtype that kernels compute in."""
+    B, N, W = step.memory0.shape
+    size = kept_size(N, W, step.read0.shape[1], step.write0.shape[1])
+    return launch.new_like(step.memory0, B, size)
+
+
 def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
     """Constants of the kernels of a step; each takes those that it names."""
     (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
@@ -111,8 +125,8 @@ def _run_tiled(kernel: Any, arrays: dict[str, Tensor], sizes: dict[str, Any]) ->
     launch.run_by_name(kernel, grid, arrays, sizes, launch.warps(sizes["BM"] * sizes["BW"]))
 
 
-def forward(step: Step, scratch: Scratch | None, robust: bool) -> None:
-    """Fill step.*1 and step.reads."""
+def forward(step: Step, scratch: Scratch | None, robust: bool, kept: Tensor | None = None) -> None:
+    """Fill step.*1 and step.reads; and kept, from `make_kept`, if there will be a backward pass."""
     arrays, sizes = step._asdict(), _sizes(step, robust)
     if scratch is None:
         _run_small(small_step.forward_kernel, arrays, sizes)
@@ -183,10 +197,13 @@ def rebuild(step: Step, scratch: Scratch | None, with_link: bool) -> None:
         linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
 
 
-def backward(step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool) -> None:
+def backward(
+    step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool, kept: Tensor
+) -> None:
     """Take the adjoint from step t to step t - 1 and fill adjoint.vector.
 
-    step.reads is the gradient of the read vectors; adjoint.* are changed in place.
+    step.reads is the gradient of the read vectors; adjoint.* are changed in place. kept was filled
+    by `forward`.
     """
     arrays, sizes = step._asdict() | {"d_reads": step.reads}, _sizes(step, robust)
     arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
@@ -216,8 +233,8 @@ def memory_step(
     write_weights: Tensor,
     read_weights: Tensor,
     robust: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read vectors (B, R, W), and the fields of the state after the step.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Read vectors (B, R, W), the fields of the state after the step, and what backward needs.
 
     Args:
         vector: (B, interface size), raw; any float dtype.
@@ -233,8 +250,10 @@ def memory_step(
     R, Hw = read_weights.shape[1], write_weights.shape[1]
     reads = memory.new_empty(B, R, W)
     scratch = make_scratch(B, N, W, R, Hw, memory.dtype, memory.device)
-    forward(_step(vector, state, new_state, reads), scratch, robust)
-    results: Any = (reads, *new_state)
+    step = _step(vector, state, new_state, reads)
+    kept = make_kept(step)
+    forward(step, scratch, robust, kept)
+    results: Any = (reads, *new_state, kept)
     return results
 
 
@@ -247,8 +266,9 @@ def _step(vector: Tensor, state: Any, new_state: Any, reads: Tensor) -> Step:
 @memory_step.register_fake
 def _(vector: Tensor, *inputs: Any) -> Any:
     *state, _ = inputs
-    (B, _, W), R = state[0].shape, state[-1].shape[1]
-    return (state[0].new_empty(B, R, W), *launch.contiguous_like(*state))
+    (B, N, W), R, Hw = state[0].shape, state[-1].shape[1], state[-2].shape[1]
+    kept = launch.new_like(state[0], B, kept_size(N, W, R, Hw))
+    return (state[0].new_empty(B, R, W), *launch.contiguous_like(*state), kept)
 
 
 @torch.library.custom_op("dnc_fast::memory_step_backward", mutates_args=())
@@ -271,6 +291,7 @@ def memory_step_backward(
     new_usage: Tensor,
     new_write_weights: Tensor,
     new_read_weights: Tensor,
+    kept: Tensor,
     robust: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the inputs of `memory_step`, given those of its outputs."""
@@ -290,7 +311,8 @@ def memory_step_backward(
     B, N, W = memory.shape
     R, Hw = read_weights.shape[1], write_weights.shape[1]
     scratch = make_scratch(B, N, W, R, Hw, memory.dtype, memory.device)
-    backward(_step(vector, state, launch.contiguous(*new_state), d_reads), adjoint, scratch, robust)
+    step = _step(vector, state, launch.contiguous(*new_state), d_reads)
+    backward(step, adjoint, scratch, robust, kept)
     gradients: Any = tuple(adjoint)
     return gradients
 
@@ -301,13 +323,14 @@ def _(*inputs: Any) -> Any:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, new_memory, new_usage, _, _, new_write_weights, new_read_weights = output
+    _, new_memory, new_usage, _, _, new_write_weights, new_read_weights, kept = output
     *tensors, ctx.robust = inputs
-    ctx.save_for_backward(*tensors, new_memory, new_usage, new_write_weights, new_read_weights)
+    new = new_memory, new_usage, new_write_weights, new_read_weights
+    ctx.save_for_backward(*tensors, *new, kept)
 
 
 def _backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor | None, ...]:
-    return (*memory_step_backward(*d_output, *ctx.saved_tensors, ctx.robust), None)
+    return (*memory_step_backward(*d_output[:-1], *ctx.saved_tensors, ctx.robust), None)
 
 
 memory_step.register_autograd(_backward, setup_context=_setup)

@@ -47,7 +47,12 @@ class CpuBackend(Backend):
         return super().problem(device, dtype)
 
     def fused_step(
-        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+        self,
+        sizes: MemorySizes,
+        dtype: torch.dtype,
+        device: torch.device,
+        usage_order: str,
+        keep: bool,
     ) -> StepRun:
         return CpuFusedRun(sizes, dtype, usage_order)
 

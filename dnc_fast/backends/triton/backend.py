@@ -33,19 +33,29 @@ class TritonFusedRun(StepRun):
     """The paper's steps with the whole-step kernels, see `kernels.gpu.step`."""
 
     def __init__(
-        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+        self,
+        sizes: MemorySizes,
+        dtype: torch.dtype,
+        device: torch.device,
+        usage_order: str,
+        keep: bool,
     ) -> None:
         self._scratch = kernels.make_scratch(*sizes, dtype, device)
         self._robust = usage_order == "robust"
+        self._keep = keep
+        self._kept: list[Tensor] = []
 
     def forward(self, step: Step) -> None:
-        kernels.forward(step, self._scratch, self._robust)
+        kept = kernels.make_kept(step) if self._keep else None
+        kernels.forward(step, self._scratch, self._robust, kept)
+        if kept is not None:
+            self._kept.append(kept)
 
     def rebuild(self, step: Step, with_link: bool) -> None:
         kernels.rebuild(step, self._scratch, with_link)
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
-        kernels.backward(step, adjoint, self._scratch, self._robust)
+        kernels.backward(step, adjoint, self._scratch, self._robust, self._kept.pop())
 
 
 class TritonBackend(Backend):
@@ -77,9 +87,14 @@ class TritonBackend(Backend):
         )
 
     def fused_step(
-        self, sizes: MemorySizes, dtype: torch.dtype, device: torch.device, usage_order: str
+        self,
+        sizes: MemorySizes,
+        dtype: torch.dtype,
+        device: torch.device,
+        usage_order: str,
+        keep: bool,
     ) -> StepRun:
-        return TritonFusedRun(sizes, dtype, device, usage_order)
+        return TritonFusedRun(sizes, dtype, device, usage_order, keep)
 
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
@@ -91,7 +106,7 @@ class TritonBackend(Backend):
         arithmetic = torch.promote_types(dtype, torch.float32)
         fields = state if dtype == arithmetic else state.to(arithmetic)
         robust = options.usage_order == "robust"
-        read_vectors, *new_state = kernels.memory_step(vector, *fields, robust)
+        read_vectors, *new_state, _ = kernels.memory_step(vector, *fields, robust)
         result = MemoryState(*new_state)
         if dtype != arithmetic:
             return read_vectors.to(dtype), result.to(dtype)
