@@ -120,7 +120,7 @@ class _Step(torch.autograd.Function):
         step = arrays(run, vector, before, after, d_reads.contiguous())
         d_vector, gradient = torch.empty_like(vector), final_gradients(d_final, run, before)
         run.backward(step, Adjoint(*map(run.array, (d_vector, *gradient))))
-        return None, None, None, d_vector, *first_gradients(gradient, run)
+        return None, None, None, d_vector, *first_gradients(gradient, run, before)
 
 
 def _given(link_type: type, given: Iterable[Tensor]) -> tuple[Tensor, MemoryState]:

@@ -73,6 +73,9 @@ class StepRun(ABC):
         """The gradient of the final matrix, from those of the final link's tensors."""
         return d_final[0]
 
+    def finish_backward(self, memory: Tensor, d_memory: Tensor) -> None:
+        """Complete the gradient of the initial memory, after the last call of `backward`."""
+
     def link_gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
         """Gradients of the initial link's tensors; `d_matrix` is that of the initial matrix."""
         return [d_matrix]

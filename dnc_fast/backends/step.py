@@ -281,6 +281,9 @@ def final_gradients(given: list[Tensor | None], run: StepRun, like: MemoryState)
     )
 
 
-def first_gradients(gradient: MemoryState, run: StepRun) -> list[Tensor | None]:
+def first_gradients(
+    gradient: MemoryState, run: StepRun, initial: MemoryState
+) -> list[Tensor | None]:
     """Gradients of the initial state's tensors, from those at the end of a backward pass."""
+    run.finish_backward(initial.memory, gradient.memory)
     return [*gradient[:LINK], *run.link_gradient(gradient.link), *gradient[LINK + 1 :]]

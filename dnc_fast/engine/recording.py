@@ -163,7 +163,7 @@ class Recording:
         return [
             *d_weights,
             *controller.of_state(),
-            *first_gradients(memory.state, self.steps),
+            *first_gradients(memory.state, self.steps, self.memory.initial),
             d_first_reads,
             *controller.of_given(),
         ]

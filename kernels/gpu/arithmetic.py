@@ -57,6 +57,13 @@ def gate_slope(value, RAW: tl.constexpr):
 
 
 @triton.jit
+def one_strength(pointer, DTYPE: tl.constexpr):
+    """A strength, at least 1, from what is stored: oneplus(x) = 1 + log(1 + e^x)."""
+    value = tl.load(pointer).to(DTYPE)
+    return 1.0 + tl.maximum(value, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(value)))
+
+
+@triton.jit
 def load_strengths(
     strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
 ):

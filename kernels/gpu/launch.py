@@ -20,6 +20,23 @@ SMALL_NUMBERS = 64 * 64
 TILE_NUMBERS = 64 * 64
 """The most numbers of the memory that a program of a tiled kernel holds."""
 
+STEP_NUMBERS = 512
+"""Numbers of the memory for each warp of a program of a tiled step."""
+
+STEP_TILES = 128
+"""The most tiles of a step whose programs have one warp. One warp waits for no other; but every
+program adds up what all tiles found out."""
+
+READ_NUMBERS = 2048
+"""Numbers of the memory, times read heads, for each warp of the program that reads."""
+
+READ_GROUP = 16
+"""Tiles whose parts of the read vectors one program adds up, where there are more than twice so
+many."""
+
+FINISH_CELLS = 1024
+"""Cells of which a program forms the gradient of usage."""
+
 LINK_ROWS, LINK_COLUMNS = 64, 64
 """The tile of a link matrix that a program holds at a time."""
 
@@ -173,6 +190,22 @@ def cdiv(size: int, part: int) -> int:
 def cell_tile(N: int, W: int) -> int:
     """How many cells of W numbers each program of a tiled kernel holds."""
     return max(1, min(block(N), 64, TILE_NUMBERS // block(W)))
+
+
+def step_tile(N: int, W: int) -> tuple[int, int]:
+    """How many cells of W numbers each program of a tiled step holds, and its warps."""
+    for num_warps in (1, 4):
+        BM = max(1, min(block(N), 64, STEP_NUMBERS * num_warps // block(W)))
+        if cdiv(N, BM) <= STEP_TILES:
+            break
+    return BM, max(1, min(8, BM * block(W) // STEP_NUMBERS))
+
+
+def read_tile(N: int, W: int, R: int) -> tuple[int, int]:
+    """The same of the program that reads with R heads."""
+    numbers = block(W) * block(R)
+    BM = max(1, min(block(N), 32, 8 * READ_NUMBERS // numbers))
+    return BM, max(1, min(8, BM * numbers // READ_NUMBERS))
 
 
 def tile_sizes(memory: Tensor, **heads: int) -> dict[str, Any]:

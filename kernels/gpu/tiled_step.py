@@ -1,375 +1,357 @@
 """The memory step for memories of any size: kernels over tiles of cells, around the link pass.
 
-    forward   usage_kernel     usage; scores of the write keys
+    forward   start_kernel     usage; similarities to the write keys; the activated interface
               allocation       (one launch per write head)
-              write_kernel     write weightings; the cells written; scores of the read keys
+              write_kernel     write weightings; the cells written; similarities to the read keys
               link pass        link matrix, precedence, forward and backward weightings
-              read_kernel      read weightings; the cells read
+              read_kernel      read weightings; the read vectors
 
-    backward  allocation       (one launch per write head)
-              read_backward    gradients of the read weightings; scores of the read keys
+    backward  read_backward    gradients of the read weightings
               link pass        gradient of the link matrix; sums for all other gradients
               write_backward   gradients of the cells before the write and of the write weightings
               allocation       (one launch per write head)
-              usage_backward   through the write keys, the gates and usage
+              finish           through the write keys, the gates and usage; the sums of all tiles
 
-Each program stores its part of what is summed over all cells: the read vectors in the forward pass,
-the gradient of the interface vector in the backward pass. Softmax is computed in parts too, see
-`store_softmax_parts`.
+What the backward pass needs again is kept (`kept_offsets`). Softmax is computed in parts: each tile
+stores a maximum and a sum. What the write keys' look-up adds to the gradient of the cells is known
+only when a step ends, and no kernel of it goes through the cells after that: it is pending, two
+numbers a cell, until `write_backward` of the step before adds it, or after the first step
+`finish_backward`.
 """
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from . import interface
-from .arithmetic import (
-    gate_slope,
-    gates,
-    get_column,
-    get_row,
-    put_column,
-    put_row,
-    softmax_dots,
-    store_dot_parts,
-)
-from .content import (
-    load_cells,
-    load_content,
-    lookup_backward,
-    similarities,
-    store_cells,
-    store_scores,
-)
-from .linkage import partial_rows, vectors_backward
-from .memory import (
-    load_weights,
-    read_backward,
-    read_part,
-    store_weights,
-    write_backward,
-    written_cells,
-)
-from .usage import mixed, updated_usage, usage_backward
+import torch
+from torch import Tensor
+
+from ..arrays import Adjoint, Step
+from ..interface import interface_offsets, interface_size
+from . import launch, linkage, tiled_backward, tiled_finish, tiled_forward
+from .allocation import Head, launch_products, launch_rank_backward
+
+
+@lru_cache(maxsize=64)
+def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
+    """Where each array that a step keeps begins, and KEPT, the size of all, for a batch element.
+
+    | array            | shape         |                                                            |
+    |------------------|---------------|------------------------------------------------------------|
+    | NORMS0, NORMS1   | (N)           | lengths of the cells before and after the write            |
+    | WRITE_CONTENT    | (Hw, N)       | content weightings of the write keys                       |
+    | WRITE_ALIKE      | (Hw, N)       | similarities to the write keys                             |
+    | ALLOCATION       | (Hw, N)       | allocation weightings                                      |
+    | PRODUCTS         | (Hw, N)       | products of the u' before each cell                        |
+    | SEEN             | (Hw - 1, N)   | the usage that all heads but the first saw                 |
+    | READ_CONTENT     | (R, N)        | like those of the write keys                               |
+    | READ_ALIKE       | (R, N)        | likewise                                                   |
+    | READ_STRENGTHS   | (R)           | the interface vector after activation, from here on        |
+    | READ_LENGTHS     | (R)           | lengths of the keys                                        |
+    | MODES            | (R, 1 + 2 Hw) |                                                            |
+    | FREE_GATES       | (R)           |                                                            |
+    | WRITE_STRENGTHS  | (Hw)          |                                                            |
+    | WRITE_LENGTHS    | (Hw)          |                                                            |
+    | ALLOCATION_GATES | (Hw)          |                                                            |
+    | WRITE_GATES      | (Hw)          |                                                            |
+    | ERASE_VECTORS    | (Hw, W)       |                                                            |
+    """
+    sizes = {
+        "NORMS0": N,
+        "NORMS1": N,
+        "WRITE_CONTENT": Hw * N,
+        "WRITE_ALIKE": Hw * N,
+        "ALLOCATION": Hw * N,
+        "PRODUCTS": Hw * N,
+        "SEEN": (Hw - 1) * N,
+        "READ_CONTENT": R * N,
+        "READ_ALIKE": R * N,
+        "READ_STRENGTHS": R,
+        "READ_LENGTHS": R,
+        "MODES": R * (1 + 2 * Hw),
+        "FREE_GATES": R,
+        "WRITE_STRENGTHS": Hw,
+        "WRITE_LENGTHS": Hw,
+        "ALLOCATION_GATES": Hw,
+        "WRITE_GATES": Hw,
+        "ERASE_VECTORS": Hw * W,
+    }
+    return _offsets(sizes, "KEPT")
+
+
+def _offsets(sizes: dict[str, int], whole: str) -> dict[str, int]:
+    """Where arrays of some sizes begin one after the other, and the size of the whole.
+
+    Each begins where four numbers can be loaded at once.
+    """
+    found, start = {}, 0
+    for name, size in sizes.items():
+        found[name] = start
+        start += -(-size // 4) * 4
+    return found | {whole: start}
+
+
+@lru_cache(maxsize=64)
+def part_offsets(W: int, R: int, Hw: int) -> dict[str, int]:
+    """Where the sums that each tile stores in the backward pass begin, and PART, the size of all.
+
+    With g the gradient of the logits of a read key, over its strength, and for the write keys
+    c the content weighting over |k| |m| + e, m the mean gradient of the write weighting in the
+    tile, h the gradient of the write weighting less m:
+
+    | array       | shape         | sums over cells of                               |
+    |-------------|---------------|--------------------------------------------------|
+    | KEYS        | (R, W)        | g times cells after the write                    |
+    | MEANT       | (Hw, W)       | c h times cells before the write                 |
+    | SHARED      | (Hw, W)       | c times cells before the write                   |
+    | ERASED      | (Hw, W)       | gradients of the erase vectors, not negated      |
+    | ADDED       | (Hw, W)       | gradients of the write vectors                   |
+    | LENGTHS     | (R)           | g D |m|, D the similarity, |m| of the cell       |
+    | STRENGTHS   | (R)           | g D                                              |
+    | MODES       | (R, 2 Hw)     | gradients of backward and forward modes          |
+    | DOTS        | (Hw)          | content weighting times gradient                 |
+    | FOUND       | (Hw)          | allocation weighting times gradient              |
+    | MEANS       | (Hw)          | m                                                |
+    | WRITE_...   | (Hw) each     | c h D, c D, c h D |m|, c D |m|                   |
+    """
+    sizes = {
+        "KEYS": R * W,
+        "MEANT": Hw * W,
+        "SHARED": Hw * W,
+        "ERASED": Hw * W,
+        "ADDED": Hw * W,
+        "LENGTHS": R,
+        "STRENGTHS": R,
+        "D_MODES": R * 2 * Hw,
+        "DOTS": Hw,
+        "FOUND": Hw,
+        "MEANS": Hw,
+        "MEANT_ALIKE": Hw,
+        "SHARED_ALIKE": Hw,
+        "MEANT_LENGTH": Hw,
+        "SHARED_LENGTH": Hw,
+    }
+    return _offsets(sizes, "PART")
 
 
 def kept_size(N: int, W: int, R: int, Hw: int) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    return 0
+    return kept_offsets(N, W, R, Hw)["KEPT"]
 
 
-@triton.jit
-def load_total(parts, TILES: tl.constexpr, BT: tl.constexpr):
-    """The sum of what all tiles stored."""
-    t = tl.arange(0, BT)
-    return tl.sum(tl.load(parts + t, mask=t < TILES, other=0.0), 0)
+class Scratch(NamedTuple):
+    """What the kernels of a step store for each other, with T tiles."""
+
+    kept: Tensor  # (B, KEPT), where a step keeps what no backward pass will need
+    write_parts: Tensor  # (B, Hw, 2, T), see `store_softmax_part`
+    read_parts: Tensor  # (B, R, 2, T)
+    rows: Tensor  # flat, partial sums of the link pass
+    columns: Tensor  # likewise
+    reads_by_tile: Tensor  # (B, tiles of the program that reads, R, W), parts of the read vectors
+    reads_by_group: Tensor  # (B, groups of such tiles, R, W)
+    arrived: Tensor  # (B, groups + 1), programs that are done; zeros between launches
+    changes: Tensor  # (B, R, N), gradients of the read weightings
+    shares: Tensor  # (B, R, N), see `read_backward_kernel`
+    modes: Tensor  # (B, R, 1 + 2 Hw), read modes
+    totals: Tensor  # (B, R + 2 Hw, T), see `read_backward_kernel`
+    d_written: Tensor  # (B, Hw, N), gradients of the write weightings
+    d_allocation: Tensor  # (B, Hw, N), gradients of the allocation weightings
+    d_seen: Tensor  # (B, N), gradient of the usage that a head saw
+    d_shares: Tensor  # (B, Hw, ranges of compared cells), see `finish_write_key`
+    parts: Tensor  # (B, T, PART), see `part_offsets`
+    free_parts: Tensor  # (B, ranges of cells, R), parts of the gradients of the free gates
+    pending: Tensor  # (B, (Hw + 1) N + Hw W), see `add_pending`
 
 
-@triton.jit
-def write_head_gates(
-    vector, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr,
-    DTYPE: tl.constexpr,
-):  # fmt: skip
-    """The allocation gates and the write gates of all write heads, (BHW) each."""
-    head = tl.arange(0, BHW)
-    allocation = gates(vector + interface.allocation_gates(W, R, HW) + head, head < HW, True, DTYPE)
-    write = gates(vector + interface.write_gates(W, R, HW) + head, head < HW, True, DTYPE)
-    return allocation, write
+def make_scratch(
+    B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
+) -> Scratch:
+    """Scratch for these sizes or smaller batches."""
+    like = torch.empty(0, dtype=dtype, device=device)
+    sizes = constants(N, W, R, Hw, dtype)
+    T = sizes["TILES"]
 
+    def new(*shape: int) -> Tensor:
+        return launch.new_like(like, *shape)
 
-@triton.jit
-def usage_kernel(
-    vector, memory0, usage0, write0, read0, usage1, write_scores, write_parts,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Usage of a tile of cells, and its scores for the write keys."""
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    vector += b * SIZE
-    usage = updated_usage(
-        usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
-        vector + interface.free_gates(W, R, HW), n, N, R, HW, DTYPE,
-    )  # fmt: skip
-    tl.store(usage1 + b * N + n, usage, mask=n < N)
-    store_scores(
-        write_scores + b * HW * N, write_parts + b * HW * 3 * TILES,
-        vector + interface.write_keys(W, R), vector + interface.write_strengths(W, R, HW),
-        load_cells(memory0 + b * N * W, n, w, N, W, DTYPE), tile, n, w, N, W, HW, BHW, TILES, True,
-        DTYPE,
-    )  # fmt: skip
-
-
-@triton.jit
-def write_kernel(
-    vector, memory0, allocation, write_scores, write_parts, memory1, write1, read_scores,
-    read_parts,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
-    BHW: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Write weightings of a tile, its cells after the write, and its scores for the read keys."""
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    vector += b * SIZE
-    allocation_gates, write_gates = write_head_gates(vector, W, R, HW, BHW, DTYPE)
-    found = load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE)
-    write_parts += b * HW * 3 * TILES
-    content = load_content(write_scores + b * HW * N, write_parts, n, N, HW, BHW, TILES, BT)
-    weights = mixed(allocation_gates[:, None], write_gates[:, None], found, content)
-    store_weights(write1 + b * HW * N, weights, n, N, HW, BHW)
-    cells = written_cells(
-        load_cells(memory0 + b * N * W, n, w, N, W, DTYPE), weights,
-        vector + interface.erase_vectors(W, R, HW), vector + interface.write_vectors(W, R, HW), w,
-        W, HW, BHW, True, DTYPE,
-    )  # fmt: skip
-    store_cells(memory1 + b * N * W, cells, n, w, N, W)
-    store_scores(
-        read_scores + b * R * N, read_parts + b * R * 3 * TILES, vector,
-        vector + interface.read_strengths(W, R), cells, tile, n, w, N, W, R, BR, TILES, True, DTYPE,
-    )  # fmt: skip
-
-
-@triton.jit
-def rebuild_kernel(
-    vector, memory0, write1, memory1,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """A tile of cells after the write, given the write weightings."""
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    vector += b * SIZE
-    cells = written_cells(
-        load_cells(memory0 + b * N * W, n, w, N, W, DTYPE),
-        load_weights(write1 + b * HW * N, n, N, HW, BHW, DTYPE),
-        vector + interface.erase_vectors(W, R, HW), vector + interface.write_vectors(W, R, HW), w,
-        W, HW, BHW, True, DTYPE,
-    )  # fmt: skip
-    store_cells(memory1 + b * N * W, cells, n, w, N, W)
-
-
-@triton.jit
-def read_kernel(
-    vector, memory1, read_scores, read_parts, rows, columns, read1, reads_by_tile,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
-    BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Read weightings of a tile, and what it adds to the read vectors: (B, TILES, R, W)."""
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    modes = interface.load_modes(vector + b * SIZE, W, R, HW, BR, BMODES, DTYPE)
-    content = load_content(
-        read_scores + b * R * N, read_parts + b * R * 3 * TILES, n, N, R, BR, TILES, BT
+    rows, columns = linkage.partials(like, B, N, R, Hw)
+    return Scratch(
+        kept=new(B, sizes["KEPT"]),
+        write_parts=new(B, Hw, 2, T),
+        read_parts=new(B, R, 2, T),
+        rows=rows,
+        columns=columns,
+        reads_by_tile=new(B, sizes["READ_TILES"], R, W),
+        reads_by_group=new(B, sizes["GROUPS"], R, W),
+        arrived=torch.zeros(B, sizes["GROUPS"] + 1, dtype=torch.int32, device=device),
+        changes=new(B, R, N),
+        shares=new(B, R, N),
+        modes=new(B, R, 1 + 2 * Hw),
+        totals=new(B, R + 2 * Hw, T),
+        d_written=new(B, Hw, N),
+        d_allocation=new(B, Hw, N),
+        d_seen=new(B, N),
+        d_shares=new(B, Hw, sizes["SHARES"]),
+        parts=new(B, T, sizes["PART"]),
+        free_parts=new(B, sizes["RANGES"], R),
+        pending=new(B, (Hw + 1) * N + Hw * W),
     )
-    weights = get_column(modes, HW, BMODES)[:, None] * content
-    for head in tl.static_range(HW):
-        row = b * HW + head
-        ahead = partial_rows(rows + row * CHUNKS * R * N, n, CHUNKS, R * N, N, R, BR, DTYPE)
-        behind = partial_rows(columns + row * STRIPS * R * N, n, STRIPS, R * N, N, R, BR, DTYPE)
-        weights += get_column(modes, head, BMODES)[:, None] * behind
-        weights += get_column(modes, 1 + HW + head, BMODES)[:, None] * ahead
-    store_weights(read1 + b * R * N, weights, n, N, R, BR)
-    cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
-    read_part(cells, weights, reads_by_tile + (b * TILES + tile) * R * W, w, W, R, BR)
 
 
-@triton.jit
-def read_backward_kernel(
-    vector, memory1, write1, precedence0, d_reads, d_precedence, d_read, changes, modes,
-    read_scores, read_parts, totals,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
-    DTYPE: tl.constexpr,
-):  # fmt: skip
-    """`changes` (B, R, N), the gradients of the read weightings of a tile, and sums over the tile.
+def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants of the kernels of a step, besides `offsets`; each takes those that it names."""
+    (BM, _), (READ_BM, _) = launch.step_tile(N, W), launch.read_tile(N, W, R)
+    TILES, READ_TILES = launch.cdiv(N, BM), launch.cdiv(N, READ_BM)
+    GROUP = READ_TILES if READ_TILES <= 2 * launch.READ_GROUP else launch.READ_GROUP
+    BN, link = min(launch.block(N), launch.FINISH_CELLS), linkage.tiling(N)
+    most = max(link["STRIPS"], link["CHUNKS"])
+    return {
+        "N": N,
+        "W": W,
+        "R": R,
+        "HW": Hw,
+        "SIZE": interface_size(W, R, Hw),
+        "WRITE_VECTORS": interface_offsets(W, R, Hw)["write_vectors"],
+        "TILES": TILES,
+        "BT": launch.block(TILES),
+        "READ_TILES": READ_TILES,
+        "GROUP": GROUP,
+        "GROUPS": launch.cdiv(READ_TILES, GROUP),
+        "SHARES": launch.rank_ranges(N),
+        "RANGES": launch.cdiv(N, BN),
+        "STRIPS": link["STRIPS"],
+        "CHUNKS": link["CHUNKS"],
+        "LANES": min(4, launch.block(most)),
+        "SUMMED": min(32, launch.block(TILES)),
+        "BM": BM,
+        "READ_BM": READ_BM,
+        "BN": BN,
+        "BW": launch.block(W),
+        "BR": launch.block(R),
+        "BHW": launch.block(Hw),
+        "BMODES": launch.block(1 + 2 * Hw),
+        "BREADS": min(256, launch.block(R * W)),
+        "DTYPE": launch.compute_dtype(dtype),
+        **kept_offsets(N, W, R, Hw),
+        **part_offsets(W, R, Hw),
+    }
 
-    modes: (B, R, 1 + 2 HW), the read modes. The third of the read_parts is that of the dot product
-    of content weighting and change. totals: (B, HW, 2, TILES), the tile's sums of the write
-    weighting, and of the precedence times its gradient.
+
+class Run:
+    """The launches of a step: its arrays by name, and the constants of its kernels."""
+
+    def __init__(self, step: Step, arrays: dict[str, Tensor]) -> None:
+        (B, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
+        self.step, self.B = step, B
+        self.sizes = constants(N, W, R, Hw, step.memory0.dtype)
+        self.arrays = step._asdict() | arrays
+
+    def launch(self, kernel: Any, programs: int, num_warps: int) -> None:
+        """Launch a kernel with some programs for each batch element."""
+        grid = (self.B, programs)
+        launch.run_by_name(kernel, grid, self.arrays, self.sizes, num_warps)
+
+    def over_tiles(self, kernel: Any, more: int = 0) -> None:
+        """Launch a kernel over tiles of cells, with some programs more."""
+        num_warps = launch.step_tile(self.sizes["N"], self.sizes["W"])[1]
+        self.launch(kernel, self.sizes["TILES"] + more, num_warps)
+
+    def kept(self, name: str, head: int) -> Tensor:
+        """What is kept of a write head, (B, N)."""
+        N = self.sizes["N"]
+        start = self.sizes[name] + head * N
+        return self.arrays["kept"][: self.B, start : start + N]
+
+    def head(self, head: int) -> Head:
+        """A write head: the usage it saw, and its gates in the interface vectors."""
+        sizes, vector = self.sizes, self.step.vector
+        offsets = interface_offsets(sizes["W"], sizes["R"], sizes["HW"])
+        return Head(
+            usage=self.kept("SEEN", head - 1) if head else self.step.usage1,
+            products=self.kept("PRODUCTS", head),
+            d_allocation=self.arrays["d_allocation"][: self.B, head],
+            allocation_gate=vector[:, offsets["allocation_gates"] + head],
+            write_gate=vector[:, offsets["write_gates"] + head],
+        )
+
+
+def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = None) -> None:
+    """Fill step.*1 and step.reads; and kept, if there will be a backward pass."""
+    arrays = scratch._asdict()
+    if kept is not None:
+        arrays["kept"] = kept
+    run = Run(step, arrays)
+    run.over_tiles(tiled_forward.start_kernel, more=1)
+    heads = [run.head(head) for head in range(run.sizes["HW"])]
+    for head, current in enumerate(heads):
+        launch_products(
+            current.usage,
+            current.products,
+            run.kept("ALLOCATION", head),
+            robust,
+            next_usage=heads[head + 1].usage if head + 1 < len(heads) else None,
+            allocation_gate=current.allocation_gate,
+            write_gate=current.write_gate,
+            raw=True,
+        )
+    run.over_tiles(tiled_forward.write_kernel)
+    given = step.write1, step.precedence0, step.read0, step.link0
+    linkage.launch_pass(*given, step.link1, step.precedence1, scratch.rows, scratch.columns)
+    num_warps = launch.read_tile(run.sizes["N"], run.sizes["W"], run.sizes["R"])[1]
+    run.launch(tiled_forward.read_kernel, run.sizes["READ_TILES"], num_warps)
+
+
+def rebuild(step: Step, with_link: bool) -> None:
+    """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
+    Run(step, {}).over_tiles(tiled_forward.rebuild_kernel)
+    if with_link:
+        linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
+
+
+def begin_backward(scratch: Scratch) -> None:
+    """Before the first call of `backward`: nothing is pending."""
+    scratch.pending.zero_()
+
+
+def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept: Tensor) -> None:
+    """Take the adjoint from step t to step t - 1 and fill adjoint.vector; some of it stays pending.
+
+    step.reads is the gradient of the read vectors; adjoint.* are changed in place. kept was filled
+    by `forward`.
     """
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    vector += b * SIZE
-    cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
-    none = tl.zeros([BR, BM], DTYPE)
-    _, change = read_backward(
-        d_reads + b * R * W, cells, none, tl.zeros([BM, BW], DTYPE), w, W, R, BR, DTYPE
-    )
-    change += load_weights(d_read + b * R * N, n, N, R, BR, DTYPE)
-    store_weights(changes + b * R * N, change, n, N, R, BR)
-    if tile == 0:
-        found = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
-        r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
-        COUNT: tl.constexpr = 1 + 2 * HW
-        tl.store(modes + (b * R + r) * COUNT + m, found, mask=(r < R) & (m < COUNT))
-    weights = store_scores(
-        read_scores + b * R * N, read_parts + b * R * 3 * TILES, vector,
-        vector + interface.read_strengths(W, R), cells, tile, n, w, N, W, R, BR, TILES, True, DTYPE,
+    arrays = scratch._asdict() | {"kept": kept, "d_reads": step.reads}
+    arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
+    run = Run(step, arrays)
+    run.over_tiles(tiled_backward.read_backward_kernel)
+    linkage.launch_pass_backward(
+        step.write1, step.precedence0, step.read0, step.link0, adjoint.link, scratch.changes,
+        scratch.changes, scratch.modes, scratch.rows, scratch.columns,
     )  # fmt: skip
-    store_dot_parts(read_parts + b * R * 3 * TILES, tile, weights, change, R, BR, TILES)
-    for head in tl.static_range(HW):
-        row = b * HW + head
-        written = tl.load(write1 + row * N + n, mask=n < N, other=0.0)
-        precedence = tl.load(precedence0 + row * N + n, mask=n < N, other=0.0)
-        d_precedence1 = tl.load(d_precedence + row * N + n, mask=n < N, other=0.0)
-        tl.store(totals + row * 2 * TILES + tile, tl.sum(written, 0))
-        tl.store(totals + (row * 2 + 1) * TILES + tile, tl.sum(precedence * d_precedence1, 0))
+    run.over_tiles(tiled_backward.write_backward_kernel)
+    heads = [run.head(head) for head in range(run.sizes["HW"])]
+    d_usage = scratch.d_seen[: run.B]
+    for head in reversed(range(len(heads))):
+        launch_rank_backward(
+            heads[head],
+            d_usage,
+            robust,
+            d_next_usage=d_usage if head + 1 < len(heads) else None,
+            before=heads[head - 1] if head else None,
+            d_share=scratch.d_shares[: run.B, head - 1] if head else None,
+            raw=True,
+        )
+    sizes = run.sizes
+    programs = sizes["RANGES"] + sizes["R"] + 2 * sizes["HW"]
+    run.launch(tiled_finish.finish_kernel, programs, num_warps=4)
 
 
-@triton.jit
-def write_backward_kernel(
-    vector, memory0, memory1, write1, read0, read1, d_reads, changes, read_scores, read_parts,
-    totals, rows, columns, write_scores, write_parts, d_written, d_allocation, d_vector_by_tile,
-    d_memory, d_precedence, d_write, d_read,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
-    BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr, BMODES: tl.constexpr,
-    DTYPE: tl.constexpr,
-):  # fmt: skip
-    """A tile of cells backward through reading and writing; adds up the sums of the link pass.
-
-    Fills d_written, the gradients of the write weightings; d_allocation, those of the allocation
-    weightings; and what the tile adds to the gradient of the raw interface vector.
-    """
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    vector += b * SIZE
-    d_vector = d_vector_by_tile + (b * TILES + tile) * SIZE
-
-    # Read vectors, read content weighting.
-    cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
-    weights = load_weights(read1 + b * R * N, n, N, R, BR, DTYPE)
-    d_cells, _ = read_backward(
-        d_reads + b * R * W, cells, weights, load_cells(d_memory + b * N * W, n, w, N, W, DTYPE), w,
-        W, R, BR, DTYPE,
+def finish_backward(memory: Tensor, d_memory: Tensor, scratch: Scratch) -> None:
+    """After the last call of `backward`: add to the gradient of the first memory what is pending."""
+    (B, N, W), Hw = memory.shape, scratch.d_written.shape[1]
+    BM, num_warps = launch.step_tile(N, W)
+    launch.run(
+        tiled_backward.add_pending_kernel, (B, launch.cdiv(N, BM)), memory, scratch.pending,
+        d_memory, N=N, W=W, HW=Hw, BM=BM, BW=launch.block(W),
+        DTYPE=launch.compute_dtype(memory.dtype), num_warps=num_warps,
     )  # fmt: skip
-    modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
-    mode_content = get_column(modes, HW, BMODES)
-    change = load_weights(changes + b * R * N, n, N, R, BR, DTYPE)
-    alike = similarities(vector, cells, w, W, R, BR, DTYPE)
-    read_parts += b * R * 3 * TILES
-    content = load_content(read_scores + b * R * N, read_parts, n, N, R, BR, TILES, BT)
-    dots = softmax_dots(read_parts, R, BR, TILES, BT)
-    d_modes = tl.zeros([BR, BMODES], DTYPE)
-    d_modes = put_column(d_modes, HW, tl.sum(content * change, 1), BMODES)
-    d_cells = lookup_backward(
-        content * mode_content[:, None] * (change - dots[:, None]), alike, cells, d_cells, vector,
-        vector + interface.read_strengths(W, R), d_vector,
-        d_vector + interface.read_strengths(W, R), w, W, R, BR, True, DTYPE,
-    )  # fmt: skip
-
-    # Write vectors, erase vectors.
-    cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
-    weights = load_weights(write1 + b * HW * N, n, N, HW, BHW, DTYPE)
-    d_cells, d_weights = write_backward(
-        d_cells, cells, weights, vector + interface.erase_vectors(W, R, HW),
-        vector + interface.write_vectors(W, R, HW), d_vector + interface.erase_vectors(W, R, HW),
-        d_vector + interface.write_vectors(W, R, HW), w, W, HW, BHW, True, DTYPE,
-    )  # fmt: skip
-    tl.debug_barrier()  # all threads must have read what this store replaces
-    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
-
-    # The sums of the link pass.
-    last = load_weights(read0 + b * R * N, n, N, R, BR, DTYPE)
-    d_last = tl.zeros([BR, BM], DTYPE)
-    for head in tl.static_range(HW):
-        row = b * HW + head
-        head_rows = rows + row * CHUNKS * (R + 1) * N
-        head_columns = columns + row * STRIPS * (R + 2) * N
-        x = partial_rows(head_rows, n, CHUNKS, (R + 1) * N, N, R, BR, DTYPE)
-        y = partial_rows(head_columns, n, STRIPS, (R + 2) * N, N, R, BR, DTYPE)
-        d_modes = put_column(d_modes, head, tl.sum(last * x, 1), BMODES)
-        d_modes = put_column(d_modes, 1 + HW + head, tl.sum(last * y, 1), BMODES)
-        d_last += get_column(modes, head, BMODES)[:, None] * x
-        d_last += get_column(modes, 1 + HW + head, BMODES)[:, None] * y
-        d_link_weights, d_before = vectors_backward(
-            tl.load(d_precedence + row * N + n, mask=n < N, other=0.0),
-            load_total(totals + row * 2 * TILES, TILES, BT),
-            load_total(totals + (row * 2 + 1) * TILES, TILES, BT), head_rows, head_columns, n, N, R,
-            STRIPS, CHUNKS, DTYPE,
-        )  # fmt: skip
-        d_weight = get_row(d_weights, head, BHW) + d_link_weights
-        d_weights = put_row(d_weights, head, d_weight, BHW)
-        tl.debug_barrier()  # all threads must have read what this store replaces
-        tl.store(d_precedence + row * N + n, d_before, mask=n < N)
-    interface.store_modes_gradient(d_vector, modes, d_modes, W, R, HW, BR, BMODES)
-    store_weights(d_read + b * R * N, d_last, n, N, R, BR)
-
-    # The gradients of the write weightings are complete now.
-    d_weights += load_weights(d_write + b * HW * N, n, N, HW, BHW, DTYPE)
-    store_weights(d_written + b * HW * N, d_weights, n, N, HW, BHW)
-    weights = store_scores(
-        write_scores + b * HW * N, write_parts + b * HW * 3 * TILES,
-        vector + interface.write_keys(W, R), vector + interface.write_strengths(W, R, HW), cells,
-        tile, n, w, N, W, HW, BHW, TILES, True, DTYPE,
-    )  # fmt: skip
-    d_weights = tl.where((n < N)[None, :], d_weights, 0.0)
-    store_dot_parts(write_parts + b * HW * 3 * TILES, tile, weights, d_weights, HW, BHW, TILES)
-    allocation_gates, write_gates = write_head_gates(vector, W, R, HW, BHW, DTYPE)
-    shares = allocation_gates * write_gates
-    store_weights(d_allocation + b * HW * N, shares[:, None] * d_weights, n, N, HW, BHW)
-
-
-@triton.jit
-def usage_backward_kernel(
-    vector, memory0, usage0, write0, read0, d_written, allocation, write_scores, write_parts,
-    d_seen, d_shares, d_vector_by_tile, d_memory, d_usage, d_write, d_read,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, BT: tl.constexpr, SHARES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr,
-    BR: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """A tile backward through the gates of the write weightings, the write keys and usage.
-
-    d_seen: (B, N), gradient of the usage that the first head saw. d_shares: (B, HW, SHARES), parts
-    of the gradients of g_a g_w through the usage that later heads saw; not read for the last head.
-    """
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
-    vector += b * SIZE
-    d_vector = d_vector_by_tile + (b * TILES + tile) * SIZE
-    cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
-    keys = vector + interface.write_keys(W, R)
-    alike = similarities(keys, cells, w, W, HW, BHW, DTYPE)
-    write_parts += b * HW * 3 * TILES
-    content = load_content(write_scores + b * HW * N, write_parts, n, N, HW, BHW, TILES, BT)
-    dots = softmax_dots(write_parts, HW, BHW, TILES, BT)
-    change = load_weights(d_written + b * HW * N, n, N, HW, BHW, DTYPE)
-    found = load_weights(allocation + b * HW * N, n, N, HW, BHW, DTYPE)
-    allocation_gates, write_gates = write_head_gates(vector, W, R, HW, BHW, DTYPE)
-    head = tl.arange(0, BHW)
-    mixture = mixed(allocation_gates[:, None], 1.0, found, content)
-    d_write_gates = tl.sum(change * mixture, 1)
-    d_allocation_gates = write_gates * tl.sum(change * (found - content), 1)
-    if HW > 1:
-        if tile == 0:  # once per batch element
-            d_share = tl.zeros([BHW], DTYPE)
-            for index in range(SHARES):
-                place = d_shares + (b * HW + head) * SHARES + index
-                d_share += tl.load(place, mask=head + 1 < HW, other=0.0)
-            d_write_gates += d_share * allocation_gates
-            d_allocation_gates += d_share * write_gates
-    d_allocation_gates *= gate_slope(allocation_gates, True)
-    d_write_gates *= gate_slope(write_gates, True)
-    tl.store(d_vector + interface.allocation_gates(W, R, HW) + head, d_allocation_gates, head < HW)
-    tl.store(d_vector + interface.write_gates(W, R, HW) + head, d_write_gates, head < HW)
-    d_logits = content * (change - dots[:, None])
-    d_logits *= (write_gates * (1.0 - allocation_gates))[:, None]
-    d_cells = lookup_backward(
-        d_logits, alike, cells, load_cells(d_memory + b * N * W, n, w, N, W, DTYPE), keys,
-        vector + interface.write_strengths(W, R, HW), d_vector + interface.write_keys(W, R),
-        d_vector + interface.write_strengths(W, R, HW), w, W, HW, BHW, True, DTYPE,
-    )  # fmt: skip
-    d_usage1 = tl.load(d_usage + b * N + n, mask=n < N, other=0.0)
-    d_usage1 += tl.load(d_seen + b * N + n, mask=n < N, other=0.0)
-    last = load_weights(d_read + b * R * N, n, N, R, BR, DTYPE)
-    tl.debug_barrier()  # all threads must have read what the stores from here on replace
-    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
-    last += usage_backward(
-        d_usage1, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
-        vector + interface.free_gates(W, R, HW), d_usage + b * N, d_write + b * HW * N,
-        d_vector + interface.free_gates(W, R, HW), n, N, R, HW, BR, DTYPE,
-    )  # fmt: skip
-    store_weights(d_read + b * R * N, last, n, N, R, BR)

@@ -57,6 +57,13 @@ class TritonFusedRun(StepRun):
     def backward(self, step: Step, adjoint: Adjoint) -> None:
         kernels.backward(step, adjoint, self._scratch, self._robust, self._kept.pop())
 
+    def begin_backward(self, d_final: list[Tensor | None]) -> Tensor | None:
+        kernels.begin_backward(self._scratch)
+        return super().begin_backward(d_final)
+
+    def finish_backward(self, memory: Tensor, d_memory: Tensor) -> None:
+        kernels.finish_backward(memory, d_memory, self._scratch)
+
 
 class TritonBackend(Backend):
     """The backend "triton"."""

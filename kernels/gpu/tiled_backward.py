@@ -1,0 +1,247 @@
+"""The backward pass of the memory step over tiles of cells, around link pass and allocation."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .content import EPSILON, load_cells, store_cells
+from .memory import load_weights, store_weights
+from .tiles import load_norms, load_numbers, load_total, load_vector, spread_sums, store_numbers, store_vector
+
+
+@triton.jit
+def read_backward_kernel(
+    memory1, kept, write1, precedence0, d_reads, d_precedence, d_read, changes, shares, modes,
+    totals,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, KEPT: tl.constexpr,
+    NORMS1: tl.constexpr, READ_CONTENT: tl.constexpr, READ_STRENGTHS: tl.constexpr,
+    READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """`changes` (B, R, N), the gradients of the read weightings of a tile, and sums over the tile.
+
+    shares: (B, R, N), the factors from changes, less their mean, to the g of
+    `tiled_step.part_offsets`. modes: (B, R, 1 + 2 HW), the read modes. totals: (B, R + 2 HW,
+    TILES): content weighting times change; the write weighting; precedence times its gradient.
+    """
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    COUNT: tl.constexpr = 1 + 2 * HW
+    kept += b * KEPT
+    totals += b * (R + 2 * HW) * TILES + tile
+    cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
+    cell_norms = load_norms(kept + NORMS1, n, N, DTYPE)
+    for r in tl.static_range(R):
+        d_vector = load_vector(d_reads + (b * R + r) * W, w, W, DTYPE)
+        content = load_numbers(kept + READ_CONTENT + r * N, n, N, DTYPE)
+        change = load_numbers(d_read + (b * R + r) * N, n, N, DTYPE)
+        scale = tl.load(kept + MODES + r * COUNT + HW) * tl.load(kept + READ_STRENGTHS + r)
+        length = tl.load(kept + READ_LENGTHS + r)
+        change += tl.sum(cells * d_vector[None, :], 1)
+        store_numbers(changes + (b * R + r) * N, change, n, N)
+        share = content * scale / (length * cell_norms + EPSILON)
+        store_numbers(shares + (b * R + r) * N, share, n, N)
+        tl.store(totals + r * TILES, tl.sum(content * change, 0))
+    for head in tl.static_range(HW):
+        row = (b * HW + head) * N
+        weight = load_numbers(write1 + row, n, N, DTYPE)
+        product = load_numbers(precedence0 + row, n, N, DTYPE)
+        product *= load_numbers(d_precedence + row, n, N, DTYPE)
+        tl.store(totals + (R + head) * TILES, tl.sum(weight, 0))
+        tl.store(totals + (R + HW + head) * TILES, tl.sum(product, 0))
+    if tile == 0:
+        r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
+        inside = (r < R) & (m < COUNT)
+        found = tl.load(kept + MODES + r * COUNT + m, mask=inside, other=0.0)
+        tl.store(modes + (b * R + r) * COUNT + m, found, mask=inside)
+
+
+@triton.jit
+def add_pending(
+    d_cells, cells, pending, n, w,
+    N: tl.constexpr, W: tl.constexpr, HW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The gradient of some cells, completed by what `finish_kernel` left pending.
+
+    pending: factors of the write keys (HW, N), of the cells (N), and the keys (HW, W).
+    """
+    d_cells -= load_numbers(pending + HW * N, n, N, DTYPE)[:, None] * cells
+    for head in tl.static_range(HW):
+        key = load_vector(pending + (HW + 1) * N + head * W, w, W, DTYPE)
+        d_cells += load_numbers(pending + head * N, n, N, DTYPE)[:, None] * key[None, :]
+    return d_cells
+
+
+@triton.jit
+def add_pending_kernel(
+    memory0, pending, d_memory,
+    N: tl.constexpr, W: tl.constexpr, HW: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """`add_pending` for a tile, after the first step."""
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
+    d_cells = load_cells(d_memory + b * N * W, n, w, N, W, DTYPE)
+    d_cells = add_pending(d_cells, cells, pending + b * ((HW + 1) * N + HW * W), n, w, N, W, HW, DTYPE)
+    tl.debug_barrier()  # all threads must have read what this store replaces
+    store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
+
+
+@triton.jit
+def reads_to_cells(
+    d_cells, cells, vector, kept, read1, d_reads, changes, shares, totals, part, n, w,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, NORMS1: tl.constexpr,
+    READ_ALIKE: tl.constexpr, READ_LENGTHS: tl.constexpr, KEYS: tl.constexpr,
+    LENGTHS: tl.constexpr, STRENGTHS: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The gradient of some cells with what reading them and the read keys' look-up add.
+
+    Pointers are to one batch element; `part` is filled with the sums for the read keys.
+    """
+    cell_norms = load_norms(kept + NORMS1, n, N, DTYPE)
+    scale = 0.0 * cell_norms
+    for r in tl.static_range(R):
+        change = load_numbers(changes + r * N, n, N, DTYPE)
+        g = load_numbers(shares + r * N, n, N, DTYPE)
+        alike = load_numbers(kept + READ_ALIKE + r * N, n, N, DTYPE)
+        weight = load_numbers(read1 + r * N, n, N, DTYPE)
+        key = load_vector(vector + r * W, w, W, DTYPE)
+        d_vector = load_vector(d_reads + r * W, w, W, DTYPE)
+        g *= change - load_total(totals + r * TILES, 1, TILES, BT)
+        d_cells += weight[:, None] * d_vector[None, :] + g[:, None] * key[None, :]
+        store_vector(part + KEYS + r * W, tl.sum(g[:, None] * cells, 0), w, W)
+        g *= alike
+        scale += g * tl.load(kept + READ_LENGTHS + r)
+        tl.store(part + STRENGTHS + r, tl.sum(g, 0))
+        tl.store(part + LENGTHS + r, tl.sum(g * cell_norms, 0))
+    return d_cells - (scale / cell_norms)[:, None] * cells
+
+
+@triton.jit
+def write_backward_kernel(
+    vector, kept, memory0, memory1, write1, read0, read1, d_reads, changes, shares, totals, rows,
+    columns, pending, d_written, d_allocation, parts, d_memory, d_precedence, d_write, d_read,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    KEPT: tl.constexpr, NORMS0: tl.constexpr, NORMS1: tl.constexpr, WRITE_CONTENT: tl.constexpr,
+    WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
+    READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
+    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
+    WRITE_VECTORS: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
+    SHARED: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
+    STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
+    MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,
+    MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, TILES: tl.constexpr,
+    BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
+    BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """A tile of cells backward through reading and writing; adds up the sums of the link pass.
+
+    Fills d_written, the gradients of the write weightings; d_allocation, those of the allocation
+    weightings; and parts (B, TILES, PART), see `tiled_step.part_offsets`.
+    """
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w, r = tile * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BR)
+    COUNT: tl.constexpr = 1 + 2 * HW
+    vector += b * SIZE
+    kept += b * KEPT
+    totals += b * (R + 2 * HW) * TILES
+    part = parts + (b * TILES + tile) * PART
+    cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
+    d_cells = load_cells(d_memory + b * N * W, n, w, N, W, DTYPE)
+
+    # The sums of the link pass.
+    last = load_weights(read0 + b * R * N, n, N, R, BR, DTYPE)
+    d_last = tl.zeros([BR, BM], DTYPE)
+    d_weights, d_before = (), ()
+    for head in tl.static_range(HW):
+        row = b * HW + head
+        head_rows = rows + row * CHUNKS * (R + 1) * N
+        head_columns = columns + row * STRIPS * (R + 2) * N
+        x = spread_sums(head_rows, n, CHUNKS, (R + 1) * N, N, R, BR, LANES, DTYPE)
+        y = spread_sums(head_columns, n, STRIPS, (R + 2) * N, N, R, BR, LANES, DTYPE)
+        mode = kept + MODES + r * COUNT + head
+        d_last += tl.load(mode, mask=r < R, other=0.0)[:, None] * x
+        d_last += tl.load(mode + 1 + HW, mask=r < R, other=0.0)[:, None] * y
+        place = part + D_MODES + r * 2 * HW + head
+        tl.store(place, tl.sum(last * x, 1), mask=r < R)
+        tl.store(place + HW, tl.sum(last * y, 1), mask=r < R)
+        change = load_numbers(d_precedence + row * N, n, N, DTYPE)
+        d_weight = load_numbers(d_write + row * N, n, N, DTYPE) + change
+        d_weight -= load_total(totals + (R + HW + head) * TILES, 1, TILES, BT)
+        d_weight += one_sum(head_rows + R * N, n, CHUNKS, (R + 1) * N, N, LANES, DTYPE)
+        d_weight -= one_sum(head_columns + R * N, n, STRIPS, (R + 2) * N, N, LANES, DTYPE)
+        d_weights = d_weights + (d_weight,)
+        change *= 1.0 - load_total(totals + (R + head) * TILES, 1, TILES, BT)
+        change += one_sum(head_columns + (R + 1) * N, n, STRIPS, (R + 2) * N, N, LANES, DTYPE)
+        d_before = d_before + (change,)
+    tl.debug_barrier()  # all threads must have read what these stores replace
+    for head in tl.static_range(HW):
+        store_numbers(d_precedence + (b * HW + head) * N, d_before[head], n, N)
+    store_weights(d_read + b * R * N, d_last, n, N, R, BR)
+
+    # Read vectors, read content weightings, what pends.
+    pending += b * ((HW + 1) * N + HW * W)
+    d_cells = add_pending(d_cells, cells, pending, n, w, N, W, HW, DTYPE)
+    d_cells = reads_to_cells(
+        d_cells, cells, vector, kept, read1 + b * R * N, d_reads + b * R * W, changes + b * R * N,
+        shares + b * R * N, totals, part, n, w, N, W, R, NORMS1, READ_ALIKE, READ_LENGTHS, KEYS,
+        LENGTHS, STRENGTHS, TILES, BT, DTYPE,
+    )  # fmt: skip
+
+    # The write: d_cells before it, and what it adds to the gradients of the write weightings.
+    cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
+    cell_norms = load_norms(kept + NORMS0, n, N, DTYPE)
+    d_cells_before = d_cells
+    for head in tl.static_range(HW):
+        row = (b * HW + head) * N
+        weight = load_numbers(write1 + row, n, N, DTYPE)
+        erase = load_vector(kept + ERASE_VECTORS + head * W, w, W, DTYPE)
+        added = load_vector(vector + WRITE_VECTORS + head * W, w, W, DTYPE)
+        # Not by dividing the product of all heads by this head's factor, which may be 0.
+        changed = d_cells * cells
+        for other in tl.static_range(HW):
+            if other != head:
+                erased = load_vector(kept + ERASE_VECTORS + other * W, w, W, DTYPE)
+                factor = load_numbers(write1 + (b * HW + other) * N, n, N, DTYPE)
+                changed *= 1.0 - factor[:, None] * erased[None, :]
+        d_cells_before *= 1.0 - weight[:, None] * erase[None, :]
+        d_weight = tl.sum(d_cells * added[None, :] - changed * erase[None, :], 1)
+        d_weight += d_weights[head]
+        store_vector(part + ERASED + head * W, tl.sum(weight[:, None] * changed, 0), w, W)
+        store_vector(part + ADDED + head * W, tl.sum(weight[:, None] * d_cells, 0), w, W)
+        content = load_numbers(kept + WRITE_CONTENT + head * N, n, N, DTYPE)
+        alike = load_numbers(kept + WRITE_ALIKE + head * N, n, N, DTYPE)
+        found = load_numbers(kept + ALLOCATION + head * N, n, N, DTYPE)
+        whole, dot = tl.sum(content, 0), tl.sum(content * d_weight, 0)
+        mean = tl.where(whole > 1e-30, dot / whole, 0.0)  # any number would do
+        tl.store(part + DOTS + head, dot)
+        tl.store(part + FOUND + head, tl.sum(found * d_weight, 0))
+        tl.store(part + MEANS + head, mean)
+        store_numbers(d_written + row, d_weight, n, N)
+        gates = tl.load(kept + ALLOCATION_GATES + head) * tl.load(kept + WRITE_GATES + head)
+        store_numbers(d_allocation + row, gates * d_weight, n, N)
+        share = content / (tl.load(kept + WRITE_LENGTHS + head) * cell_norms + EPSILON)
+        meant = share * (d_weight - mean)
+        store_vector(part + MEANT + head * W, tl.sum(meant[:, None] * cells, 0), w, W)
+        store_vector(part + SHARED + head * W, tl.sum(share[:, None] * cells, 0), w, W)
+        meant *= alike
+        share *= alike
+        tl.store(part + MEANT_ALIKE + head, tl.sum(meant, 0))
+        tl.store(part + SHARED_ALIKE + head, tl.sum(share, 0))
+        tl.store(part + MEANT_LENGTH + head, tl.sum(meant * cell_norms, 0))
+        tl.store(part + SHARED_LENGTH + head, tl.sum(share * cell_norms, 0))
+    tl.debug_barrier()  # all threads must have read what this store replaces
+    store_cells(d_memory + b * N * W, d_cells_before, n, w, N, W)
+
+
+@triton.jit
+def one_sum(
+    partials, n,
+    COUNT: tl.constexpr, STRIDE: tl.constexpr, N: tl.constexpr, LANES: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Adds up COUNT partial sums (N) of cells n, which lie STRIDE apart."""
+    return tl.sum(spread_sums(partials, n, COUNT, STRIDE, N, 1, 1, LANES, DTYPE), 0)

@@ -1,0 +1,269 @@
+"""The end of a step's backward pass over tiles: through usage, and the interface vector's gradient.
+
+Each program does something of its own; those of a batch element are counted in `finish_kernel`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import interface
+from .arithmetic import gate_slope, gates
+from .content import EPSILON
+from .tiles import last_arrived, load_norms, load_numbers, load_total, load_vector, store_numbers, store_vector
+from .tiles import stored_sum
+
+
+@triton.jit
+def tiles_total(
+    parts, w,
+    W: tl.constexpr, PART: tl.constexpr, TILES: tl.constexpr, SUMMED: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The sum over all tiles of a vector (W)."""
+    lane = tl.arange(0, SUMMED)[:, None]
+    found = tl.zeros([SUMMED, w.shape[0]], DTYPE)
+    for start in range(0, TILES, SUMMED):
+        mask = (start + lane < TILES) & (w < W)[None, :]
+        found += tl.load(parts + (start + lane) * PART + w[None, :], mask=mask, other=0.0)
+    return tl.sum(found, 0)
+
+
+@triton.jit
+def finish_read_key(
+    r, vector, kept, parts, totals, d_vector, w,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, READ_STRENGTHS: tl.constexpr,
+    READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr,
+    LENGTHS: tl.constexpr, STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, TILES: tl.constexpr,
+    BT: tl.constexpr, SUMMED: tl.constexpr, BMODES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the key, the strength and the modes of a read head."""
+    COUNT: tl.constexpr = 1 + 2 * HW
+    strength, length = tl.load(kept + READ_STRENGTHS + r), tl.load(kept + READ_LENGTHS + r)
+    along = load_total(parts + LENGTHS + r, PART, TILES, BT)
+    alike = load_total(parts + STRENGTHS + r, PART, TILES, BT)
+    d_key = tiles_total(parts + KEYS + r * W, w, W, PART, TILES, SUMMED, DTYPE)
+    d_key -= along / length * load_vector(vector + r * W, w, W, DTYPE)
+    store_vector(d_vector + r * W, d_key, w, W)
+    place = interface.read_strengths(W, R) + r
+    slope = 1.0 / (1.0 + tl.exp(-tl.load(vector + place).to(DTYPE)))
+    tl.store(d_vector + place, slope / strength * (length * along + EPSILON * alike))
+    m, t = tl.arange(0, BMODES), tl.arange(0, BT)
+    mode = tl.load(kept + MODES + r * COUNT + m, mask=m < COUNT, other=0.0)
+    # Those of the content modes lie elsewhere, between those of the others.
+    place = parts + t[:, None] * PART + D_MODES + r * 2 * HW + (m - (m > HW).to(tl.int32))[None, :]
+    other = ((m < COUNT) & (m != HW))[None, :] & (t < TILES)[:, None]
+    d_mode = tl.sum(tl.load(place, mask=other, other=0.0), 0)
+    content = load_total(totals + r * TILES, 1, TILES, BT)
+    d_mode = tl.where(m == HW, content, d_mode)
+    d_mode = mode * (d_mode - tl.sum(mode * d_mode, 0))
+    tl.store(d_vector + interface.read_modes(W, R, HW) + r * COUNT + m, d_mode, mask=m < COUNT)
+
+
+@triton.jit
+def finish_write_key(
+    head, vector, kept, parts, d_shares, d_vector, pending_key, w,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
+    WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
+    PART: tl.constexpr, MEANT: tl.constexpr, SHARED: tl.constexpr, DOTS: tl.constexpr,
+    FOUND: tl.constexpr, MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr,
+    SHARED_ALIKE: tl.constexpr, MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr,
+    SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the key, the strength and both gates of a write head; the key also pends."""
+    dot = load_total(parts + DOTS + head, PART, TILES, BT)
+    found = load_total(parts + FOUND + head, PART, TILES, BT)
+    t, lane = tl.arange(0, BT), tl.arange(0, SUMMED)
+    place, inside = parts + head + t * PART, t < TILES
+    off = tl.load(place + MEANS, mask=inside, other=0.0) - dot
+    along = tl.load(place + MEANT_LENGTH, mask=inside, other=0.0)
+    along += off * tl.load(place + SHARED_LENGTH, mask=inside, other=0.0)
+    alike = tl.load(place + MEANT_ALIKE, mask=inside, other=0.0)
+    alike += off * tl.load(place + SHARED_ALIKE, mask=inside, other=0.0)
+    along, alike = tl.sum(along, 0), tl.sum(alike, 0)
+    d_keys = tl.zeros([SUMMED, w.shape[0]], DTYPE)
+    for start in range(0, TILES, SUMMED):
+        inside = start + lane < TILES
+        place = parts + (start + lane) * PART
+        off = tl.load(place + MEANS + head, mask=inside, other=0.0) - dot
+        row = place[:, None] + head * W + w[None, :]
+        mask = inside[:, None] & (w < W)[None, :]
+        d_keys += tl.load(row + MEANT, mask=mask, other=0.0)
+        d_keys += off[:, None] * tl.load(row + SHARED, mask=mask, other=0.0)
+    strength, length = tl.load(kept + WRITE_STRENGTHS + head), tl.load(kept + WRITE_LENGTHS + head)
+    share, write = tl.load(kept + ALLOCATION_GATES + head), tl.load(kept + WRITE_GATES + head)
+    scale = write * (1.0 - share)
+    place = interface.write_keys(W, R) + head * W
+    key = load_vector(vector + place, w, W, DTYPE)
+    d_key = scale * strength * (tl.sum(d_keys, 0) - along / length * key)
+    store_vector(d_vector + place, d_key, w, W)
+    store_vector(pending_key, key, w, W)
+    place = interface.write_strengths(W, R, HW) + head
+    slope = 1.0 / (1.0 + tl.exp(-tl.load(vector + place).to(DTYPE)))
+    tl.store(d_vector + place, slope * scale * (length * along + EPSILON * alike))
+    d_share = write * (found - dot)
+    d_write = share * found + (1.0 - share) * dot
+    if HW > 1:
+        if head + 1 < HW:  # through the usage that later heads saw
+            both = 0.0 * dot
+            for index in range(SHARES):
+                both += tl.load(d_shares + head * SHARES + index)
+            d_share += both * write
+            d_write += both * share
+    place = d_vector + interface.allocation_gates(W, R, HW) + head
+    tl.store(place, d_share * gate_slope(share, True))
+    place = d_vector + interface.write_gates(W, R, HW) + head
+    tl.store(place, d_write * gate_slope(write, True))
+
+
+@triton.jit
+def finish_vectors(
+    head, kept, parts, d_vector, w,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, ERASE_VECTORS: tl.constexpr,
+    PART: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, TILES: tl.constexpr,
+    SUMMED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the erase vector and the write vector of a head."""
+    erase = load_vector(kept + ERASE_VECTORS + head * W, w, W, DTYPE)
+    d_erase = tiles_total(parts + ERASED + head * W, w, W, PART, TILES, SUMMED, DTYPE)
+    place = d_vector + interface.erase_vectors(W, R, HW) + head * W
+    store_vector(place, -gate_slope(erase, True) * d_erase, w, W)
+    d_added = tiles_total(parts + ADDED + head * W, w, W, PART, TILES, SUMMED, DTYPE)
+    store_vector(d_vector + interface.write_vectors(W, R, HW) + head * W, d_added, w, W)
+
+
+@triton.jit
+def finish_cells(
+    role, kept, parts, usage0, write0, read0, d_written, d_seen, free_parts, arrived, pending,
+    d_vector, d_usage, d_write, d_read,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
+    WRITE_CONTENT: tl.constexpr, WRITE_ALIKE: tl.constexpr, FREE_GATES: tl.constexpr,
+    WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr,
+    WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, TILES: tl.constexpr,
+    BT: tl.constexpr, RANGES: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Usage backward for a range of cells, and what pends for their gradients.
+
+    The product of the other factors is multiplied out, not divided, since a factor may be 0.
+    """
+    n = role * BN + tl.arange(0, BN)
+    cell_norms = load_norms(kept + NORMS0, n, N, DTYPE)
+    usage = load_numbers(usage0, n, N, DTYPE)
+    d_usage1 = load_numbers(d_usage, n, N, DTYPE) + load_numbers(d_seen, n, N, DTYPE)
+    pending_cells, unwritten = 0.0 * cell_norms, 0.0 * cell_norms + 1.0
+    pending_keys, before, written = (), (), ()
+    for head in tl.static_range(HW):
+        content = load_numbers(kept + WRITE_CONTENT + head * N, n, N, DTYPE)
+        alike = load_numbers(kept + WRITE_ALIKE + head * N, n, N, DTYPE)
+        change = load_numbers(d_written + head * N, n, N, DTYPE)
+        length = tl.load(kept + WRITE_LENGTHS + head)
+        scale = tl.load(kept + WRITE_GATES + head) * tl.load(kept + WRITE_STRENGTHS + head)
+        scale *= 1.0 - tl.load(kept + ALLOCATION_GATES + head)
+        dot = load_total(parts + DOTS + head, PART, TILES, BT)
+        g = scale * content * (change - dot) / (length * cell_norms + EPSILON)
+        pending_keys = pending_keys + (g,)
+        pending_cells += g * alike * length
+        factor = 1.0 - load_numbers(write0 + head * N, n, N, DTYPE)
+        before = before + (unwritten,)
+        written = written + (factor,)
+        unwritten *= factor
+    free, last, d_last, kept_before = (), (), (), ()
+    kept_usage = 0.0 * usage + 1.0
+    for r in tl.static_range(R):
+        free = free + (tl.load(kept + FREE_GATES + r),)
+        last = last + (load_numbers(read0 + r * N, n, N, DTYPE),)
+        d_last = d_last + (load_numbers(d_read + r * N, n, N, DTYPE),)
+        kept_before = kept_before + (kept_usage,)
+        kept_usage *= 1.0 - free[r] * last[r]
+    tl.debug_barrier()  # all threads must have read what these stores replace
+    for head in tl.static_range(HW):
+        store_numbers(pending + head * N, pending_keys[head], n, N)
+    store_numbers(pending + HW * N, pending_cells / cell_norms, n, N)
+    d_filled = d_usage1 * kept_usage
+    store_numbers(d_usage, d_filled * unwritten, n, N)
+    others = d_filled * (1.0 - usage)
+    for index in tl.static_range(HW):
+        head: tl.constexpr = HW - 1 - index
+        store_numbers(d_write + head * N, others * before[head], n, N)
+        others *= written[head]
+    others = d_usage1 * (usage + (1.0 - usage) * (1.0 - unwritten))
+    for index in tl.static_range(R):
+        r: tl.constexpr = R - 1 - index
+        product = others * kept_before[r]
+        store_numbers(d_read + r * N, d_last[r] - product * free[r], n, N)
+        d_free = tl.sum(product * last[r], 0)
+        if RANGES == 1:
+            place = d_vector + interface.free_gates(W, R, HW) + r
+            tl.store(place, -gate_slope(free[r], True) * d_free)
+        else:
+            tl.store(free_parts + role * R + r, d_free)
+        others *= 1.0 - free[r] * last[r]
+    if RANGES > 1:
+        if last_arrived(arrived, RANGES):
+            k = tl.arange(0, BR)
+            d_free = stored_sum(free_parts, k, 0, RANGES, R, RANGES, 8, DTYPE)
+            found = tl.load(kept + FREE_GATES + k, mask=k < R, other=0.0)
+            place = d_vector + interface.free_gates(W, R, HW) + k
+            tl.store(place, -gate_slope(found, True) * d_free, mask=k < R)
+            tl.store(arrived, 0)
+
+
+@triton.jit
+def finish_kernel(
+    vector, kept, parts, totals, usage0, write0, read0, d_written, d_seen, d_shares, free_parts,
+    arrived, pending, d_vector, d_usage, d_write, d_read,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_CONTENT: tl.constexpr,
+    WRITE_ALIKE: tl.constexpr, READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr,
+    MODES: tl.constexpr, FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
+    WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
+    ERASE_VECTORS: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
+    SHARED: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
+    STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
+    MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,
+    MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, SHARES: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr, RANGES: tl.constexpr,
+    GROUPS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
+    BMODES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Programs (B, RANGES + R + 2 HW), for: RANGES ranges of cells; each read head; each write
+    head's key, strength and gates; its vectors.
+    """
+    b, role = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    w = tl.arange(0, BW)
+    vector += b * SIZE
+    d_vector += b * SIZE
+    kept += b * KEPT
+    parts += b * TILES * PART
+    pending += b * ((HW + 1) * N + HW * W)
+    if role < RANGES:
+        finish_cells(
+            role, kept, parts, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
+            d_written + b * HW * N, d_seen + b * N, free_parts + b * RANGES * R,
+            arrived + b * (GROUPS + 1), pending, d_vector, d_usage + b * N, d_write + b * HW * N,
+            d_read + b * R * N, N, W, R, HW, NORMS0, WRITE_CONTENT, WRITE_ALIKE, FREE_GATES,
+            WRITE_STRENGTHS, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, TILES, BT,
+            RANGES, BN, BR, DTYPE,
+        )  # fmt: skip
+    elif role < RANGES + R:
+        finish_read_key(
+            role - RANGES, vector, kept, parts, totals + b * (R + 2 * HW) * TILES, d_vector, w, W,
+            R, HW, READ_STRENGTHS, READ_LENGTHS, MODES, PART, KEYS, LENGTHS, STRENGTHS, D_MODES,
+            TILES, BT, SUMMED, BMODES, DTYPE,
+        )  # fmt: skip
+    elif role < RANGES + R + HW:
+        head = role - RANGES - R
+        finish_write_key(
+            head, vector, kept, parts, d_shares + b * HW * SHARES, d_vector,
+            pending + (HW + 1) * N + head * W, w, W, R, HW, WRITE_STRENGTHS, WRITE_LENGTHS,
+            ALLOCATION_GATES, WRITE_GATES, PART, MEANT, SHARED, DOTS, FOUND, MEANS, MEANT_ALIKE,
+            SHARED_ALIKE, MEANT_LENGTH, SHARED_LENGTH, SHARES, TILES, BT, SUMMED, DTYPE,
+        )  # fmt: skip
+    else:
+        finish_vectors(
+            role - RANGES - R - HW, kept, parts, d_vector, w, W, R, HW, ERASE_VECTORS, PART,
+            ERASED, ADDED, TILES, SUMMED, DTYPE,
+        )  # fmt: skip

@@ -1,0 +1,283 @@
+"""The forward pass of the memory step over tiles of cells, around allocation and link pass.
+
+What each kernel finds out and the backward pass needs again goes to `kept`, see `tiled_step.Kept`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import interface
+from .arithmetic import gates, load_strengths, one_strength
+from .content import EPSILON, load_cells, norms, store_cells
+from .memory import load_weights, store_weights
+from .tiles import (
+    last_arrived,
+    load_numbers,
+    load_vector,
+    softmax_terms,
+    softmax_total,
+    softmax_totals,
+    spread_sums,
+    store_numbers,
+    store_softmax_part,
+    store_vector,
+    stored_sum,
+)
+from .usage import mixed, updated_usage
+
+
+@triton.jit
+def store_lengths(
+    keys, lengths, w,
+    W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The lengths of keys (H, W)."""
+    h = tl.arange(0, BH)
+    mask = (h < H)[:, None] & (w < W)[None, :]
+    rows = tl.load(keys + h[:, None] * W + w[None, :], mask=mask, other=0.0).to(DTYPE)
+    tl.store(lengths + h, norms(rows), mask=h < H)
+
+
+@triton.jit
+def activate(
+    vector, kept, w,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr,
+    BMODES: tl.constexpr, READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr,
+    MODES: tl.constexpr, FREE_GATES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
+    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Keep what of an interface vector has an activation, and the lengths of its keys.
+
+    But not the strengths of the write keys: `start_kernel` keeps them.
+    """
+    r, head, m = tl.arange(0, BR), tl.arange(0, BHW), tl.arange(0, BMODES)
+    COUNT: tl.constexpr = 1 + 2 * HW
+    strengths = load_strengths(vector + interface.read_strengths(W, R), R, BR, True, DTYPE)
+    tl.store(kept + READ_STRENGTHS + r, strengths, mask=r < R)
+    store_lengths(vector, kept + READ_LENGTHS, w, W, R, BR, DTYPE)
+    keys = vector + interface.write_keys(W, R)
+    store_lengths(keys, kept + WRITE_LENGTHS, w, W, HW, BHW, DTYPE)
+    modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
+    place = kept + MODES + r[:, None] * COUNT + m[None, :]
+    tl.store(place, modes, mask=(r < R)[:, None] & (m < COUNT)[None, :])
+    free = gates(vector + interface.free_gates(W, R, HW) + r, r < R, True, DTYPE)
+    tl.store(kept + FREE_GATES + r, free, mask=r < R)
+    share = gates(vector + interface.allocation_gates(W, R, HW) + head, head < HW, True, DTYPE)
+    tl.store(kept + ALLOCATION_GATES + head, share, mask=head < HW)
+    share = gates(vector + interface.write_gates(W, R, HW) + head, head < HW, True, DTYPE)
+    tl.store(kept + WRITE_GATES + head, share, mask=head < HW)
+    for index in tl.static_range(HW):
+        place = vector + interface.erase_vectors(W, R, HW) + index * W + w
+        erase = gates(place, w < W, True, DTYPE)
+        store_vector(kept + ERASE_VECTORS + index * W, erase, w, W)
+
+
+@triton.jit
+def start_kernel(
+    vector, memory0, usage0, write0, read0, kept, usage1, write_parts,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_ALIKE: tl.constexpr,
+    READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, MODES: tl.constexpr,
+    FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
+    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
+    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr,
+    BMODES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Usage of a tile of cells, and their similarities to the write keys.
+
+    The last program of a batch element activates the interface vector instead.
+    """
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    w = tl.arange(0, BW)
+    vector += b * SIZE
+    kept += b * KEPT
+    if tile == TILES:
+        activate(
+            vector, kept, w, W, R, HW, BR, BHW, BMODES, READ_STRENGTHS, READ_LENGTHS, MODES,
+            FREE_GATES, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, ERASE_VECTORS, DTYPE,
+        )  # fmt: skip
+    else:
+        n = tile * BM + tl.arange(0, BM)
+        cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
+        usage = updated_usage(
+            usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
+            vector + interface.free_gates(W, R, HW), n, N, R, HW, DTYPE,
+        )  # fmt: skip
+        store_numbers(usage1 + b * N, usage, n, N)
+        cell_norms = norms(cells)
+        store_numbers(kept + NORMS0, cell_norms, n, N)
+        for head in tl.static_range(HW):
+            key = load_vector(vector + interface.write_keys(W, R) + head * W, w, W, DTYPE)
+            length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
+            alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
+            store_numbers(kept + WRITE_ALIKE + head * N, alike, n, N)
+            strength = one_strength(vector + interface.write_strengths(W, R, HW) + head, DTYPE)
+            if tile == 0:
+                tl.store(kept + WRITE_STRENGTHS + head, strength)
+            parts = write_parts + (b * HW + head) * 2 * TILES
+            store_softmax_part(parts, tile, alike, strength, n, N, TILES)
+
+
+@triton.jit
+def written(
+    cells, weights, vector, erase, w,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Some cells after all write heads have erased and then added.
+
+    Args:
+        cells: (n, W).
+        weights: a tuple of (n) for each head.
+        vector: the interface vector.
+        erase: (HW, W); RAW: before their activation.
+    """
+    added = tl.zeros_like(cells)
+    for head in tl.static_range(HW):
+        place = vector + interface.write_vectors(W, R, HW) + head * W
+        added += weights[head][:, None] * load_vector(place, w, W, DTYPE)[None, :]
+        erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
+        cells *= 1.0 - weights[head][:, None] * erased[None, :]
+    return cells + added
+
+
+@triton.jit
+def write_kernel(
+    vector, memory0, kept, write_parts, memory1, write1, read_parts,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    KEPT: tl.constexpr, NORMS1: tl.constexpr, WRITE_CONTENT: tl.constexpr,
+    WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
+    READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
+    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Write weightings of a tile, its cells after the write, their similarities to the read keys."""
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    vector += b * SIZE
+    kept += b * KEPT
+    cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
+    weights = ()
+    for head in tl.static_range(HW):
+        top, total = softmax_total(write_parts + (b * HW + head) * 2 * TILES, TILES, BT)
+        alike = load_numbers(kept + WRITE_ALIKE + head * N, n, N, DTYPE)
+        found = load_numbers(kept + ALLOCATION + head * N, n, N, DTYPE)
+        content = softmax_terms(alike, tl.load(kept + WRITE_STRENGTHS + head), top) / total
+        share = tl.load(kept + ALLOCATION_GATES + head)
+        weight = mixed(share, tl.load(kept + WRITE_GATES + head), found, content)
+        if N % BM != 0:  # a term of a place outside may be infinite
+            weight = tl.where(n < N, weight, 0.0)
+        store_numbers(kept + WRITE_CONTENT + head * N, content, n, N)
+        store_numbers(write1 + (b * HW + head) * N, weight, n, N)
+        weights = weights + (weight,)
+    cells = written(cells, weights, vector, kept + ERASE_VECTORS, w, W, R, HW, False, DTYPE)
+    store_cells(memory1 + b * N * W, cells, n, w, N, W)
+    cell_norms = norms(cells)
+    store_numbers(kept + NORMS1, cell_norms, n, N)
+    for r in tl.static_range(R):
+        key = load_vector(vector + r * W, w, W, DTYPE)
+        length = tl.load(kept + READ_LENGTHS + r)
+        alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
+        store_numbers(kept + READ_ALIKE + r * N, alike, n, N)
+        parts = read_parts + (b * R + r) * 2 * TILES
+        store_softmax_part(parts, tile, alike, tl.load(kept + READ_STRENGTHS + r), n, N, TILES)
+
+
+@triton.jit
+def rebuild_kernel(
+    vector, memory0, write1, memory1,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    BM: tl.constexpr, BW: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """A tile of cells after the write, given the write weightings."""
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
+    vector += b * SIZE
+    weights = ()
+    for head in tl.static_range(HW):
+        weights = weights + (load_numbers(write1 + (b * HW + head) * N, n, N, DTYPE),)
+    cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
+    erase = vector + interface.erase_vectors(W, R, HW)
+    cells = written(cells, weights, vector, erase, w, W, R, HW, True, DTYPE)
+    store_cells(memory1 + b * N * W, cells, n, w, N, W)
+
+
+@triton.jit
+def add_reads(
+    by_tile, by_group, arrived, reads, tile,
+    K: tl.constexpr, TILES: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
+    SUMMED: tl.constexpr, BK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Add up K numbers of all tiles: the last program of each GROUP those of the group, and the
+    last of these the sums of all groups, SUMMED at a time.
+
+    arrived: (GROUPS + 1), zeros before and after.
+    """
+    group = tile // GROUP
+    count = tl.minimum(GROUP, TILES - group * GROUP)
+    if last_arrived(arrived + group, count):
+        for start in range(0, K, BK):
+            k = start + tl.arange(0, BK)
+            found = stored_sum(by_tile, k, group * GROUP, count, K, GROUP, SUMMED, DTYPE)
+            if GROUPS == 1:
+                tl.store(reads + k, found, mask=k < K)
+            else:
+                tl.store(by_group + group * K + k, found, mask=k < K)
+        tl.store(arrived + group, 0)
+        if GROUPS > 1:
+            if last_arrived(arrived + GROUPS, GROUPS):
+                for start in range(0, K, BK):
+                    k = start + tl.arange(0, BK)
+                    found = stored_sum(by_group, k, 0, GROUPS, K, GROUPS, SUMMED, DTYPE)
+                    tl.store(reads + k, found, mask=k < K)
+                tl.store(arrived + GROUPS, 0)
+
+
+@triton.jit
+def read_kernel(
+    memory1, kept, read_parts, rows, columns, read1, reads_by_tile, reads_by_group, arrived, reads,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, KEPT: tl.constexpr,
+    READ_CONTENT: tl.constexpr, READ_ALIKE: tl.constexpr, READ_STRENGTHS: tl.constexpr,
+    MODES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, READ_TILES: tl.constexpr,
+    STRIPS: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr, GROUP: tl.constexpr,
+    READ_BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BREADS: tl.constexpr,
+    SUMMED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Read weightings of a tile, and what it adds to the read vectors: (B, READ_TILES, R, W).
+
+    The last program of each GROUP adds these up, and the last of the groups their sums.
+    """
+    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, w, r = tile * READ_BM + tl.arange(0, READ_BM), tl.arange(0, BW), tl.arange(0, BR)
+    COUNT: tl.constexpr = 1 + 2 * HW
+    kept += b * KEPT
+    cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
+    top, total = softmax_totals(read_parts + b * R * 2 * TILES, R, BR, TILES, BT)
+    alike = load_weights(kept + READ_ALIKE, n, N, R, BR, DTYPE)
+    strengths = tl.load(kept + READ_STRENGTHS + r, mask=r < R, other=0.0)
+    content = softmax_terms(alike, strengths[:, None], top[:, None]) / total[:, None]
+    if R != BR or N % READ_BM != 0:
+        content = tl.where((r < R)[:, None] & (n < N)[None, :], content, 0.0)
+    store_weights(kept + READ_CONTENT, content, n, N, R, BR)
+    modes = kept + MODES + r * COUNT
+    weights = tl.load(modes + HW, mask=r < R, other=0.0)[:, None] * content
+    for head in tl.static_range(HW):
+        row = b * HW + head
+        part = columns + row * STRIPS * R * N
+        behind = spread_sums(part, n, STRIPS, R * N, N, R, BR, LANES, DTYPE)
+        part = rows + row * CHUNKS * R * N
+        ahead = spread_sums(part, n, CHUNKS, R * N, N, R, BR, LANES, DTYPE)
+        weights += tl.load(modes + head, mask=r < R, other=0.0)[:, None] * behind
+        weights += tl.load(modes + 1 + HW + head, mask=r < R, other=0.0)[:, None] * ahead
+    store_weights(read1 + b * R * N, weights, n, N, R, BR)
+    part = tl.sum(weights[:, :, None] * cells[None, :, :], 1)
+    place = reads_by_tile + (b * READ_TILES + tile) * R * W + r[:, None] * W + w[None, :]
+    tl.store(place, part, mask=(r < R)[:, None] & (w < W)[None, :])
+    GROUPS: tl.constexpr = (READ_TILES + GROUP - 1) // GROUP
+    add_reads(
+        reads_by_tile + b * READ_TILES * R * W, reads_by_group + b * GROUPS * R * W,
+        arrived + b * (GROUPS + 1), reads + b * R * W, tile, R * W, READ_TILES, GROUP, GROUPS,
+        SUMMED, BREADS, DTYPE,
+    )  # fmt: skip

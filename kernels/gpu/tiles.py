@@ -1,0 +1,170 @@
+"""What kernels over tiles of cells share: loads of some cells, sums over programs and over parts."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_numbers(pointer, n, N: tl.constexpr, DTYPE: tl.constexpr):
+    """Cells n of (N), 0 outside."""
+    if N // n.shape[0] * n.shape[0] == N:
+        found = tl.load(pointer + n)
+    else:
+        found = tl.load(pointer + n, mask=n < N, other=0.0)
+    return found.to(DTYPE)
+
+
+@triton.jit
+def load_norms(pointer, n, N: tl.constexpr, DTYPE: tl.constexpr):
+    """Lengths of cells n, 1 outside: they are divided by."""
+    if N // n.shape[0] * n.shape[0] == N:
+        found = tl.load(pointer + n)
+    else:
+        found = tl.load(pointer + n, mask=n < N, other=1.0)
+    return found.to(DTYPE)
+
+
+@triton.jit
+def store_numbers(pointer, numbers, n, N: tl.constexpr):
+    """Store cells n of (N)."""
+    if N // n.shape[0] * n.shape[0] == N:
+        tl.store(pointer + n, numbers)
+    else:
+        tl.store(pointer + n, numbers, mask=n < N)
+
+
+@triton.jit
+def load_vector(pointer, w, W: tl.constexpr, DTYPE: tl.constexpr):
+    """A vector (W), padded with zeros."""
+    if W == w.shape[0]:
+        found = tl.load(pointer + w)
+    else:
+        found = tl.load(pointer + w, mask=w < W, other=0.0)
+    return found.to(DTYPE)
+
+
+@triton.jit
+def store_vector(pointer, vector, w, W: tl.constexpr):
+    """Store a padded vector (W)."""
+    if W == w.shape[0]:
+        tl.store(pointer + w, vector)
+    else:
+        tl.store(pointer + w, vector, mask=w < W)
+
+
+@triton.jit
+def softmax_terms(alike, strengths, top):
+    """e^(strength * similarity - top), the same wherever it is computed from the same numbers.
+
+    The product must not be rounded in one place and fused with the difference in another: where one
+    cell has all the weight, its term and the sum of all terms have to be the same number.
+    """
+    strengths = tl.broadcast_to(strengths, alike.shape)
+    return tl.exp(tl.fma(alike, strengths, -tl.broadcast_to(top, alike.shape)))
+
+
+@triton.jit
+def store_softmax_part(
+    parts, tile, alike, strength, n, N: tl.constexpr, TILES: tl.constexpr
+):
+    """Store what a tile adds to a softmax over all cells: maximum, and sum of the terms.
+
+    parts: (2, TILES), of one key.
+    """
+    scores = alike * strength
+    if N // n.shape[0] * n.shape[0] != N:
+        scores = tl.where(n < N, scores, -float("inf"))
+    top = tl.max(scores, 0)
+    terms = softmax_terms(alike, strength, top)
+    if N // n.shape[0] * n.shape[0] != N:
+        terms = tl.where(n < N, terms, 0.0)
+    tl.store(parts + tile, top)
+    tl.store(parts + TILES + tile, tl.sum(terms, 0))
+
+
+@triton.jit
+def softmax_total(parts, TILES: tl.constexpr, BT: tl.constexpr):
+    """Maximum and sum of the terms over all tiles, from the parts (2, TILES) of one key."""
+    t = tl.arange(0, BT)
+    tops = tl.load(parts + t, mask=t < TILES, other=-float("inf"))
+    sums = tl.load(parts + TILES + t, mask=t < TILES, other=0.0)
+    top = tl.max(tops, 0)
+    return top, tl.sum(sums * tl.exp(tops - top), 0)
+
+
+@triton.jit
+def softmax_totals(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
+    """`softmax_total` of all keys: (BH) each; 0 and 1 where there is none."""
+    h, t = tl.arange(0, BH)[:, None], tl.arange(0, BT)[None, :]
+    place, inside = parts + h * 2 * TILES + t, (h < H) & (t < TILES)
+    tops = tl.load(place, mask=inside, other=-float("inf"))
+    sums = tl.load(place + TILES, mask=inside, other=0.0)
+    if H != BH:
+        tops = tl.where((h < H) | (t > 0), tops, 0.0)
+        sums = tl.where((h < H) | (t > 0), sums, 1.0)
+    top = tl.max(tops, 1)
+    return top, tl.sum(sums * tl.exp(tops - top[:, None]), 1)
+
+
+@triton.jit
+def load_total(parts, STRIDE: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
+    """The sum of what all tiles stored, numbers STRIDE apart."""
+    t = tl.arange(0, BT)
+    return tl.sum(tl.load(parts + t * STRIDE, mask=t < TILES, other=0.0), 0)
+
+
+@triton.jit
+def spread_sums(
+    partials, n, COUNT: tl.constexpr, STRIDE: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
+    BR: tl.constexpr, LANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Adds up COUNT partial sums (R, N) of cells n, which lie STRIDE apart: (BR, n), 0 outside.
+
+    LANES of them are loaded at a time, by neighbouring threads.
+    """
+    r, lane = tl.arange(0, BR)[None, :, None], tl.arange(0, LANES)[:, None, None]
+    place = partials + lane * STRIDE + r * N + n[None, None, :]
+    inside = (r < R) & (n[None, None, :] < N)
+    found = tl.zeros([LANES, BR, n.shape[0]], DTYPE)
+    for index in tl.range((COUNT + LANES - 1) // LANES, loop_unroll_factor=8):
+        start = index * LANES
+        if COUNT % LANES == 0 and R == BR and N // n.shape[0] * n.shape[0] == N:
+            found += tl.load(place + start * STRIDE)
+        else:
+            found += tl.load(
+                place + start * STRIDE, mask=inside & (start + lane < COUNT), other=0.0
+            )
+    return tl.sum(found, 0)
+
+
+@triton.jit
+def last_arrived(counter, count):
+    """Whether this program is the last one of `count` to come here.
+
+    The last one sees all that the others stored before they came. It must reset the counter.
+    """
+    tl.debug_barrier()  # all threads of this program have stored what they had to
+    return tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == count - 1
+
+
+@triton.jit
+def stored_sum(
+    parts, k, first, count,
+    K: tl.constexpr, MOST: tl.constexpr, LANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The sum over count parts (K) from the first on, in order, of numbers k; count is at most MOST.
+
+    For parts that other programs of the same launch stored: they are not read from a cache that is
+    not shared.
+    """
+    lane = tl.arange(0, LANES)[:, None]
+    found = tl.zeros([LANES, k.shape[0]], DTYPE)
+    for start in tl.static_range(0, MOST, LANES):
+        part = start + lane
+        found += tl.load(
+            parts + (first + part) * K + k[None, :], mask=(part < count) & (k < K)[None, :],
+            other=0.0, cache_modifier=".cg",
+        )  # fmt: skip
+    return tl.sum(found, 0)
