@@ -17,7 +17,7 @@ def read_backward_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, KEPT: tl.constexpr,
     NORMS1: tl.constexpr, READ_CONTENT: tl.constexpr, READ_STRENGTHS: tl.constexpr,
     READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
-    BW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr, DTYPE: tl.constexpr,
+    BW: tl.constexpr, BALLMODES: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """`changes` (B, R, N), the gradients of the read weightings of a tile, and sums over the tile.
 
@@ -51,10 +51,9 @@ def read_backward_kernel(
         tl.store(totals + (R + head) * TILES, tl.sum(weight, 0))
         tl.store(totals + (R + HW + head) * TILES, tl.sum(product, 0))
     if tile == 0:
-        r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
-        inside = (r < R) & (m < COUNT)
-        found = tl.load(kept + MODES + r * COUNT + m, mask=inside, other=0.0)
-        tl.store(modes + (b * R + r) * COUNT + m, found, mask=inside)
+        k = tl.arange(0, BALLMODES)
+        found = tl.load(kept + MODES + k, mask=k < R * COUNT, other=0.0)
+        tl.store(modes + b * R * COUNT + k, found, mask=k < R * COUNT)
 
 
 @triton.jit

@@ -85,26 +85,26 @@ def finish_write_key(
     along, alike = tl.sum(along, 0), tl.sum(alike, 0)
     d_keys = tl.zeros([SUMMED, w.shape[0]], DTYPE)
     for start in range(0, TILES, SUMMED):
-        inside = start + lane < TILES
-        place = parts + (start + lane) * PART
-        off = tl.load(place + MEANS + head, mask=inside, other=0.0) - dot
-        row = place[:, None] + head * W + w[None, :]
-        mask = inside[:, None] & (w < W)[None, :]
-        d_keys += tl.load(row + MEANT, mask=mask, other=0.0)
-        d_keys += off[:, None] * tl.load(row + SHARED, mask=mask, other=0.0)
+        real = start + lane < TILES
+        rows = parts + (start + lane) * PART + head
+        more = tl.load(rows + MEANS, mask=real, other=0.0) - dot
+        places = rows[:, None] + head * (W - 1) + w[None, :]
+        mask = real[:, None] & (w < W)[None, :]
+        d_keys += tl.load(places + MEANT, mask=mask, other=0.0)
+        d_keys += more[:, None] * tl.load(places + SHARED, mask=mask, other=0.0)
     strength, length = tl.load(kept + WRITE_STRENGTHS + head), tl.load(kept + WRITE_LENGTHS + head)
     share, write = tl.load(kept + ALLOCATION_GATES + head), tl.load(kept + WRITE_GATES + head)
     scale = write * (1.0 - share)
-    place = interface.write_keys(W, R) + head * W
-    key = load_vector(vector + place, w, W, DTYPE)
+    start_key = interface.write_keys(W, R) + head * W
+    key = load_vector(vector + start_key, w, W, DTYPE)
     d_key = scale * strength * (tl.sum(d_keys, 0) - along / length * key)
-    store_vector(d_vector + place, d_key, w, W)
+    store_vector(d_vector + start_key, d_key, w, W)
     store_vector(pending_key, key, w, W)
-    place = interface.write_strengths(W, R, HW) + head
-    slope = 1.0 / (1.0 + tl.exp(-tl.load(vector + place).to(DTYPE)))
-    tl.store(d_vector + place, slope * scale * (length * along + EPSILON * alike))
+    raw = interface.write_strengths(W, R, HW) + head
+    slope = 1.0 / (1.0 + tl.exp(-tl.load(vector + raw).to(DTYPE)))
+    tl.store(d_vector + raw, slope * scale * (length * along + EPSILON * alike))
     d_share = write * (found - dot)
-    d_write = share * found + (1.0 - share) * dot
+    d_write = share * found + (1.0 - share) * dot  # of the write gate
     if HW > 1:
         if head + 1 < HW:  # through the usage that later heads saw
             both = 0.0 * dot
@@ -112,10 +112,10 @@ def finish_write_key(
                 both += tl.load(d_shares + head * SHARES + index)
             d_share += both * write
             d_write += both * share
-    place = d_vector + interface.allocation_gates(W, R, HW) + head
-    tl.store(place, d_share * gate_slope(share, True))
-    place = d_vector + interface.write_gates(W, R, HW) + head
-    tl.store(place, d_write * gate_slope(write, True))
+    gates = d_vector + interface.allocation_gates(W, R, HW) + head
+    tl.store(gates, d_share * gate_slope(share, True))
+    gates = d_vector + interface.write_gates(W, R, HW) + head
+    tl.store(gates, d_write * gate_slope(write, True))
 
 
 @triton.jit
@@ -186,28 +186,29 @@ def finish_cells(
     store_numbers(d_usage, d_filled * unwritten, n, N)
     others = d_filled * (1.0 - usage)
     for index in tl.static_range(HW):
-        head: tl.constexpr = HW - 1 - index
-        store_numbers(d_write + head * N, others * before[head], n, N)
-        others *= written[head]
+        place = d_write + (HW - 1 - index) * N
+        store_numbers(place, others * before[HW - 1 - index], n, N)
+        others *= written[HW - 1 - index]
     others = d_usage1 * (usage + (1.0 - usage) * (1.0 - unwritten))
     for index in tl.static_range(R):
-        r: tl.constexpr = R - 1 - index
-        product = others * kept_before[r]
-        store_numbers(d_read + r * N, d_last[r] - product * free[r], n, N)
-        d_free = tl.sum(product * last[r], 0)
+        product = others * kept_before[R - 1 - index]
+        gate, weight = free[R - 1 - index], last[R - 1 - index]
+        place = d_read + (R - 1 - index) * N
+        store_numbers(place, d_last[R - 1 - index] - product * gate, n, N)
+        d_free = tl.sum(product * weight, 0)
         if RANGES == 1:
-            place = d_vector + interface.free_gates(W, R, HW) + r
-            tl.store(place, -gate_slope(free[r], True) * d_free)
+            d_gate = d_vector + interface.free_gates(W, R, HW) + (R - 1 - index)
+            tl.store(d_gate, -gate_slope(gate, True) * d_free)
         else:
-            tl.store(free_parts + role * R + r, d_free)
-        others *= 1.0 - free[r] * last[r]
+            tl.store(free_parts + role * R + (R - 1 - index), d_free)
+        others *= 1.0 - gate * weight
     if RANGES > 1:
         if last_arrived(arrived, RANGES):
             k = tl.arange(0, BR)
-            d_free = stored_sum(free_parts, k, 0, RANGES, R, RANGES, 8, DTYPE)
+            total = stored_sum(free_parts, k, 0, RANGES, R, RANGES, 8, DTYPE)
             found = tl.load(kept + FREE_GATES + k, mask=k < R, other=0.0)
-            place = d_vector + interface.free_gates(W, R, HW) + k
-            tl.store(place, -gate_slope(found, True) * d_free, mask=k < R)
+            d_gates = d_vector + interface.free_gates(W, R, HW) + k
+            tl.store(d_gates, -gate_slope(found, True) * total, mask=k < R)
             tl.store(arrived, 0)
 
 
