@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from gpu import DEVICE, assert_as_good_as_torch, poisoned
+from gpu import DEVICE, SMALL_ORDER, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
     make_cotangents,
@@ -156,7 +156,7 @@ def several_tiles(
     monkeypatch: pytest.MonkeyPatch, tiles: Callable[..., None]
 ) -> Callable[..., None]:
     """Of everything, as only memories of hundreds of cells have."""
-    tiles(TILE_NUMBERS=16, RANK_CELLS=4, RANK_OTHERS=4)
+    tiles(TILE_NUMBERS=16, **SMALL_ORDER)
     return lambda **tiling: monkeypatch.setattr(
         linkage, "tiling", lambda N: {"BM": 4, "BN": 4, **tiling}
     )
@@ -351,15 +351,16 @@ def new_step(
         (MemorySizes(3, 1, 1, 1, 1), 1, 1),
         (MemorySizes(16, 64, 64, 4, 3), 1, 1),
         (MemorySizes(3, 65, 32, 1, 1), 6, 7),
-        (MemorySizes(8, 1024, 64, 4, 1), 6, 7),
-        (MemorySizes(8, 1024, 64, 4, 2), 7, 9),
+        (MemorySizes(3, 65, 32, 1, 3), 6, 7),
+        (MemorySizes(8, 1024, 64, 4, 1), 7, 8),
+        (MemorySizes(8, 1024, 64, 4, 2), 9, 10),
     ],
     ids=str,
 )
 def test_few_launches(
     monkeypatch: pytest.MonkeyPatch, sizes: MemorySizes, forward: int, backward: int
 ) -> None:
-    """A second write head needs one more allocation, and its gradient in the backward pass."""
+    """Each write head of a large memory needs two launches to allocate."""
     sums: list[Tensor] = []
     monkeypatch.setattr(launch, "total", lambda partials, out: sums.append(out))
     step, adjoint, scratch = new_step(sizes, lambda shape: torch.empty(shape, device="meta"))

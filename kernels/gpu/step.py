@@ -10,7 +10,8 @@ from torch import Tensor
 from ..arrays import Adjoint, Step
 from ..interface import interface_offsets, interface_size
 from . import launch, linkage, ops, small_step, tiled_step
-from .allocation import Head, launch_products, launch_rank_backward
+from .allocation_backward import launch_backward
+from .allocation_forward import Gates, Tiles, launch_forward, make_tiles
 
 
 class Scratch(NamedTuple):
@@ -18,7 +19,9 @@ class Scratch(NamedTuple):
 
     products: Tensor  # (B, Hw, N), products of the u' before each cell
     allocation: Tensor  # (B, Hw, N), allocation weightings
-    seen: Tensor  # (B, Hw, N), the usage that each head saw; usage1 for the first
+    order: Tensor  # (B, Hw, N) int32, the cell at each place of the order of allocation
+    tiles: Tiles | None  # of that order
+    seen: Tensor  # (B, Hw, N), the usage that each head but the first saw
     write_scores: Tensor  # (B, Hw, N), strength times similarity of the write keys
     write_parts: Tensor  # (B, Hw, 3, T), see `store_softmax_parts`
     read_scores: Tensor  # (B, R, N), likewise of the read keys
@@ -30,9 +33,8 @@ class Scratch(NamedTuple):
     modes: Tensor  # (B, R, 1 + 2 Hw), read modes
     totals: Tensor  # (B, Hw, 2, T), see `read_backward_kernel`
     d_written: Tensor  # (B, Hw, N), gradients of the write weightings
-    d_allocation: Tensor  # (B, Hw, N), gradients of the allocation weightings
     d_seen: Tensor  # (B, N), gradient of the usage that a head saw
-    d_shares: Tensor  # (B, Hw, ranges of compared cells), see `usage_backward_kernel`
+    d_shares: Tensor  # (B, Hw, blocks of the order), see `usage_backward_kernel`
     d_vector_by_tile: Tensor  # (B, T, interface size), what each tile adds to its gradient
 
 
@@ -44,7 +46,6 @@ def make_scratch(
         return None
     like = torch.empty(0, dtype=dtype, device=device)
     T = launch.cdiv(N, launch.cell_tile(N, W))
-    ranges = launch.rank_ranges(N)
 
     def new(*shape: int) -> Tensor:
         return launch.new_like(like, *shape)
@@ -53,6 +54,8 @@ def make_scratch(
     return Scratch(
         products=new(B, Hw, N),
         allocation=new(B, Hw, N),
+        order=torch.empty((B, Hw, N), dtype=torch.int32, device=device),
+        tiles=make_tiles(B, N, like),
         seen=new(B, Hw, N),
         write_scores=new(B, Hw, N),
         write_parts=new(B, Hw, 3, T),
@@ -65,9 +68,8 @@ def make_scratch(
         modes=new(B, R, 1 + 2 * Hw),
         totals=new(B, Hw, 2, T),
         d_written=new(B, Hw, N),
-        d_allocation=new(B, Hw, N),
         d_seen=new(B, N),
-        d_shares=new(B, Hw, ranges),
+        d_shares=new(B, Hw, launch.order_blocks(N)),
         d_vector_by_tile=new(B, T, interface_size(W, R, Hw)),
     )
 
@@ -85,7 +87,7 @@ def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
         "SIZE": interface_size(W, R, Hw),
         "TILES": TILES,
         "BT": launch.block(TILES),
-        "SHARES": launch.rank_ranges(N),
+        "SHARES": launch.order_blocks(N),
         "STRIPS": link["STRIPS"],
         "CHUNKS": link["CHUNKS"],
         "BM": BM,
@@ -129,51 +131,29 @@ def forward(step: Step, scratch: Scratch | None, robust: bool) -> None:
 
 
 def _allocate(step: Step, scratch: Scratch, robust: bool) -> None:
-    """Allocation weightings, one head after another."""
-    B, Hw, _ = step.write0.shape
-    heads = [_head(step, scratch, head) for head in range(Hw)]
-    for head, current in enumerate(heads):
-        launch_products(
-            current.usage,
-            current.products,
-            scratch.allocation[:B, head],
-            robust,
-            next_usage=heads[head + 1].usage if head + 1 < Hw else None,
-            allocation_gate=current.allocation_gate,
-            write_gate=current.write_gate,
-            raw=True,
-        )
+    """Allocation weightings of all heads."""
+    B = len(step.vector)
+    filled = scratch.products[:B], scratch.allocation[:B], scratch.order[:B]
+    launch_forward(step.usage1, scratch.seen[:B], *filled, robust, _gates(step), scratch.tiles)
 
 
-def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> None:
-    """Backward through the allocation weightings, the last head first; fills scratch.d_seen."""
-    B, Hw, _ = step.write0.shape
-    heads = [_head(step, scratch, head) for head in range(Hw)]
-    d_usage = scratch.d_seen[:B]
-    for head in reversed(range(Hw)):
-        launch_rank_backward(
-            heads[head],
-            d_usage,
-            robust,
-            d_next_usage=d_usage if head + 1 < Hw else None,
-            before=heads[head - 1] if head else None,
-            d_share=scratch.d_shares[:B, head - 1] if head else None,
-            raw=True,
-        )
+def _allocate_backward(step: Step, scratch: Scratch) -> None:
+    """Backward through the allocation weightings; fills scratch.d_seen."""
+    B = len(step.vector)
+    kept = scratch.products[:B], scratch.order[:B]
+    launch_backward(
+        step.usage1, scratch.seen[:B], *kept, scratch.d_written[:B], scratch.d_seen[:B],
+        scratch.d_shares[:B], _gates(step),
+    )  # fmt: skip
 
 
-def _head(step: Step, scratch: Scratch, head: int) -> Head:
-    """A write head: the usage it saw, and its gates in the interface vectors."""
-    B, Hw, _ = step.write0.shape
-    R, W = step.reads.shape[1:]
+def _gates(step: Step) -> Gates:
+    """The gates of the write heads, in the raw interface vectors."""
+    (_, R, W), Hw = step.reads.shape, step.write0.shape[1]
     offsets = interface_offsets(W, R, Hw)
-    return Head(
-        usage=scratch.seen[:B, head] if head else step.usage1,
-        products=scratch.products[:B, head],
-        d_allocation=scratch.d_allocation[:B, head],
-        allocation_gate=step.vector[:, offsets["allocation_gates"] + head],
-        write_gate=step.vector[:, offsets["write_gates"] + head],
-    )
+    places = offsets["allocation_gates"], offsets["write_gates"]
+    allocation, write = (step.vector[:, place : place + Hw] for place in places)
+    return Gates(allocation, write, raw=True)
 
 
 def rebuild(step: Step, scratch: Scratch | None, with_link: bool) -> None:
@@ -201,7 +181,7 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool
         scratch.changes, scratch.modes, scratch.rows, scratch.columns,
     )  # fmt: skip
     _run_tiled(tiled_step.write_backward_kernel, arrays, sizes)
-    _allocate_backward(step, scratch, robust)
+    _allocate_backward(step, scratch)
     _run_tiled(tiled_step.usage_backward_kernel, arrays, sizes)
     launch.total(scratch.d_vector_by_tile[: len(step.vector)], adjoint.vector)
 

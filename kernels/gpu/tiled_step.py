@@ -1,16 +1,16 @@
 """The memory step for memories of any size: kernels over tiles of cells, around the link pass.
 
     forward   usage_kernel     usage; scores of the write keys
-              allocation       (one launch per write head)
+              allocation       (of all heads)
               write_kernel     write weightings; the cells written; scores of the read keys
               link pass        link matrix, precedence, forward and backward weightings
               read_kernel      read weightings; the cells read
 
-    backward  allocation       (one launch per write head)
+    backward  allocation       (of all heads)
               read_backward    gradients of the read weightings; scores of the read keys
               link pass        gradient of the link matrix; sums for all other gradients
               write_backward   gradients of the cells before the write and of the write weightings
-              allocation       (one launch per write head)
+              allocation       (of all heads)
               usage_backward   through the write keys, the gates and usage
 
 Each program stores its part of what is summed over all cells: the read vectors in the forward pass,
@@ -217,7 +217,7 @@ def read_backward_kernel(
 @triton.jit
 def write_backward_kernel(
     vector, memory0, memory1, write1, read0, read1, d_reads, changes, read_scores, read_parts,
-    totals, rows, columns, write_scores, write_parts, d_written, d_allocation, d_vector_by_tile,
+    totals, rows, columns, write_scores, write_parts, d_written, d_vector_by_tile,
     d_memory, d_precedence, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     TILES: tl.constexpr, BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
@@ -226,8 +226,8 @@ def write_backward_kernel(
 ):  # fmt: skip
     """A tile of cells backward through reading and writing; adds up the sums of the link pass.
 
-    Fills d_written, the gradients of the write weightings; d_allocation, those of the allocation
-    weightings; and what the tile adds to the gradient of the raw interface vector.
+    Fills d_written, the gradients of the write weightings, and what the tile adds to the gradient
+    of the raw interface vector.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -303,9 +303,6 @@ def write_backward_kernel(
     )  # fmt: skip
     d_weights = tl.where((n < N)[None, :], d_weights, 0.0)
     store_dot_parts(write_parts + b * HW * 3 * TILES, tile, weights, d_weights, HW, BHW, TILES)
-    allocation_gates, write_gates = write_head_gates(vector, W, R, HW, BHW, DTYPE)
-    shares = allocation_gates * write_gates
-    store_weights(d_allocation + b * HW * N, shares[:, None] * d_weights, n, N, HW, BHW)
 
 
 @triton.jit
