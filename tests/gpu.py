@@ -34,6 +34,17 @@ FLOORS = {
 ABSOLUTE = 2.0**-24
 
 
+# Rows, tiles and blocks of the order of allocation so small that there are many of each.
+SMALL_ORDER: dict[str, Any] = {
+    "ROW_CELLS": 2,
+    "ORDER_TILES": {1 << 62: 4},
+    "SEARCH_CELLS": 2,
+    "SEARCH_TILES": 2,
+    "ORDERED_CELLS": 2,
+    "ORDER_BLOCK": 4,
+}
+
+
 def error_ratios(actual: Any, plain: Any, exact: Any, name: str = "result") -> dict[str, float]:
     """The error of each part of a nest of tensors, divided by the error that is allowed.
 

@@ -187,7 +187,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
     from dnc_fast.kernels.gpu import launch
 
-    def use(**sizes: int) -> None:
+    def use(**sizes: Any) -> None:
         for name, size in sizes.items():
             monkeypatch.setattr(launch, name, size)
 

@@ -38,7 +38,6 @@ pytest.importorskip("triton")
 from dnc_fast.kernels.gpu import allocation_in_order, selection, sparse_linkage
 
 from dnc_fast.backends import Backend, load_backend
-from dnc_fast.backends.triton import allocation as triton_allocation
 
 
 class Parts:
@@ -414,11 +413,9 @@ def assert_allocation_equals_the_reference(usage: Tensor, order: str, dtype: tor
         ]
 
     with poisoned():
-        found = triton_allocation._allocate(usage, order)
-        d_usage = allocation_in_order.allocate_backward(
-            change, found.lifted, found.order, found.products
-        )
-    actual, exact = [found.weights, d_usage], expected(usage.double(), change.double())
+        weights, *kept = allocation_in_order.allocate(usage, order == "robust")
+        d_usage = allocation_in_order.allocate_backward(change, usage, *kept)
+    actual, exact = [weights, d_usage], expected(usage.double(), change.double())
     if dtype == torch.float64:
         assert_close(actual, exact, "float64")
     else:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from gpu import DEVICE, assert_none_above_one, error_ratios, guarded, poisoned, strided
+from gpu import DEVICE, SMALL_ORDER, error_ratios, guarded, poisoned, strided
 from states import assert_close, normal, outcome, random_weighting, rms, separated_usage, uniform
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +19,6 @@ from dnc_fast.state import map_tensors
 
 pytest.importorskip("triton")
 
-from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.gpu.allocation import allocation_weighting
 from dnc_fast.kernels.gpu.content import content_weighting
 from dnc_fast.kernels.gpu.linkage import linkage
@@ -250,25 +249,8 @@ def test_op_equals_the_reference_at_all_sizes(op: str, N: int, dtype: torch.dtyp
 @every_op
 def test_tiles_may_be_of_any_size(tiles: Callable[..., None], op: str) -> None:
     """Many programs, of which each goes through many tiles, as only large memories have them."""
-    tiles(TILE_NUMBERS=64, LINK_ROWS=4, LINK_COLUMNS=4, RANK_CELLS=4, RANK_OTHERS=8)
+    tiles(TILE_NUMBERS=64, LINK_ROWS=4, LINK_COLUMNS=4, **SMALL_ORDER)
     error_of(Case(op, "random", 1, N=47, W=20), torch.float64)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("N", [1, 40])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("order", ["exact", "robust"])
-def test_allocation_may_sort(
-    tiles: Callable[..., None], order: str, kind: str, N: int, dtype: torch.dtype
-) -> None:
-    """As it does with rows that are many or long; never in float64."""
-    tiles(SORT_PAIRS=0)
-    with launch.recorded() as launches:
-        assert_none_above_one(error_of(Case(f"{order} allocation", kind, 2, N), dtype))
-    assert [launched.kernel.fn.__name__ for launched in launches] == [
-        "sort_kernel",
-        "sort_backward_kernel",
-    ]
 
 
 # Which numbers, where, and how often

@@ -9,17 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from dnc_fast.kernels import gpu
 from dnc_fast.kernels.arrays import Adjoint, Step
-from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.interface import interface_size
 from torch import Tensor
 
 from dnc_fast.state import MemorySizes
 
 ORDERS = ("exact", "robust")
-
-SORTED_FROM = 1024
-"""Cells from which sorting is compiled; with fewer, `launch.sorts` wants a batch of thousands."""
-
 
 SIZES = {
     name: MemorySizes(*map(int, name.split(",")))
@@ -84,9 +79,10 @@ def op_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:
     yield function("memory", "read_memory_backward", reads, (B, N, W), read)
     yield function("linkage", "linkage", *linked)
     yield function("linkage", "linkage_backward", (B, Hw, N, N), written, *ways, *linked)
-    for sort in (False, True) if SORTED_FROM <= N <= launch.SORT_CELLS else (False,):
-        yield function("allocation", "allocate", (B, N), False, sort)
-        yield function("allocation", "allocate_backward", (B, N), (B, N), (B, N), False, sort)
+    allocation, order = module("allocation"), meta(torch.int32, B, N)
+    row = meta(dtype, B, N)
+    yield Call("allocation", False, allocation.allocate, (row, False))
+    yield Call("allocation", True, allocation.allocate_backward, (row, row, row, order))
 
 
 def step_calls(size: MemorySizes, dtype: torch.dtype, orders: Iterable[str]) -> Iterator[Call]:
@@ -120,10 +116,9 @@ def composed_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:
     writing = (memory, meta(dtype, B, Hw, N), words, words, memory)
     yield Call("write", False, cells.launch_write, writing)
     yield Call("write", True, cells.launch_write_backward, (memory, *writing))
-    order, allocation = meta(torch.int64, B, N), module("allocation_in_order")
-    given = (rows, rows, order, rows)
-    yield Call("allocation in order", False, allocation.allocate, (rows, order))
-    yield Call("allocation in order", True, allocation.allocate_backward, given)
+    allocation, given = module("allocation"), (rows, rows, rows, meta(torch.int32, B, N))
+    yield Call("allocation", False, allocation.allocate, (rows, False))
+    yield Call("allocation", True, allocation.allocate_backward, given)
     if dtype != torch.float64:
         yield Call("keep largest", False, module("selection").largest_cells, (rows, FAN_OUT))
     link = meta(dtype, B, Hw, N, FAN_OUT), meta(torch.int32, B, Hw, N, FAN_OUT)

@@ -1,4 +1,4 @@
-"""Allocation for any number of cells in an order that torch has sorted already; see `allocation`.
+"""Allocation among so many cells that torch sorts them best; see `allocation`.
 
 torch's radix sort is stable and fast. Its cumulative products and sums are not used, because on one
 long row their order of operations varies from run to run. Instead the order of usage is taken in
@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import launch
-from .allocation import EPSILON
 from .arithmetic import product
+from .usage_order import EPSILON
 
 
 @triton.jit
@@ -153,36 +153,41 @@ def _carries(
     return carries
 
 
-def allocate(lifted: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """The allocation weighting of cells in a given order.
+def _lifted(usage: Tensor) -> Tensor:
+    """u' (B, N), as in `usage_order.lift`, in the dtype that kernels compute in."""
+    usage = usage.to(torch.promote_types(usage.dtype, torch.float32))
+    return (EPSILON.value + (1 - EPSILON.value) * usage).contiguous()
 
-    Args:
-        lifted: (B, N), u'.
-        order: (B, N) int64, the cell at each place.
+
+def allocate(usage: Tensor, robust: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The allocation weighting; see `allocation.allocate`.
 
     Returns:
-        a (B, N), and P (B, N) at each place of the order.
+        a (B, N); P (B, N) at each place of the order; the order (B, N), int32: the cell there.
     """
-    (lifted, order), sizes = launch.contiguous(lifted, order), _sizes(lifted)
-    allocation, products = torch.empty_like(lifted), launch.new_like(lifted, *lifted.shape)
+    lifted = _lifted(usage)
+    keys = torch.round(lifted * 2.0**8) if robust else lifted
+    order = torch.argsort(keys, dim=-1, stable=True).int()
+    sizes, products = _sizes(lifted), torch.empty_like(lifted)
+    allocation = torch.empty_like(lifted, dtype=usage.dtype)
     carries = _carries(lifted, order, lifted, products, back=False)
     grid = (len(lifted) * sizes["TILES"],)
     launch.run(cells_kernel, grid, lifted, order, carries, products, allocation, **sizes)
-    return allocation, products
+    return allocation, products, order
 
 
 def allocate_backward(
-    d_allocation: Tensor, lifted: Tensor, order: Tensor, products: Tensor
+    d_allocation: Tensor, usage: Tensor, products: Tensor, order: Tensor
 ) -> Tensor:
-    """Gradient of the usage u (B, N).
+    """Gradient of usage (B, N).
 
     Args:
         d_allocation: (B, N), gradient of the weighting.
-        lifted, order: what `allocate` was given.
-        products: P that it returned.
+        usage: what `allocate` was given.
+        products, order: what it returned.
     """
-    d_allocation, lifted, order = launch.contiguous(d_allocation, lifted, order)
-    sizes, d_usage = _sizes(lifted), torch.empty_like(lifted)
+    d_allocation, lifted = d_allocation.contiguous(), _lifted(usage)
+    sizes, d_usage = _sizes(lifted), torch.empty_like(lifted, dtype=usage.dtype)
     carries = _carries(lifted, order, d_allocation, products, back=True)
     grid = (len(lifted) * sizes["TILES"],)
     given = (lifted, order, carries, products, d_allocation)

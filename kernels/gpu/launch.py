@@ -34,23 +34,38 @@ READ_GROUP = 16
 """Tiles whose parts of the read vectors one program adds up, where there are more than twice so
 many."""
 
-FINISH_CELLS = 1024
-"""Cells of which a program forms the gradient of usage."""
-
 LINK_ROWS, LINK_COLUMNS = 64, 64
 """The tile of a link matrix that a program holds at a time."""
 
 LINK_TILES = 8
 """The most tiles of a strip that a program goes through."""
 
-RANK_CELLS, RANK_OTHERS = 64, 128
-"""Cells whose rank a program finds, and cells that it compares them with at a time."""
+ROW_CELLS = 256
+"""The most cells of a batch element that one program sorts; of more, tiles are sorted.
+
+On an H200, us at B x N = 32x256, 8x1024, 64x1024: a sorted row 2.9, 9.2, 9.2; sorted tiles, in two
+launches, 5.3 and 6.7 at 1,024 cells.
+"""
+
+ORDER_TILES = {4096: 256, 1 << 62: 512}
+"""Cells of a sorted tile, by the most cells for which tiles are so large: small tiles are sorted
+faster, few tiles make fewer searches."""
+
+SEARCH_CELLS, SEARCH_TILES = 32, 32
+"""Cells whose places a program searches, and the most tiles that it searches at a time."""
+
+MERGED_CELLS = 1 << 15
+"""The most cells that are ordered by sorted tiles. The search takes N^2 steps; of more cells torch
+sorts a row, in several passes over it."""
+
+ORDERED_CELLS = 1024
+"""The most cells through whose order one program goes backward; of more, blocks of the order."""
+
+ORDER_BLOCK = 512
+"""Cells of such a block."""
 
 LSTM_UNITS = 128
 """Hidden units of an LSTM per program; with one warp, every thread has some on any GPU."""
-
-SORT_CELLS = 4096
-"""The most cells of a batch element that one program sorts."""
 
 SCAN_CELLS = 1024
 """Cells in a block of the order of usage, over which a program forms products or sums."""
@@ -63,13 +78,6 @@ LINK_CELLS = 64
 
 WRITE_CELLS = 512
 """Cells of a separable link per program, times its read heads."""
-
-SORT_PAIRS = 1 << 28
-"""Comparisons of cells from which they are sorted instead.
-
-On an H200, 64 batch elements of 1,024 cells (2^26 comparisons) took 9.6 us sorted, 22.9 compared;
-16 of 4,096 cells (2^28) took 82 sorted, 49 compared: the number of cells matters more than this.
-"""
 
 
 @triton.jit
@@ -138,11 +146,12 @@ def run_by_name(
     arrays: Mapping[str, Tensor],
     sizes: Mapping[str, Any],
     num_warps: int,
+    **options: Any,
 ) -> None:
     """Launch a kernel with those of the arrays and sizes that its parameters name."""
     given = (arrays[name] for name in kernel.arg_names if name in arrays)
     constants = {name: sizes[name] for name in kernel.arg_names if name in sizes}
-    run(kernel, grid, *given, num_warps=num_warps, **constants)
+    run(kernel, grid, *given, num_warps=num_warps, **constants, **options)
 
 
 def total(partials: Tensor, out: Tensor) -> None:
@@ -194,10 +203,18 @@ def cell_tile(N: int, W: int) -> int:
 
 def step_tile(N: int, W: int) -> tuple[int, int]:
     """How many cells of W numbers each program of a tiled step holds, and its warps."""
-    for num_warps in (1, 4):
-        BM = max(1, min(block(N), 64, STEP_NUMBERS * num_warps // block(W)))
-        if cdiv(N, BM) <= STEP_TILES:
-            break
+    BM, num_warps = _tile(N, W, 1)
+    return (BM, num_warps) if cdiv(N, BM) <= STEP_TILES else _tile(N, W, 4)
+
+
+def start_tile(N: int, W: int) -> tuple[int, int]:
+    """The same of the first launch of a step, in which other programs sort cells by usage."""
+    return _tile(N, W, 4)[0], 4
+
+
+def _tile(N: int, W: int, num_warps: int) -> tuple[int, int]:
+    """How many cells of W numbers some warps hold; of very long cells, more warps hold one."""
+    BM = max(1, min(block(N), 64, STEP_NUMBERS * num_warps // block(W)))
     return BM, max(1, min(8, BM * block(W) // STEP_NUMBERS))
 
 
@@ -244,16 +261,29 @@ def fits_one_program(N: int, W: int) -> bool:
     return N <= SMALL_CELLS and block(N) * block(W) <= SMALL_NUMBERS
 
 
-def sorts(B: int, N: int, dtype: torch.dtype) -> bool:
-    """Whether `allocation_weighting` by itself sorts each row in one program, or compares cells."""
-    return dtype != torch.float64 and N <= SORT_CELLS and B * N * N >= SORT_PAIRS
+def order_tiling(N: int) -> dict[str, int]:
+    """How rows of more than ROW_CELLS cells are sorted in tiles, and the tiles searched.
+
+    It depends on N alone, so that a sequence gets the same bits in any batch.
+    """
+    BT = next(cells for most, cells in ORDER_TILES.items() if most >= N)
+    TILES = cdiv(N, BT)
+    AT_ONCE, BN = min(block(TILES), SEARCH_TILES), min(BT, SEARCH_CELLS)
+    return {
+        "TILES": TILES,
+        "BT": BT,
+        "STEPS": BT.bit_length() - 1,
+        "BN": BN,
+        "AT_ONCE": AT_ONCE,
+        "num_warps": 8 if BN * AT_ONCE > 512 else 4,
+    }
 
 
-def rank_ranges(N: int) -> int:
-    """How many programs share the cells of a row when cells are compared."""
-    return cdiv(N, RANK_CELLS)
+def order_blocks(N: int) -> int:
+    """How many programs share the order of a row in the backward pass."""
+    return 1 if N <= ORDERED_CELLS else cdiv(N, ORDER_BLOCK)
 
 
-def sort_warps(N: int) -> int:
-    """Warps for a program that sorts a row."""
-    return max(1, min(8, block(N) // 128))
+def order_warps(numbers: int) -> int:
+    """Warps for a program that sorts this many cells, or goes backward through their order."""
+    return max(1, min(8, numbers // 128))

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from . import interface
-from .allocation import lift, tile_products, tile_rank_backward
+from .allocation import tile_products, tile_rank_backward
 from .arithmetic import (
     gate,
     gate_slope,
@@ -28,6 +28,7 @@ from .memory import (
     written_cells,
 )
 from .usage import mixed, updated_usage, usage_backward
+from .usage_order import lift
 
 
 def kept_size(N: int, W: int, R: int, Hw: int) -> int:

@@ -122,12 +122,12 @@ def reads_to_cells(
 @triton.jit
 def write_backward_kernel(
     vector, kept, memory0, memory1, write1, read0, read1, d_reads, changes, shares, totals, rows,
-    columns, pending, d_written, d_allocation, parts, d_memory, d_precedence, d_write, d_read,
+    columns, pending, d_written, parts, d_memory, d_precedence, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS0: tl.constexpr, NORMS1: tl.constexpr, WRITE_CONTENT: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
     READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
-    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
+    ERASE_VECTORS: tl.constexpr,
     WRITE_VECTORS: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
     SHARED: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
     STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
@@ -138,8 +138,7 @@ def write_backward_kernel(
 ):  # fmt: skip
     """A tile of cells backward through reading and writing; adds up the sums of the link pass.
 
-    Fills d_written, the gradients of the write weightings; d_allocation, those of the allocation
-    weightings; and parts (B, TILES, PART), see `tiled_step.part_offsets`.
+    Fills d_written, the gradients of the write weightings, and parts (B, TILES, PART), see `tiled_step.part_offsets`.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w, r = tile * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BR)
@@ -220,8 +219,6 @@ def write_backward_kernel(
         tl.store(part + FOUND + head, tl.sum(found * d_weight, 0))
         tl.store(part + MEANS + head, mean)
         store_numbers(d_written + row, d_weight, n, N)
-        gates = tl.load(kept + ALLOCATION_GATES + head) * tl.load(kept + WRITE_GATES + head)
-        store_numbers(d_allocation + row, gates * d_weight, n, N)
         share = content / (tl.load(kept + WRITE_LENGTHS + head) * cell_norms + EPSILON)
         meant = share * (d_weight - mean)
         store_vector(part + MEANT + head * W, tl.sum(meant[:, None] * cells, 0), w, W)

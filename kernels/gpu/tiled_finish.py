@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from . import interface
+from .allocation_backward import heads_backward
 from .arithmetic import gate_slope, gates
 from .content import EPSILON
 from .tiles import last_arrived, load_norms, load_numbers, load_total, load_vector, store_numbers, store_vector
@@ -63,18 +64,16 @@ def finish_read_key(
 
 @triton.jit
 def finish_write_key(
-    head, vector, kept, parts, d_shares, d_vector, pending_key, w,
+    head, vector, kept, parts, d_vector, pending_key, w,
     W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
     WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
     PART: tl.constexpr, MEANT: tl.constexpr, SHARED: tl.constexpr, DOTS: tl.constexpr,
-    FOUND: tl.constexpr, MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr,
-    SHARED_ALIKE: tl.constexpr, MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr,
-    SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr,
-    DTYPE: tl.constexpr,
+    MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,
+    MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
+    SUMMED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the key, the strength and both gates of a write head; the key also pends."""
+    """The gradients of the key and the strength of a write head; the key also pends."""
     dot = load_total(parts + DOTS + head, PART, TILES, BT)
-    found = load_total(parts + FOUND + head, PART, TILES, BT)
     t, lane = tl.arange(0, BT), tl.arange(0, SUMMED)
     place, inside = parts + head + t * PART, t < TILES
     off = tl.load(place + MEANS, mask=inside, other=0.0) - dot
@@ -103,19 +102,6 @@ def finish_write_key(
     raw = interface.write_strengths(W, R, HW) + head
     slope = 1.0 / (1.0 + tl.exp(-tl.load(vector + raw).to(DTYPE)))
     tl.store(d_vector + raw, slope * scale * (length * along + EPSILON * alike))
-    d_share = write * (found - dot)
-    d_write = share * found + (1.0 - share) * dot  # of the write gate
-    if HW > 1:
-        if head + 1 < HW:  # through the usage that later heads saw
-            both = 0.0 * dot
-            for index in range(SHARES):
-                both += tl.load(d_shares + head * SHARES + index)
-            d_share += both * write
-            d_write += both * share
-    gates = d_vector + interface.allocation_gates(W, R, HW) + head
-    tl.store(gates, d_share * gate_slope(share, True))
-    gates = d_vector + interface.write_gates(W, R, HW) + head
-    tl.store(gates, d_write * gate_slope(write, True))
 
 
 @triton.jit
@@ -135,20 +121,63 @@ def finish_vectors(
 
 
 @triton.jit
+def finish_gates(
+    kept, parts, d_shares, d_vector,
+    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, ALLOCATION_GATES: tl.constexpr,
+    WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
+    SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the allocation gates and the write gates.
+
+    d_shares: (HW, SHARES), parts of the gradients of their products through the usage that later
+    heads saw; not read for the last head.
+    """
+    for head in tl.static_range(HW):
+        share, write = tl.load(kept + ALLOCATION_GATES + head), tl.load(kept + WRITE_GATES + head)
+        dot = load_total(parts + DOTS + head, PART, TILES, BT)
+        found = load_total(parts + FOUND + head, PART, TILES, BT)
+        d_share, d_write = write * (found - dot), share * found + (1.0 - share) * dot
+        if head + 1 < HW:
+            both = 0.0 * dot
+            for index in range(SHARES):
+                both += tl.load(d_shares + head * SHARES + index)
+            d_share += both * write
+            d_write += both * share
+        place = d_vector + interface.allocation_gates(W, R, HW) + head
+        tl.store(place, d_share * gate_slope(share, True))
+        place = d_vector + interface.write_gates(W, R, HW) + head
+        tl.store(place, d_write * gate_slope(write, True))
+
+
+@triton.jit
 def finish_cells(
-    role, kept, parts, usage0, write0, read0, d_written, d_seen, free_parts, arrived, pending,
-    d_vector, d_usage, d_write, d_read,
+    role, vector, kept, parts, usage0, usage1, write0, read0, d_written, d_seen, d_shares,
+    free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
-    WRITE_CONTENT: tl.constexpr, WRITE_ALIKE: tl.constexpr, FREE_GATES: tl.constexpr,
+    WRITE_CONTENT: tl.constexpr, WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr,
+    PRODUCTS: tl.constexpr, ORDER: tl.constexpr, FREE_GATES: tl.constexpr,
     WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr,
-    WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, TILES: tl.constexpr,
-    BT: tl.constexpr, RANGES: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
-    DTYPE: tl.constexpr,
+    WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
+    SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, RANGES: tl.constexpr,
+    BN: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Usage backward for a range of cells, and what pends for their gradients.
 
-    The product of the other factors is multiplied out, not divided, since a factor may be 0.
+    If the range is all cells, it begins with allocation; else d_seen and d_shares are there. The
+    product of the other factors is multiplied out, not divided, since a factor may be 0.
     """
+    if RANGES == 1:
+        heads_backward(
+            usage1, kept + SEEN, kept + PRODUCTS, kept + ORDER, d_written, d_seen, d_shares,
+            vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
+            N, HW, BN, True, True, DTYPE,
+        )  # fmt: skip
+        tl.debug_barrier()  # all threads must have filled d_seen and d_shares
+    if role == 0:
+        finish_gates(
+            kept, parts, d_shares, d_vector, W, R, HW, ALLOCATION_GATES, WRITE_GATES, PART, DOTS,
+            FOUND, SHARES, TILES, BT,
+        )  # fmt: skip
     n = role * BN + tl.arange(0, BN)
     cell_norms = load_norms(kept + NORMS0, n, N, DTYPE)
     usage = load_numbers(usage0, n, N, DTYPE)
@@ -214,14 +243,14 @@ def finish_cells(
 
 @triton.jit
 def finish_kernel(
-    vector, kept, parts, totals, usage0, write0, read0, d_written, d_seen, d_shares, free_parts,
-    arrived, pending, d_vector, d_usage, d_write, d_read,
+    vector, kept, parts, totals, usage0, usage1, write0, read0, d_written, d_seen, d_shares,
+    free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_CONTENT: tl.constexpr,
-    WRITE_ALIKE: tl.constexpr, READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr,
-    MODES: tl.constexpr, FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
-    WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
-    ERASE_VECTORS: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
+    WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr, PRODUCTS: tl.constexpr, ORDER: tl.constexpr,
+    READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, MODES: tl.constexpr,
+    FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
+    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
     SHARED: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
     STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,
@@ -231,7 +260,7 @@ def finish_kernel(
     BMODES: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, RANGES + R + 2 HW), for: RANGES ranges of cells; each read head; each write
-    head's key, strength and gates; its vectors.
+    head's key and strength; its vectors.
     """
     b, role = tl.program_id(0).to(tl.int64), tl.program_id(1)
     w = tl.arange(0, BW)
@@ -242,11 +271,12 @@ def finish_kernel(
     pending += b * ((HW + 1) * N + HW * W)
     if role < RANGES:
         finish_cells(
-            role, kept, parts, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
-            d_written + b * HW * N, d_seen + b * N, free_parts + b * RANGES * R,
-            arrived + b * (GROUPS + 1), pending, d_vector, d_usage + b * N, d_write + b * HW * N,
-            d_read + b * R * N, N, W, R, HW, NORMS0, WRITE_CONTENT, WRITE_ALIKE, FREE_GATES,
-            WRITE_STRENGTHS, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, TILES, BT,
+            role, vector, kept, parts, usage0 + b * N, usage1 + b * N, write0 + b * HW * N,
+            read0 + b * R * N, d_written + b * HW * N, d_seen + b * N, d_shares + b * HW * SHARES,
+            free_parts + b * RANGES * R, arrived + b * (GROUPS + 1), pending, d_vector,
+            d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R, HW, NORMS0,
+            WRITE_CONTENT, WRITE_ALIKE, SEEN, PRODUCTS, ORDER, FREE_GATES, WRITE_STRENGTHS,
+            WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, FOUND, SHARES, TILES, BT,
             RANGES, BN, BR, DTYPE,
         )  # fmt: skip
     elif role < RANGES + R:
@@ -258,10 +288,10 @@ def finish_kernel(
     elif role < RANGES + R + HW:
         head = role - RANGES - R
         finish_write_key(
-            head, vector, kept, parts, d_shares + b * HW * SHARES, d_vector,
-            pending + (HW + 1) * N + head * W, w, W, R, HW, WRITE_STRENGTHS, WRITE_LENGTHS,
-            ALLOCATION_GATES, WRITE_GATES, PART, MEANT, SHARED, DOTS, FOUND, MEANS, MEANT_ALIKE,
-            SHARED_ALIKE, MEANT_LENGTH, SHARED_LENGTH, SHARES, TILES, BT, SUMMED, DTYPE,
+            head, vector, kept, parts, d_vector, pending + (HW + 1) * N + head * W, w, W, R, HW,
+            WRITE_STRENGTHS, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, MEANT, SHARED,
+            DOTS, MEANS, MEANT_ALIKE, SHARED_ALIKE, MEANT_LENGTH, SHARED_LENGTH, TILES, BT, SUMMED,
+            DTYPE,
         )  # fmt: skip
     else:
         finish_vectors(

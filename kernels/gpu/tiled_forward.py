@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from . import interface
+from .allocation_forward import allocate_heads, sort_tile
 from .arithmetic import gates, load_strengths, one_strength
 from .content import EPSILON, load_cells, norms, store_cells
 from .memory import load_weights, store_weights
@@ -76,49 +77,97 @@ def activate(
 
 
 @triton.jit
+def order_cells(
+    part, vector, usage0, write0, read0, kept, usage1, keys, prefixes, cells,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SEEN: tl.constexpr,
+    PRODUCTS: tl.constexpr, ALLOCATION: tl.constexpr, ORDER: tl.constexpr,
+    ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Usage of some cells. If they are all, allocation by all heads; else they are sorted for it.
+
+    Pointers are to one batch element.
+    """
+    n = part * ORDER_BN + tl.arange(0, ORDER_BN)
+    usage = updated_usage(
+        usage0, write0, read0, vector + interface.free_gates(W, R, HW), n, N, R, HW, DTYPE
+    )
+    usage = usage.to(usage1.dtype.element_ty)  # the backward pass sees no more of it
+    store_numbers(usage1, usage, n, N)
+    usage = usage.to(DTYPE)
+    if ORDER_TILES == 1:
+        allocate_heads(
+            usage, usage1, kept + SEEN, kept + PRODUCTS, kept + ALLOCATION, kept + ORDER,
+            vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
+            N, HW, ORDER_BN, True, ROBUST, DTYPE,
+        )  # fmt: skip
+    else:
+        sort_tile(usage, usage1, keys, prefixes, cells, part, N, ORDER_BN, ROBUST, DTYPE)
+
+
+@triton.jit
+def compare_cells(
+    tile, vector, memory0, kept, write_parts, w,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
+    WRITE_ALIKE: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, TILES: tl.constexpr,
+    BM: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The lengths of a tile of cells, and their similarities to the write keys.
+
+    Pointers are to one batch element.
+    """
+    n = tile * BM + tl.arange(0, BM)
+    cells = load_cells(memory0, n, w, N, W, DTYPE)
+    cell_norms = norms(cells)
+    store_numbers(kept + NORMS0, cell_norms, n, N)
+    for head in tl.static_range(HW):
+        key = load_vector(vector + interface.write_keys(W, R) + head * W, w, W, DTYPE)
+        length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
+        alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
+        store_numbers(kept + WRITE_ALIKE + head * N, alike, n, N)
+        strength = one_strength(vector + interface.write_strengths(W, R, HW) + head, DTYPE)
+        if tile == 0:
+            tl.store(kept + WRITE_STRENGTHS + head, strength)
+        store_softmax_part(write_parts + head * 2 * TILES, tile, alike, strength, n, N, TILES)
+
+
+@triton.jit
 def start_kernel(
-    vector, memory0, usage0, write0, read0, kept, usage1, write_parts,
+    vector, memory0, usage0, write0, read0, kept, usage1, keys, prefixes, cells, write_parts,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_ALIKE: tl.constexpr,
+    KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr,
+    PRODUCTS: tl.constexpr, ALLOCATION: tl.constexpr, ORDER: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, MODES: tl.constexpr,
     FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr,
-    BMODES: tl.constexpr, DTYPE: tl.constexpr,
+    START_TILES: tl.constexpr, START_BM: tl.constexpr, ORDER_TILES: tl.constexpr,
+    ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr,
+    BMODES: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Usage of a tile of cells, and their similarities to the write keys.
-
-    The last program of a batch element activates the interface vector instead.
+    """Programs (B, ORDER_TILES + START_TILES + 1), for: usage and allocation; similarities of tiles
+    of cells to the write keys; the activated interface.
     """
-    b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    b, role = tl.program_id(0).to(tl.int64), tl.program_id(1)
     w = tl.arange(0, BW)
     vector += b * SIZE
     kept += b * KEPT
-    if tile == TILES:
+    if role < ORDER_TILES:
+        row = b * ORDER_TILES * ORDER_BN
+        order_cells(
+            role, vector, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N, kept,
+            usage1 + b * N, keys + row, prefixes + row, cells + row, N, W, R, HW, SEEN, PRODUCTS,
+            ALLOCATION, ORDER, ORDER_TILES, ORDER_BN, ROBUST, DTYPE,
+        )  # fmt: skip
+    elif role < ORDER_TILES + START_TILES:
+        compare_cells(
+            role - ORDER_TILES, vector, memory0 + b * N * W, kept,
+            write_parts + b * HW * 2 * START_TILES, w, N, W, R, HW, NORMS0, WRITE_ALIKE,
+            WRITE_STRENGTHS, START_TILES, START_BM, DTYPE,
+        )  # fmt: skip
+    else:
         activate(
             vector, kept, w, W, R, HW, BR, BHW, BMODES, READ_STRENGTHS, READ_LENGTHS, MODES,
             FREE_GATES, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, ERASE_VECTORS, DTYPE,
         )  # fmt: skip
-    else:
-        n = tile * BM + tl.arange(0, BM)
-        cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
-        usage = updated_usage(
-            usage0 + b * N, write0 + b * HW * N, read0 + b * R * N,
-            vector + interface.free_gates(W, R, HW), n, N, R, HW, DTYPE,
-        )  # fmt: skip
-        store_numbers(usage1 + b * N, usage, n, N)
-        cell_norms = norms(cells)
-        store_numbers(kept + NORMS0, cell_norms, n, N)
-        for head in tl.static_range(HW):
-            key = load_vector(vector + interface.write_keys(W, R) + head * W, w, W, DTYPE)
-            length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
-            alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
-            store_numbers(kept + WRITE_ALIKE + head * N, alike, n, N)
-            strength = one_strength(vector + interface.write_strengths(W, R, HW) + head, DTYPE)
-            if tile == 0:
-                tl.store(kept + WRITE_STRENGTHS + head, strength)
-            parts = write_parts + (b * HW + head) * 2 * TILES
-            store_softmax_part(parts, tile, alike, strength, n, N, TILES)
 
 
 @triton.jit
@@ -151,7 +200,8 @@ def write_kernel(
     WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    TILES: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, DTYPE: tl.constexpr,
+    START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of a tile, its cells after the write, their similarities to the read keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -161,7 +211,9 @@ def write_kernel(
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     weights = ()
     for head in tl.static_range(HW):
-        top, total = softmax_total(write_parts + (b * HW + head) * 2 * TILES, TILES, BT)
+        top, total = softmax_total(
+            write_parts + (b * HW + head) * 2 * START_TILES, START_TILES, START_BT
+        )
         alike = load_numbers(kept + WRITE_ALIKE + head * N, n, N, DTYPE)
         found = load_numbers(kept + ALLOCATION + head * N, n, N, DTYPE)
         content = softmax_terms(alike, tl.load(kept + WRITE_STRENGTHS + head), top) / total

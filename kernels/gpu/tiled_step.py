@@ -1,16 +1,17 @@
 """The memory step for memories of any size: kernels over tiles of cells, around the link pass.
 
-    forward   start_kernel     usage; similarities to the write keys; the activated interface
-              allocation       (one launch per write head)
-              write_kernel     write weightings; the cells written; similarities to the read keys
+    forward   start            usage and allocation; similarities to the write keys; activations
+              (allocation      its second launch for many cells, two for each further write head)
+              write            write weightings; the cells written; similarities to the read keys
               link pass        link matrix, precedence, forward and backward weightings
-              read_kernel      read weightings; the read vectors
+              read             read weightings; the read vectors
 
     backward  read_backward    gradients of the read weightings
               link pass        gradient of the link matrix; sums for all other gradients
               write_backward   gradients of the cells before the write and of the write weightings
-              allocation       (one launch per write head)
-              finish           through the write keys, the gates and usage; the sums of all tiles
+              (allocation      for many cells, two launches for each write head)
+              finish           through allocation, the write keys, the gates and usage; sums of all
+                               tiles
 
 What the backward pass needs again is kept (`kept_offsets`). Softmax is computed in parts: each tile
 stores a maximum and a sum. What the write keys' look-up adds to the gradient of the cells is known
@@ -30,7 +31,8 @@ from torch import Tensor
 from ..arrays import Adjoint, Step
 from ..interface import interface_offsets, interface_size
 from . import launch, linkage, tiled_backward, tiled_finish, tiled_forward
-from .allocation import Head, launch_products, launch_rank_backward
+from .allocation_backward import launch_backward
+from .allocation_forward import Gates, Tiles, launch_forward, make_tiles
 
 
 @lru_cache(maxsize=64)
@@ -44,7 +46,8 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
     | WRITE_ALIKE      | (Hw, N)       | similarities to the write keys                             |
     | ALLOCATION       | (Hw, N)       | allocation weightings                                      |
     | PRODUCTS         | (Hw, N)       | products of the u' before each cell                        |
-    | SEEN             | (Hw - 1, N)   | the usage that all heads but the first saw                 |
+    | ORDER            | (Hw, N)       | the cell at each place of the order of allocation          |
+    | SEEN             | (Hw, N)       | the usage that each head saw, but the first; empty for one |
     | READ_CONTENT     | (R, N)        | like those of the write keys                               |
     | READ_ALIKE       | (R, N)        | likewise                                                   |
     | READ_STRENGTHS   | (R)           | the interface vector after activation, from here on        |
@@ -64,7 +67,8 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
         "WRITE_ALIKE": Hw * N,
         "ALLOCATION": Hw * N,
         "PRODUCTS": Hw * N,
-        "SEEN": (Hw - 1) * N,
+        "ORDER": Hw * N,
+        "SEEN": Hw * N if Hw > 1 else 0,
         "READ_CONTENT": R * N,
         "READ_ALIKE": R * N,
         "READ_STRENGTHS": R,
@@ -137,13 +141,15 @@ def part_offsets(W: int, R: int, Hw: int) -> dict[str, int]:
 
 def kept_size(N: int, W: int, R: int, Hw: int) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    return kept_offsets(N, W, R, Hw)["KEPT"]
+    # Sizes may be symbols here, which are no keys of a cache.
+    return kept_offsets.__wrapped__(N, W, R, Hw)["KEPT"]
 
 
 class Scratch(NamedTuple):
     """What the kernels of a step store for each other, with T tiles."""
 
     kept: Tensor  # (B, KEPT), where a step keeps what no backward pass will need
+    tiles: Tiles  # of the order of allocation
     write_parts: Tensor  # (B, Hw, 2, T), see `store_softmax_part`
     read_parts: Tensor  # (B, R, 2, T)
     rows: Tensor  # flat, partial sums of the link pass
@@ -156,9 +162,8 @@ class Scratch(NamedTuple):
     modes: Tensor  # (B, R, 1 + 2 Hw), read modes
     totals: Tensor  # (B, R + 2 Hw, T), see `read_backward_kernel`
     d_written: Tensor  # (B, Hw, N), gradients of the write weightings
-    d_allocation: Tensor  # (B, Hw, N), gradients of the allocation weightings
     d_seen: Tensor  # (B, N), gradient of the usage that a head saw
-    d_shares: Tensor  # (B, Hw, ranges of compared cells), see `finish_write_key`
+    d_shares: Tensor  # (B, Hw, blocks of the order), see `finish_gates`
     parts: Tensor  # (B, T, PART), see `part_offsets`
     free_parts: Tensor  # (B, ranges of cells, R), parts of the gradients of the free gates
     pending: Tensor  # (B, (Hw + 1) N + Hw W), see `add_pending`
@@ -178,7 +183,8 @@ def make_scratch(
     rows, columns = linkage.partials(like, B, N, R, Hw)
     return Scratch(
         kept=new(B, sizes["KEPT"]),
-        write_parts=new(B, Hw, 2, T),
+        tiles=make_tiles(B, N, like) or Tiles(like, like, like),
+        write_parts=new(B, Hw, 2, sizes["START_TILES"]),
         read_parts=new(B, R, 2, T),
         rows=rows,
         columns=columns,
@@ -190,7 +196,6 @@ def make_scratch(
         modes=new(B, R, 1 + 2 * Hw),
         totals=new(B, R + 2 * Hw, T),
         d_written=new(B, Hw, N),
-        d_allocation=new(B, Hw, N),
         d_seen=new(B, N),
         d_shares=new(B, Hw, sizes["SHARES"]),
         parts=new(B, T, sizes["PART"]),
@@ -200,11 +205,15 @@ def make_scratch(
 
 
 def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Constants of the kernels of a step, besides `offsets`; each takes those that it names."""
+    """Constants of the kernels of a step; each takes those that it names."""
     (BM, _), (READ_BM, _) = launch.step_tile(N, W), launch.read_tile(N, W, R)
     TILES, READ_TILES = launch.cdiv(N, BM), launch.cdiv(N, READ_BM)
+    START_BM = launch.start_tile(N, W)[0]
+    START_TILES = launch.cdiv(N, START_BM)
+    whole = N <= launch.ROW_CELLS
+    order = {"TILES": 1, "BT": launch.block(N)} if whole else launch.order_tiling(N)
     GROUP = READ_TILES if READ_TILES <= 2 * launch.READ_GROUP else launch.READ_GROUP
-    BN, link = min(launch.block(N), launch.FINISH_CELLS), linkage.tiling(N)
+    BN, link = min(launch.block(N), launch.ORDERED_CELLS), linkage.tiling(N)
     most = max(link["STRIPS"], link["CHUNKS"])
     return {
         "N": N,
@@ -215,10 +224,15 @@ def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, 
         "WRITE_VECTORS": interface_offsets(W, R, Hw)["write_vectors"],
         "TILES": TILES,
         "BT": launch.block(TILES),
+        "START_TILES": START_TILES,
+        "START_BT": launch.block(START_TILES),
+        "START_BM": START_BM,
+        "ORDER_TILES": order["TILES"],
+        "ORDER_BN": order["BT"],
         "READ_TILES": READ_TILES,
         "GROUP": GROUP,
         "GROUPS": launch.cdiv(READ_TILES, GROUP),
-        "SHARES": launch.rank_ranges(N),
+        "SHARES": launch.order_blocks(N),
         "RANGES": launch.cdiv(N, BN),
         "STRIPS": link["STRIPS"],
         "CHUNKS": link["CHUNKS"],
@@ -242,70 +256,66 @@ def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, 
 class Run:
     """The launches of a step: its arrays by name, and the constants of its kernels."""
 
-    def __init__(self, step: Step, arrays: dict[str, Tensor]) -> None:
-        (B, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
-        self.step, self.B = step, B
-        self.sizes = constants(N, W, R, Hw, step.memory0.dtype)
+    def __init__(self, step: Step, robust: bool, arrays: dict[str, Any]) -> None:
+        (self.B, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
+        self.step = step
+        self.sizes = constants(N, W, R, Hw, step.memory0.dtype) | {"ROBUST": robust}
         self.arrays = step._asdict() | arrays
 
-    def launch(self, kernel: Any, programs: int, num_warps: int) -> None:
+    def launch(self, kernel: Any, programs: int, num_warps: int, **options: Any) -> None:
         """Launch a kernel with some programs for each batch element."""
         grid = (self.B, programs)
-        launch.run_by_name(kernel, grid, self.arrays, self.sizes, num_warps)
+        launch.run_by_name(kernel, grid, self.arrays, self.sizes, num_warps, **options)
 
-    def over_tiles(self, kernel: Any, more: int = 0) -> None:
-        """Launch a kernel over tiles of cells, with some programs more."""
+    def over_tiles(self, kernel: Any) -> None:
+        """Launch a kernel over tiles of cells."""
         num_warps = launch.step_tile(self.sizes["N"], self.sizes["W"])[1]
-        self.launch(kernel, self.sizes["TILES"] + more, num_warps)
+        self.launch(kernel, self.sizes["TILES"], num_warps)
 
-    def kept(self, name: str, head: int) -> Tensor:
-        """What is kept of a write head, (B, N)."""
-        N = self.sizes["N"]
-        start = self.sizes[name] + head * N
-        return self.arrays["kept"][: self.B, start : start + N]
+    def kept(self, name: str) -> Tensor:
+        """What is kept of the write heads, (B, Hw, N)."""
+        start, shape = self.sizes[name], (self.sizes["HW"], self.sizes["N"])
+        whole = self.arrays["kept"][: self.B, start : start + shape[0] * shape[1]]
+        return whole.unflatten(1, shape)
 
-    def head(self, head: int) -> Head:
-        """A write head: the usage it saw, and its gates in the interface vectors."""
+    def later_usage(self) -> Tensor | None:
+        """The usage that each head but the first saw, (B, Hw, N); None if there is one head."""
+        return self.kept("SEEN") if self.sizes["HW"] > 1 else None
+
+    def gates(self) -> Gates:
+        """The gates of the write heads, in the raw interface vectors."""
         sizes, vector = self.sizes, self.step.vector
         offsets = interface_offsets(sizes["W"], sizes["R"], sizes["HW"])
-        return Head(
-            usage=self.kept("SEEN", head - 1) if head else self.step.usage1,
-            products=self.kept("PRODUCTS", head),
-            d_allocation=self.arrays["d_allocation"][: self.B, head],
-            allocation_gate=vector[:, offsets["allocation_gates"] + head],
-            write_gate=vector[:, offsets["write_gates"] + head],
-        )
+        places = offsets["allocation_gates"], offsets["write_gates"]
+        allocation, write = (vector[:, place : place + sizes["HW"]] for place in places)
+        return Gates(allocation, write, raw=True)
 
 
 def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = None) -> None:
     """Fill step.*1 and step.reads; and kept, if there will be a backward pass."""
-    arrays = scratch._asdict()
+    arrays: dict[str, Any] = scratch._asdict() | scratch.tiles._asdict()
     if kept is not None:
         arrays["kept"] = kept
-    run = Run(step, arrays)
-    run.over_tiles(tiled_forward.start_kernel, more=1)
-    heads = [run.head(head) for head in range(run.sizes["HW"])]
-    for head, current in enumerate(heads):
-        launch_products(
-            current.usage,
-            current.products,
-            run.kept("ALLOCATION", head),
-            robust,
-            next_usage=heads[head + 1].usage if head + 1 < len(heads) else None,
-            allocation_gate=current.allocation_gate,
-            write_gate=current.write_gate,
-            raw=True,
-        )
+    run = Run(step, robust, arrays)
+    sizes = run.sizes
+    programs = sizes["ORDER_TILES"] + sizes["START_TILES"] + 1
+    # Without fused operations, equal usages are equally lifted wherever they are compared.
+    run.launch(tiled_forward.start_kernel, programs, 4, enable_fp_fusion=False)
+    if sizes["ORDER_TILES"] > 1:
+        launch_forward(
+            step.usage1, run.later_usage(), run.kept("PRODUCTS"), run.kept("ALLOCATION"),
+            run.kept("ORDER"), robust, run.gates(), scratch.tiles, first_sorted=True,
+        )  # fmt: skip
     run.over_tiles(tiled_forward.write_kernel)
     given = step.write1, step.precedence0, step.read0, step.link0
     linkage.launch_pass(*given, step.link1, step.precedence1, scratch.rows, scratch.columns)
-    num_warps = launch.read_tile(run.sizes["N"], run.sizes["W"], run.sizes["R"])[1]
-    run.launch(tiled_forward.read_kernel, run.sizes["READ_TILES"], num_warps)
+    num_warps = launch.read_tile(sizes["N"], sizes["W"], sizes["R"])[1]
+    run.launch(tiled_forward.read_kernel, sizes["READ_TILES"], num_warps)
 
 
 def rebuild(step: Step, with_link: bool) -> None:
     """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
-    Run(step, {}).over_tiles(tiled_forward.rebuild_kernel)
+    Run(step, False, {}).over_tiles(tiled_forward.rebuild_kernel)
     if with_link:
         linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
 
@@ -321,27 +331,21 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
     step.reads is the gradient of the read vectors; adjoint.* are changed in place. kept was filled
     by `forward`.
     """
-    arrays = scratch._asdict() | {"kept": kept, "d_reads": step.reads}
+    arrays: dict[str, Any] = scratch._asdict() | {"kept": kept, "d_reads": step.reads}
     arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
-    run = Run(step, arrays)
+    run = Run(step, robust, arrays)
     run.over_tiles(tiled_backward.read_backward_kernel)
     linkage.launch_pass_backward(
         step.write1, step.precedence0, step.read0, step.link0, adjoint.link, scratch.changes,
         scratch.changes, scratch.modes, scratch.rows, scratch.columns,
     )  # fmt: skip
     run.over_tiles(tiled_backward.write_backward_kernel)
-    heads = [run.head(head) for head in range(run.sizes["HW"])]
-    d_usage = scratch.d_seen[: run.B]
-    for head in reversed(range(len(heads))):
-        launch_rank_backward(
-            heads[head],
-            d_usage,
-            robust,
-            d_next_usage=d_usage if head + 1 < len(heads) else None,
-            before=heads[head - 1] if head else None,
-            d_share=scratch.d_shares[: run.B, head - 1] if head else None,
-            raw=True,
-        )
+    if run.sizes["RANGES"] > 1:
+        launch_backward(
+            step.usage1, run.later_usage(), run.kept("PRODUCTS"), run.kept("ORDER"),
+            scratch.d_written[: run.B], scratch.d_seen[: run.B], scratch.d_shares[: run.B],
+            run.gates(),
+        )  # fmt: skip
     sizes = run.sizes
     programs = sizes["RANGES"] + sizes["R"] + 2 * sizes["HW"]
     run.launch(tiled_finish.finish_kernel, programs, num_warps=4)

@@ -1,4 +1,4 @@
-"""Allocation with the Triton kernels, in an order that torch sorts.
+"""Write weightings of a composed step, with the allocation of the Triton kernels.
 
 Everything here gives the same bits every time.
 """
@@ -11,36 +11,30 @@ import torch
 from torch import Tensor
 
 from ...interface import Interface
-from ...kernels.gpu import allocation_in_order
-from ...reference.allocation import EPSILON
-from ...reference.allocation import usage_order as order_of
+from ...kernels.gpu import allocation
 
 
 class Allocated(NamedTuple):
     """What a write head allocated, and on which usage; each (B, N).
 
-    | field    | what                                          |
-    |----------|-----------------------------------------------|
-    | weights  | the allocation weighting                      |
-    | usage    | the usage that the head saw                   |
-    | lifted   | the same, kept above zero, u'                 |
-    | order    | int64, the cell at each position of the order |
-    | products | of all u' before each position                |
+    | field    | what                                           |
+    |----------|------------------------------------------------|
+    | weights  | the allocation weighting                       |
+    | usage    | the usage that the head saw                    |
+    | products | for the gradient, see `kernels.gpu.allocation` |
+    | order    | likewise                                       |
     """
 
     weights: Tensor
     usage: Tensor
-    lifted: Tensor
-    order: Tensor
     products: Tensor
+    order: Tensor
 
 
 def _allocate(usage: Tensor, order: str) -> Allocated:
     """What a write head allocates on a usage (B, N)."""
-    lifted = EPSILON + (1 - EPSILON) * usage
-    cells = order_of(lifted, order)
-    weights, products = allocation_in_order.allocate(lifted, cells)
-    return Allocated(weights, usage, lifted, cells, products)
+    weights, *kept = allocation.allocate(usage, order == "robust")
+    return Allocated(weights, usage, *kept)
 
 
 def _allocations(interface: Interface, usage: Tensor, order: str) -> list[Allocated]:
@@ -48,14 +42,15 @@ def _allocations(interface: Interface, usage: Tensor, order: str) -> list[Alloca
     shares = interface.write_gates * interface.allocation_gates
     found = [_allocate(usage, order)]
     for share in shares[:, :-1].unbind(1):
-        weights, usage = found[-1][:2]
+        weights, usage, *_ = found[-1]
         found.append(_allocate(usage + (1 - usage) * share.unsqueeze(-1) * weights, order))
     return found
 
 
-def _mixed(interface: Interface, allocation: Tensor, content: Tensor) -> Tensor:
+def _mixed(interface: Interface, allocated: list[Allocated], content: Tensor) -> Tensor:
     """c + g_a (a - c) of all heads, (B, Hw, N)."""
-    return torch.lerp(content, allocation, interface.allocation_gates.unsqueeze(-1))
+    weights = torch.stack([head.weights for head in allocated], dim=1)
+    return torch.lerp(content, weights, interface.allocation_gates.unsqueeze(-1))
 
 
 def write_weighting(
@@ -63,8 +58,8 @@ def write_weighting(
 ) -> Tensor:
     """See `Parts.write_weighting`."""
     allocated = _allocations(interface, usage, usage_order)
-    allocation = torch.stack([head.weights for head in allocated], dim=1)
-    return interface.write_gates.unsqueeze(-1) * _mixed(interface, allocation, content)
+    mixed = _mixed(interface, allocated, content)
+    return interface.write_gates.unsqueeze(-1) * mixed
 
 
 def write_weighting_backward(
@@ -76,8 +71,7 @@ def write_weighting_backward(
     """
     allocated = _allocations(interface, usage, usage_order)
     allocation_gates, write_gates = interface.allocation_gates, interface.write_gates
-    allocation = torch.stack([head.weights for head in allocated], dim=1)
-    mixed = _mixed(interface, allocation, content)
+    mixed = _mixed(interface, allocated, content)
     d_write_gates = (d_write_weights * mixed).sum(-1)
     d_mixed = write_gates.unsqueeze(-1) * d_write_weights
     shares, d_shares = write_gates * allocation_gates, torch.zeros_like(write_gates)
@@ -91,9 +85,7 @@ def write_weighting_backward(
             d_shares[:, head] = (free * own.weights).sum(-1)
             d_allocation = d_allocation + free * share
             d_usage = d_usage * (1 - share * own.weights)
-        d_usage = d_usage + allocation_in_order.allocate_backward(
-            d_allocation, own.lifted, own.order, own.products
-        )
+        d_usage = d_usage + allocation.allocate_backward(d_allocation, *own[1:])
     return (
         d_gates + d_shares * write_gates,
         d_write_gates + d_shares * allocation_gates,
