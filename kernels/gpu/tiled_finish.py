@@ -168,7 +168,7 @@ def finish_cells(
     """
     if RANGES == 1:
         heads_backward(
-            usage1, kept + SEEN, kept + PRODUCTS, kept + ORDER, d_written, d_seen, d_shares,
+            usage1, kept + SEEN - N, kept + PRODUCTS, kept + ORDER, d_written, d_seen, d_shares,
             vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
             N, HW, BN, True, True, DTYPE,
         )  # fmt: skip

@@ -48,7 +48,7 @@ def activate(
     BMODES: tl.constexpr, READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr,
     MODES: tl.constexpr, FREE_GATES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    DTYPE: tl.constexpr,
+    REST: tl.constexpr, KEPT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Keep what of an interface vector has an activation, and the lengths of its keys.
 
@@ -74,6 +74,8 @@ def activate(
         place = vector + interface.erase_vectors(W, R, HW) + index * W + w
         erase = gates(place, w < W, True, DTYPE)
         store_vector(kept + ERASE_VECTORS + index * W, erase, w, W)
+    for rest in tl.static_range(REST, KEPT):
+        tl.store(kept + rest, 0.0)
 
 
 @triton.jit
@@ -96,7 +98,7 @@ def order_cells(
     usage = usage.to(DTYPE)
     if ORDER_TILES == 1:
         allocate_heads(
-            usage, usage1, kept + SEEN, kept + PRODUCTS, kept + ALLOCATION, kept + ORDER,
+            usage, usage1, kept + SEEN - N, kept + PRODUCTS, kept + ALLOCATION, kept + ORDER,
             vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
             N, HW, ORDER_BN, True, ROBUST, DTYPE,
         )  # fmt: skip
@@ -139,7 +141,7 @@ def start_kernel(
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, MODES: tl.constexpr,
     FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    START_TILES: tl.constexpr, START_BM: tl.constexpr, ORDER_TILES: tl.constexpr,
+    REST: tl.constexpr, START_TILES: tl.constexpr, START_BM: tl.constexpr, ORDER_TILES: tl.constexpr,
     ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr,
     BMODES: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
@@ -166,7 +168,8 @@ def start_kernel(
     else:
         activate(
             vector, kept, w, W, R, HW, BR, BHW, BMODES, READ_STRENGTHS, READ_LENGTHS, MODES,
-            FREE_GATES, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, ERASE_VECTORS, DTYPE,
+            FREE_GATES, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, ERASE_VECTORS, REST,
+            KEPT, DTYPE,
         )  # fmt: skip
 
 
@@ -200,7 +203,7 @@ def write_kernel(
     WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    REST: tl.constexpr, START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
     BW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of a tile, its cells after the write, their similarities to the read keys."""

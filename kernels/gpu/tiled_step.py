@@ -47,10 +47,11 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
     | ALLOCATION       | (Hw, N)       | allocation weightings                                      |
     | PRODUCTS         | (Hw, N)       | products of the u' before each cell                        |
     | ORDER            | (Hw, N)       | the cell at each place of the order of allocation          |
-    | SEEN             | (Hw, N)       | the usage that each head saw, but the first; empty for one |
+    | SEEN             | (Hw - 1, N)   | the usage that all heads but the first saw                 |
     | READ_CONTENT     | (R, N)        | like those of the write keys                               |
     | READ_ALIKE       | (R, N)        | likewise                                                   |
-    | READ_STRENGTHS   | (R)           | the interface vector after activation, from here on        |
+    | ERASE_VECTORS    | (Hw, W)       | the interface vector after activation, from here on        |
+    | READ_STRENGTHS   | (R)           |                                                            |
     | READ_LENGTHS     | (R)           | lengths of the keys                                        |
     | MODES            | (R, 1 + 2 Hw) |                                                            |
     | FREE_GATES       | (R)           |                                                            |
@@ -58,7 +59,7 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
     | WRITE_LENGTHS    | (Hw)          |                                                            |
     | ALLOCATION_GATES | (Hw)          |                                                            |
     | WRITE_GATES      | (Hw)          |                                                            |
-    | ERASE_VECTORS    | (Hw, W)       |                                                            |
+    | REST             |               | zeros, so that KEPT is a multiple of four                  |
     """
     sizes = {
         "NORMS0": N,
@@ -68,9 +69,10 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
         "ALLOCATION": Hw * N,
         "PRODUCTS": Hw * N,
         "ORDER": Hw * N,
-        "SEEN": Hw * N if Hw > 1 else 0,
+        "SEEN": (Hw - 1) * N,
         "READ_CONTENT": R * N,
         "READ_ALIKE": R * N,
+        "ERASE_VECTORS": Hw * W,
         "READ_STRENGTHS": R,
         "READ_LENGTHS": R,
         "MODES": R * (1 + 2 * Hw),
@@ -79,7 +81,7 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
         "WRITE_LENGTHS": Hw,
         "ALLOCATION_GATES": Hw,
         "WRITE_GATES": Hw,
-        "ERASE_VECTORS": Hw * W,
+        "REST": 0,
     }
     return _offsets(sizes, "KEPT")
 
@@ -87,13 +89,13 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
 def _offsets(sizes: dict[str, int], whole: str) -> dict[str, int]:
     """Where arrays of some sizes begin one after the other, and the size of the whole.
 
-    Each begins where four numbers can be loaded at once.
+    That is a multiple of four, and so are most places if N and W are: four numbers in one load.
     """
     found, start = {}, 0
     for name, size in sizes.items():
         found[name] = start
-        start += -(-size // 4) * 4
-    return found | {whole: start}
+        start += size
+    return found | {whole: -(-start // 4) * 4}
 
 
 @lru_cache(maxsize=64)
@@ -272,15 +274,15 @@ class Run:
         num_warps = launch.step_tile(self.sizes["N"], self.sizes["W"])[1]
         self.launch(kernel, self.sizes["TILES"], num_warps)
 
-    def kept(self, name: str) -> Tensor:
+    def kept(self, name: str, shift: int = 0) -> Tensor:
         """What is kept of the write heads, (B, Hw, N)."""
-        start, shape = self.sizes[name], (self.sizes["HW"], self.sizes["N"])
+        start, shape = self.sizes[name] + shift, (self.sizes["HW"], self.sizes["N"])
         whole = self.arrays["kept"][: self.B, start : start + shape[0] * shape[1]]
         return whole.unflatten(1, shape)
 
     def later_usage(self) -> Tensor | None:
         """The usage that each head but the first saw, (B, Hw, N); None if there is one head."""
-        return self.kept("SEEN") if self.sizes["HW"] > 1 else None
+        return self.kept("SEEN", -self.sizes["N"]) if self.sizes["HW"] > 1 else None
 
     def gates(self) -> Gates:
         """The gates of the write heads, in the raw interface vectors."""
