@@ -103,6 +103,10 @@ class Parts:
         """
         return None
 
+    def kept_numbers(self, sizes: MemorySizes) -> int:
+        """Numbers that a step of `fused_step` keeps per batch element for its backward pass."""
+        return 0
+
     def needs_compiling(self, dtype: torch.dtype) -> bool:
         """Whether the first step in a dtype has to compile kernels."""
         return False

@@ -96,6 +96,9 @@ class TritonBackend(Backend):
     ) -> StepRun:
         return TritonFusedRun(sizes, dtype, device, usage_order, keep)
 
+    def kept_numbers(self, sizes: MemorySizes) -> int:
+        return kernels.kept_size(*sizes[1:])
+
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
