@@ -30,11 +30,17 @@ def tanh(x):
 
 
 @triton.jit
+def oneplus(x):
+    """1 + log(1 + e^x)."""
+    return 1.0 + tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
 def gate(pointer, RAW: tl.constexpr, DTYPE: tl.constexpr):
     """A gate in [0, 1]; RAW: what is stored is the value before the sigmoid."""
     value = tl.load(pointer).to(DTYPE)
     if RAW:
-        value = 1.0 / (1.0 + tl.exp(-value))
+        value = tl.sigmoid(value)
     return value
 
 
@@ -43,7 +49,7 @@ def gates(pointers, mask, RAW: tl.constexpr, DTYPE: tl.constexpr):
     """Several gates, 0 where masked out."""
     value = tl.load(pointers, mask=mask, other=0.0).to(DTYPE)
     if RAW:
-        value = tl.where(mask, 1.0 / (1.0 + tl.exp(-value)), 0.0)
+        value = tl.where(mask, tl.sigmoid(value), 0.0)
     return value
 
 
@@ -64,7 +70,7 @@ def load_strengths(
     head = tl.arange(0, BH)
     value = tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE)
     if RAW:
-        value = 1.0 + tl.maximum(value, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(value)))
+        value = oneplus(value)
     return value
 
 

@@ -1,4 +1,4 @@
-"""The whole memory step on a GPU: one program per batch element, or kernels over tiles of cells."""
+"""The whole memory step on a GPU: kernels for small memories, or over tiles of cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import launch, linkage, ops, small_step, tiled_step
 from .allocation import Head, launch_products, launch_rank_backward
 
 
-class Scratch(NamedTuple):
+class TiledScratch(NamedTuple):
     """What the kernels of a tiled step store for each other, with T tiles."""
 
     products: Tensor  # (B, Hw, N), products of the u' before each cell
@@ -36,12 +36,15 @@ class Scratch(NamedTuple):
     d_vector_by_tile: Tensor  # (B, T, interface size), what each tile adds to its gradient
 
 
+Scratch = TiledScratch | small_step.Scratch
+
+
 def make_scratch(
     B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
-) -> Scratch | None:
-    """Scratch for these sizes or smaller batches; None where one program does the whole step."""
-    if launch.fits_one_program(N, W):
-        return None
+) -> Scratch:
+    """Scratch for these sizes or smaller batches."""
+    if launch.is_small(N, W):
+        return small_step.make_scratch(B, N, W, R, Hw, dtype, device)
     like = torch.empty(0, dtype=dtype, device=device)
     T = launch.cdiv(N, launch.cell_tile(N, W))
     ranges = launch.rank_ranges(N)
@@ -50,7 +53,7 @@ def make_scratch(
         return launch.new_like(like, *shape)
 
     rows, columns = linkage.partials(like, B, N, R, Hw)
-    return Scratch(
+    return TiledScratch(
         products=new(B, Hw, N),
         allocation=new(B, Hw, N),
         seen=new(B, Hw, N),
@@ -74,7 +77,7 @@ def make_scratch(
 
 def kept_size(N: int, W: int, R: int, Hw: int) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    if launch.fits_one_program(N, W):
+    if launch.is_small(N, W):
         return small_step.kept_size(N, W, R, Hw)
     return tiled_step.kept_size(N, W, R, Hw)
 
@@ -103,7 +106,6 @@ def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
         "STRIPS": link["STRIPS"],
         "CHUNKS": link["CHUNKS"],
         "BM": BM,
-        "BN": launch.block(N),
         "BW": launch.block(W),
         "BR": launch.block(R),
         "BHW": launch.block(Hw),
@@ -113,25 +115,18 @@ def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
     }
 
 
-def _run_small(kernel: Any, arrays: dict[str, Tensor], sizes: dict[str, Any]) -> None:
-    """Launch a kernel that does the whole step in one program per batch element."""
-    num_warps = launch.warps(sizes["BN"] * max(sizes["BN"], sizes["BW"]))
-    launch.run_by_name(kernel, (len(arrays["vector"]),), arrays, sizes, num_warps)
-
-
 def _run_tiled(kernel: Any, arrays: dict[str, Tensor], sizes: dict[str, Any]) -> None:
     """Launch a kernel over tiles of cells."""
     grid = (len(arrays["vector"]), sizes["TILES"])
     launch.run_by_name(kernel, grid, arrays, sizes, launch.warps(sizes["BM"] * sizes["BW"]))
 
 
-def forward(step: Step, scratch: Scratch | None, robust: bool, kept: Tensor | None = None) -> None:
+def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = None) -> None:
     """Fill step.*1 and step.reads; and kept, from `make_kept`, if there will be a backward pass."""
-    arrays, sizes = step._asdict(), _sizes(step, robust)
-    if scratch is None:
-        _run_small(small_step.forward_kernel, arrays, sizes)
+    if isinstance(scratch, small_step.Scratch):
+        small_step.forward(step, scratch, robust, kept)
         return
-    arrays |= scratch._asdict()
+    arrays, sizes = step._asdict() | scratch._asdict(), _sizes(step, robust)
     _run_tiled(tiled_step.usage_kernel, arrays, sizes)
     _allocate(step, scratch, robust)
     _run_tiled(tiled_step.write_kernel, arrays, sizes)
@@ -142,7 +137,7 @@ def forward(step: Step, scratch: Scratch | None, robust: bool, kept: Tensor | No
     launch.total(scratch.reads_by_tile[: len(step.vector)], step.reads)
 
 
-def _allocate(step: Step, scratch: Scratch, robust: bool) -> None:
+def _allocate(step: Step, scratch: TiledScratch, robust: bool) -> None:
     """Allocation weightings, one head after another."""
     B, Hw, _ = step.write0.shape
     heads = [_head(step, scratch, head) for head in range(Hw)]
@@ -159,7 +154,7 @@ def _allocate(step: Step, scratch: Scratch, robust: bool) -> None:
         )
 
 
-def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> None:
+def _allocate_backward(step: Step, scratch: TiledScratch, robust: bool) -> None:
     """Backward through the allocation weightings, the last head first; fills scratch.d_seen."""
     B, Hw, _ = step.write0.shape
     heads = [_head(step, scratch, head) for head in range(Hw)]
@@ -176,7 +171,7 @@ def _allocate_backward(step: Step, scratch: Scratch, robust: bool) -> None:
         )
 
 
-def _head(step: Step, scratch: Scratch, head: int) -> Head:
+def _head(step: Step, scratch: TiledScratch, head: int) -> Head:
     """A write head: the usage it saw, and its gates in the interface vectors."""
     B, Hw, _ = step.write0.shape
     R, W = step.reads.shape[1:]
@@ -190,26 +185,24 @@ def _head(step: Step, scratch: Scratch, head: int) -> Head:
     )
 
 
-def rebuild(step: Step, scratch: Scratch | None, with_link: bool) -> None:
+def rebuild(step: Step, scratch: Scratch, with_link: bool) -> None:
     """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
     _run_tiled(tiled_step.rebuild_kernel, step._asdict(), _sizes(step))
     if with_link:
         linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
 
 
-def backward(
-    step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool, kept: Tensor
-) -> None:
+def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept: Tensor) -> None:
     """Take the adjoint from step t to step t - 1 and fill adjoint.vector.
 
     step.reads is the gradient of the read vectors; adjoint.* are changed in place. kept was filled
     by `forward`.
     """
+    if isinstance(scratch, small_step.Scratch):
+        small_step.backward(step, adjoint, scratch, robust, kept)
+        return
     arrays, sizes = step._asdict() | {"d_reads": step.reads}, _sizes(step, robust)
     arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
-    if scratch is None:
-        _run_small(small_step.backward_kernel, arrays, sizes)
-        return
     arrays |= scratch._asdict()
     _allocate(step, scratch, robust)
     _run_tiled(tiled_step.read_backward_kernel, arrays, sizes)
