@@ -1,4 +1,4 @@
-"""Several tensors of one shape at a time: sums, changes of layout and stores with the barriers of one.
+"""Several tensors of one shape at a time, with the barriers of one: sums, layouts, stores.
 
 A tensor of a tuple is `xs[k]`, and K says how many there are. Packs hold two, four or eight of them
 along new last axes, which lie in the registers of a thread: item i + 2 j + 4 k stands at [i, j, k].
@@ -143,21 +143,38 @@ def store_columns(to, xs, n, N: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def carried(xs, like, K: tl.constexpr):
-    """K vectors (n), each repeated in all rows of a shape (i, n), in the layout of `like`.
-
-    Up to four change their layout together. That is why they meet `like` while they are packed.
-    """
+def unpacked(packed, K: tl.constexpr):
+    """The tensors of a pack of K, at most four, and what it is padded with."""
     if K == 1:
-        found = (tl.where(like == like, xs[0][None, :], 0.0),)
+        found = (packed,)
     elif K == 2:
-        anchor = tl.join(like, like)
-        found = tl.split(tl.where(anchor == anchor, pack(xs, 2)[None], 0.0))
-    elif K <= 4:
-        anchor = tl.join(like, like)
-        anchor = tl.join(anchor, anchor)
-        first, second = tl.split(tl.where(anchor == anchor, pack(xs, K)[None], 0.0))
-        found = tl.split(first) + tl.split(second)
+        found = tl.split(packed)
     else:
-        found = carried(xs[:4], like, 4) + carried(xs[4:], like, K - 4)
+        first, second = tl.split(packed)
+        found = tl.split(first) + tl.split(second)
+    return found
+
+
+# Vectors that come in another layout than the tensors that they meet change it together, four at a
+# time, because they meet while they are packed.
+
+
+@triton.jit
+def times(xs, vectors, K: tl.constexpr):
+    """K tensors (i, n) times a vector (n) each."""
+    if K > 4:
+        found = times(xs[:4], vectors[:4], 4) + times(xs[4:], vectors[4:], K - 4)
+    else:
+        found = unpacked(pack(xs, K) * pack(vectors, K)[None], K)
+    return found
+
+
+@triton.jit
+def carried(vectors, like, K: tl.constexpr):
+    """K vectors (n), each repeated in all rows of a tensor (i, n), in its layout."""
+    if K > 4:
+        found = carried(vectors[:4], like, 4) + carried(vectors[4:], like, K - 4)
+    else:
+        anchor = pack(padded((like,), 1, K), K)
+        found = unpacked(tl.where(anchor == anchor, pack(vectors, K)[None], 0.0), K)
     return found

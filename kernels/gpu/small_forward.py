@@ -79,13 +79,19 @@ def write_strip(
         lasts = lasts + (load(read0 + r * N + n, in_n, FULL_N, DTYPE),)
         own_lasts = own_lasts + (load(read0 + r * N + i, in_i, FULL_I, DTYPE),)
 
-    # Cells times write keys, and lengths of cells, in each row of the strip as the link matrix lies:
-    # each warp has all of them, so that softmax needs no barriers.
+    # Similarities of the write keys, in each row of the strip as the link matrix lies: each warp
+    # has all of them, so that softmax needs no barriers.
     found = ()
     for head in tl.static_range(HW):
         found = found + (cells * write_keys[head][None, :],)
-    found = carried(sums(found + (cells * cells,), HW + 1, 1), links[0], HW + 1)
+    found = sums(found + (cells * cells,), HW + 1, 1)
     lengths = length(found[HW])
+    alike = ()
+    key_lengths = ()
+    for head in tl.static_range(HW):
+        key_lengths = key_lengths + (length(tl.sum(write_keys[head] * write_keys[head], 0)),)
+        alike = alike + (found[head] / (key_lengths[head] * lengths + EPSILON),)
+    alike = carried(alike + (lengths,), links[0], HW + 1)
 
     # Usage.
     written = last_writes[0]
@@ -116,11 +122,9 @@ def write_strip(
         allocation_gate = tl.sigmoid(tl.load(raw).to(DTYPE))
         raw = vector + interface.write_gates(W, R, HW) + head
         write_gate = tl.sigmoid(tl.load(raw).to(DTYPE))
-        key_length = length(tl.sum(write_keys[head] * write_keys[head], 0))
-        alike = found[head] / (key_length * lengths + EPSILON)
-        scores = tl.where(in_n[None, :], strength * alike, -float("inf"))
-        scores = tl.exp(scores - tl.max(scores, 1)[:, None])
-        content = scores * (1.0 / tl.sum(scores, 1))[:, None]
+        scores = tl.where(in_n[None, :], strength * alike[head], -float("inf"))
+        powers = tl.exp(scores - tl.max(scores, 1)[:, None])
+        content = powers * (1.0 / tl.sum(powers, 1))[:, None]
         weights = allocation_gate * allocation[None, :] + (1.0 - allocation_gate) * content
         weights = tl.where(in_n[None, :], write_gate * weights, 0.0)
         mine = tl.sum(tl.where(same, weights, 0.0), 1)
@@ -133,10 +137,12 @@ def write_strip(
         erased *= 1.0 - mine[:, None] * erase[None, :]
         add = load(vector + interface.write_vectors(W, R, HW) + head * W + w, in_w, FULL_W, DTYPE)
         added += mine[:, None] * add[None, :]
+        ahead = ()
         behinds = ()
         for r in tl.static_range(R):
-            aheads = aheads + (link * lasts[r][None, :],)
+            ahead = ahead + (link * lasts[r][None, :],)
             behinds = behinds + (link * own_lasts[r][:, None],)
+        aheads = aheads + sums(ahead, R, 1)
         to = scratch + layout.forward_behind(N, R, HW) + (s * HW + head) * R * N
         store_rows(to, sums(behinds, R, 0), n, N, R)
         if s == S // 2:
@@ -144,17 +150,17 @@ def write_strip(
             tl.store(kept + layout.kept_allocation_gates(N, R, HW) + head, allocation_gate)
             tl.store(kept + layout.kept_write_gates(N, R, HW) + head, write_gate)
             tl.store(kept + layout.kept_write_strengths(N, R, HW) + head, strength)
-            tl.store(kept + layout.kept_write_key_lengths(N, R, HW) + head, key_length)
+            tl.store(kept + layout.kept_write_key_lengths(N, R, HW) + head, key_lengths[head])
         if s == (1 if S > 1 else 0):
             tl.store(write1 + head * N + row, weights, mask=first)
-            precedence = (1.0 - tl.sum(weights, 1))[:, None] * precedence[None, :] + weights
-            tl.store(precedence1 + head * N + row, precedence, mask=first)
+            new = (1.0 - tl.sum(weights, 1))[:, None] * precedence[None, :] + weights
+            tl.store(precedence1 + head * N + row, new, mask=first)
         if s == S - 1:
-            to = kept + head * N + row
-            tl.store(to + layout.kept_write_content(N, R), content, mask=first)
-            tl.store(to + layout.kept_write_similarities(N, R, HW), alike, mask=first)
+            in_kept = kept + head * N + row
+            tl.store(in_kept + layout.kept_write_content(N, R), content, mask=first)
+            tl.store(in_kept + layout.kept_write_similarities(N, R, HW), alike[head], mask=first)
             if head == 0:
-                tl.store(to + layout.kept_lengths_before(N, R, HW), lengths, mask=first)
+                tl.store(in_kept + layout.kept_lengths_before(N, R, HW), alike[HW], mask=first)
         if head + 1 < HW:
             usage += (1.0 - usage) * (allocation_gate * write_gate) * allocation
 
@@ -166,7 +172,7 @@ def write_strip(
         found = found + (own * keys[r][None, :],)
     found = sums(found, R + 1, 1)
     store(kept + layout.kept_lengths_after(N, R, HW) + i, length(found[0]), in_i, FULL_I)
-    store_rows(scratch, found[1:] + sums(aheads, HW * R, 1), i, N, (1 + HW) * R)
+    store_rows(scratch, found[1:] + aheads, i, N, (1 + HW) * R)
 
 
 @triton.jit
@@ -175,7 +181,7 @@ def read(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Read weightings, a head to a warp or so; and of the read vectors, one of several parts of W."""
+    """Read weightings, a head to a warp or so; and one of several parts of the read vectors."""
     FULL_N: tl.constexpr = N == BN
     FULL_W: tl.constexpr = W == BW
     FULL_R: tl.constexpr = R == BR
@@ -238,8 +244,8 @@ def read(
         store(kept + tile, content, in_tile, FULL)
     if part == PARTS - 1:
         store(kept + layout.kept_similarities(N, R) + tile, alike, in_tile, FULL)
-        raw = load(vector + interface.free_gates(W, R, HW) + r, in_r, FULL_R, DTYPE)
-        numbers = modes + (tl.sigmoid(raw), strength, key_length)
+        free = tl.sigmoid(load(vector + interface.free_gates(W, R, HW) + r, in_r, FULL_R, DTYPE))
+        numbers = modes + (free, strength, key_length)
         store_rows(kept + layout.kept_modes(N, R, HW), numbers, r, R, M + 3)
 
 

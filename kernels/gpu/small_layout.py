@@ -2,16 +2,16 @@
 
 Per batch element, with N cells, R read heads, Hw write heads, M = 1 + 2 Hw read modes, S strips:
 
-    kept      content weightings (R, N) | similarities (R, N), of the read keys
-              content weightings (Hw, N) | similarities (Hw, N), of the write keys
-              products of allocation (Hw, N) | lengths of the cells before and after the write (2, N)
-              read modes (M, R) | free gates (R) | strengths (R) | lengths of the read keys (R)
-              allocation gates (Hw) | write gates (Hw) | strengths (Hw) | lengths of the write keys (Hw)
+    kept      of the read keys: content weightings (R, N) | similarities (R, N)
+              of the write keys: content weightings (Hw, N) | similarities (Hw, N)
+              products of allocation (Hw, N) | lengths of the cells, before and after (2, N)
+              read modes (M, R) | free gates (R) | strengths (R) | lengths of the keys (R)
+              allocation gates (Hw) | write gates (Hw) | strengths (Hw) | lengths of the keys (Hw)
     forward   cells after the write times read keys (R, N)
               link matrices times last read weightings (Hw, R, N)
               the strips' parts of the transposed ones times those (S, Hw, R, N)
     backward  gradients of the read weightings (R, N)
-              those of the write weightings: from the cells (Hw, N), from the link matrices (Hw, N)
+              of the write weightings: through the cells (Hw, N), through the link matrices (Hw, N)
               link matrices times gradients of the read weightings (Hw, R, N)
               the strips' parts of sums over rows (S, Hw, R + 2, N), see `link_strip`
               the strips' parts of sums over cells (S, R + 2 Hw, W), see `cells_strip`

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..arrays import Adjoint, Step
 from ..interface import interface_size
-from . import launch, small_backward, small_forward, small_layout
+from . import launch, small_backward, small_forward, small_gradients, small_layout
 
 PROGRAMS = 132
 """Programs of a wave: the multiprocessors of an H200."""
@@ -142,4 +142,4 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
     arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
     heads = step.write0.shape[1]
     _run(small_backward.strip_backward_kernel, (heads + 1) * sizes["S"], arrays, sizes)
-    _run(small_backward.rest_backward_kernel, 4, arrays, sizes)
+    _run(small_gradients.gradients_kernel, 4, arrays, sizes)
