@@ -99,7 +99,9 @@ def step_calls(size: MemorySizes, dtype: torch.dtype, orders: Iterable[str]) -> 
         robust = order == "robust"
         yield Call(f"{order} step", False, kernels.forward, (step, scratch, robust, kept))
         yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust, kept))
-    yield Call("rebuild", False, kernels.rebuild, (step, scratch, True))
+    memory = meta(dtype, B, N, W)
+    yield Call("end of all steps", True, kernels.finish_backward, (memory, memory, scratch))
+    yield Call("rebuild", False, kernels.rebuild, (step, True))
 
 
 def composed_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:

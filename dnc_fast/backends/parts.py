@@ -75,6 +75,7 @@ class StepRun(ABC):
 
     def finish_backward(self, memory: Tensor, d_memory: Tensor) -> None:
         """Complete the gradient of the initial memory, after the last call of `backward`."""
+        return None  # it is complete
 
     def link_gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
         """Gradients of the initial link's tensors; `d_matrix` is that of the initial matrix."""
@@ -105,6 +106,10 @@ class Parts:
         keep: whether there will be a backward pass.
         """
         return None
+
+    def kept_numbers(self, sizes: MemorySizes) -> int:
+        """Numbers that a step of `fused_step` keeps per batch element for its backward pass."""
+        return 0
 
     def needs_compiling(self, dtype: torch.dtype) -> bool:
         """Whether the first step in a dtype has to compile kernels."""

@@ -21,7 +21,8 @@ class MemoryReport(NamedTuple):
     | parameters      | parameters and their gradients                                       |
     | link_matrices   | checkpoints, the segment that is rebuilt, the gradient               |
     | memory_matrices | likewise                                                             |
-    | weightings      | usage, precedence, write and read weightings of every step           |
+    | weightings      | usage, precedence, write and read weightings of every step, and      |
+    |                 | what else the kernels of a step keep for its backward pass           |
     | interface       | interface and read vectors of every step, and their gradients        |
     | controller      | the controller's activations of every step, and their gradients      |
     | outputs         | hidden activations, read vectors, outputs, and their gradients       |
@@ -137,13 +138,16 @@ def memory_report(
     )
     cut_heads = (Hw + (R if plan.options.read_topk else 0)) if plan.in_place else 0
     vectors = vectors_kept(steps, interval, sizes, plan.in_place, cut_heads)
+    kept = 0
     if plan.options.cut_weightings or not linkage.is_matrix:  # temporary, about
         vectors += 8 * (R + Hw + cut_heads)
+    else:
+        kept = rows * plan.backend.kept_numbers(sizes)
     return MemoryReport(
         parameters=2 * parameters * itemsize,
         link_matrices=link_bytes,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
-        weightings=vectors * B * N * state_itemsize,
+        weightings=(vectors * B * N + kept) * state_itemsize,
         interface=2 * rows * (interface_size(W, R, Hw) + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,

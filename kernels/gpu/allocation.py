@@ -1,39 +1,13 @@
-"""Dynamic memory allocation as an op: the allocation weighting of any number of cells.
-
-The cells of a small memory that one program holds can be compared instead of sorted, see
-`tile_products`.
-"""
+"""Dynamic memory allocation as an op: the allocation weighting of any number of cells."""
 
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from . import allocation_in_order, launch, ops
 from .allocation_backward import launch_backward
 from .allocation_forward import launch_forward
-from .arithmetic import product
-from .usage_order import EPSILON, cell_key, comes_before
-
-
-@triton.jit
-def tile_products(lifted, in_n, n, ROBUST: tl.constexpr):
-    """P (n) where n are all cells of a batch element; finite where in_n is false."""
-    key = cell_key(lifted, in_n, ROBUST)
-    before = comes_before(key[None, :], n[None, :], key[:, None], n[:, None])
-    return product(tl.where(before, lifted[None, :], 1.0), 1)
-
-
-@triton.jit
-def tile_rank_backward(d_allocation, lifted, products, in_n, n, ROBUST: tl.constexpr):
-    """Gradient of usage (n) where n are all cells of a batch element; d_allocation is 0 outside."""
-    key = cell_key(lifted, in_n, ROBUST)
-    after = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
-    terms = d_allocation * (1.0 - lifted) * products  # 0 outside, where products are finite
-    d_later = tl.sum(tl.where(after, terms[None, :], 0.0), 1)
-    return (1.0 - EPSILON) * (d_later / lifted - products * d_allocation)
 
 
 def allocate(usage: Tensor, robust: bool) -> tuple[Tensor, Tensor, Tensor]:

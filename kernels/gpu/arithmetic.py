@@ -30,11 +30,17 @@ def tanh(x):
 
 
 @triton.jit
+def oneplus(x):
+    """1 + log(1 + e^x)."""
+    return 1.0 + tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
 def gate(pointer, RAW: tl.constexpr, DTYPE: tl.constexpr):
     """A gate in [0, 1]; RAW: what is stored is the value before the sigmoid."""
     value = tl.load(pointer).to(DTYPE)
     if RAW:
-        value = 1.0 / (1.0 + tl.exp(-value))
+        value = tl.sigmoid(value)
     return value
 
 
@@ -43,7 +49,7 @@ def gates(pointers, mask, RAW: tl.constexpr, DTYPE: tl.constexpr):
     """Several gates, 0 where masked out."""
     value = tl.load(pointers, mask=mask, other=0.0).to(DTYPE)
     if RAW:
-        value = tl.where(mask, 1.0 / (1.0 + tl.exp(-value)), 0.0)
+        value = tl.where(mask, tl.sigmoid(value), 0.0)
     return value
 
 
@@ -71,7 +77,7 @@ def load_strengths(
     head = tl.arange(0, BH)
     value = tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE)
     if RAW:
-        value = 1.0 + tl.maximum(value, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(value)))
+        value = oneplus(value)
     return value
 
 
@@ -99,20 +105,6 @@ def get_row(tile, index, ROWS: tl.constexpr):
     """One row (n) of a tile (ROWS, n)."""
     rows = tl.arange(0, ROWS)
     return tl.sum(tl.where((rows == index)[:, None], tile, 0.0), 0)
-
-
-@triton.jit
-def get_column(tile, index, COLUMNS: tl.constexpr):
-    """One column (n) of a tile (n, COLUMNS)."""
-    columns = tl.arange(0, COLUMNS)
-    return tl.sum(tl.where((columns == index)[None, :], tile, 0.0), 1)
-
-
-@triton.jit
-def put_column(tile, index, column, COLUMNS: tl.constexpr):
-    """The tile (n, COLUMNS) with one column replaced."""
-    columns = tl.arange(0, COLUMNS)
-    return tl.where((columns == index)[None, :], column[:, None], tile)
 
 
 @triton.jit
@@ -182,11 +174,3 @@ def softmax_totals(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr
     factors = tl.exp(tops - top[:, None])
     sums = load_softmax_parts(parts, 1, H, BH, TILES, BT, 1.0)
     return top, tl.sum(sums * factors, 1), factors
-
-
-@triton.jit
-def softmax_dots(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
-    """The dot products of softmaxes and their gradients (BH), from the parts of all tiles."""
-    _, total, factors = softmax_totals(parts, H, BH, TILES, BT)
-    dots = load_softmax_parts(parts, 2, H, BH, TILES, BT, 0.0)
-    return tl.sum(dots * factors, 1) / total

@@ -19,7 +19,6 @@ from .arithmetic import (
     load_strength_slopes,
     load_strengths,
     put_row,
-    softmax_totals,
     store_softmax_parts,
 )
 
@@ -146,19 +145,6 @@ def store_scores(
     mask = (head < H)[:, None] & (n < N)[None, :]
     tl.store(scores + head[:, None] * N + n[None, :], found, mask=mask)
     return store_softmax_parts(parts, tile, found, n < N, H, BH, TILES)
-
-
-@triton.jit
-def load_content(
-    scores, parts, n,
-    N: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
-):  # fmt: skip
-    """Content weightings of cells n, (BH, n), 0 outside, from the scores and parts of all tiles."""
-    head = tl.arange(0, BH)
-    top, total, _ = softmax_totals(parts, H, BH, TILES, BT)
-    mask = (head < H)[:, None] & (n < N)[None, :]
-    score = tl.load(scores + head[:, None] * N + n[None, :], mask=mask, other=0.0)
-    return tl.where(mask, tl.exp(score - top[:, None]) / total[:, None], 0.0)
 
 
 @triton.jit

@@ -71,31 +71,3 @@ def load_modes(
     weights = tl.exp(raw - tl.max(raw, 1)[:, None])
     weights = weights / tl.sum(weights, 1)[:, None]
     return tl.where((r < R) & (m < count), weights, 0.0)
-
-
-@triton.jit
-def load_mode(
-    vector, r, m, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, DTYPE: tl.constexpr
-):
-    """One read mode of one read head, after the softmax."""
-    start = vector + read_modes(W, R, HW) + r * (1 + 2 * HW)
-    top = tl.load(start).to(DTYPE)
-    for other in tl.static_range(1, 1 + 2 * HW):
-        top = tl.maximum(top, tl.load(start + other).to(DTYPE))
-    total = top * 0.0
-    for other in tl.static_range(1 + 2 * HW):
-        total += tl.exp(tl.load(start + other).to(DTYPE) - top)
-    return tl.exp(tl.load(start + m).to(DTYPE) - top) / total
-
-
-@triton.jit
-def store_modes_gradient(
-    d_vector, modes, d_modes,
-    W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BR: tl.constexpr, BMODES: tl.constexpr,
-):  # fmt: skip
-    """Store the gradient of the raw read modes, given that of the read modes (BR, BMODES)."""
-    r, m = tl.arange(0, BR)[:, None], tl.arange(0, BMODES)[None, :]
-    count: tl.constexpr = 1 + 2 * HW
-    d_raw = modes * (d_modes - tl.sum(modes * d_modes, 1)[:, None])
-    start = d_vector + read_modes(W, R, HW)
-    tl.store(start + r * count + m, d_raw, mask=(r < R) & (m < count))

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 SMALL_CELLS = 64
-"""With at most this many cells, one program does the whole step of a batch element ..."""
+"""With at most this many cells, a step takes the kernels for small memories ..."""
 
 SMALL_NUMBERS = 64 * 64
 """... if its padded memory has at most this many numbers: more do not fit in registers."""
@@ -256,8 +256,8 @@ def warps(numbers: int) -> int:
     return 4 if numbers <= 32 * 32 else 8
 
 
-def fits_one_program(N: int, W: int) -> bool:
-    """Whether one program does the whole step of a batch element."""
+def is_small(N: int, W: int) -> bool:
+    """Whether programs hold the memory of a batch element as a whole."""
     return N <= SMALL_CELLS and block(N) * block(W) <= SMALL_NUMBERS
 
 

@@ -79,22 +79,6 @@ def partial_sum(
 
 
 @triton.jit
-def partial_rows(
-    partials, n,
-    COUNT: tl.constexpr, STRIDE: tl.constexpr, N: tl.constexpr, R: tl.constexpr, BR: tl.constexpr,
-    DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Adds up COUNT partial sums (R, N) of cells n, which lie STRIDE apart: (BR, n), 0 outside."""
-    r = tl.arange(0, BR)
-    mask = (r < R)[:, None] & (n < N)[None, :]
-    offset = r[:, None] * N + n[None, :]
-    found = tl.zeros([BR, n.shape[0]], DTYPE)
-    for index in range(COUNT):
-        found += tl.load(partials + index * STRIDE + offset, mask=mask, other=0.0)
-    return found
-
-
-@triton.jit
 def pass_kernel(
     write1, precedence0, read0, link0, link1, precedence1, rows, columns,
     N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,

@@ -1,4 +1,4 @@
-"""The whole memory step on a GPU: one program per batch element, or kernels over tiles of cells."""
+"""The whole memory step on a GPU: kernels for small memories, or over tiles of cells."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 
 from ..arrays import Adjoint, Step
-from ..interface import interface_size
 from . import launch, ops, small_step, tiled_step
-from .tiled_step import Scratch
+
+Scratch = small_step.Scratch | tiled_step.Scratch
 
 
 def make_scratch(
     B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
-) -> Scratch | None:
-    """Scratch for these sizes or smaller batches; None where one program does the whole step."""
-    if launch.fits_one_program(N, W):
-        return None
+) -> Scratch:
+    """Scratch for these sizes or smaller batches."""
+    if launch.is_small(N, W):
+        return small_step.make_scratch(B, N, W, R, Hw, dtype, device)
     return tiled_step.make_scratch(B, N, W, R, Hw, dtype, device)
 
 
 def kept_size(N: int, W: int, R: int, Hw: int) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    if launch.fits_one_program(N, W):
+    if launch.is_small(N, W):
         return small_step.kept_size(N, W, R, Hw)
     return tiled_step.kept_size(N, W, R, Hw)
 
@@ -36,65 +36,40 @@ def make_kept(step: Step) -> Tensor:
     return launch.new_like(step.memory0, B, size)
 
 
-def _run_small(kernel: Any, arrays: dict[str, Tensor], step: Step, robust: bool) -> None:
-    """Launch a kernel that does the whole step in one program per batch element."""
-    (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
-    sizes = {
-        "N": N,
-        "W": W,
-        "R": R,
-        "HW": Hw,
-        "SIZE": interface_size(W, R, Hw),
-        "BN": launch.block(N),
-        "BW": launch.block(W),
-        "BR": launch.block(R),
-        "BHW": launch.block(Hw),
-        "BMODES": launch.block(1 + 2 * Hw),
-        "ROBUST": robust,
-        "DTYPE": launch.compute_dtype(step.memory0.dtype),
-    }
-    num_warps = launch.warps(sizes["BN"] * max(sizes["BN"], sizes["BW"]))
-    launch.run_by_name(kernel, (len(step.vector),), arrays, sizes, num_warps)
-
-
-def forward(step: Step, scratch: Scratch | None, robust: bool, kept: Tensor | None = None) -> None:
+def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = None) -> None:
     """Fill step.*1 and step.reads; and kept, from `make_kept`, if there will be a backward pass."""
-    if scratch is None:
-        _run_small(small_step.forward_kernel, step._asdict(), step, robust)
+    if isinstance(scratch, small_step.Scratch):
+        small_step.forward(step, scratch, robust, kept)
     else:
         tiled_step.forward(step, scratch, robust, kept)
 
 
-def rebuild(step: Step, scratch: Scratch | None, with_link: bool) -> None:
+def rebuild(step: Step, with_link: bool) -> None:
     """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
     tiled_step.rebuild(step, with_link)
 
 
-def begin_backward(scratch: Scratch | None) -> None:
-    """Before the backward pass of some steps, from the last to the first."""
-    if scratch is not None:
+def begin_backward(scratch: Scratch) -> None:
+    """Before the backward pass through some steps, from the last to the first."""
+    if isinstance(scratch, tiled_step.Scratch):
         tiled_step.begin_backward(scratch)
 
 
-def backward(
-    step: Step, adjoint: Adjoint, scratch: Scratch | None, robust: bool, kept: Tensor
-) -> None:
+def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept: Tensor) -> None:
     """Take the adjoint from step t to step t - 1 and fill adjoint.vector.
 
     step.reads is the gradient of the read vectors; adjoint.* are changed in place. kept was filled
     by `forward`. The gradient of the memory is complete only after `finish_backward`.
     """
-    if scratch is None:
-        arrays = step._asdict() | {"d_reads": step.reads}
-        arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
-        _run_small(small_step.backward_kernel, arrays, step, robust)
+    if isinstance(scratch, small_step.Scratch):
+        small_step.backward(step, adjoint, scratch, robust, kept)
     else:
         tiled_step.backward(step, adjoint, scratch, robust, kept)
 
 
-def finish_backward(memory: Tensor, d_memory: Tensor, scratch: Scratch | None) -> None:
-    """After the backward pass of some steps: complete the gradient of the memory before them."""
-    if scratch is not None:
+def finish_backward(memory: Tensor, d_memory: Tensor, scratch: Scratch) -> None:
+    """After the backward pass through some steps: complete the gradient of the memory before."""
+    if isinstance(scratch, tiled_step.Scratch):
         tiled_step.finish_backward(memory, d_memory, scratch)
 
 

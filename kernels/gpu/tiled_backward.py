@@ -7,7 +7,15 @@ import triton.language as tl
 
 from .content import EPSILON, load_cells, store_cells
 from .memory import load_weights, store_weights
-from .tiles import load_norms, load_numbers, load_total, load_vector, spread_sums, store_numbers, store_vector
+from .tiles import (
+    load_norms,
+    load_numbers,
+    load_total,
+    load_vector,
+    spread_sums,
+    store_numbers,
+    store_vector,
+)
 
 
 @triton.jit
@@ -83,7 +91,8 @@ def add_pending_kernel(
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     d_cells = load_cells(d_memory + b * N * W, n, w, N, W, DTYPE)
-    d_cells = add_pending(d_cells, cells, pending + b * ((HW + 1) * N + HW * W), n, w, N, W, HW, DTYPE)
+    pending += b * ((HW + 1) * N + HW * W)
+    d_cells = add_pending(d_cells, cells, pending, n, w, N, W, HW, DTYPE)
     tl.debug_barrier()  # all threads must have read what this store replaces
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
@@ -138,7 +147,8 @@ def write_backward_kernel(
 ):  # fmt: skip
     """A tile of cells backward through reading and writing; adds up the sums of the link pass.
 
-    Fills d_written, the gradients of the write weightings, and parts (B, TILES, PART), see `tiled_step.part_offsets`.
+    Fills d_written, the gradients of the write weightings, and parts (B, TILES, PART), see
+    `tiled_step.part_offsets`.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w, r = tile * BM + tl.arange(0, BM), tl.arange(0, BW), tl.arange(0, BR)

@@ -10,10 +10,18 @@ import triton.language as tl
 
 from . import interface
 from .allocation_backward import heads_backward
-from .arithmetic import gate_slope, gates
+from .arithmetic import gate_slope
 from .content import EPSILON
-from .tiles import last_arrived, load_norms, load_numbers, load_total, load_vector, store_numbers, store_vector
-from .tiles import stored_sum
+from .tiles import (
+    last_arrived,
+    load_norms,
+    load_numbers,
+    load_total,
+    load_vector,
+    store_numbers,
+    store_vector,
+    stored_sum,
+)
 
 
 @triton.jit
@@ -250,7 +258,8 @@ def finish_kernel(
     WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr, PRODUCTS: tl.constexpr, ORDER: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, MODES: tl.constexpr,
     FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
-    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
+    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
+    PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
     SHARED: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
     STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,

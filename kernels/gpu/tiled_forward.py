@@ -141,9 +141,9 @@ def start_kernel(
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, MODES: tl.constexpr,
     FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    REST: tl.constexpr, START_TILES: tl.constexpr, START_BM: tl.constexpr, ORDER_TILES: tl.constexpr,
-    ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BHW: tl.constexpr,
-    BMODES: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    REST: tl.constexpr, START_TILES: tl.constexpr, START_BM: tl.constexpr,
+    ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
+    BHW: tl.constexpr, BMODES: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, ORDER_TILES + START_TILES + 1), for: usage and allocation; similarities of tiles
     of cells to the write keys; the activated interface.
@@ -203,10 +203,10 @@ def write_kernel(
     WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    REST: tl.constexpr, START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
+    START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
     BW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Write weightings of a tile, its cells after the write, their similarities to the read keys."""
+    """Write weightings of a tile; its cells after the write, their likeness to the read keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE

@@ -39,27 +39,27 @@ from .allocation_forward import Gates, Tiles, launch_forward, make_tiles
 def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
     """Where each array that a step keeps begins, and KEPT, the size of all, for a batch element.
 
-    | array            | shape         |                                                            |
-    |------------------|---------------|------------------------------------------------------------|
-    | NORMS0, NORMS1   | (N)           | lengths of the cells before and after the write            |
-    | WRITE_CONTENT    | (Hw, N)       | content weightings of the write keys                       |
-    | WRITE_ALIKE      | (Hw, N)       | similarities to the write keys                             |
-    | ALLOCATION       | (Hw, N)       | allocation weightings                                      |
-    | PRODUCTS         | (Hw, N)       | products of the u' before each cell                        |
-    | ORDER            | (Hw, N)       | the cell at each place of the order of allocation          |
-    | SEEN             | (Hw - 1, N)   | the usage that all heads but the first saw                 |
-    | READ_CONTENT     | (R, N)        | like those of the write keys                               |
-    | READ_ALIKE       | (R, N)        | likewise                                                   |
-    | ERASE_VECTORS    | (Hw, W)       | the interface vector after activation, from here on        |
-    | READ_STRENGTHS   | (R)           |                                                            |
-    | READ_LENGTHS     | (R)           | lengths of the keys                                        |
-    | MODES            | (R, 1 + 2 Hw) |                                                            |
-    | FREE_GATES       | (R)           |                                                            |
-    | WRITE_STRENGTHS  | (Hw)          |                                                            |
-    | WRITE_LENGTHS    | (Hw)          |                                                            |
-    | ALLOCATION_GATES | (Hw)          |                                                            |
-    | WRITE_GATES      | (Hw)          |                                                            |
-    | REST             |               | zeros, so that KEPT is a multiple of four                  |
+    | array            | shape         |                                                           |
+    |------------------|---------------|-----------------------------------------------------------|
+    | NORMS0, NORMS1   | (N)           | lengths of the cells before and after the write           |
+    | WRITE_CONTENT    | (Hw, N)       | content weightings of the write keys                      |
+    | WRITE_ALIKE      | (Hw, N)       | similarities to the write keys                            |
+    | ALLOCATION       | (Hw, N)       | allocation weightings                                     |
+    | PRODUCTS         | (Hw, N)       | products of the u' before each cell                       |
+    | ORDER            | (Hw, N)       | the cell at each place of the order of allocation         |
+    | SEEN             | (Hw - 1, N)   | the usage that all heads but the first saw                |
+    | READ_CONTENT     | (R, N)        | like those of the write keys                              |
+    | READ_ALIKE       | (R, N)        | likewise                                                  |
+    | ERASE_VECTORS    | (Hw, W)       | the interface vector after activation, from here on       |
+    | READ_STRENGTHS   | (R)           |                                                           |
+    | READ_LENGTHS     | (R)           | lengths of the keys                                       |
+    | MODES            | (R, 1 + 2 Hw) |                                                           |
+    | FREE_GATES       | (R)           |                                                           |
+    | WRITE_STRENGTHS  | (Hw)          |                                                           |
+    | WRITE_LENGTHS    | (Hw)          |                                                           |
+    | ALLOCATION_GATES | (Hw)          |                                                           |
+    | WRITE_GATES      | (Hw)          |                                                           |
+    | REST             |               | zeros, so that KEPT is a multiple of four                 |
     """
     sizes = {
         "NORMS0": N,
@@ -106,20 +106,20 @@ def part_offsets(W: int, R: int, Hw: int) -> dict[str, int]:
     c the content weighting over |k| |m| + e, m the mean gradient of the write weighting in the
     tile, h the gradient of the write weighting less m:
 
-    | array       | shape         | sums over cells of                               |
-    |-------------|---------------|--------------------------------------------------|
-    | KEYS        | (R, W)        | g times cells after the write                    |
-    | MEANT       | (Hw, W)       | c h times cells before the write                 |
-    | SHARED      | (Hw, W)       | c times cells before the write                   |
-    | ERASED      | (Hw, W)       | gradients of the erase vectors, not negated      |
-    | ADDED       | (Hw, W)       | gradients of the write vectors                   |
-    | LENGTHS     | (R)           | g D |m|, D the similarity, |m| of the cell       |
-    | STRENGTHS   | (R)           | g D                                              |
-    | MODES       | (R, 2 Hw)     | gradients of backward and forward modes          |
-    | DOTS        | (Hw)          | content weighting times gradient                 |
-    | FOUND       | (Hw)          | allocation weighting times gradient              |
-    | MEANS       | (Hw)          | m                                                |
-    | WRITE_...   | (Hw) each     | c h D, c D, c h D |m|, c D |m|                   |
+    | array       | shape         | sums over cells of                              |
+    |-------------|---------------|-------------------------------------------------|
+    | KEYS        | (R, W)        | g times cells after the write                   |
+    | MEANT       | (Hw, W)       | c h times cells before the write                |
+    | SHARED      | (Hw, W)       | c times cells before the write                  |
+    | ERASED      | (Hw, W)       | gradients of the erase vectors, not negated     |
+    | ADDED       | (Hw, W)       | gradients of the write vectors                  |
+    | LENGTHS     | (R)           | g D |m|, D the similarity, |m| of the cell      |
+    | STRENGTHS   | (R)           | g D                                             |
+    | MODES       | (R, 2 Hw)     | gradients of backward and forward modes         |
+    | DOTS        | (Hw)          | content weighting times gradient                |
+    | FOUND       | (Hw)          | allocation weighting times gradient             |
+    | MEANS       | (Hw)          | m                                               |
+    | WRITE_...   | (Hw) each     | c h D, c D, c h D |m|, c D |m|                  |
     """
     sizes = {
         "KEYS": R * W,
@@ -354,7 +354,7 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
 
 
 def finish_backward(memory: Tensor, d_memory: Tensor, scratch: Scratch) -> None:
-    """After the last call of `backward`: add to the gradient of the first memory what is pending."""
+    """After the last call of `backward`: add what is pending to the gradient of the memory."""
     (B, N, W), Hw = memory.shape, scratch.d_written.shape[1]
     BM, num_warps = launch.step_tile(N, W)
     launch.run(

@@ -1,4 +1,4 @@
-"""What kernels over tiles of cells share: loads of some cells, sums over programs and over parts."""
+"""What kernels over tiles of cells share: loads, softmax in parts, sums over programs and parts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def store_numbers(pointer, numbers, n, N: tl.constexpr):
 @triton.jit
 def load_vector(pointer, w, W: tl.constexpr, DTYPE: tl.constexpr):
     """A vector (W), padded with zeros."""
-    if W == w.shape[0]:
+    if w.shape[0] == W:
         found = tl.load(pointer + w)
     else:
         found = tl.load(pointer + w, mask=w < W, other=0.0)
@@ -48,7 +48,7 @@ def load_vector(pointer, w, W: tl.constexpr, DTYPE: tl.constexpr):
 @triton.jit
 def store_vector(pointer, vector, w, W: tl.constexpr):
     """Store a padded vector (W)."""
-    if W == w.shape[0]:
+    if w.shape[0] == W:
         tl.store(pointer + w, vector)
     else:
         tl.store(pointer + w, vector, mask=w < W)
@@ -66,9 +66,7 @@ def softmax_terms(alike, strengths, top):
 
 
 @triton.jit
-def store_softmax_part(
-    parts, tile, alike, strength, n, N: tl.constexpr, TILES: tl.constexpr
-):
+def store_softmax_part(parts, tile, alike, strength, n, N: tl.constexpr, TILES: tl.constexpr):
     """Store what a tile adds to a softmax over all cells: maximum, and sum of the terms.
 
     parts: (2, TILES), of one key.
@@ -154,7 +152,7 @@ def stored_sum(
     parts, k, first, count,
     K: tl.constexpr, MOST: tl.constexpr, LANES: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The sum over count parts (K) from the first on, in order, of numbers k; count is at most MOST.
+    """The sum over `count` parts (K) from `first` on, in order, of numbers k; count: at most MOST.
 
     For parts that other programs of the same launch stored: they are not read from a cache that is
     not shared.

@@ -52,7 +52,7 @@ class TritonFusedRun(StepRun):
             self._kept.append(kept)
 
     def rebuild(self, step: Step, with_link: bool) -> None:
-        kernels.rebuild(step, self._scratch, with_link)
+        kernels.rebuild(step, with_link)
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
         kernels.backward(step, adjoint, self._scratch, self._robust, self._kept.pop())
@@ -102,6 +102,9 @@ class TritonBackend(Backend):
         keep: bool,
     ) -> StepRun:
         return TritonFusedRun(sizes, dtype, device, usage_order, keep)
+
+    def kept_numbers(self, sizes: MemorySizes) -> int:
+        return kernels.kept_size(*sizes[1:])
 
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions

@@ -1,0 +1,293 @@
+"""The forward pass of a small memory step, in one launch or two.
+
+    strip_kernel   each program finds the write weightings of all cells, then takes a strip of rows
+                   through link matrices and memory
+    read_kernel    adds up the strips; read weightings, and read vectors, each program a part of W
+
+Where one program takes all rows, it goes on to read. Finding all write weightings in each program
+costs less than a launch: at these sizes a program's time is that of its instructions and barriers
+in a row, so that more programs with fewer rows each win while there are multiprocessors for them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import interface
+from . import small_layout as layout
+from .arithmetic import oneplus, product
+from .content import EPSILON
+from .packed import carried, store_rows, sums
+from .small_layout import load, store
+from .usage_order import cell_key, comes_before, lift
+
+
+@triton.jit
+def length(squares):
+    """Length of a vector from the sum of its squares, never zero."""
+    return tl.sqrt(squares + EPSILON)
+
+
+@triton.jit
+def write_strip(
+    vector, kept, scratch, memory0, usage0, precedence0, link0, write0, read0, memory1, usage1,
+    precedence1, link1, write1, s,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ROBUST: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Write weightings of all cells; link matrices and memory of strip s, and what is read of them.
+
+    All pointers are to one batch element. What is of all cells is stored by one strip or another.
+    """
+    FULL_N: tl.constexpr = N == BN
+    FULL_W: tl.constexpr = W == BW
+    FULL: tl.constexpr = FULL_N and FULL_W
+    FULL_I: tl.constexpr = N % BS == 0
+    n, w, r_tile = tl.arange(0, BN), tl.arange(0, BW), tl.arange(0, BR)
+    i = s * BS + tl.arange(0, BS)
+    in_n, in_w, in_r, in_i = n < N, w < W, r_tile < R, i < N
+
+    # All that is loaded.
+    in_cells = in_n[:, None] & in_w[None, :]
+    cells = load(memory0 + n[:, None] * W + w[None, :], in_cells, FULL, DTYPE)
+    in_last = in_r[:, None] & in_n[None, :]
+    last = load(read0 + r_tile[:, None] * N + n[None, :], in_last, FULL_N and R == BR, DTYPE)
+    free = load(vector + interface.free_gates(W, R, HW) + r_tile, in_r, R == BR, DTYPE)
+    usage = load(usage0 + n, in_n, FULL_N, DTYPE)
+    in_link = in_i[:, None] & in_n[None, :]
+    offset = i[:, None] * N + n[None, :]
+    in_own = in_i[:, None] & in_w[None, :]
+    place = i[:, None] * W + w[None, :]
+    own = load(memory0 + place, in_own, FULL_I and FULL_W, DTYPE)
+    last_writes = ()
+    links = ()
+    precedences = ()
+    write_keys = ()
+    for head in tl.static_range(HW):
+        last_writes = last_writes + (load(write0 + head * N + n, in_n, FULL_N, DTYPE),)
+        links = links + (load(link0 + head * N * N + offset, in_link, FULL_N and FULL_I, DTYPE),)
+        precedences = precedences + (load(precedence0 + head * N + n, in_n, FULL_N, DTYPE),)
+        key = vector + interface.write_keys(W, R) + head * W + w
+        write_keys = write_keys + (load(key, in_w, FULL_W, DTYPE),)
+    keys = ()
+    lasts = ()
+    own_lasts = ()
+    for r in tl.static_range(R):
+        keys = keys + (load(vector + r * W + w, in_w, FULL_W, DTYPE),)
+        lasts = lasts + (load(read0 + r * N + n, in_n, FULL_N, DTYPE),)
+        own_lasts = own_lasts + (load(read0 + r * N + i, in_i, FULL_I, DTYPE),)
+
+    # Similarities of the write keys, in each row of the strip as the link matrix lies: each warp
+    # has all of them, so that softmax needs no barriers.
+    found = ()
+    for head in tl.static_range(HW):
+        found = found + (cells * write_keys[head][None, :],)
+    found = sums(found + (cells * cells,), HW + 1, 1)
+    lengths = length(found[HW])
+    alike = ()
+    key_lengths = ()
+    for head in tl.static_range(HW):
+        key_lengths = key_lengths + (length(tl.sum(write_keys[head] * write_keys[head], 0)),)
+        alike = alike + (found[head] / (key_lengths[head] * lengths + EPSILON),)
+    alike = carried(alike + (lengths,), links[0], HW + 1)
+
+    # Usage.
+    written = last_writes[0]
+    for head in tl.static_range(1, HW):
+        written += (1.0 - written) * last_writes[head]
+    usage = (usage + (1.0 - usage) * written) * product(1.0 - tl.sigmoid(free)[:, None] * last, 0)
+    if s == 0:
+        store(usage1 + n, usage, in_n, FULL_N)
+
+    # For each write head: write weighting, link matrix, precedence.
+    same = i[:, None] == n[None, :]
+    first = (tl.arange(0, BS) == 0)[:, None] & in_n[None, :]
+    row = n[None, :] + tl.zeros([BS, 1], tl.int32)
+    erased = tl.full([BS, BW], 1.0, DTYPE)
+    added = tl.zeros([BS, BW], DTYPE)
+    aheads = ()
+    for head in tl.static_range(HW):
+        lifted = lift(usage)
+        key = lifted
+        if ROBUST or not FULL_N:
+            key = cell_key(lifted, in_n, ROBUST)
+        before = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
+        products = product(tl.where(before, lifted[:, None], 1.0), 0)
+        allocation = (1.0 - lifted) * products
+        raw = vector + interface.write_strengths(W, R, HW) + head
+        strength = oneplus(tl.load(raw).to(DTYPE))
+        raw = vector + interface.allocation_gates(W, R, HW) + head
+        allocation_gate = tl.sigmoid(tl.load(raw).to(DTYPE))
+        raw = vector + interface.write_gates(W, R, HW) + head
+        write_gate = tl.sigmoid(tl.load(raw).to(DTYPE))
+        scores = tl.where(in_n[None, :], strength * alike[head], -float("inf"))
+        powers = tl.exp(scores - tl.max(scores, 1)[:, None])
+        content = powers * (1.0 / tl.sum(powers, 1))[:, None]
+        weights = allocation_gate * allocation[None, :] + (1.0 - allocation_gate) * content
+        weights = tl.where(in_n[None, :], write_gate * weights, 0.0)
+        mine = tl.sum(tl.where(same, weights, 0.0), 1)
+        precedence = precedences[head]
+        link = ((1.0 - mine)[:, None] - weights) * links[head] + mine[:, None] * precedence[None, :]
+        link = tl.where(same, 0.0, link)
+        store(link1 + head * N * N + offset, link, in_link, FULL_N and FULL_I)
+        erase = vector + interface.erase_vectors(W, R, HW) + head * W + w
+        erase = tl.where(in_w, tl.sigmoid(load(erase, in_w, FULL_W, DTYPE)), 0.0)
+        erased *= 1.0 - mine[:, None] * erase[None, :]
+        add = load(vector + interface.write_vectors(W, R, HW) + head * W + w, in_w, FULL_W, DTYPE)
+        added += mine[:, None] * add[None, :]
+        ahead = ()
+        behinds = ()
+        for r in tl.static_range(R):
+            ahead = ahead + (link * lasts[r][None, :],)
+            behinds = behinds + (link * own_lasts[r][:, None],)
+        aheads = aheads + sums(ahead, R, 1)
+        to = scratch + layout.forward_behind(N, R, HW) + (s * HW + head) * R * N
+        store_rows(to, sums(behinds, R, 0), n, N, R)
+        if s == S // 2:
+            store(kept + layout.kept_products(N, R, HW) + head * N + n, products, in_n, FULL_N)
+            tl.store(kept + layout.kept_allocation_gates(N, R, HW) + head, allocation_gate)
+            tl.store(kept + layout.kept_write_gates(N, R, HW) + head, write_gate)
+            tl.store(kept + layout.kept_write_strengths(N, R, HW) + head, strength)
+            tl.store(kept + layout.kept_write_key_lengths(N, R, HW) + head, key_lengths[head])
+        if s == (1 if S > 1 else 0):
+            tl.store(write1 + head * N + row, weights, mask=first)
+            new = (1.0 - tl.sum(weights, 1))[:, None] * precedence[None, :] + weights
+            tl.store(precedence1 + head * N + row, new, mask=first)
+        if s == S - 1:
+            in_kept = kept + head * N + row
+            tl.store(in_kept + layout.kept_write_content(N, R), content, mask=first)
+            tl.store(in_kept + layout.kept_write_similarities(N, R, HW), alike[head], mask=first)
+            if head == 0:
+                tl.store(in_kept + layout.kept_lengths_before(N, R, HW), alike[HW], mask=first)
+        if head + 1 < HW:
+            usage += (1.0 - usage) * (allocation_gate * write_gate) * allocation
+
+    # The strip's cells, and what they and the link matrices add to reading.
+    own = own * erased + added
+    store(memory1 + place, own, in_own, FULL_I and FULL_W)
+    found = (own * own,)
+    for r in tl.static_range(R):
+        found = found + (own * keys[r][None, :],)
+    found = sums(found, R + 1, 1)
+    store(kept + layout.kept_lengths_after(N, R, HW) + i, length(found[0]), in_i, FULL_I)
+    store_rows(scratch, found[1:] + aheads, i, N, (1 + HW) * R)
+
+
+@triton.jit
+def read(
+    vector, kept, scratch, memory1, read1, reads, part,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Read weightings, a head to a warp or so; and one of several parts of the read vectors."""
+    FULL_N: tl.constexpr = N == BN
+    FULL_W: tl.constexpr = W == BW
+    FULL_R: tl.constexpr = R == BR
+    FULL: tl.constexpr = FULL_N and FULL_R
+    n, r, all_w = tl.arange(0, BN), tl.arange(0, BR), tl.arange(0, BW)
+    w = part * (BW // PARTS) + tl.arange(0, BW // PARTS)
+    in_n, in_r, in_w = n < N, r < R, w < W
+    in_tile = in_r[:, None] & in_n[None, :]
+    tile = r[:, None] * N + n[None, :]
+    in_keys = in_r[:, None] & (all_w < W)[None, :]
+    keys = load(vector + r[:, None] * W + all_w[None, :], in_keys, FULL_R and FULL_W, DTYPE)
+    strength = oneplus(load(vector + interface.read_strengths(W, R) + r, in_r, FULL_R, DTYPE))
+    M: tl.constexpr = 1 + 2 * HW
+    raw = vector + interface.read_modes(W, R, HW) + r * M
+    modes = ()
+    for m in tl.static_range(M):
+        modes = modes + (load(raw + m, in_r, FULL_R, DTYPE),)
+    alike = load(scratch + tile, in_tile, FULL, DTYPE)
+    in_cells = in_n[:, None] & in_w[None, :]
+    cells = load(memory1 + n[:, None] * W + w[None, :], in_cells, FULL_N and FULL_W, DTYPE)
+    lengths = load(kept + layout.kept_lengths_after(N, R, HW) + n, in_n, FULL_N, DTYPE)
+    aheads = ()
+    behinds = ()
+    for head in tl.static_range(HW):
+        ahead = scratch + layout.forward_ahead(N, R) + head * R * N + tile
+        aheads = aheads + (load(ahead, in_tile, FULL, DTYPE),)
+        start = scratch + layout.forward_behind(N, R, HW) + head * R * N + tile
+        behind = load(start, in_tile, FULL, DTYPE)
+        for s in tl.static_range(1, S):
+            behind += load(start + s * HW * R * N, in_tile, FULL, DTYPE)
+        behinds = behinds + (behind,)
+    # Read modes.
+    top = modes[0]
+    for m in tl.static_range(1, M):
+        top = tl.maximum(top, modes[m])
+    powers = ()
+    total = tl.zeros_like(top)
+    for m in tl.static_range(M):
+        powers = powers + (tl.exp(modes[m] - top),)
+        total += powers[m]
+    total = 1.0 / total
+    modes = ()
+    for m in tl.static_range(M):
+        modes = modes + (powers[m] * total,)
+    # Read weightings.
+    key_length = length(tl.sum(keys * keys, 1))
+    alike = alike / (key_length[:, None] * lengths[None, :] + EPSILON)
+    scores = tl.where(in_n[None, :], strength[:, None] * alike, -float("inf"))
+    scores = tl.exp(scores - tl.max(scores, 1)[:, None])
+    content = scores * (1.0 / tl.sum(scores, 1))[:, None]
+    weights = modes[HW][:, None] * content
+    for head in tl.static_range(HW):
+        weights += modes[head][:, None] * behinds[head]
+        weights += modes[1 + HW + head][:, None] * aheads[head]
+    found = tl.sum(weights[:, :, None] * cells[None, :, :], 1)
+    in_reads = in_r[:, None] & in_w[None, :]
+    store(reads + r[:, None] * W + w[None, :], found, in_reads, FULL_R and FULL_W)
+    if part == 0:
+        store(read1 + tile, weights, in_tile, FULL)
+        store(kept + tile, content, in_tile, FULL)
+    if part == PARTS - 1:
+        store(kept + layout.kept_similarities(N, R) + tile, alike, in_tile, FULL)
+        free = tl.sigmoid(load(vector + interface.free_gates(W, R, HW) + r, in_r, FULL_R, DTYPE))
+        numbers = modes + (free, strength, key_length)
+        store_rows(kept + layout.kept_modes(N, R, HW), numbers, r, R, M + 3)
+
+
+@triton.jit
+def strip_kernel(
+    vector, kept, scratch, memory0, usage0, precedence0, link0, write0, read0, memory1, usage1,
+    precedence1, link1, write1, read1, reads,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ALONE: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Write weightings of all cells, then a strip of rows; ALONE: it is all rows, and reads too."""
+    b, s = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    vector += b * SIZE
+    kept += b * KEPT
+    scratch += b * SCRATCH
+    memory1 += b * N * W
+    write_strip(
+        vector, kept, scratch, memory0 + b * N * W, usage0 + b * N, precedence0 + b * HW * N,
+        link0 + b * HW * N * N, write0 + b * HW * N, read0 + b * R * N, memory1, usage1 + b * N,
+        precedence1 + b * HW * N, link1 + b * HW * N * N, write1 + b * HW * N, s, N, W, R, HW, BN,
+        BW, BR, BS, S, ROBUST, DTYPE,
+    )  # fmt: skip
+    if ALONE:
+        tl.debug_barrier()  # from here on all threads see what is stored
+        read(
+            vector, kept, scratch, memory1, read1 + b * R * N, reads + b * R * W, 0, N, W, R, HW,
+            BN, BW, BR, S, 1, DTYPE,
+        )  # fmt: skip
+
+
+@triton.jit
+def read_kernel(
+    vector, kept, scratch, memory1, read1, reads,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
+    KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Read weightings, and a part of the read vectors."""
+    b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    read(
+        vector + b * SIZE, kept + b * KEPT, scratch + b * SCRATCH, memory1 + b * N * W,
+        read1 + b * R * N, reads + b * R * W, part, N, W, R, HW, BN, BW, BR, S, PARTS, DTYPE,
+    )  # fmt: skip
