@@ -79,7 +79,7 @@ def ordered_backward(
 ):  # fmt: skip
     """One head over some places of the order, in one program; `later`: sum of the terms after them.
 
-    Each thread reads of d_usage, if LATER, only the cells that it fills.
+    Of d_usage, if LATER, it reads only the cells that it fills, so other programs may do theirs.
 
     Args:
         usage, products: (N), the usage that the head saw; P.
@@ -94,6 +94,8 @@ def ordered_backward(
         usage, products, order, d_written, d_usage, share, place, N, LATER, DTYPE
     )
     d_seen = (1.0 - EPSILON) * ((sums_after(terms) + later) / lifted - direct) + carried
+    if LATER:
+        tl.debug_barrier()  # all threads must have read what this store replaces
     tl.store(d_usage + index, d_seen, mask=place < N)
     if LATER:
         tl.store(d_share, tl.sum(to_share, 0))

@@ -151,9 +151,9 @@ def search_tiles(
         least = own[:, None] + (t < tile).to(own.dtype)
         count = tl.zeros([BN, AT_ONCE], tl.int32)
         for step in tl.static_range(STEPS):
-            half: tl.constexpr = BT >> (step + 1)
-            probe = tl.load(keys + t * BT + count + (half - 1), mask=searched, other=0)
-            count += tl.where(probe < least, half, 0)
+            middle = t * BT + count + ((BT >> (step + 1)) - 1)
+            probe = tl.load(keys + middle, mask=searched, other=0)
+            count += tl.where(probe < least, BT >> (step + 1), 0)
         probe = tl.load(keys + t * BT + count, mask=searched, other=0)
         count += (probe < least).to(tl.int32)
         count = tl.where(t == tile, within[:, None], count)

@@ -11,7 +11,7 @@ import triton.language as tl
 
 EPSILON = tl.constexpr(1e-6)
 
-OTHERS = tl.constexpr(16)
+OTHERS = tl.constexpr(4)
 """In float64, how many cells each cell is compared with at a time."""
 
 
