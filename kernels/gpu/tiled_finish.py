@@ -229,16 +229,15 @@ def finish_cells(
     others = d_usage1 * (usage + (1.0 - usage) * (1.0 - unwritten))
     for index in tl.static_range(R):
         product = others * kept_before[R - 1 - index]
-        gate, weight = free[R - 1 - index], last[R - 1 - index]
+        others *= 1.0 - free[R - 1 - index] * last[R - 1 - index]
         place = d_read + (R - 1 - index) * N
-        store_numbers(place, d_last[R - 1 - index] - product * gate, n, N)
-        d_free = tl.sum(product * weight, 0)
+        store_numbers(place, d_last[R - 1 - index] - product * free[R - 1 - index], n, N)
+        d_free = tl.sum(product * last[R - 1 - index], 0)
         if RANGES == 1:
-            d_gate = d_vector + interface.free_gates(W, R, HW) + (R - 1 - index)
-            tl.store(d_gate, -gate_slope(gate, True) * d_free)
+            d_free *= -gate_slope(free[R - 1 - index], True)
+            tl.store(d_vector + interface.free_gates(W, R, HW) + (R - 1 - index), d_free)
         else:
             tl.store(free_parts + role * R + (R - 1 - index), d_free)
-        others *= 1.0 - gate * weight
     if RANGES > 1:
         if last_arrived(arrived, RANGES):
             k = tl.arange(0, BR)
