@@ -157,7 +157,7 @@ def several_tiles(
     monkeypatch: pytest.MonkeyPatch, tiles: Callable[..., None]
 ) -> Callable[..., None]:
     """Of everything, as only memories of hundreds of cells have."""
-    tiles(STEP_NUMBERS=16, READ_NUMBERS=4, READ_GROUP=1, **SMALL_ORDER)
+    tiles(STEP_NUMBERS=8, READ_NUMBERS=1, READ_GROUP=2, **SMALL_ORDER)
     return lambda **tiling: monkeypatch.setattr(
         linkage, "tiling", lambda N: {"BM": 4, "BN": 4, **tiling}
     )

@@ -214,12 +214,12 @@ def write_kernel(
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     weights = ()
     for head in tl.static_range(HW):
-        top, total = softmax_total(
-            write_parts + (b * HW + head) * 2 * START_TILES, START_TILES, START_BT
-        )
+        strength = tl.load(kept + WRITE_STRENGTHS + head)
+        parts = write_parts + (b * HW + head) * 2 * START_TILES
+        top, total = softmax_total(parts, strength, START_TILES, START_BT)
         alike = load_numbers(kept + WRITE_ALIKE + head * N, n, N, DTYPE)
         found = load_numbers(kept + ALLOCATION + head * N, n, N, DTYPE)
-        content = softmax_terms(alike, tl.load(kept + WRITE_STRENGTHS + head), top) / total
+        content = softmax_terms(alike, strength, top) / total
         share = tl.load(kept + ALLOCATION_GATES + head)
         weight = mixed(share, tl.load(kept + WRITE_GATES + head), found, content)
         if N % BM != 0:  # a term of a place outside may be infinite
@@ -309,9 +309,10 @@ def read_kernel(
     COUNT: tl.constexpr = 1 + 2 * HW
     kept += b * KEPT
     cells = load_cells(memory1 + b * N * W, n, w, N, W, DTYPE)
-    top, total = softmax_totals(read_parts + b * R * 2 * TILES, R, BR, TILES, BT)
     alike = load_weights(kept + READ_ALIKE, n, N, R, BR, DTYPE)
-    strengths = tl.load(kept + READ_STRENGTHS + r, mask=r < R, other=0.0)
+    strengths = tl.load(kept + READ_STRENGTHS + r, mask=r < R, other=1.0)
+    parts = read_parts + b * R * 2 * TILES
+    top, total = softmax_totals(parts, strengths, R, BR, TILES, BT)
     content = softmax_terms(alike, strengths[:, None], top[:, None]) / total[:, None]
     if R != BR or N % READ_BM != 0:
         content = tl.where((r < R)[:, None] & (n < N)[None, :], content, 0.0)

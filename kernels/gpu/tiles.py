@@ -55,55 +55,55 @@ def store_vector(pointer, vector, w, W: tl.constexpr):
 
 
 @triton.jit
-def softmax_terms(alike, strengths, top):
-    """e^(strength * similarity - top), the same wherever it is computed from the same numbers.
+def softmax_terms(alike, strength, top):
+    """e^(strength * (similarity - the largest similarity)).
 
-    The product must not be rounded in one place and fused with the difference in another: where one
-    cell has all the weight, its term and the sum of all terms have to be the same number.
+    The difference comes first: the term of the largest is exactly 1, which it is not where a
+    rounded product is subtracted from one that is fused with the subtraction. So if one cell has
+    all the weight, its weight is exactly 1, and the gradients that vanish there do so exactly.
     """
-    strengths = tl.broadcast_to(strengths, alike.shape)
-    return tl.exp(tl.fma(alike, strengths, -tl.broadcast_to(top, alike.shape)))
+    return tl.exp(strength * (alike - top))
 
 
 @triton.jit
 def store_softmax_part(parts, tile, alike, strength, n, N: tl.constexpr, TILES: tl.constexpr):
-    """Store what a tile adds to a softmax over all cells: maximum, and sum of the terms.
+    """Store what a tile adds to a softmax over all cells: largest similarity, sum of the terms.
 
     parts: (2, TILES), of one key.
     """
-    scores = alike * strength
+    found = alike
     if N // n.shape[0] * n.shape[0] != N:
-        scores = tl.where(n < N, scores, -float("inf"))
-    top = tl.max(scores, 0)
-    terms = softmax_terms(alike, strength, top)
-    if N // n.shape[0] * n.shape[0] != N:
-        terms = tl.where(n < N, terms, 0.0)
+        found = tl.where(n < N, alike, -float("inf"))
+    top = tl.max(found, 0)
     tl.store(parts + tile, top)
-    tl.store(parts + TILES + tile, tl.sum(terms, 0))
+    tl.store(parts + TILES + tile, tl.sum(softmax_terms(found, strength, top), 0))
 
 
 @triton.jit
-def softmax_total(parts, TILES: tl.constexpr, BT: tl.constexpr):
-    """Maximum and sum of the terms over all tiles, from the parts (2, TILES) of one key."""
+def softmax_total(parts, strength, TILES: tl.constexpr, BT: tl.constexpr):
+    """Largest similarity and sum of the terms of all tiles, from the parts (2, TILES) of a key."""
     t = tl.arange(0, BT)
     tops = tl.load(parts + t, mask=t < TILES, other=-float("inf"))
     sums = tl.load(parts + TILES + t, mask=t < TILES, other=0.0)
     top = tl.max(tops, 0)
-    return top, tl.sum(sums * tl.exp(tops - top), 0)
+    return top, tl.sum(sums * softmax_terms(tops, strength, top), 0)
 
 
 @triton.jit
-def softmax_totals(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
-    """`softmax_total` of all keys: (BH) each; 0 and 1 where there is none."""
+def softmax_totals(
+    parts, strengths,
+    H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """`softmax_total` of all keys, given their strengths (BH): (BH) each; 0, 1 where is none."""
     h, t = tl.arange(0, BH)[:, None], tl.arange(0, BT)[None, :]
     place, inside = parts + h * 2 * TILES + t, (h < H) & (t < TILES)
     tops = tl.load(place, mask=inside, other=-float("inf"))
     sums = tl.load(place + TILES, mask=inside, other=0.0)
     if H != BH:
-        tops = tl.where((h < H) | (t > 0), tops, 0.0)
+        tops = tl.where(h < H, tops, 0.0)
         sums = tl.where((h < H) | (t > 0), sums, 1.0)
     top = tl.max(tops, 1)
-    return top, tl.sum(sums * tl.exp(tops - top[:, None]), 1)
+    return top, tl.sum(sums * softmax_terms(tops, strengths[:, None], top[:, None]), 1)
 
 
 @triton.jit
