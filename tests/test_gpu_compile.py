@@ -101,14 +101,16 @@ def test_no_spills_forward_and_few_backward(compiled):
 
 
 def test_launches_of_a_step(records):
-    """One program does a small step; a large one is a few launches, sums by torch included."""
+    """Two at most for a small memory; a few for a large one, sums by torch included. Of so many
+    cells that no program holds their order, two more find the gradient of allocation.
+    """
     seen = set()
     for record in records:
         if not record.get("call", "").endswith(" step"):
             continue
         _, N, _, _, Hw = map(int, record["size"].split(","))
         small = N <= 64
-        most = 1 if small else 8 if record["backward"] else 6
+        most = 2 if small else 5 if not record["backward"] else 4 if N <= 1024 else 6
         if Hw == 1:
             assert record["launches"] + record["torch_kernels"] <= most, record
             seen.add((small, record["backward"]))
