@@ -6,6 +6,7 @@ along columns are stored as partial sums, in a place of its own; the next kernel
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import torch
@@ -13,58 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, ops
+from . import launch, link_pass, ops
+from .link_pass import row_total
 
+STRIPS = 16
+"""Strips of a link matrix ..."""
 
-@triton.jit
-def load_tile(pointers, mask, EVEN: tl.constexpr, DTYPE: tl.constexpr):
-    """A tile of a link matrix, 0 outside; EVEN: no tile reaches outside."""
-    if EVEN:
-        tile = tl.load(pointers)
-    else:
-        tile = tl.load(pointers, mask=mask, other=0.0)
-    return tile.to(DTYPE)
-
-
-@triton.jit
-def store_tile(pointers, tile, mask, EVEN: tl.constexpr):
-    """Store a tile of a link matrix."""
-    if EVEN:
-        tl.store(pointers, tile)
-    else:
-        tl.store(pointers, tile, mask=mask)
-
-
-@triton.jit
-def decay(row_weights, column_weights):
-    """1 - ww_i - ww_j, (rows, columns)."""
-    return (1.0 - row_weights)[:, None] - column_weights[None, :]
-
-
-@triton.jit
-def without_diagonal(tile, i, j):
-    """The tile of rows i and columns j with zeros on the diagonal."""
-    return tl.where(i[:, None] == j[None, :], 0.0, tile)
-
-
-@triton.jit
-def row_parts(tile, BM: tl.constexpr, BN: tl.constexpr):
-    """Sums of each four columns, (BM, BN / 4); a thread holds all four anyway."""
-    if BN < 4:
-        parts = tile
-    else:
-        parts = tl.sum(tl.reshape(tile, [BM, BN // 4, 4]), 2)
-    return parts
-
-
-@triton.jit
-def row_total(values, N: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr):
-    """The sum of (N)."""
-    sums = tl.zeros([BN], DTYPE)
-    for start in range(0, N, BN):
-        j = start + tl.arange(0, BN)
-        sums += tl.load(values + j, mask=j < N, other=0.0).to(DTYPE)
-    return tl.sum(sums, 0)
+FEWEST_ROWS, MOST_ROWS = 32, 512
+"""... unless they had fewer or more rows than these."""
 
 
 @triton.jit
@@ -92,139 +49,6 @@ def partial_rows(
     for index in range(COUNT):
         found += tl.load(partials + index * STRIDE + offset, mask=mask, other=0.0)
     return found
-
-
-@triton.jit
-def pass_kernel(
-    write1, precedence0, read0, link0, link1, precedence1, rows, columns,
-    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, READ: tl.constexpr,
-    DTYPE: tl.constexpr,
-):  # fmt: skip
-    """The new link matrix; READ: also partial sums of both weightings, and the new precedence.
-
-    rows: (B, HW, CHUNKS, R, N), forward weightings. columns: (B, HW, STRIPS, R, N), backward.
-    """
-    bh = tl.program_id(0).to(tl.int64)
-    strip, chunk = tl.program_id(1), tl.program_id(2)
-    EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
-    WIDTH: tl.constexpr = BN // 4 if BN >= 4 else BN
-    local = tl.arange(0, BM)
-    i = strip * BM + local
-    start = bh * N * N + strip.to(tl.int64) * BM * N
-    write1 += bh * N
-    precedence0 += bh * N
-    read0 += bh // HW * R * N
-    wi = tl.load(write1 + i, mask=i < N, other=0.0).to(DTYPE)
-    if READ:
-        if chunk == 0:
-            rest = 1.0 - row_total(write1, N, 4 * BN, DTYPE)
-            pi = tl.load(precedence0 + i, mask=i < N, other=0.0).to(DTYPE)
-            tl.store(precedence1 + bh * N + i, rest * pi + wi, mask=i < N)
-    ahead = ()
-    if READ:
-        for _ in tl.static_range(R):
-            ahead = ahead + (tl.zeros([BM, WIDTH], DTYPE),)
-    for step in range(STEPS):
-        j = (chunk * STEPS + step) * BN + tl.arange(0, BN)
-        mask = (i < N)[:, None] & (j < N)[None, :]
-        offset = local[:, None] * N + j[None, :]
-        link = load_tile(link0 + start + offset, mask, EVEN, DTYPE)
-        wj = tl.load(write1 + j, mask=j < N, other=0.0).to(DTYPE)
-        pj = tl.load(precedence0 + j, mask=j < N, other=0.0).to(DTYPE)
-        link = without_diagonal(decay(wi, wj) * link + wi[:, None] * pj[None, :], i, j)
-        store_tile(link1 + start + offset, link, mask, EVEN)
-        if READ:
-            sums = ()
-            for r in tl.static_range(R):
-                last = tl.load(read0 + r * N + j, mask=j < N, other=0.0).to(DTYPE)
-                sums = sums + (ahead[r] + row_parts(link * last[None, :], BM, BN),)
-                last = tl.load(read0 + r * N + i, mask=i < N, other=0.0).to(DTYPE)
-                behind = columns + ((bh * STRIPS + strip) * R + r) * N + j
-                tl.store(behind, tl.sum(link * last[:, None], 0), mask=j < N)
-            ahead = sums
-    if READ:
-        for r in tl.static_range(R):
-            place = rows + ((bh * CHUNKS + chunk) * R + r) * N + i
-            tl.store(place, tl.sum(ahead[r], 1), mask=i < N)
-
-
-@triton.jit
-def pass_backward_kernel(
-    write1, precedence0, read0, link0, d_link, d_ahead, d_behind, modes, rows, columns,
-    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, R_STRIDE: tl.constexpr,
-    H_STRIDE: tl.constexpr, SCALED: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Takes d_link from L_t to L_{t-1}, in place; stores partial sums of all other gradients.
-
-    With a_r and c_r the gradients of the forward and the backward weighting of read head r, s_r and
-    t_r their read modes if SCALED (otherwise 1), and
-    G = d_link + sum_r s_r a_r wr_r^T + t_r wr_r c_r^T, without its diagonal:
-
-        d_link = (1 - ww_i - ww_j) G
-        rows: (B, HW, CHUNKS, R + 1, N): L_t c_r; sum_j G_ij (p_j - L_ij)
-        columns: (B, HW, STRIPS, R + 2, N): L_t^T a_r; sum_i G_ij L_ij; sum_i ww_i G_ij
-
-    where L and p are those of t - 1. For batch element b and write head h, a_r and c_r begin at
-    b R R_STRIDE + r R_STRIDE + h H_STRIDE of d_ahead and d_behind.
-    """
-    bh = tl.program_id(0).to(tl.int64)
-    strip, chunk = tl.program_id(1), tl.program_id(2)
-    EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
-    WIDTH: tl.constexpr = BN // 4 if BN >= 4 else BN
-    local = tl.arange(0, BM)
-    i = strip * BM + local
-    start = bh * N * N + strip.to(tl.int64) * BM * N
-    b, head = bh // HW, bh % HW
-    write1 += bh * N
-    precedence0 += bh * N
-    read0 += b * R * N
-    d_ahead += b * R * R_STRIDE + head * H_STRIDE
-    d_behind += b * R * R_STRIDE + head * H_STRIDE
-    rows += (bh * CHUNKS + chunk) * (R + 1) * N
-    columns += (bh * STRIPS + strip) * (R + 2) * N
-    modes += b * R * (1 + 2 * HW) + head
-    wi = tl.load(write1 + i, mask=i < N, other=0.0).to(DTYPE)
-    x = ()
-    for _ in tl.static_range(R):
-        x = x + (tl.zeros([BM, WIDTH], DTYPE),)
-    row_sums = tl.zeros([BM, WIDTH], DTYPE)
-    for step in range(STEPS):
-        j = (chunk * STEPS + step) * BN + tl.arange(0, BN)
-        mask = (i < N)[:, None] & (j < N)[None, :]
-        offset = local[:, None] * N + j[None, :]
-        link = load_tile(link0 + start + offset, mask, EVEN, DTYPE)
-        gradient = load_tile(d_link + start + offset, mask, EVEN, DTYPE)
-        wj = tl.load(write1 + j, mask=j < N, other=0.0).to(DTYPE)
-        pj = tl.load(precedence0 + j, mask=j < N, other=0.0).to(DTYPE)
-        kept = decay(wi, wj)
-        new_link = without_diagonal(kept * link + wi[:, None] * pj[None, :], i, j)
-        sums = ()
-        for r in tl.static_range(R):
-            last = tl.load(read0 + r * N + j, mask=j < N, other=0.0).to(DTYPE)
-            change = tl.load(d_behind + r * R_STRIDE + j, mask=j < N, other=0.0).to(DTYPE)
-            sums = sums + (x[r] + row_parts(new_link * change[None, :], BM, BN),)
-            if SCALED:
-                last *= tl.load(modes + r * (1 + 2 * HW) + 1 + HW)
-                change *= tl.load(modes + r * (1 + 2 * HW))
-            ai = tl.load(d_ahead + r * R_STRIDE + i, mask=i < N, other=0.0).to(DTYPE)
-            last_i = tl.load(read0 + r * N + i, mask=i < N, other=0.0).to(DTYPE)
-            gradient += ai[:, None] * last[None, :]
-            gradient += last_i[:, None] * change[None, :]
-            tl.store(columns + r * N + j, tl.sum(new_link * ai[:, None], 0), mask=j < N)
-        x = sums
-        gradient = without_diagonal(gradient, i, j)
-        product = gradient * link
-        row_sums += row_parts(gradient * pj[None, :] - product, BM, BN)
-        tl.store(columns + R * N + j, tl.sum(product, 0), mask=j < N)
-        tl.store(columns + (R + 1) * N + j, tl.sum(gradient * wi[:, None], 0), mask=j < N)
-        if BM * BN < 1024:  # several threads may hold the same number: all must have read it
-            tl.debug_barrier()
-        store_tile(d_link + start + offset, kept * gradient, mask, EVEN)
-    for r in tl.static_range(R):
-        tl.store(rows + r * N + i, tl.sum(x[r], 1), mask=i < N)
-    tl.store(rows + R * N + i, tl.sum(row_sums, 1), mask=i < N)
 
 
 @triton.jit
@@ -274,23 +98,32 @@ def vectors_backward_kernel(
     tl.store(d_precedence0 + bh * N + n, d_before, mask=n < N)
 
 
-def tiling(N: int) -> dict[str, Any]:
-    """How a link matrix of N cells is divided among programs, independently of the batch size."""
-    BM, BN = min(launch.LINK_ROWS, launch.block(N)), min(launch.LINK_COLUMNS, launch.block(N))
-    strips, tiles = launch.cdiv(N, BM), launch.cdiv(N, BN)
-    steps = max(1, min(launch.LINK_TILES, launch.block(strips * tiles) // 128))
+def tiling(N: int, dtype: torch.dtype) -> dict[str, Any]:
+    """How a link matrix of N cells is divided among programs, whatever the batch size.
+
+    STRIPS and CHUNKS are the numbers of partial sums of the columns and of the rows; see
+    `link_pass` for the others.
+    """
+    BN = 32 * gcd(N, 2 if dtype == torch.float64 else 4)
+    strip = min(max(launch.block(N) // STRIPS, FEWEST_ROWS), MOST_ROWS, launch.block(N))
+    num_warps = 2 if strip <= 64 else 4
+    BM = num_warps * max(1, 64 // BN)
+    slots = min(max(strip // BM, 2), 32)
+    blocks = max(1, strip // (BM * slots))
     return {
-        "STRIPS": strips,
-        "CHUNKS": launch.cdiv(tiles, steps),
-        "STEPS": steps,
+        "STRIPS": launch.cdiv(N, BM * slots * blocks),
+        "CHUNKS": launch.cdiv(N, BN),
+        "BLOCKS": blocks,
+        "SLOTS": slots,
         "BM": BM,
         "BN": BN,
+        "num_warps": num_warps,
     }
 
 
 def partials(like: Tensor, B: int, N: int, R: int, Hw: int) -> tuple[Tensor, Tensor]:
     """Buffers of partial sums, large enough for the forward and the backward pass."""
-    sizes = tiling(N)
+    sizes = tiling(N, like.dtype)
     return (
         launch.new_like(like, B * Hw * sizes["CHUNKS"] * (R + 1) * N),
         launch.new_like(like, B * Hw * sizes["STRIPS"] * (R + 2) * N),
@@ -309,14 +142,20 @@ def launch_pass(
 ) -> None:
     """Fill link1; and precedence1, rows and columns if they are given, all three or none."""
     filled = (write1 if one is None else one for one in (precedence1, rows, columns))
-    B, Hw, N = write1.shape
-    sizes = tiling(N)
+    (B, Hw, N), R = write1.shape, read0.shape[1]
+    sizes = tiling(N, write1.dtype)
+    M = FM or (4 if sizes["num_warps"] == 4 else 2)
     launch.run(
-        pass_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0, read0, link0,
-        link1, *filled, N=N, R=read0.shape[1], HW=Hw,
-        READ=precedence1 is not None, DTYPE=launch.compute_dtype(link0.dtype), **sizes,
-        num_warps=launch.warps(sizes["BM"] * sizes["BN"] // 4),
+        link_pass.pass_kernel, (B * Hw * sizes["STRIPS"] * sizes["CHUNKS"],), write1, precedence0,
+        read0, link0, link1, *filled, N=N, R=R, HW=Hw, M=M, PAIR=FPAIR if FPAIR is not None else M == 2, KEEP=R <= FKEEP, UNROLL=FUNROLL or (2 if M == 2 else 1),
+        READ=precedence1 is not None, DTYPE=launch.compute_dtype(write1.dtype), **sizes,
     )  # fmt: skip
+
+FM=FPAIR=FUNROLL=None
+FKEEP=8
+BKEEP=8
+BM_=2
+BPAIR=True
 
 
 def launch_pass_backward(
@@ -337,15 +176,14 @@ def launch_pass_backward(
         d_ahead, d_behind: (B, R, N), to be multiplied by read modes (B, R, 1 + 2 Hw); or
             (B, R, Hw, N) without modes.
     """
-    B, Hw, N = write1.shape
-    sizes = tiling(N)
+    (B, Hw, N), R = write1.shape, read0.shape[1]
+    sizes = tiling(N, write1.dtype)
     launch.run(
-        pass_backward_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0,
-        read0, link0, d_link, d_ahead, d_behind, write1 if modes is None else modes, rows, columns,
-        N=N, R=read0.shape[1], HW=Hw, R_STRIDE=d_ahead.stride(1),
+        link_pass.pass_backward_kernel, (B * Hw * sizes["STRIPS"] * sizes["CHUNKS"],), write1,
+        precedence0, read0, link0, d_link, d_ahead, d_behind, write1 if modes is None else modes,
+        rows, columns, N=N, R=R, HW=Hw, M=BM_, PAIR=BPAIR, KEEP=R <= BKEEP, R_STRIDE=d_ahead.stride(1),
         H_STRIDE=N if modes is None else 0, SCALED=modes is not None,
-        DTYPE=launch.compute_dtype(link0.dtype), **sizes,
-        num_warps=launch.warps(sizes["BM"] * sizes["BN"]),
+        DTYPE=launch.compute_dtype(write1.dtype), **sizes,
     )  # fmt: skip
 
 
@@ -365,7 +203,7 @@ def linkage(
         link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
-    Hw, sizes = link.shape[1], tiling(N)
+    Hw, sizes = link.shape[1], tiling(N, link.dtype)
     new_link, new_precedence = torch.empty_like(link), torch.empty_like(precedence)
     rows = launch.new_like(link, B, Hw, sizes["CHUNKS"], R, N)
     columns = launch.new_like(link, B, Hw, sizes["STRIPS"], R, N)
@@ -408,7 +246,7 @@ def linkage_backward(
         link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
-    Hw, sizes = link.shape[1], tiling(N)
+    Hw, sizes = link.shape[1], tiling(N, link.dtype)
     d_link_before = d_link.clone(memory_format=torch.contiguous_format)
     rows = launch.new_like(link, B, Hw, sizes["CHUNKS"], R + 1, N)
     columns = launch.new_like(link, B, Hw, sizes["STRIPS"], R + 2, N)

@@ -18,7 +18,7 @@ from .arithmetic import (
     softmax,
 )
 from .content import load_cells, lookup_backward, similarities, store_cells
-from .linkage import decay, without_diagonal
+from .link_pass import decay, without_diagonal
 from .memory import (
     load_weights,
     read_backward,

@@ -76,7 +76,7 @@ def _sizes(step: Step, robust: bool = False) -> dict[str, Any]:
     """Constants of the kernels of a step; each takes those that it names."""
     (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
     BM = launch.cell_tile(N, W)
-    TILES, link = launch.cdiv(N, BM), linkage.tiling(N)
+    TILES, link = launch.cdiv(N, BM), linkage.tiling(N, step.memory0.dtype)
     return {
         "N": N,
         "W": W,
