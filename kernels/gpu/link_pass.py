@@ -46,9 +46,9 @@ def load_columns(
     values, j, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, EVEN: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The numbers of a program's columns, which begin at j: (BM, BN), each warp has them all."""
-    column = tl.zeros([BM], tl.int32)[:, None] + tl.arange(0, BN)[None, :]
-    return load(values + j + column, j + column < N, EVEN).to(DTYPE)
+    """The numbers of columns j, each warp has them all: (BM, BN)."""
+    j = tl.broadcast_to(j[None, :], [BM, BN])
+    return load(values + j, j < N, EVEN).to(DTYPE)
 
 
 @triton.jit
@@ -85,31 +85,25 @@ def lane_parts(unit, BM: tl.constexpr, BN: tl.constexpr):
 
 
 @triton.jit
-def no_slots(BM: tl.constexpr, PAIR: tl.constexpr, DTYPE: tl.constexpr):
-    """Empty slots for the rows of a block: (BM, 2, 16) in pairs, otherwise (BM, 32)."""
-    return tl.zeros([BM, 2, 16] if PAIR else [BM, 32], DTYPE)
-
-
-@triton.jit
 def put_row_sums(
     slots, products, step,
     BM: tl.constexpr, BN: tl.constexpr, M: tl.constexpr, PAIR: tl.constexpr,
 ):  # fmt: skip
-    """The slots with the row sums of a step's M units put into them.
+    """The slots (BM, 32) with the row sums of a step's M units put into them.
 
     PAIR: half a warp sums the one row and half the other, with half the exchanges between lanes.
     """
+    lane = tl.zeros([BM], tl.int32)[:, None] + tl.arange(0, 32)[None, :]
     if PAIR:
-        lane = tl.zeros([BM], tl.int32)[:, None] + tl.arange(0, 32)[None, :]
         one, other = lane_parts(products[0], BM, BN), lane_parts(products[1], BM, BN)
         kept, sent = tl.where(lane < 16, one, other), tl.where(lane < 16, other, one)
-        kept += tl.gather(sent, lane ^ 16, 1)
-        sums = tl.sum(tl.reshape(kept, [BM, 2, 16]), 2)
-        slots = tl.where((tl.arange(0, 16) == step)[None, None, :], sums[:, :, None], slots)
+        kept = tl.reshape(kept + tl.gather(sent, lane ^ 16, 1), [BM, 2, 16])
+        sums = tl.broadcast_to(tl.sum(kept, 2)[:, :, None], [BM, 2, 16])
+        slots = tl.where(lane % 16 == step, tl.reshape(sums, [BM, 32]), slots)
     else:
         for m in tl.static_range(M):
             sums = tl.sum(lane_parts(products[m], BM, BN), 1)
-            slots = tl.where((tl.arange(0, 32) == step * M + m)[None, :], sums[:, None], slots)
+            slots = tl.where(lane == step * M + m, sums[:, None], slots)
     return slots
 
 
@@ -119,16 +113,38 @@ def store_slots(
     EVEN: tl.constexpr,
 ):  # fmt: skip
     """Store the sums of the rows of a block, whose first is i."""
+    place = tl.arange(0, BM * 32)
+    slot = place % 32
     if PAIR:
-        slot = tl.arange(0, 2)[None, :, None] + tl.arange(0, 16)[None, None, :] * 2
-        i += tl.arange(0, BM)[:, None, None] * SLOTS + slot
-    else:
-        slot = tl.arange(0, 32)[None, :]
-        i += tl.arange(0, BM)[:, None] * SLOTS + slot
+        slot = slot % 16 * 2 + slot // 16
+    i += place // 32 * SLOTS + slot
+    slots = tl.reshape(slots, [BM * 32])
     if EVEN and SLOTS == 32:
         tl.store(rows + i, slots)
     else:
         tl.store(rows + i, slots, mask=(slot < SLOTS) & (i < N))
+
+
+@triton.jit
+def store_columns(vectors, found, j, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """Store the numbers of columns j, the same for each warp: the first does it."""
+    first = (tl.arange(0, BM) == 0)[:, None]
+    j = tl.broadcast_to(j[None, :], [BM, BN])
+    tl.store(vectors + j, tl.broadcast_to(found, [BM, BN]), mask=first & (j < N))
+
+
+@triton.jit
+def store_column_sums(
+    columns, sums, j, N: tl.constexpr, COUNT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
+    """Add up all warps' sums of the columns and store them, in pairs: threads wait half as often."""
+    for r in tl.static_range(0, COUNT, 2):
+        if r + 1 < COUNT:
+            one, other = tl.split(tl.sum(tl.join(sums[r], sums[r + 1]), 0))
+            store_columns(columns + (r + 1) * N, other[None, :], j, N, BM, BN)
+        else:
+            one = tl.sum(sums[r], 0)
+        store_columns(columns + r * N, one[None, :], j, N, BM, BN)
 
 
 @triton.jit
@@ -191,17 +207,17 @@ def pass_kernel(
     rows += (bh * CHUNKS + chunk) * R * N
     columns += (bh * STRIPS + strip) * R * N
     ahead = load_units(link0, i0, j0, N, SLOTS, BM, BN, M, EVEN)
-    wj = load_columns(write1, j0, N, BM, BN, EVEN, DTYPE)
-    pj = load_columns(precedence0, j0, N, BM, BN, EVEN, DTYPE)
+    wj = load_columns(write1, j, N, BM, BN, EVEN, DTYPE)
+    pj = load_columns(precedence0, j, N, BM, BN, EVEN, DTYPE)
     lasts, sums = (), ()
     for r in tl.static_range(HEADS):
         if KEEP:
-            lasts = lasts + (load_columns(read0 + r * N, j0, N, BM, BN, EVEN, DTYPE),)
+            lasts = lasts + (load_columns(read0 + r * N, j, N, BM, BN, EVEN, DTYPE),)
         sums = sums + (tl.zeros([BM, BN], DTYPE),)
     for block in range(BLOCKS):
         slots = ()
         for _ in tl.static_range(HEADS):
-            slots = slots + (no_slots(BM, PAIR, DTYPE),)
+            slots = slots + (tl.zeros([BM, 32], DTYPE),)
         for step in tl.range(SLOTS // M, num_stages=1, loop_unroll_factor=UNROLL):
             first = block * (SLOTS * BM) + step * M
             units, after = ahead, next_step(block, step, BLOCKS, SLOTS, BM, M)
@@ -221,7 +237,7 @@ def pass_kernel(
                 if KEEP:
                     last = lasts[r]
                 else:
-                    last = load_columns(read0 + r * N, j0, N, BM, BN, EVEN, DTYPE)
+                    last = load_columns(read0 + r * N, j, N, BM, BN, EVEN, DTYPE)
                 products, behind = (), sums[r]
                 for m in tl.static_range(M):
                     products = products + (links[m] * last,)
@@ -233,14 +249,11 @@ def pass_kernel(
         for r in tl.static_range(HEADS):
             i = i0 + block * (SLOTS * BM)
             store_slots(rows + r * N, slots[r], i, N, SLOTS, BM, PAIR, EVEN)
-    for r in tl.static_range(HEADS):
-        tl.store(columns + r * N + j, tl.sum(sums[r], 0), mask=j < N)
+    store_column_sums(columns, sums, j, N, HEADS, BM, BN)
     if READ:
         if strip == 0:
             rest = 1.0 - row_total(write1, N, min(1024, triton.next_power_of_2(N)), DTYPE)
-            precedence = rest * tl.load(precedence0 + j, mask=j < N, other=0.0).to(DTYPE)
-            precedence += tl.load(write1 + j, mask=j < N, other=0.0).to(DTYPE)
-            tl.store(precedence1 + bh * N + j, precedence, mask=j < N)
+            store_columns(precedence1 + bh * N, rest * pj + wj, j, N, BM, BN)
 
 
 @triton.jit
@@ -284,24 +297,24 @@ def pass_backward_kernel(
     columns += (bh * STRIPS + strip) * (R + 2) * N
     links_ahead = load_units(link0, i0, j0, N, SLOTS, BM, BN, M, EVEN)
     gradients_ahead = load_units(d_link, i0, j0, N, SLOTS, BM, BN, M, EVEN)
-    wj = load_columns(write1, j0, N, BM, BN, EVEN, DTYPE)
-    pj = load_columns(precedence0, j0, N, BM, BN, EVEN, DTYPE)
+    wj = load_columns(write1, j, N, BM, BN, EVEN, DTYPE)
+    pj = load_columns(precedence0, j, N, BM, BN, EVEN, DTYPE)
     lasts, changes, scales, sums = (), (), (), ()
     for r in tl.static_range(R):
         if KEEP:
-            last = load_columns(read0 + r * N, j0, N, BM, BN, EVEN, DTYPE)
+            last = load_columns(read0 + r * N, j, N, BM, BN, EVEN, DTYPE)
             if SCALED:
                 last *= tl.load(modes + r * MODES + 1 + HW)
                 scales = scales + (tl.load(modes + r * MODES),)
             lasts = lasts + (last,)
-            change = load_columns(d_behind + r * R_STRIDE, j0, N, BM, BN, EVEN, DTYPE)
+            change = load_columns(d_behind + r * R_STRIDE, j, N, BM, BN, EVEN, DTYPE)
             changes = changes + (change,)
     for _ in tl.static_range(R + 2):
         sums = sums + (tl.zeros([BM, BN], DTYPE),)
     for block in range(BLOCKS):
         slots = ()
         for _ in tl.static_range(R + 1):
-            slots = slots + (no_slots(BM, PAIR, DTYPE),)
+            slots = slots + (tl.zeros([BM, 32], DTYPE),)
         for step in tl.range(SLOTS // M, num_stages=1):
             first = block * (SLOTS * BM) + step * M
             after = next_step(block, step, BLOCKS, SLOTS, BM, M)
@@ -322,8 +335,8 @@ def pass_backward_kernel(
                 if KEEP:
                     last, change = lasts[r], changes[r]
                 else:
-                    last = load_columns(read0 + r * N, j0, N, BM, BN, EVEN, DTYPE)
-                    change = load_columns(d_behind + r * R_STRIDE, j0, N, BM, BN, EVEN, DTYPE)
+                    last = load_columns(read0 + r * N, j, N, BM, BN, EVEN, DTYPE)
+                    change = load_columns(d_behind + r * R_STRIDE, j, N, BM, BN, EVEN, DTYPE)
                     if SCALED:
                         last *= tl.load(modes + r * MODES + 1 + HW)
                 products, updated, y = (), (), sums[r]
@@ -340,6 +353,8 @@ def pass_backward_kernel(
                 gradients = updated
                 next_slots = next_slots + (put_row_sums(slots[r], products, step, BM, BN, M, PAIR),)
                 next_sums = next_sums + (y,)
+            if BN < 64:  # warps of 64 lanes may hold the same number: all must have read it
+                tl.debug_barrier()
             products, column_sums, d_precedence = (), sums[R], sums[R + 1]
             for m in tl.static_range(M):
                 i = i0 + first + m + row
@@ -357,5 +372,4 @@ def pass_backward_kernel(
         for r in tl.static_range(R + 1):
             i = i0 + block * (SLOTS * BM)
             store_slots(rows + r * N, slots[r], i, N, SLOTS, BM, PAIR, EVEN)
-    for r in tl.static_range(R + 2):
-        tl.store(columns + r * N + j, tl.sum(sums[r], 0), mask=j < N)
+    store_column_sums(columns, sums, j, N, R + 2, BM, BN)

@@ -1,7 +1,7 @@
 """Temporal memory linkage: the link matrix, precedence and both weightings, in one pass.
 
-A program goes through some tiles of a strip of rows of the link matrix. Its sums along rows and
-along columns are stored as partial sums, in a place of its own; the next kernel adds them up.
+A program of `link_pass` goes through a part of the link matrix. Its sums along rows and along
+columns are stored as partial sums, in a place of its own; the next kernel adds them up.
 """
 
 from __future__ import annotations
@@ -18,10 +18,21 @@ from . import launch, link_pass, ops
 from .link_pass import row_total
 
 STRIPS = 16
-"""Strips of a link matrix ..."""
+"""Strips of rows that a link matrix is divided into: few, as each stores sums of its columns ..."""
 
 FEWEST_ROWS, MOST_ROWS = 32, 512
-"""... unless they had fewer or more rows than these."""
+"""... unless they would have fewer rows, or more, which would be too few programs."""
+
+LARGEST_PAIRED = 4096
+"""The most cells with which the backward pass sums rows in pairs: fewer instructions, but beyond
+that memory is what it waits for, and 16,384 cells took 967 us with pairs, 929 without (H200)."""
+
+KEPT_HEADS = 4
+"""With more read heads than this, what they have in a program's columns is loaded at every step.
+
+In registers it would leave room for few programs, with 16 heads not even for one. The link matrix
+is read once for any number of heads.
+"""
 
 
 @triton.jit
@@ -101,21 +112,20 @@ def vectors_backward_kernel(
 def tiling(N: int, dtype: torch.dtype) -> dict[str, Any]:
     """How a link matrix of N cells is divided among programs, whatever the batch size.
 
-    STRIPS and CHUNKS are the numbers of partial sums of the columns and of the rows; see
-    `link_pass` for the others.
+    Each of STRIPS x CHUNKS programs stores partial sums of its columns and of its rows. The other
+    sizes are those of `link_pass`; dtype is that of the weightings.
     """
-    BN = 32 * gcd(N, 2 if dtype == torch.float64 else 4)
-    strip = min(max(launch.block(N) // STRIPS, FEWEST_ROWS), MOST_ROWS, launch.block(N))
-    num_warps = 2 if strip <= 64 else 4
-    BM = num_warps * max(1, 64 // BN)
-    slots = min(max(strip // BM, 2), 32)
-    blocks = max(1, strip // (BM * slots))
+    BN = 32 * gcd(N, 2 if dtype == torch.float64 else 4)  # a vector load a thread, if aligned
+    rows = min(max(launch.block(N) // STRIPS, FEWEST_ROWS), MOST_ROWS, launch.block(N))
+    num_warps = 2 if rows <= 64 else 4
+    slots = min(max(rows // num_warps, 4), 32)
+    blocks = max(1, rows // (num_warps * slots))
     return {
-        "STRIPS": launch.cdiv(N, BM * slots * blocks),
+        "STRIPS": launch.cdiv(N, blocks * slots * num_warps),
         "CHUNKS": launch.cdiv(N, BN),
         "BLOCKS": blocks,
         "SLOTS": slots,
-        "BM": BM,
+        "BM": num_warps,
         "BN": BN,
         "num_warps": num_warps,
     }
@@ -144,18 +154,13 @@ def launch_pass(
     filled = (write1 if one is None else one for one in (precedence1, rows, columns))
     (B, Hw, N), R = write1.shape, read0.shape[1]
     sizes = tiling(N, write1.dtype)
-    M = FM or (4 if sizes["num_warps"] == 4 else 2)
+    pair = sizes["num_warps"] == 2
     launch.run(
         link_pass.pass_kernel, (B * Hw * sizes["STRIPS"] * sizes["CHUNKS"],), write1, precedence0,
-        read0, link0, link1, *filled, N=N, R=R, HW=Hw, M=M, PAIR=FPAIR if FPAIR is not None else M == 2, KEEP=R <= FKEEP, UNROLL=FUNROLL or (2 if M == 2 else 1),
-        READ=precedence1 is not None, DTYPE=launch.compute_dtype(write1.dtype), **sizes,
+        read0, link0, link1, *filled, N=N, R=R, HW=Hw, M=2 if pair else 4, PAIR=pair,
+        UNROLL=2 if pair else 1, KEEP=R <= KEPT_HEADS, READ=precedence1 is not None,
+        DTYPE=launch.compute_dtype(write1.dtype), **sizes,
     )  # fmt: skip
-
-FM=FPAIR=FUNROLL=None
-FKEEP=8
-BKEEP=8
-BM_=2
-BPAIR=True
 
 
 def launch_pass_backward(
@@ -181,10 +186,21 @@ def launch_pass_backward(
     launch.run(
         link_pass.pass_backward_kernel, (B * Hw * sizes["STRIPS"] * sizes["CHUNKS"],), write1,
         precedence0, read0, link0, d_link, d_ahead, d_behind, write1 if modes is None else modes,
-        rows, columns, N=N, R=R, HW=Hw, M=BM_, PAIR=BPAIR, KEEP=R <= BKEEP, R_STRIDE=d_ahead.stride(1),
-        H_STRIDE=N if modes is None else 0, SCALED=modes is not None,
-        DTYPE=launch.compute_dtype(write1.dtype), **sizes,
+        rows, columns, N=N, R=R, HW=Hw, M=2, PAIR=N <= LARGEST_PAIRED, KEEP=R <= KEPT_HEADS,
+        R_STRIDE=d_ahead.stride(1), H_STRIDE=N if modes is None else 0, SCALED=modes is not None,
+        DTYPE=launch.compute_dtype(write1.dtype), maxnreg=_most_registers(N, R, write1.dtype),
+        **sizes,
     )  # fmt: skip
+
+
+def _most_registers(N: int, R: int, dtype: torch.dtype) -> int | None:
+    """A limit for the backward pass where a compiler takes a few registers more than 128.
+
+    Within it, all programs of 8 link matrices of 1,024 cells, or of one of 4,096, run at once on a
+    GPU of 132 multiprocessors. Where cells do not fill tiles, masks would be spilled instead.
+    """
+    full = R == KEPT_HEADS and dtype != torch.float64 and N % 128 == 0
+    return 128 if full and N <= LARGEST_PAIRED else None
 
 
 @torch.library.custom_op("dnc_fast::linkage", mutates_args=())
