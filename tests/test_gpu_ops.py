@@ -250,7 +250,7 @@ def test_op_equals_the_reference_at_all_sizes(op: str, N: int, dtype: torch.dtyp
 @every_op
 def test_tiles_may_be_of_any_size(tiles: Callable[..., None], op: str) -> None:
     """Many programs, of which each goes through many tiles, as only large memories have them."""
-    tiles(TILE_NUMBERS=64, LINK_ROWS=4, LINK_COLUMNS=4, RANK_CELLS=4, RANK_OTHERS=8)
+    tiles(TILE_NUMBERS=64, RANK_CELLS=4, RANK_OTHERS=8)
     error_of(Case(op, "random", 1, N=47, W=20), torch.float64)
 
 
