@@ -137,7 +137,7 @@ def store_columns(vectors, found, j, N: tl.constexpr, BM: tl.constexpr, BN: tl.c
 def store_column_sums(
     columns, sums, j, N: tl.constexpr, COUNT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
 ):
-    """Add up all warps' sums of the columns and store them, in pairs: threads wait half as often."""
+    """Add up all warps' sums of columns j and store them; in pairs, to wait half as often."""
     for r in tl.static_range(0, COUNT, 2):
         if r + 1 < COUNT:
             one, other = tl.split(tl.sum(tl.join(sums[r], sums[r + 1]), 0))
