@@ -100,6 +100,36 @@ def test_no_spills_forward_and_few_backward(compiled):
     assert not [described(record) for record in spills]
 
 
+# Machine instructions of the loop for each number of the link matrix that a thread goes through,
+# with 4 read heads: by kernel and warps, what they were, with either of Triton 3.6 and 3.9.
+LOOP = {
+    ("pass_kernel", 2): 23.6,
+    ("pass_kernel", 4): 29.4,
+    ("pass_backward_kernel", 2): 47.3,
+    ("pass_backward_kernel", 4): 47.9,
+}
+
+
+def test_link_pass_does_not_wait():
+    """Its speed hangs on what is in the loop: no barriers, and few instructions beside memory."""
+    kernels = ("link_pass.pass_kernel", "link_pass.pass_backward_kernel")
+    sizes = ("8,1024,64,4,1", "1,4096,64,4,1")
+    done = run(
+        *("-m", "bench.compile_kernels", "--target", "sm_90", "--order", "exact"),
+        *("--size", *sizes, "--kernel", *kernels),
+    )
+    seen = set()
+    for record in map(json.loads, done.stdout.splitlines()):
+        if "kernel" not in record:
+            continue
+        sizes, name = record["constants"], record["kernel"].partition(".")[2]
+        numbers = sizes["M"] * sizes.get("UNROLL", 1) * sizes["BN"] / 32
+        assert record["loop_barriers"] == 0, described(record)
+        assert 0 < record["loop_instructions"] <= 1.1 * LOOP[name, record["warps"]] * numbers
+        seen.add((name, record["warps"]))
+    assert seen == LOOP.keys(), done.stderr
+
+
 def test_launches_of_a_step(records):
     """Two at most for a small memory; a few for a large one, sums by torch included. Of so many
     cells that no program holds their order, two more find the gradient of allocation.

@@ -40,6 +40,18 @@ def test_a_compiled_kernel_is_given_its_options(monkeypatch: pytest.MonkeyPatch)
     assert kernel.named == {"N": 3, "num_warps": 4, "enable_fp_fusion": True}
 
 
+@pytest.mark.parametrize(("hip", "options"), [(None, {"maxnreg": 128}), ("6.4", {})])
+def test_only_nvidia_is_told_how_many_registers_to_take(
+    monkeypatch: pytest.MonkeyPatch, hip: str | None, options: dict[str, int]
+) -> None:
+    """AMD's compiler refuses an option that it does not know."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.device("meta"))
+    monkeypatch.setattr(torch.version, "hip", hip)
+    kernel = Kernel()
+    launch.run(kernel, (1,), OnGPU(), maxnreg=128)
+    assert kernel.named == {"num_warps": 4, "enable_fp_fusion": True, **options}
+
+
 def test_an_interpreted_kernel_is_given_constants_only() -> None:
     kernel = Kernel()
     launch.run(kernel, (1,), torch.zeros(1), N=3)

@@ -249,7 +249,7 @@ def test_op_equals_the_reference_at_all_sizes(op: str, N: int, dtype: torch.dtyp
 @every_op
 def test_tiles_may_be_of_any_size(tiles: Callable[..., None], op: str) -> None:
     """Many programs, of which each goes through many tiles, as only large memories have them."""
-    tiles(TILE_NUMBERS=64, LINK_ROWS=4, LINK_COLUMNS=4, **SMALL_ORDER)
+    tiles(TILE_NUMBERS=64, **SMALL_ORDER)
     error_of(Case(op, "random", 1, N=47, W=20), torch.float64)
 
 

@@ -91,6 +91,8 @@ def build_of(found: launch.Launch) -> Build:
     kernel = found.kernel
     types, known = zip(*map(argument_type, found.arguments), strict=True)
     options = {"num_warps": found.num_warps, "enable_fp_fusion": found.enable_fp_fusion}
+    if found.maxnreg is not None:
+        options["maxnreg"] = found.maxnreg
     constants = {}
     for name, value in found.constants.items():
         (constants if name in kernel.arg_names else options)[name] = value

@@ -28,7 +28,24 @@ def nvidia_figures(binary: bytes, code: bool) -> dict[str, int]:
         names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)", text, re.M)
         found["instructions"] = sum(name != "NOP" for name in names)
         found["spill_instructions"] = sum(name in {"LDL", "STL"} for name in names)
+        loop = max(innermost_loops(text), key=len, default=[])
+        found["loop_instructions"], found["loop_barriers"] = len(loop), loop.count("BAR")
     return found
+
+
+def innermost_loops(text: str) -> list[list[str]]:
+    """The instructions of each loop of NVIDIA's machine code that has no loop inside."""
+    pattern = r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)([^;]*);"
+    code = [(int(place, 16), name, rest) for place, name, rest in re.findall(pattern, text, re.M)]
+    spans = []
+    for place, name, rest in code:
+        target = re.search(r"0x([0-9a-f]+)", rest)
+        if name == "BRA" and target and int(target[1], 16) < place:
+            spans.append(range(int(target[1], 16), place + 1))
+    inner = [
+        span for span in spans if not any(other[0] in span for other in spans if other != span)
+    ]
+    return [[name for place, name, _ in code if place in span] for span in inner]
 
 
 def amd_figures(assembly: str, code: bool) -> dict[str, int]:

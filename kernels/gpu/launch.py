@@ -34,12 +34,6 @@ READ_GROUP = 16
 """Tiles whose parts of the read vectors one program adds up, where there are more than twice so
 many."""
 
-LINK_ROWS, LINK_COLUMNS = 64, 64
-"""The tile of a link matrix that a program holds at a time."""
-
-LINK_TILES = 8
-"""The most tiles of a strip that a program goes through."""
-
 ROW_CELLS = 256
 """The most cells of a batch element that one program sorts; of more, tiles are sorted.
 
@@ -99,6 +93,7 @@ class Launch(NamedTuple):
     constants: dict[str, Any]
     num_warps: int
     enable_fp_fusion: bool
+    maxnreg: int | None = None
 
 
 _recorders: list[Callable[[Launch], None]] = []
@@ -121,19 +116,25 @@ def run(
     *arguments: Any,
     num_warps: int = 4,
     enable_fp_fusion: bool = True,
+    maxnreg: int | None = None,
     **constants: Any,
 ) -> None:
     """Launch a kernel on the device of its first argument.
 
     Multiplications and additions may be fused unless enable_fp_fusion=False is passed. The option
     is always passed on because its default changes in Triton 3.10.
+
+    Args:
+        maxnreg: the most registers of a thread; only compilers for NVIDIA know this option.
     """
     for record in _recorders:
-        record(Launch(kernel, grid, arguments, constants, num_warps, enable_fp_fusion))
+        record(Launch(kernel, grid, arguments, constants, num_warps, enable_fp_fusion, maxnreg))
     device = arguments[0].device
     if device.type == "meta":
         return
     options: dict[str, Any] = {"num_warps": num_warps, "enable_fp_fusion": enable_fp_fusion}
+    if maxnreg is not None and torch.version.hip is None:
+        options["maxnreg"] = maxnreg
     if device.type == "cpu":  # the interpreter compiles nothing
         options = {}
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():

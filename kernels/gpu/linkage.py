@@ -1,11 +1,12 @@
 """Temporal memory linkage: the link matrix, precedence and both weightings, in one pass.
 
-A program goes through some tiles of a strip of rows of the link matrix. Its sums along rows and
-along columns are stored as partial sums, in a place of its own; the next kernel adds them up.
+A program of `link_pass` goes through a part of the link matrix. Its sums along rows and along
+columns are stored as partial sums, in a place of its own; the next kernel adds them up.
 """
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import torch
@@ -13,58 +14,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch, ops
+from . import launch, link_pass, ops
+from .link_pass import row_total
 
+STRIPS = 16
+"""Strips of rows that a link matrix is divided into: few, as each stores sums of its columns ..."""
 
-@triton.jit
-def load_tile(pointers, mask, EVEN: tl.constexpr, DTYPE: tl.constexpr):
-    """A tile of a link matrix, 0 outside; EVEN: no tile reaches outside."""
-    if EVEN:
-        tile = tl.load(pointers)
-    else:
-        tile = tl.load(pointers, mask=mask, other=0.0)
-    return tile.to(DTYPE)
+FEWEST_ROWS, MOST_ROWS = 32, 512
+"""... unless they would have fewer rows, or more, which would be too few programs."""
 
+LARGEST_PAIRED = 4096
+"""The most cells with which the backward pass sums rows in pairs: fewer instructions, but beyond
+that memory is what it waits for, and 16,384 cells took 967 us with pairs, 929 without (H200)."""
 
-@triton.jit
-def store_tile(pointers, tile, mask, EVEN: tl.constexpr):
-    """Store a tile of a link matrix."""
-    if EVEN:
-        tl.store(pointers, tile)
-    else:
-        tl.store(pointers, tile, mask=mask)
+KEPT_HEADS = 4
+"""With more read heads than this, what they have in a program's columns is loaded at every step.
 
-
-@triton.jit
-def decay(row_weights, column_weights):
-    """1 - ww_i - ww_j, (rows, columns)."""
-    return (1.0 - row_weights)[:, None] - column_weights[None, :]
-
-
-@triton.jit
-def without_diagonal(tile, i, j):
-    """The tile of rows i and columns j with zeros on the diagonal."""
-    return tl.where(i[:, None] == j[None, :], 0.0, tile)
-
-
-@triton.jit
-def row_parts(tile, BM: tl.constexpr, BN: tl.constexpr):
-    """Sums of each four columns, (BM, BN / 4); a thread holds all four anyway."""
-    if BN < 4:
-        parts = tile
-    else:
-        parts = tl.sum(tl.reshape(tile, [BM, BN // 4, 4]), 2)
-    return parts
-
-
-@triton.jit
-def row_total(values, N: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr):
-    """The sum of (N)."""
-    sums = tl.zeros([BN], DTYPE)
-    for start in range(0, N, BN):
-        j = start + tl.arange(0, BN)
-        sums += tl.load(values + j, mask=j < N, other=0.0).to(DTYPE)
-    return tl.sum(sums, 0)
+In registers it would leave room for few programs, with 16 heads not even for one. The link matrix
+is read once for any number of heads.
+"""
 
 
 @triton.jit
@@ -76,139 +44,6 @@ def partial_sum(
     for index in range(COUNT):
         found += tl.load(partials + index * STRIDE + n, mask=n < N, other=0.0)
     return found
-
-
-@triton.jit
-def pass_kernel(
-    write1, precedence0, read0, link0, link1, precedence1, rows, columns,
-    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, READ: tl.constexpr,
-    DTYPE: tl.constexpr,
-):  # fmt: skip
-    """The new link matrix; READ: also partial sums of both weightings, and the new precedence.
-
-    rows: (B, HW, CHUNKS, R, N), forward weightings. columns: (B, HW, STRIPS, R, N), backward.
-    """
-    bh = tl.program_id(0).to(tl.int64)
-    strip, chunk = tl.program_id(1), tl.program_id(2)
-    EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
-    WIDTH: tl.constexpr = BN // 4 if BN >= 4 else BN
-    local = tl.arange(0, BM)
-    i = strip * BM + local
-    start = bh * N * N + strip.to(tl.int64) * BM * N
-    write1 += bh * N
-    precedence0 += bh * N
-    read0 += bh // HW * R * N
-    wi = tl.load(write1 + i, mask=i < N, other=0.0).to(DTYPE)
-    if READ:
-        if chunk == 0:
-            rest = 1.0 - row_total(write1, N, 4 * BN, DTYPE)
-            pi = tl.load(precedence0 + i, mask=i < N, other=0.0).to(DTYPE)
-            tl.store(precedence1 + bh * N + i, rest * pi + wi, mask=i < N)
-    ahead = ()
-    if READ:
-        for _ in tl.static_range(R):
-            ahead = ahead + (tl.zeros([BM, WIDTH], DTYPE),)
-    for step in range(STEPS):
-        j = (chunk * STEPS + step) * BN + tl.arange(0, BN)
-        mask = (i < N)[:, None] & (j < N)[None, :]
-        offset = local[:, None] * N + j[None, :]
-        link = load_tile(link0 + start + offset, mask, EVEN, DTYPE)
-        wj = tl.load(write1 + j, mask=j < N, other=0.0).to(DTYPE)
-        pj = tl.load(precedence0 + j, mask=j < N, other=0.0).to(DTYPE)
-        link = without_diagonal(decay(wi, wj) * link + wi[:, None] * pj[None, :], i, j)
-        store_tile(link1 + start + offset, link, mask, EVEN)
-        if READ:
-            sums = ()
-            for r in tl.static_range(R):
-                last = tl.load(read0 + r * N + j, mask=j < N, other=0.0).to(DTYPE)
-                sums = sums + (ahead[r] + row_parts(link * last[None, :], BM, BN),)
-                last = tl.load(read0 + r * N + i, mask=i < N, other=0.0).to(DTYPE)
-                behind = columns + ((bh * STRIPS + strip) * R + r) * N + j
-                tl.store(behind, tl.sum(link * last[:, None], 0), mask=j < N)
-            ahead = sums
-    if READ:
-        for r in tl.static_range(R):
-            place = rows + ((bh * CHUNKS + chunk) * R + r) * N + i
-            tl.store(place, tl.sum(ahead[r], 1), mask=i < N)
-
-
-@triton.jit
-def pass_backward_kernel(
-    write1, precedence0, read0, link0, d_link, d_ahead, d_behind, modes, rows, columns,
-    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, R_STRIDE: tl.constexpr,
-    H_STRIDE: tl.constexpr, SCALED: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Takes d_link from L_t to L_{t-1}, in place; stores partial sums of all other gradients.
-
-    With a_r and c_r the gradients of the forward and the backward weighting of read head r, s_r and
-    t_r their read modes if SCALED (otherwise 1), and
-    G = d_link + sum_r s_r a_r wr_r^T + t_r wr_r c_r^T, without its diagonal:
-
-        d_link = (1 - ww_i - ww_j) G
-        rows: (B, HW, CHUNKS, R + 1, N): L_t c_r; sum_j G_ij (p_j - L_ij)
-        columns: (B, HW, STRIPS, R + 2, N): L_t^T a_r; sum_i G_ij L_ij; sum_i ww_i G_ij
-
-    where L and p are those of t - 1. For batch element b and write head h, a_r and c_r begin at
-    b R R_STRIDE + r R_STRIDE + h H_STRIDE of d_ahead and d_behind.
-    """
-    bh = tl.program_id(0).to(tl.int64)
-    strip, chunk = tl.program_id(1), tl.program_id(2)
-    EVEN: tl.constexpr = N % BM == 0 and N % BN == 0
-    WIDTH: tl.constexpr = BN // 4 if BN >= 4 else BN
-    local = tl.arange(0, BM)
-    i = strip * BM + local
-    start = bh * N * N + strip.to(tl.int64) * BM * N
-    b, head = bh // HW, bh % HW
-    write1 += bh * N
-    precedence0 += bh * N
-    read0 += b * R * N
-    d_ahead += b * R * R_STRIDE + head * H_STRIDE
-    d_behind += b * R * R_STRIDE + head * H_STRIDE
-    rows += (bh * CHUNKS + chunk) * (R + 1) * N
-    columns += (bh * STRIPS + strip) * (R + 2) * N
-    modes += b * R * (1 + 2 * HW) + head
-    wi = tl.load(write1 + i, mask=i < N, other=0.0).to(DTYPE)
-    x = ()
-    for _ in tl.static_range(R):
-        x = x + (tl.zeros([BM, WIDTH], DTYPE),)
-    row_sums = tl.zeros([BM, WIDTH], DTYPE)
-    for step in range(STEPS):
-        j = (chunk * STEPS + step) * BN + tl.arange(0, BN)
-        mask = (i < N)[:, None] & (j < N)[None, :]
-        offset = local[:, None] * N + j[None, :]
-        link = load_tile(link0 + start + offset, mask, EVEN, DTYPE)
-        gradient = load_tile(d_link + start + offset, mask, EVEN, DTYPE)
-        wj = tl.load(write1 + j, mask=j < N, other=0.0).to(DTYPE)
-        pj = tl.load(precedence0 + j, mask=j < N, other=0.0).to(DTYPE)
-        kept = decay(wi, wj)
-        new_link = without_diagonal(kept * link + wi[:, None] * pj[None, :], i, j)
-        sums = ()
-        for r in tl.static_range(R):
-            last = tl.load(read0 + r * N + j, mask=j < N, other=0.0).to(DTYPE)
-            change = tl.load(d_behind + r * R_STRIDE + j, mask=j < N, other=0.0).to(DTYPE)
-            sums = sums + (x[r] + row_parts(new_link * change[None, :], BM, BN),)
-            if SCALED:
-                last *= tl.load(modes + r * (1 + 2 * HW) + 1 + HW)
-                change *= tl.load(modes + r * (1 + 2 * HW))
-            ai = tl.load(d_ahead + r * R_STRIDE + i, mask=i < N, other=0.0).to(DTYPE)
-            last_i = tl.load(read0 + r * N + i, mask=i < N, other=0.0).to(DTYPE)
-            gradient += ai[:, None] * last[None, :]
-            gradient += last_i[:, None] * change[None, :]
-            tl.store(columns + r * N + j, tl.sum(new_link * ai[:, None], 0), mask=j < N)
-        x = sums
-        gradient = without_diagonal(gradient, i, j)
-        product = gradient * link
-        row_sums += row_parts(gradient * pj[None, :] - product, BM, BN)
-        tl.store(columns + R * N + j, tl.sum(product, 0), mask=j < N)
-        tl.store(columns + (R + 1) * N + j, tl.sum(gradient * wi[:, None], 0), mask=j < N)
-        if BM * BN < 1024:  # several threads may hold the same number: all must have read it
-            tl.debug_barrier()
-        store_tile(d_link + start + offset, kept * gradient, mask, EVEN)
-    for r in tl.static_range(R):
-        tl.store(rows + r * N + i, tl.sum(x[r], 1), mask=i < N)
-    tl.store(rows + R * N + i, tl.sum(row_sums, 1), mask=i < N)
 
 
 @triton.jit
@@ -258,23 +93,31 @@ def vectors_backward_kernel(
     tl.store(d_precedence0 + bh * N + n, d_before, mask=n < N)
 
 
-def tiling(N: int) -> dict[str, Any]:
-    """How a link matrix of N cells is divided among programs, independently of the batch size."""
-    BM, BN = min(launch.LINK_ROWS, launch.block(N)), min(launch.LINK_COLUMNS, launch.block(N))
-    strips, tiles = launch.cdiv(N, BM), launch.cdiv(N, BN)
-    steps = max(1, min(launch.LINK_TILES, launch.block(strips * tiles) // 128))
+def tiling(N: int, dtype: torch.dtype) -> dict[str, Any]:
+    """How a link matrix of N cells is divided among programs, whatever the batch size.
+
+    Each of STRIPS x CHUNKS programs stores partial sums of its columns and of its rows. The other
+    sizes are those of `link_pass`; dtype is that of the weightings.
+    """
+    BN = 32 * gcd(N, 2 if dtype == torch.float64 else 4)  # a vector load a thread, if aligned
+    rows = min(max(launch.block(N) // STRIPS, FEWEST_ROWS), MOST_ROWS, launch.block(N))
+    num_warps = 2 if rows <= 64 else 4
+    slots = min(max(rows // num_warps, 4), 32)
+    blocks = max(1, rows // (num_warps * slots))
     return {
-        "STRIPS": strips,
-        "CHUNKS": launch.cdiv(tiles, steps),
-        "STEPS": steps,
-        "BM": BM,
+        "STRIPS": launch.cdiv(N, blocks * slots * num_warps),
+        "CHUNKS": launch.cdiv(N, BN),
+        "BLOCKS": blocks,
+        "SLOTS": slots,
+        "BM": num_warps,
         "BN": BN,
+        "num_warps": num_warps,
     }
 
 
 def partials(like: Tensor, B: int, N: int, R: int, Hw: int) -> tuple[Tensor, Tensor]:
     """Buffers of partial sums, large enough for the forward and the backward pass."""
-    sizes = tiling(N)
+    sizes = tiling(N, like.dtype)
     return (
         launch.new_like(like, B * Hw * sizes["CHUNKS"] * (R + 1) * N),
         launch.new_like(like, B * Hw * sizes["STRIPS"] * (R + 2) * N),
@@ -293,13 +136,14 @@ def launch_pass(
 ) -> None:
     """Fill link1; and precedence1, rows and columns if they are given, all three or none."""
     filled = (write1 if one is None else one for one in (precedence1, rows, columns))
-    B, Hw, N = write1.shape
-    sizes = tiling(N)
+    (B, Hw, N), R = write1.shape, read0.shape[1]
+    sizes = tiling(N, write1.dtype)
+    pair = sizes["num_warps"] == 2
     launch.run(
-        pass_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0, read0, link0,
-        link1, *filled, N=N, R=read0.shape[1], HW=Hw,
-        READ=precedence1 is not None, DTYPE=launch.compute_dtype(link0.dtype), **sizes,
-        num_warps=launch.warps(sizes["BM"] * sizes["BN"] // 4),
+        link_pass.pass_kernel, (B * Hw * sizes["STRIPS"] * sizes["CHUNKS"],), write1, precedence0,
+        read0, link0, link1, *filled, N=N, R=R, HW=Hw, M=2 if pair else 4, PAIR=pair,
+        UNROLL=2 if pair else 1, KEEP=R <= KEPT_HEADS, READ=precedence1 is not None,
+        DTYPE=launch.compute_dtype(write1.dtype), **sizes,
     )  # fmt: skip
 
 
@@ -321,16 +165,26 @@ def launch_pass_backward(
         d_ahead, d_behind: (B, R, N), to be multiplied by read modes (B, R, 1 + 2 Hw); or
             (B, R, Hw, N) without modes.
     """
-    B, Hw, N = write1.shape
-    sizes = tiling(N)
+    (B, Hw, N), R = write1.shape, read0.shape[1]
+    sizes = tiling(N, write1.dtype)
     launch.run(
-        pass_backward_kernel, (B * Hw, sizes["STRIPS"], sizes["CHUNKS"]), write1, precedence0,
-        read0, link0, d_link, d_ahead, d_behind, write1 if modes is None else modes, rows, columns,
-        N=N, R=read0.shape[1], HW=Hw, R_STRIDE=d_ahead.stride(1),
-        H_STRIDE=N if modes is None else 0, SCALED=modes is not None,
-        DTYPE=launch.compute_dtype(link0.dtype), **sizes,
-        num_warps=launch.warps(sizes["BM"] * sizes["BN"]),
+        link_pass.pass_backward_kernel, (B * Hw * sizes["STRIPS"] * sizes["CHUNKS"],), write1,
+        precedence0, read0, link0, d_link, d_ahead, d_behind, write1 if modes is None else modes,
+        rows, columns, N=N, R=R, HW=Hw, M=2, PAIR=N <= LARGEST_PAIRED, KEEP=R <= KEPT_HEADS,
+        R_STRIDE=d_ahead.stride(1), H_STRIDE=N if modes is None else 0, SCALED=modes is not None,
+        DTYPE=launch.compute_dtype(write1.dtype), maxnreg=_most_registers(N, R, write1.dtype),
+        **sizes,
     )  # fmt: skip
+
+
+def _most_registers(N: int, R: int, dtype: torch.dtype) -> int | None:
+    """A limit for the backward pass where a compiler takes a few registers more than 128.
+
+    Within it, all programs of 8 link matrices of 1,024 cells, or of one of 4,096, run at once on a
+    GPU of 132 multiprocessors. Where cells do not fill tiles, masks would be spilled instead.
+    """
+    full = R == KEPT_HEADS and dtype != torch.float64 and N % 128 == 0
+    return 128 if full and N <= LARGEST_PAIRED else None
 
 
 @torch.library.custom_op("dnc_fast::linkage", mutates_args=())
@@ -349,7 +203,7 @@ def linkage(
         link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
-    Hw, sizes = link.shape[1], tiling(N)
+    Hw, sizes = link.shape[1], tiling(N, link.dtype)
     new_link, new_precedence = torch.empty_like(link), torch.empty_like(precedence)
     rows = launch.new_like(link, B, Hw, sizes["CHUNKS"], R, N)
     columns = launch.new_like(link, B, Hw, sizes["STRIPS"], R, N)
@@ -392,7 +246,7 @@ def linkage_backward(
         link, precedence, write_weights, read_weights
     )
     B, R, N = read_weights.shape
-    Hw, sizes = link.shape[1], tiling(N)
+    Hw, sizes = link.shape[1], tiling(N, link.dtype)
     d_link_before = d_link.clone(memory_format=torch.contiguous_format)
     rows = launch.new_like(link, B, Hw, sizes["CHUNKS"], R + 1, N)
     columns = launch.new_like(link, B, Hw, sizes["STRIPS"], R + 2, N)

@@ -215,7 +215,7 @@ def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, 
     whole = N <= launch.ROW_CELLS
     order = {"TILES": 1, "BT": launch.block(N)} if whole else launch.order_tiling(N)
     GROUP = READ_TILES if READ_TILES <= 2 * launch.READ_GROUP else launch.READ_GROUP
-    BN, link = min(launch.block(N), launch.ORDERED_CELLS), linkage.tiling(N)
+    BN, link = min(launch.block(N), launch.ORDERED_CELLS), linkage.tiling(N, dtype)
     most = max(link["STRIPS"], link["CHUNKS"])
     return {
         "N": N,

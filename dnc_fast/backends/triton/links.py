@@ -57,7 +57,7 @@ def _given(step: Step) -> tuple[Tensor, ...]:
 def _partial_sums(step: Step, more_rows: int, more_columns: int) -> tuple[Tensor, Tensor]:
     """Buffers for the sums of R read heads and a few more, by chunk and by strip."""
     (B, Hw, N), R = step.write1.shape, step.read0.shape[1]
-    sizes = linkage.tiling(N)
+    sizes = linkage.tiling(N, step.write1.dtype)
     return (
         launch.new_like(step.link0, B, Hw, sizes["CHUNKS"], R + more_rows, N),
         launch.new_like(step.link0, B, Hw, sizes["STRIPS"], R + more_columns, N),
