@@ -142,8 +142,9 @@ def write_backward_kernel(
     STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,
     MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, TILES: tl.constexpr,
-    BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
-    BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+    BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr, ROW_LANES: tl.constexpr,
+    COLUMN_LANES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A tile of cells backward through reading and writing; adds up the sums of the link pass.
 
@@ -168,8 +169,8 @@ def write_backward_kernel(
         row = b * HW + head
         head_rows = rows + row * CHUNKS * (R + 1) * N
         head_columns = columns + row * STRIPS * (R + 2) * N
-        x = spread_sums(head_rows, n, CHUNKS, (R + 1) * N, N, R, BR, LANES, DTYPE)
-        y = spread_sums(head_columns, n, STRIPS, (R + 2) * N, N, R, BR, LANES, DTYPE)
+        x = spread_sums(head_rows, n, CHUNKS, (R + 1) * N, N, R, BR, ROW_LANES, DTYPE)
+        y = spread_sums(head_columns, n, STRIPS, (R + 2) * N, N, R, BR, COLUMN_LANES, DTYPE)
         mode = kept + MODES + r * COUNT + head
         d_last += tl.load(mode, mask=r < R, other=0.0)[:, None] * x
         d_last += tl.load(mode + 1 + HW, mask=r < R, other=0.0)[:, None] * y
@@ -179,11 +180,12 @@ def write_backward_kernel(
         change = load_numbers(d_precedence + row * N, n, N, DTYPE)
         d_weight = load_numbers(d_write + row * N, n, N, DTYPE) + change
         d_weight -= load_total(totals + (R + HW + head) * TILES, 1, TILES, BT)
-        d_weight += one_sum(head_rows + R * N, n, CHUNKS, (R + 1) * N, N, LANES, DTYPE)
-        d_weight -= one_sum(head_columns + R * N, n, STRIPS, (R + 2) * N, N, LANES, DTYPE)
+        d_weight += one_sum(head_rows + R * N, n, CHUNKS, (R + 1) * N, N, ROW_LANES, DTYPE)
+        d_weight -= one_sum(head_columns + R * N, n, STRIPS, (R + 2) * N, N, COLUMN_LANES, DTYPE)
         d_weights = d_weights + (d_weight,)
         change *= 1.0 - load_total(totals + (R + head) * TILES, 1, TILES, BT)
-        change += one_sum(head_columns + (R + 1) * N, n, STRIPS, (R + 2) * N, N, LANES, DTYPE)
+        before = head_columns + (R + 1) * N
+        change += one_sum(before, n, STRIPS, (R + 2) * N, N, COLUMN_LANES, DTYPE)
         d_before = d_before + (change,)
     tl.debug_barrier()  # all threads must have read what these stores replace
     for head in tl.static_range(HW):

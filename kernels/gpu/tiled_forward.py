@@ -296,9 +296,9 @@ def read_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, KEPT: tl.constexpr,
     READ_CONTENT: tl.constexpr, READ_ALIKE: tl.constexpr, READ_STRENGTHS: tl.constexpr,
     MODES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, READ_TILES: tl.constexpr,
-    STRIPS: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr, GROUP: tl.constexpr,
-    READ_BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BREADS: tl.constexpr,
-    SUMMED: tl.constexpr, DTYPE: tl.constexpr,
+    STRIPS: tl.constexpr, CHUNKS: tl.constexpr, ROW_LANES: tl.constexpr,
+    COLUMN_LANES: tl.constexpr, GROUP: tl.constexpr, READ_BM: tl.constexpr, BW: tl.constexpr,
+    BR: tl.constexpr, BREADS: tl.constexpr, SUMMED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings of a tile, and what it adds to the read vectors: (B, READ_TILES, R, W).
 
@@ -322,9 +322,9 @@ def read_kernel(
     for head in tl.static_range(HW):
         row = b * HW + head
         part = columns + row * STRIPS * R * N
-        behind = spread_sums(part, n, STRIPS, R * N, N, R, BR, LANES, DTYPE)
+        behind = spread_sums(part, n, STRIPS, R * N, N, R, BR, COLUMN_LANES, DTYPE)
         part = rows + row * CHUNKS * R * N
-        ahead = spread_sums(part, n, CHUNKS, R * N, N, R, BR, LANES, DTYPE)
+        ahead = spread_sums(part, n, CHUNKS, R * N, N, R, BR, ROW_LANES, DTYPE)
         weights += tl.load(modes + head, mask=r < R, other=0.0)[:, None] * behind
         weights += tl.load(modes + 1 + HW + head, mask=r < R, other=0.0)[:, None] * ahead
     store_weights(read1 + b * R * N, weights, n, N, R, BR)

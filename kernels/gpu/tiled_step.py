@@ -216,7 +216,6 @@ def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, 
     order = {"TILES": 1, "BT": launch.block(N)} if whole else launch.order_tiling(N)
     GROUP = READ_TILES if READ_TILES <= 2 * launch.READ_GROUP else launch.READ_GROUP
     BN, link = min(launch.block(N), launch.ORDERED_CELLS), linkage.tiling(N, dtype)
-    most = max(link["STRIPS"], link["CHUNKS"])
     return {
         "N": N,
         "W": W,
@@ -238,7 +237,8 @@ def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, 
         "RANGES": launch.cdiv(N, BN),
         "STRIPS": link["STRIPS"],
         "CHUNKS": link["CHUNKS"],
-        "LANES": min(4, launch.block(most)),
+        "ROW_LANES": min(4, launch.block(link["CHUNKS"])),
+        "COLUMN_LANES": min(4, launch.block(link["STRIPS"])),
         "SUMMED": min(32, launch.block(TILES), max(1, 2048 // launch.block(W))),
         "BM": BM,
         "READ_BM": READ_BM,
