@@ -236,3 +236,13 @@ def test_bits_depend_on_nothing_else(
     assert_close(alone, [part[1:2] for part in found], "equal")
     usage, _, _, _ = given
     assert_close(allocate(usage, False)[0], found[0][:, 0].contiguous(), "equal")
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@every_dtype
+@every_order
+@pytest.mark.parametrize("N", [1000, 1025, 4096, 5000, 2**14, 2**15, 2**15 + 1])
+def test_large_memories(N: int, order: str, dtype: torch.dtype) -> None:
+    """Sizes that the interpreter cannot take."""
+    for kind in KINDS:
+        assert_equals_the_reference(usages(kind, 2, N), order, dtype)
