@@ -98,13 +98,13 @@ def test_many_cells(N: int, kind: str, order: str, dtype: torch.dtype) -> None:
 
 @every_dtype
 @every_order
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["levels", "equal", "full"])
 def test_many_tiles_and_blocks(
     tiles: Callable[..., None], kind: str, order: str, dtype: torch.dtype
 ) -> None:
     """As thousands of cells have: more than a program searches or adds up at once."""
     tiles(**SMALL_ORDER)
-    for N in (3, 16, 41):
+    for N in (16, 19):
         assert_equals_the_reference(usages(kind, 2, N), order, dtype)
 
 
