@@ -118,9 +118,10 @@ def composed_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:
     writing = (memory, meta(dtype, B, Hw, N), words, words, memory)
     yield Call("write", False, cells.launch_write, writing)
     yield Call("write", True, cells.launch_write_backward, (memory, *writing))
-    allocation, given = module("allocation"), (rows, rows, rows, meta(torch.int32, B, N))
-    yield Call("allocation", False, allocation.allocate, (rows, False))
-    yield Call("allocation", True, allocation.allocate_backward, given)
+    order, allocation = meta(torch.int32, B, N), module("allocation_in_order")
+    given = (rows, rows, rows, order)
+    yield Call("allocation in order", False, allocation.allocate, (rows, False))
+    yield Call("allocation in order", True, allocation.allocate_backward, given)
     if dtype != torch.float64:
         yield Call("keep largest", False, module("selection").largest_cells, (rows, FAN_OUT))
     link = meta(dtype, B, Hw, N, FAN_OUT), meta(torch.int32, B, Hw, N, FAN_OUT)
