@@ -28,6 +28,7 @@ def nvidia_figures(binary: bytes, code: bool) -> dict[str, int]:
         names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)", text, re.M)
         found["instructions"] = sum(name != "NOP" for name in names)
         found["spill_instructions"] = sum(name in {"LDL", "STL"} for name in names)
+        found["barriers"] = text.count("BAR.SYNC")
     return found
 
 
@@ -44,6 +45,7 @@ def amd_figures(assembly: str, code: bool) -> dict[str, int]:
         names = re.findall(r"^\t((?:s|v|ds|global|flat|buffer|scratch)_\w+)", assembly, re.M)
         found["instructions"] = sum(name not in {"s_nop", "s_code_end"} for name in names)
         found["spill_instructions"] = sum(name.startswith("scratch_") for name in names)
+        found["barriers"] = names.count("s_barrier")
     return found
 
 
