@@ -30,6 +30,7 @@ def nvidia_figures(binary: bytes, code: bool) -> dict[str, int]:
         found["spill_instructions"] = sum(name in {"LDL", "STL"} for name in names)
         loop = max(innermost_loops(text), key=len, default=[])
         found["loop_instructions"], found["loop_barriers"] = len(loop), loop.count("BAR")
+        found["barriers"] = text.count("BAR.SYNC")
     return found
 
 
@@ -61,6 +62,7 @@ def amd_figures(assembly: str, code: bool) -> dict[str, int]:
         names = re.findall(r"^\t((?:s|v|ds|global|flat|buffer|scratch)_\w+)", assembly, re.M)
         found["instructions"] = sum(name not in {"s_nop", "s_code_end"} for name in names)
         found["spill_instructions"] = sum(name.startswith("scratch_") for name in names)
+        found["barriers"] = names.count("s_barrier")
     return found
 
 

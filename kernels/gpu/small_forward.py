@@ -65,12 +65,27 @@ def write_strip(
     links = ()
     precedences = ()
     write_keys = ()
+    erases = ()
+    adds = ()
+    strengths = ()
+    allocation_gates = ()
+    write_gates = ()
     for head in tl.static_range(HW):
         last_writes = last_writes + (load(write0 + head * N + n, in_n, FULL_N, DTYPE),)
         links = links + (load(link0 + head * N * N + offset, in_link, FULL_N and FULL_I, DTYPE),)
         precedences = precedences + (load(precedence0 + head * N + n, in_n, FULL_N, DTYPE),)
         key = vector + interface.write_keys(W, R) + head * W + w
         write_keys = write_keys + (load(key, in_w, FULL_W, DTYPE),)
+        erase = vector + interface.erase_vectors(W, R, HW) + head * W + w
+        erases = erases + (load(erase, in_w, FULL_W, DTYPE),)
+        add = vector + interface.write_vectors(W, R, HW) + head * W + w
+        adds = adds + (load(add, in_w, FULL_W, DTYPE),)
+        raw = vector + interface.write_strengths(W, R, HW) + head
+        strengths = strengths + (oneplus(tl.load(raw).to(DTYPE)),)
+        raw = vector + interface.allocation_gates(W, R, HW) + head
+        allocation_gates = allocation_gates + (tl.sigmoid(tl.load(raw).to(DTYPE)),)
+        raw = vector + interface.write_gates(W, R, HW) + head
+        write_gates = write_gates + (tl.sigmoid(tl.load(raw).to(DTYPE)),)
     keys = ()
     lasts = ()
     own_lasts = ()
@@ -98,74 +113,50 @@ def write_strip(
     for head in tl.static_range(1, HW):
         written += (1.0 - written) * last_writes[head]
     usage = (usage + (1.0 - usage) * written) * product(1.0 - tl.sigmoid(free)[:, None] * last, 0)
-    if s == 0:
-        store(usage1 + n, usage, in_n, FULL_N)
+    seen = usage
 
     # For each write head: write weighting, link matrix, precedence.
     same = i[:, None] == n[None, :]
-    first = (tl.arange(0, BS) == 0)[:, None] & in_n[None, :]
-    row = n[None, :] + tl.zeros([BS, 1], tl.int32)
-    erased = tl.full([BS, BW], 1.0, DTYPE)
     added = tl.zeros([BS, BW], DTYPE)
     aheads = ()
+    products = ()
+    contents = ()
+    weights = ()
     for head in tl.static_range(HW):
-        lifted = lift(usage)
+        lifted = lift(seen)
         key = lifted
         if ROBUST or not FULL_N:
             key = cell_key(lifted, in_n, ROBUST)
         before = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
-        products = product(tl.where(before, lifted[:, None], 1.0), 0)
-        allocation = (1.0 - lifted) * products
-        raw = vector + interface.write_strengths(W, R, HW) + head
-        strength = oneplus(tl.load(raw).to(DTYPE))
-        raw = vector + interface.allocation_gates(W, R, HW) + head
-        allocation_gate = tl.sigmoid(tl.load(raw).to(DTYPE))
-        raw = vector + interface.write_gates(W, R, HW) + head
-        write_gate = tl.sigmoid(tl.load(raw).to(DTYPE))
-        scores = tl.where(in_n[None, :], strength * alike[head], -float("inf"))
+        products = products + (product(tl.where(before, lifted[:, None], 1.0), 0),)
+        allocation = (1.0 - lifted) * products[head]
+        scores = tl.where(in_n[None, :], strengths[head] * alike[head], -float("inf"))
         powers = tl.exp(scores - tl.max(scores, 1)[:, None])
-        content = powers * (1.0 / tl.sum(powers, 1))[:, None]
-        weights = allocation_gate * allocation[None, :] + (1.0 - allocation_gate) * content
-        weights = tl.where(in_n[None, :], write_gate * weights, 0.0)
-        mine = tl.sum(tl.where(same, weights, 0.0), 1)
-        precedence = precedences[head]
-        link = ((1.0 - mine)[:, None] - weights) * links[head] + mine[:, None] * precedence[None, :]
+        contents = contents + (powers * (1.0 / tl.sum(powers, 1))[:, None],)
+        gate = allocation_gates[head]
+        weight = gate * allocation[None, :] + (1.0 - gate) * contents[head]
+        weight = tl.where(in_n[None, :], write_gates[head] * weight, 0.0)
+        weights = weights + (weight,)
+        mine = tl.sum(tl.where(same, weight, 0.0), 1)[:, None]
+        link = ((1.0 - mine) - weight) * links[head] + mine * precedences[head][None, :]
         link = tl.where(same, 0.0, link)
         store(link1 + head * N * N + offset, link, in_link, FULL_N and FULL_I)
-        erase = vector + interface.erase_vectors(W, R, HW) + head * W + w
-        erase = tl.where(in_w, tl.sigmoid(load(erase, in_w, FULL_W, DTYPE)), 0.0)
-        erased *= 1.0 - mine[:, None] * erase[None, :]
-        add = load(vector + interface.write_vectors(W, R, HW) + head * W + w, in_w, FULL_W, DTYPE)
-        added += mine[:, None] * add[None, :]
+        erase = tl.where(in_w, tl.sigmoid(erases[head]), 0.0)
+        own *= 1.0 - mine * erase[None, :]
+        added += mine * adds[head][None, :]
         ahead = ()
         behinds = ()
         for r in tl.static_range(R):
             ahead = ahead + (link * lasts[r][None, :],)
             behinds = behinds + (link * own_lasts[r][:, None],)
         aheads = aheads + sums(ahead, R, 1)
-        to = scratch + layout.forward_behind(N, R, HW) + (s * HW + head) * R * N
-        store_rows(to, sums(behinds, R, 0), n, N, R)
-        if s == S // 2:
-            store(kept + layout.kept_products(N, R, HW) + head * N + n, products, in_n, FULL_N)
-            tl.store(kept + layout.kept_allocation_gates(N, R, HW) + head, allocation_gate)
-            tl.store(kept + layout.kept_write_gates(N, R, HW) + head, write_gate)
-            tl.store(kept + layout.kept_write_strengths(N, R, HW) + head, strength)
-            tl.store(kept + layout.kept_write_key_lengths(N, R, HW) + head, key_lengths[head])
-        if s == (1 if S > 1 else 0):
-            tl.store(write1 + head * N + row, weights, mask=first)
-            new = (1.0 - tl.sum(weights, 1))[:, None] * precedence[None, :] + weights
-            tl.store(precedence1 + head * N + row, new, mask=first)
-        if s == S - 1:
-            in_kept = kept + head * N + row
-            tl.store(in_kept + layout.kept_write_content(N, R), content, mask=first)
-            tl.store(in_kept + layout.kept_write_similarities(N, R, HW), alike[head], mask=first)
-            if head == 0:
-                tl.store(in_kept + layout.kept_lengths_before(N, R, HW), alike[HW], mask=first)
+        part = scratch + layout.forward_behind(N, R, HW) + (s * HW + head) * R * N
+        store_rows(part, sums(behinds, R, 0), n, N, R)
         if head + 1 < HW:
-            usage += (1.0 - usage) * (allocation_gate * write_gate) * allocation
+            seen += (1.0 - seen) * (gate * write_gates[head]) * allocation
 
     # The strip's cells, and what they and the link matrices add to reading.
-    own = own * erased + added
+    own += added
     store(memory1 + place, own, in_own, FULL_I and FULL_W)
     found = (own * own,)
     for r in tl.static_range(R):
@@ -173,6 +164,32 @@ def write_strip(
     found = sums(found, R + 1, 1)
     store(kept + layout.kept_lengths_after(N, R, HW) + i, length(found[0]), in_i, FULL_I)
     store_rows(scratch, found[1:] + aheads, i, N, (1 + HW) * R)
+
+    # What is of all cells, as the first row of a strip holds it.
+    first = (tl.arange(0, BS) == 0)[:, None] & in_n[None, :]
+    row = n[None, :] + tl.zeros([BS, 1], tl.int32)
+    if s == 0:
+        store(usage1 + n, usage, in_n, FULL_N)
+    for head in tl.static_range(HW):
+        if s == S // 2:
+            at = layout.kept_products(N, R, HW) + head * N
+            store(kept + at + n, products[head], in_n, FULL_N)
+            at = layout.kept_allocation_gates(N, R, HW) + head
+            tl.store(kept + at, allocation_gates[head])
+            tl.store(kept + at + HW, write_gates[head])
+            tl.store(kept + at + 2 * HW, strengths[head])
+            tl.store(kept + at + 3 * HW, key_lengths[head])
+        if s == (1 if S > 1 else 0):
+            tl.store(write1 + head * N + row, weights[head], mask=first)
+            share = (1.0 - tl.sum(weights[head], 1))[:, None]
+            precedence = share * precedences[head][None, :] + weights[head]
+            tl.store(precedence1 + head * N + row, precedence, mask=first)
+        if s == S - 1:
+            to = kept + head * N + row
+            tl.store(to + layout.kept_write_content(N, R), contents[head], mask=first)
+            tl.store(to + layout.kept_write_similarities(N, R, HW), alike[head], mask=first)
+    if s == S - 1:
+        tl.store(kept + layout.kept_lengths_before(N, R, HW) + row, alike[HW], mask=first)
 
 
 @triton.jit
