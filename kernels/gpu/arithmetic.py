@@ -54,43 +54,22 @@ def gates(pointers, mask, RAW: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def gate_slope(value, RAW: tl.constexpr):
-    """The factor from a gate's gradient to that of what is stored."""
-    slope = 1.0 + 0.0 * value
-    if RAW:
-        slope = value * (1.0 - value)
-    return slope
+def gate_slope(value):
+    """The factor from a gate's gradient to that of the value before the sigmoid."""
+    return value * (1.0 - value)
 
 
 @triton.jit
 def one_strength(pointer, DTYPE: tl.constexpr):
-    """A strength, at least 1, from what is stored: oneplus(x) = 1 + log(1 + e^x)."""
-    value = tl.load(pointer).to(DTYPE)
-    return 1.0 + tl.maximum(value, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(value)))
+    """A strength, at least 1, from the value before its activation."""
+    return oneplus(tl.load(pointer).to(DTYPE))
 
 
 @triton.jit
-def load_strengths(
-    strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
-):
-    """Strengths of all heads (BH), at least 1; RAW: stored before oneplus(x) = 1 + log(1 + e^x)."""
+def load_strengths(strengths, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr):
+    """`one_strength` of all heads, (BH)."""
     head = tl.arange(0, BH)
-    value = tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE)
-    if RAW:
-        value = oneplus(value)
-    return value
-
-
-@triton.jit
-def load_strength_slopes(
-    strengths, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
-):
-    """The factors from the gradients of the strengths to those of what is stored."""
-    head = tl.arange(0, BH)
-    slopes = tl.full([BH], 1.0, DTYPE)
-    if RAW:
-        slopes = gates(strengths + head, head < H, True, DTYPE)
-    return slopes
+    return oneplus(tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE))
 
 
 @triton.jit
@@ -122,55 +101,13 @@ def store_softmax_parts(
     """Store what a tile adds to softmaxes over all tiles: maximum, and sum of e^(score - maximum).
 
     Args:
-        parts: (H, 3, TILES); the third part is filled by `store_dot_parts`.
+        parts: (H, 2, TILES), filled.
         scores: (BH, n), of this tile.
         mask: (n), not all false.
-
-    Returns:
-        e^(score - maximum), 0 where masked out.
     """
     head = tl.arange(0, BH)
     top = tl.max(tl.where(mask[None, :], scores, -float("inf")), 1)
     weights = tl.where(mask[None, :], tl.exp(scores - top[:, None]), 0.0)
-    place = parts + head * 3 * TILES + tile
+    place = parts + head * 2 * TILES + tile
     tl.store(place, top, mask=head < H)
     tl.store(place + TILES, tl.sum(weights, 1), mask=head < H)
-    return weights
-
-
-@triton.jit
-def store_dot_parts(
-    parts, tile, weights, d_weights, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr
-):
-    """Store what a tile adds to the dot products of softmaxes and their gradients (BH, n)."""
-    head = tl.arange(0, BH)
-    dots = tl.sum(weights * d_weights, 1)
-    tl.store(parts + (head * 3 + 2) * TILES + tile, dots, mask=head < H)
-
-
-@triton.jit
-def load_softmax_parts(
-    parts,
-    which: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
-    other: tl.constexpr,
-):  # fmt: skip
-    """One of the three parts, of all tiles: (BH, BT)."""
-    head, t = tl.arange(0, BH)[:, None], tl.arange(0, BT)[None, :]
-    mask = (head < H) & (t < TILES)
-    return tl.load(parts + (head * 3 + which) * TILES + t, mask=mask, other=other)
-
-
-@triton.jit
-def softmax_totals(parts, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr):
-    """Combine what `store_softmax_parts` stored for all tiles.
-
-    Returns:
-        maximum (BH) and sum (BH) over all tiles, and the factors of each tile's sums (BH, BT).
-    """
-    t = tl.arange(0, BT)[None, :]
-    tops = load_softmax_parts(parts, 0, H, BH, TILES, BT, 0.0)
-    tops = tl.where(t < TILES, tops, -float("inf"))
-    top = tl.max(tops, 1)
-    factors = tl.exp(tops - top[:, None])
-    sums = load_softmax_parts(parts, 1, H, BH, TILES, BT, 1.0)
-    return top, tl.sum(sums * factors, 1), factors

@@ -16,8 +16,6 @@ from torch import Tensor
 from . import launch, ops
 from .arithmetic import (
     get_row,
-    load_strength_slopes,
-    load_strengths,
     put_row,
     store_softmax_parts,
 )
@@ -85,7 +83,7 @@ def similarities(
 @triton.jit
 def lookup_backward(
     d_logits, alike, cells, d_cells, keys, strengths, d_keys, d_strengths, w,
-    W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+    W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Backward through strength times similarity, for all keys and some cells.
 
@@ -98,7 +96,7 @@ def lookup_backward(
         alike: (BH, n), D.
         cells: (n, W).
         d_cells: (n, W), gradient so far.
-        keys, strengths: (H, W) and (H); RAW: strengths are stored before their activation.
+        keys, strengths: (H, W) and (H).
         d_keys, d_strengths: filled with what these cells add to the gradients.
 
     Returns:
@@ -107,9 +105,9 @@ def lookup_backward(
     heads = tl.arange(0, BH)
     all_keys = load_keys(keys, w, W, H, BH, DTYPE)
     key_norms, cell_norms = norms(all_keys), norms(cells)
-    slopes = load_strength_slopes(strengths, H, BH, RAW, DTYPE)
-    tl.store(d_strengths + heads, slopes * tl.sum(d_logits * alike, 1), mask=heads < H)
-    d_products = load_strengths(strengths, H, BH, RAW, DTYPE)[:, None] * d_logits
+    tl.store(d_strengths + heads, tl.sum(d_logits * alike, 1), mask=heads < H)
+    strength = tl.load(strengths + heads, mask=heads < H, other=0.0).to(DTYPE)
+    d_products = strength[:, None] * d_logits
     d_products /= scales(key_norms, cell_norms)
     d_scales = -d_products * alike
     d_norms = tl.sum(d_scales * key_norms[:, None], 0)
@@ -130,21 +128,19 @@ def lookup_backward(
 def store_scores(
     scores, parts, keys, strengths, cells, tile, n, w,
     N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr,
-    RAW: tl.constexpr, DTYPE: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Store the scores (H, N) of some cells, strength times similarity, and their softmax parts.
 
-    The parts (H, 3, TILES) are those of `store_softmax_parts`.
-
-    Returns:
-        e^(score - the tile's maximum), (BH, n).
+    The parts (H, 2, TILES) are those of `store_softmax_parts`.
     """
     head = tl.arange(0, BH)
     alike = similarities(keys, cells, w, W, H, BH, DTYPE)
-    found = load_strengths(strengths, H, BH, RAW, DTYPE)[:, None] * alike
+    strength = tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE)
+    found = strength[:, None] * alike
     mask = (head < H)[:, None] & (n < N)[None, :]
     tl.store(scores + head[:, None] * N + n[None, :], found, mask=mask)
-    return store_softmax_parts(parts, tile, found, n < N, H, BH, TILES)
+    store_softmax_parts(parts, tile, found, n < N, H, BH, TILES)
 
 
 @triton.jit
@@ -157,8 +153,8 @@ def scores_kernel(
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
     store_scores(
-        scores + b * H * N, parts + b * H * 3 * TILES, keys + b * H * W, strengths + b * H,
-        load_cells(memory + b * N * W, n, w, N, W, DTYPE), tile, n, w, N, W, H, BH, TILES, False,
+        scores + b * H * N, parts + b * H * 2 * TILES, keys + b * H * W, strengths + b * H,
+        load_cells(memory + b * N * W, n, w, N, W, DTYPE), tile, n, w, N, W, H, BH, TILES,
         DTYPE,
     )  # fmt: skip
 
@@ -173,7 +169,7 @@ def totals_kernel(
 ):
     """Maximum and sum over all tiles, (B, H, 2), from the parts of a key's softmax."""
     row = tl.program_id(0).to(tl.int64)
-    parts += row * 3 * TILES
+    parts += row * 2 * TILES
     tops = tl.full([BT], -float("inf"), DTYPE)
     for start in range(0, TILES, BT):
         t = start + tl.arange(0, BT)
@@ -227,7 +223,7 @@ def backward_kernel(
         found * (d_found - mean[:, None]),
         similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE), cells, d_cells, keys + b * H * W,
         strengths + b * H, d_keys + (b * TILES + tile) * H * W,
-        d_strengths + (b * TILES + tile) * H, w, W, H, BH, False, DTYPE,
+        d_strengths + (b * TILES + tile) * H, w, W, H, BH, DTYPE,
     )  # fmt: skip
     tl.debug_barrier()  # several threads may hold the same number: all must have read it
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
@@ -237,7 +233,7 @@ def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Ten
     """Fill weights (B, H, N). All tensors are contiguous."""
     (B, H, N), sizes = weights.shape, launch.tile_sizes(memory, H=keys.shape[1])
     TILES = sizes["TILES"]
-    scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 3, TILES)
+    scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 2, TILES)
     launch.run(scores_kernel, (B * TILES,), keys, strengths, memory, scores, parts, **sizes)
     totals, BT = launch.new_like(keys, B, H, 2), min(1024, launch.block(TILES))
     launch.run(

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import launch, ops
-from .arithmetic import gate_slope, gates, get_row, put_row
+from .arithmetic import get_row, put_row
 from .content import load_cells, store_cells
 
 
@@ -41,37 +41,37 @@ def store_weights(weights, tile, n, N: tl.constexpr, H: tl.constexpr, BH: tl.con
 @triton.jit
 def kept_part(
     weights, erase, head, w,
-    W: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+    W: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The fraction of each number that a head keeps, 1 - ww e^T: (n, W)."""
-    erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
+    erased = tl.load(erase + head * W + w, mask=w < W, other=0.0).to(DTYPE)
     return 1.0 - get_row(weights, head, BHW)[:, None] * erased[None, :]
 
 
 @triton.jit
 def written_cells(
     cells, weights, erase, vectors, w,
-    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Some cells after all write heads have erased and then added.
 
     Args:
         cells: (n, W).
         weights: (BHW, n), 0 outside.
-        erase, vectors: (HW, W) each; RAW: erase vectors before their activation.
+        erase, vectors: (HW, W) each.
     """
     added = tl.zeros([cells.shape[0], cells.shape[1]], DTYPE)
     for head in tl.static_range(HW):
         vector = tl.load(vectors + head * W + w, mask=w < W, other=0.0).to(DTYPE)
         added += get_row(weights, head, BHW)[:, None] * vector[None, :]
-        cells *= kept_part(weights, erase, head, w, W, BHW, RAW, DTYPE)
+        cells *= kept_part(weights, erase, head, w, W, BHW, DTYPE)
     return cells + added
 
 
 @triton.jit
 def write_backward(
     d_cells, cells, weights, erase, vectors, d_erase, d_vectors, w,
-    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr,
+    W: tl.constexpr, HW: tl.constexpr, BHW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Backward through `written_cells`.
 
@@ -84,7 +84,7 @@ def write_backward(
         d_cells: (n, W), gradient of the new cells, 0 outside.
         cells: (n, W), before the write.
         weights: (BHW, n), 0 outside.
-        erase, vectors: (HW, W) each; RAW: erase vectors before their activation.
+        erase, vectors: (HW, W) each.
         d_erase, d_vectors: filled with what these cells add to the gradients.
 
     Returns:
@@ -94,15 +94,15 @@ def write_backward(
     d_weights = tl.zeros([BHW, cells.shape[0]], DTYPE)
     for head in tl.static_range(HW):
         weight = get_row(weights, head, BHW)[:, None]
-        erased = gates(erase + head * W + w, w < W, RAW, DTYPE)
+        erased = tl.load(erase + head * W + w, mask=w < W, other=0.0).to(DTYPE)
         vector = tl.load(vectors + head * W + w, mask=w < W, other=0.0).to(DTYPE)
         # Not by dividing the product of all heads by this head's factor, which may be 0.
         changed = d_cells * cells
         for other in tl.static_range(HW):
             if other != head:
-                changed *= kept_part(weights, erase, other, w, W, BHW, RAW, DTYPE)
+                changed *= kept_part(weights, erase, other, w, W, BHW, DTYPE)
         d_vector = tl.sum(weight * d_cells, 0)
-        d_erased = -gate_slope(erased, RAW) * tl.sum(weight * changed, 0)
+        d_erased = -tl.sum(weight * changed, 0)
         tl.store(d_vectors + head * W + w, d_vector, mask=w < W)
         tl.store(d_erase + head * W + w, d_erased, mask=w < W)
         d_weight = tl.sum(d_cells * vector[None, :] - changed * erased[None, :], 1)
@@ -161,7 +161,7 @@ def write_kernel(
     cells = written_cells(
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
         load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE), erase + b * HW * W,
-        vectors + b * HW * W, w, W, HW, BHW, False, DTYPE,
+        vectors + b * HW * W, w, W, HW, BHW, DTYPE,
     )  # fmt: skip
     store_cells(new_memory + b * N * W, cells, n, w, N, W)
 
@@ -180,7 +180,7 @@ def write_backward_kernel(
         load_cells(memory + b * N * W, n, w, N, W, DTYPE),
         load_weights(weights + b * HW * N, n, N, HW, BHW, DTYPE), erase + b * HW * W,
         vectors + b * HW * W, d_erase + (b * TILES + tile) * HW * W,
-        d_vectors + (b * TILES + tile) * HW * W, w, W, HW, BHW, False, DTYPE,
+        d_vectors + (b * TILES + tile) * HW * W, w, W, HW, BHW, DTYPE,
     )  # fmt: skip
     tl.debug_barrier()  # d_memory may be d_new_memory: all threads must have read it before
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)

@@ -123,7 +123,7 @@ def finish_vectors(
     erase = load_vector(kept + ERASE_VECTORS + head * W, w, W, DTYPE)
     d_erase = tiles_total(parts + ERASED + head * W, w, W, PART, TILES, SUMMED, DTYPE)
     place = d_vector + interface.erase_vectors(W, R, HW) + head * W
-    store_vector(place, -gate_slope(erase, True) * d_erase, w, W)
+    store_vector(place, -gate_slope(erase) * d_erase, w, W)
     d_added = tiles_total(parts + ADDED + head * W, w, W, PART, TILES, SUMMED, DTYPE)
     store_vector(d_vector + interface.write_vectors(W, R, HW) + head * W, d_added, w, W)
 
@@ -152,9 +152,9 @@ def finish_gates(
             d_share += both * write
             d_write += both * share
         place = d_vector + interface.allocation_gates(W, R, HW) + head
-        tl.store(place, d_share * gate_slope(share, True))
+        tl.store(place, d_share * gate_slope(share))
         place = d_vector + interface.write_gates(W, R, HW) + head
-        tl.store(place, d_write * gate_slope(write, True))
+        tl.store(place, d_write * gate_slope(write))
 
 
 @triton.jit
@@ -234,7 +234,7 @@ def finish_cells(
         store_numbers(place, d_last[R - 1 - index] - product * free[R - 1 - index], n, N)
         d_free = tl.sum(product * last[R - 1 - index], 0)
         if RANGES == 1:
-            d_free *= -gate_slope(free[R - 1 - index], True)
+            d_free *= -gate_slope(free[R - 1 - index])
             tl.store(d_vector + interface.free_gates(W, R, HW) + (R - 1 - index), d_free)
         else:
             tl.store(free_parts + role * R + (R - 1 - index), d_free)
@@ -244,7 +244,7 @@ def finish_cells(
             total = stored_sum(free_parts, k, 0, RANGES, R, RANGES, 8, DTYPE)
             found = tl.load(kept + FREE_GATES + k, mask=k < R, other=0.0)
             d_gates = d_vector + interface.free_gates(W, R, HW) + k
-            tl.store(d_gates, -gate_slope(found, True) * total, mask=k < R)
+            tl.store(d_gates, -gate_slope(found) * total, mask=k < R)
             tl.store(arrived, 0)
 
 

@@ -1,6 +1,6 @@
 """The forward pass of the memory step over tiles of cells, around allocation and link pass.
 
-What each kernel finds out and the backward pass needs again goes to `kept`, see `tiled_step.Kept`.
+What a kernel finds out and the backward pass needs again is kept, see `tiled_step.kept_offsets`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def activate(
     """
     r, head, m = tl.arange(0, BR), tl.arange(0, BHW), tl.arange(0, BMODES)
     COUNT: tl.constexpr = 1 + 2 * HW
-    strengths = load_strengths(vector + interface.read_strengths(W, R), R, BR, True, DTYPE)
+    strengths = load_strengths(vector + interface.read_strengths(W, R), R, BR, DTYPE)
     tl.store(kept + READ_STRENGTHS + r, strengths, mask=r < R)
     store_lengths(vector, kept + READ_LENGTHS, w, W, R, BR, DTYPE)
     keys = vector + interface.write_keys(W, R)

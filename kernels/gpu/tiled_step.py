@@ -102,24 +102,23 @@ def _offsets(sizes: dict[str, int], whole: str) -> dict[str, int]:
 def part_offsets(W: int, R: int, Hw: int) -> dict[str, int]:
     """Where the sums that each tile stores in the backward pass begin, and PART, the size of all.
 
-    With g the gradient of the logits of a read key, over its strength, and for the write keys
-    c the content weighting over |k| |m| + e, m the mean gradient of the write weighting in the
-    tile, h the gradient of the write weighting less m:
+    For a read key, g is the gradient of its logits times its strength, over |k| |m| + e; D is the
+    similarity, |m| the length of the cell. For a write key, c is its content weighting over
+    |k| |m| + e, and h the gradient of its weighting less the mean of that in the tile.
 
-    | array       | shape         | sums over cells of                              |
-    |-------------|---------------|-------------------------------------------------|
-    | KEYS        | (R, W)        | g times cells after the write                   |
-    | MEANT       | (Hw, W)       | c h times cells before the write                |
-    | SHARED      | (Hw, W)       | c times cells before the write                  |
-    | ERASED      | (Hw, W)       | gradients of the erase vectors, not negated     |
-    | ADDED       | (Hw, W)       | gradients of the write vectors                  |
-    | LENGTHS     | (R)           | g D |m|, D the similarity, |m| of the cell      |
-    | STRENGTHS   | (R)           | g D                                             |
-    | MODES       | (R, 2 Hw)     | gradients of backward and forward modes         |
-    | DOTS        | (Hw)          | content weighting times gradient                |
-    | FOUND       | (Hw)          | allocation weighting times gradient             |
-    | MEANS       | (Hw)          | m                                               |
-    | WRITE_...   | (Hw) each     | c h D, c D, c h D |m|, c D |m|                  |
+    | array                       | shape     | sums over the cells of a tile                  |
+    |-----------------------------|-----------|------------------------------------------------|
+    | KEYS                        | (R, W)    | g times cells after the write                  |
+    | MEANT, SHARED               | (Hw, W)   | c h, and c, times cells before the write       |
+    | ERASED, ADDED               | (Hw, W)   | gradients of erase vectors, negated, and of    |
+    |                             |           | write vectors                                  |
+    | LENGTHS, STRENGTHS          | (R)       | g D |m|; g D                                   |
+    | D_MODES                     | (R, 2 Hw) | gradients of the backward and forward modes    |
+    | DOTS, FOUND                 | (Hw)      | content weighting, and allocation weighting,   |
+    |                             |           | times gradient                                 |
+    | MEANS                       | (Hw)      | the mean itself                                |
+    | MEANT_ALIKE, SHARED_ALIKE   | (Hw)      | c h D; c D                                     |
+    | MEANT_LENGTH, SHARED_LENGTH | (Hw)      | c h D |m|; c D |m|                             |
     """
     sizes = {
         "KEYS": R * W,
