@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from dnc_fast.kernels import gpu
-from dnc_fast.kernels.arrays import Adjoint, Step
+from dnc_fast.kernels.arrays import GATES, GRU, LSTM, PLAIN, Adjoint, LayerGradient, LayerStep, Step
 from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.interface import interface_size
 from torch import Tensor
@@ -152,9 +152,42 @@ def lstm_calls(B: int, dtype: torch.dtype) -> Iterator[Call]:
             yield Call("lstm", True, kernels.backward, (*kept, hidden, state, clip, state, gates))
 
 
+def layer_calls(
+    kind: int, layers: int, H: int, size: MemorySizes, dtype: torch.dtype, half: torch.dtype
+) -> Iterator[Call]:
+    """A step of the uppermost of some layers and of the interface layer, forward and backward."""
+    (B, _, W, R, Hw), kernels = size, module("controller")
+    S, columns, gates = interface_size(W, R, Hw), layers * H, GATES[kind] * H
+    features, interface = meta(half, B, columns + R * W), meta(half, S, columns)
+    state, reads, vectors = meta(dtype, B, H), meta(dtype, B, R * W), meta(dtype, B, S)
+    weight, hidden = meta(half, gates, R * W + columns), features[:, columns - H : columns]
+    below = features[:, columns - 2 * H : columns - H] if layers > 1 else None
+    active, c = meta(dtype, B, gates), state if kind == LSTM else None
+    layer = LayerStep(meta(half, B, gates), state, active, c, c, hidden)
+    gradient = LayerGradient(meta(dtype, B, columns)[:, -H:], state, c, meta(half, B, gates))
+    given = (kind, vectors, interface[:, -H:], layer, gradient, 20.0)
+    kept, d_below = below, None if below is None else meta(dtype, B, columns)[:, :H]
+    yield Call("gates", False, kernels.gates, (kind, reads, below, hidden, weight, layer))
+    yield Call("interface", False, kernels.interface,
+               (features[:, :columns], interface, meta(half, S), vectors))  # fmt: skip
+    yield Call("units", True, kernels.units_backward, given)
+    given = (kind, gradient.active, weight, reads, d_below, kept, state)
+    yield Call("gates", True, kernels.gates_backward, given)
+
+
+def controller_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:
+    """Controllers of every kind; LSTMs also with products in half precision."""
+    for H in HIDDEN:
+        yield from layer_calls(LSTM, 1, H, size, dtype, dtype)
+    yield from layer_calls(LSTM, 1, HIDDEN[-1], size, dtype, torch.bfloat16)
+    for kind in (GRU, PLAIN):
+        yield from layer_calls(kind, 2, HIDDEN[-1], size, dtype, dtype)
+
+
 def all_calls(size: MemorySizes, dtype: torch.dtype, orders: Iterable[str]) -> Iterator[Call]:
     """Everything that is called at a size."""
     yield from lstm_calls(size.batch_size, dtype)
+    yield from controller_calls(size, dtype)
     if size.num_cells >= FIRST_COMPOSED:
         yield from composed_calls(size, dtype)
     if size.num_cells <= MOST_DENSE:

@@ -122,8 +122,7 @@ def units_backward(
         clip: bound for each element of that sum and of gradient.c on entry; None: no bound.
     """
     (rows, S), H = d_vectors.shape, layer.hidden.shape[1]
-    small = H <= SMALL_HIDDEN
-    tile = _tile(weight, rows, d_vectors.dtype, S, *((4, 32, 4, 3) if small else (8, 32, 8, 3)))
+    tile = _tile(weight, rows, d_vectors.dtype, S, 8, 16 if H <= SMALL_HIDDEN else 32, 8, 3)
     h = layer.hidden
     tensors = (d_vectors, weight, *gradient, layer.before, layer.active, layer.tanh_c, h)
     _launch(
