@@ -113,7 +113,7 @@ class Steps(NamedTuple):
     | c, tanh_c         | (L, rows, H), for an LSTM: c of all states, and tanh c of all steps    |
     | features          | (outputs, L H + R W)                                                   |
     | interface, bias   | (L H, interface size) and (interface size)                             |
-    | vectors, reads    | (rows, interface size) and (rows, R, W)                                |
+    | vectors, reads    | (rows, interface size) and (outputs, R, W)                             |
     | reads0            | (B, R, W), before the first step                                       |
     | usage, precedence | (rows, N) and (rows, Hw, N), of all states                             |
     | write, read       | (rows, Hw, N) and (rows, R, N), weightings of all states               |

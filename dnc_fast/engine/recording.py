@@ -105,13 +105,11 @@ class Recording:
         for t, active in enumerate(layout.batch_sizes):
             self.control.forward(t, reads[:active])
             reads = self.memory.forward(t).flatten(1)
-            if not layout.keep:
-                self.features[layout.output(t), size:] = reads
             if t in layout.last_steps:
                 self._finish(t)
-        if layout.keep:  # reads of all steps have the output's rows
-            self.features[:, size:] = self.memory.reads.flatten(1)
-        self.control.end(first_reads, self.memory.reads.flatten(1))
+        all_reads = self.memory.reads.flatten(1)
+        self.features[:, size:] = all_reads
+        self.control.end(first_reads, all_reads)
 
     def _finish(self, t: int) -> None:
         """Save the final state of the sequences whose last step was t."""
@@ -119,7 +117,7 @@ class Recording:
         self.memory.finish(t)
         layout = self.passes.layout
         ending = layout.ending(t)
-        self.final_reads[ending] = self.memory.reads[layout.step(t)][ending]
+        self.final_reads[ending] = self.memory.reads[layout.output(t)][ending]
 
     def results(self) -> list[Tensor]:
         """Features, and the tensors of the final state."""

@@ -77,15 +77,14 @@ def gates(
         layer: its arrays.
     """
     (rows, RW), H = reads.shape, layer.hidden.shape[1]
-    small = H <= SMALL_HIDDEN
-    tile = _tile(weight, rows, reads.dtype, max(RW, H), *((8, 16, 4, 3) if small else (4, 32, 4, 4)))
+    inner = (8, 16, 4, 3) if H <= SMALL_HIDDEN else (4, 32, 4, 4)
+    tile = _tile(weight, rows, reads.dtype, max(RW, H), *inner)
     few = launch.cdiv(rows, tile["MB"]) * launch.cdiv(len(weight), NUMBERS) <= PROGRAMS
     N = NUMBERS if few or tile["HOW"] == "row" else 2 * NUMBERS
     U = N // arrays.GATES[kind]
-    h = layer.hidden
     tensors = (reads, below, hidden0, weight, layer.x_part, layer.before, *layer[2:])
     _launch(
-        kernels.gates_kernel, rows, launch.cdiv(H, U), [h if one is None else one for one in tensors],
+        kernels.gates_kernel, rows, launch.cdiv(H, U), _all(tensors, layer.hidden),
         RW=RW, BELOW=0 if below is None else H, OWN=0 if hidden0 is None else H, H=H, KIND=kind,
         MIXED=reads.dtype != weight.dtype, U=U, **tile,
     )  # fmt: skip
@@ -95,11 +94,10 @@ def interface(hidden: Tensor, weight: Tensor, bias: Tensor | None, vectors: Tens
     """Fill the interface vectors (b, S), from h_t of all layers (b, L H) and weight (S, L H)."""
     (rows, K), S = hidden.shape, len(weight)
     tile = _tile(weight, rows, vectors.dtype, K, 4, 16 if K <= SMALL_HIDDEN else 32, 4, 3)
-    given = bias is not None
     _launch(
         kernels.interface_kernel, rows, launch.cdiv(S, NUMBERS),
-        [hidden, weight, weight[0] if bias is None else bias, vectors],
-        K=K, S=S, BIAS=given, N=NUMBERS, **tile,
+        _all((hidden, weight, bias, vectors), weight[0]),
+        K=K, S=S, BIAS=bias is not None, N=NUMBERS, **tile,
     )  # fmt: skip
 
 
@@ -123,11 +121,10 @@ def units_backward(
     """
     (rows, S), H = d_vectors.shape, layer.hidden.shape[1]
     tile = _tile(weight, rows, d_vectors.dtype, S, 8, 16 if H <= SMALL_HIDDEN else 32, 8, 3)
-    h = layer.hidden
-    tensors = (d_vectors, weight, *gradient, layer.before, layer.active, layer.tanh_c, h)
+    kept = layer.before, layer.active, layer.tanh_c, layer.hidden
+    tensors = (d_vectors, weight, *gradient, *kept)
     _launch(
-        kernels.units_backward_kernel, rows, launch.cdiv(H, NUMBERS),
-        [h if one is None else one for one in tensors],
+        kernels.units_backward_kernel, rows, launch.cdiv(H, NUMBERS), _all(tensors, layer.hidden),
         S=S, OWN=0 if gradient.last is None else H, H=H, KIND=kind, CLIP=clip, U=NUMBERS, **tile,
     )  # fmt: skip
 
@@ -157,7 +154,7 @@ def gates_backward(
     tensors = (d_active, weight, d_reads, d_below, kept_below, d_last)
     _launch(
         kernels.gates_backward_kernel, rows, launch.cdiv(weight.shape[1], NUMBERS),
-        [d_active if one is None else one for one in tensors],
+        _all(tensors, d_active),
         RW=RW, BELOW=0 if d_below is None else H, OWN=0 if d_last is None else H, H=H, KIND=kind,
         DROPS=kept_below is not None, N=NUMBERS, **tile,
     )  # fmt: skip
@@ -179,9 +176,12 @@ def _tile(
     return {**sizes, "HOW": how, "DTYPE": compute, "num_warps": warps}
 
 
-def _launch(
-    kernel: Any, rows: int, tiles: int, tensors: list[Tensor], **constants: Any
-) -> None:
+def _all(tensors: tuple[Tensor | None, ...], other: Tensor) -> list[Tensor]:
+    """The tensors, with another in place of each that there is none of; it is not used."""
+    return [other if tensor is None else tensor for tensor in tensors]
+
+
+def _launch(kernel: Any, rows: int, tiles: int, tensors: list[Tensor], **constants: Any) -> None:
     """Launch a kernel on tensors, the row strides of matrices, and their number of rows."""
     strides = [tensor.stride(0) for tensor in tensors if tensor.dim() > 1]
     grid = (launch.cdiv(rows, constants["MB"]) * tiles,)

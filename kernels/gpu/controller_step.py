@@ -1,17 +1,19 @@
 """A step of a controller's layers and of the interface layer, in four kernels.
 
-| kernel                  | from                                   | to                                |
-|-------------------------|----------------------------------------|-----------------------------------|
-| gates_kernel            | r_{t-1}, h_t of the layer below,       | h_t, and what its gradient needs  |
-|                         | h_{t-1}: pre-activations               |                                   |
-| interface_kernel        | h_t of all layers                      | the interface vector              |
-| units_backward_kernel   | its gradient, those of h_t otherwise   | gradient of the pre-activations   |
-| gates_backward_kernel   | gradient of the pre-activations        | those of r_{t-1}, h_t of the      |
-|                         |                                        | layer below, h_{t-1}: added to    |
+| kernel                | from                                  | to                               |
+|-----------------------|---------------------------------------|----------------------------------|
+| gates_kernel          | r_{t-1}, h_t of the layer below,      | h_t, and what its gradient needs |
+|                       | h_{t-1}: pre-activations              |                                  |
+| interface_kernel      | h_t of all layers                     | the interface vector             |
+| units_backward_kernel | its gradient, those of h_t from       | gradient of the pre-activations  |
+|                       | elsewhere                             |                                  |
+| gates_backward_kernel | gradient of the pre-activations       | those of r_{t-1}, h_t of the     |
+|                       |                                       | layer below, h_{t-1}             |
 
 Each is a product with a weight matrix (see `product`) and what is elementwise (see `cells`). A
 program finds a tile of MB rows (batch elements) and N numbers, or U hidden units with all their
-gates. Every tensor has its own row stride; columns are contiguous.
+gates. Every tensor has its own row stride; columns are contiguous. What is elementwise is loaded
+before the product, so that both are on their way at the same time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .arithmetic import tanh
 from .cells import (
     GRU,
     LSTM,
@@ -48,7 +51,7 @@ def four_gates(found, MB: tl.constexpr, U: tl.constexpr):
 def store_four_at_once(
     place, first, second, third, fourth, H: tl.constexpr, mask, MB: tl.constexpr, U: tl.constexpr
 ):
-    """`store_four` in one store: numbers change threads, with a barrier, once and not four times."""
+    """`store_four` in one store, before which numbers change threads once and not four times."""
     four = tl.join(tl.join(first, third), tl.join(second, fourth))
     part = 2 * tl.arange(0, 2)[:, None] + tl.arange(0, 2)[None, :]
     places = place[:, :, None, None] + (part * H)[None, None, :, :]

@@ -30,9 +30,7 @@ def forward_kernel(
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
     mask = unit < H
-    entry, forget, change, output = load_four(
-        product + b * product_stride + unit, H, mask, DTYPE
-    )
+    entry, forget, change, output = load_four(product + b * product_stride + unit, H, mask, DTYPE)
     x = load_four(x_part + b * x_part_stride + unit, H, mask, DTYPE)
     before = tl.load(c0 + b * c0_stride + unit, mask=mask, other=0.0).to(DTYPE)
     entry, forget, change, output, c, tanh_c_t = lstm(
