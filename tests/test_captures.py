@@ -184,6 +184,10 @@ def test_launches_of_kernels_are_recorded(
     assert calls == FIRST + SECOND + THIRD
 
 
+SMALLEST = {"num_cells": 2, "cell_size": 1, "num_read_heads": 1}
+"""What takes the interpreter the least time."""
+
+
 @needs_triton
 @pytest.mark.parametrize(
     "options, expected",
@@ -199,10 +203,10 @@ def test_a_step_takes_a_handful_of_kernels(
     recorded_kernels: None, calls: list[str], options: dict[str, Any], expected: tuple[int, int]
 ) -> None:
     """With up to 64 cells, all link matrices kept: the memory, each layer, the interface layer."""
-    counts, half = [], {**options}.pop("half", None)
-    options = {name: value for name, value in options.items() if name != "half"}
+    counts, options = [], {**SMALLEST, "checkpoint_interval": 1, **options}
+    half = options.pop("half", None)
     for steps in (2, 4):
-        model, _ = two_models(backend="triton", checkpoint_interval=1, **options)
+        model, _ = two_models(backend="triton", **options)
         x, state = inputs(model, 0, steps, batch_size=1)
         if half is not None:
             model, x, state = model.float(), x.float(), state.to(torch.float32)
@@ -220,7 +224,7 @@ def test_a_step_takes_a_handful_of_kernels(
 def test_a_step_without_gradients_takes_as_few(recorded_kernels: None, calls: list[str]) -> None:
     counts = []
     for steps in (2, 4):
-        model, _ = two_models(backend="triton")
+        model, _ = two_models(backend="triton", **SMALLEST)
         x, state = inputs(model, 0, steps, batch_size=1)
         for _ in range(2):
             with torch.no_grad():

@@ -251,12 +251,11 @@ def test_which_product() -> None:
         for dtype in (torch.float32, torch.float64, torch.bfloat16)
     )
     full = torch.float32
-    assert kernels.multiplies_as(single, 2, full, hip=False) == "tf32x3"
-    assert kernels.multiplies_as(single, 2, full, hip=True) == "ieee"
-    assert kernels.multiplies_as(half, 2, full, hip=True) == "half"
-    assert kernels.multiplies_as(single, 1, full, hip=False) == "row"
-    assert kernels.multiplies_as(double, 2, torch.float64, hip=False) == "row"
-    assert kernels.multiplies_as(half, 2, torch.float64, hip=False) == "row"
+    assert kernels.multiplies_as(single, 2, full) == "tf32x3"
+    assert kernels.multiplies_as(half, 2, full) == "half"
+    assert kernels.multiplies_as(single, 1, full) == "row"
+    assert kernels.multiplies_as(double, 2, torch.float64) == "row"
+    assert kernels.multiplies_as(half, 2, torch.float64) == "row"
 
 
 @pytest.mark.parametrize("b", [1, 2])
@@ -353,9 +352,7 @@ def test_models_in_float32_are_as_good_as_the_reference(controller: str) -> None
 
 
 @pytest.mark.parametrize("controller", ["gru", "feedforward"])
-def test_dropout_draws_the_masks_of_the_reference(
-    controller: str, controls: Counter[str]
-) -> None:
+def test_dropout_draws_the_masks_of_the_reference(controller: str, controls: Counter[str]) -> None:
     x, options = normal(3, 2, 3), {"controller": controller, "num_layers": 2, "dropout": 0.5}
     actual, expected = (
         measure(backend, x, torch.float64, **options) for backend in ("triton", "reference")
@@ -430,9 +427,9 @@ def test_weights_may_lie_in_any_order() -> None:
             reads = reads.transpose(0, 2).contiguous().transpose(0, 2)
         model, state = model.to(DEVICE), move(state._replace(read_vectors=reads), None)
         leaf = state.read_vectors.requires_grad_()
-        output, _ = model(normal(2, 2, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE), state)
+        output, _ = model(
+            normal(2, 2, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE), state
+        )
         output.square().sum().backward()
         found.append((output.detach(), leaf.grad, model.cell.interface.weight.grad))
     assert_close(*found, "float64")
-
-

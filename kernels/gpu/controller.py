@@ -45,17 +45,23 @@ def takes(multiplications: int) -> bool:
     return multiplications <= MOST_MULTIPLICATIONS
 
 
-def multiplies_as(
-    weight: Tensor, rows: int, full: torch.dtype, hip: bool = torch.version.hip is not None
-) -> str:
+def multiplies_as(weight: Tensor, rows: int, full: torch.dtype) -> str:
     """HOW rows are multiplied by a weight matrix, see `product`; `full` is the memory's dtype."""
     if rows == 1 or full == torch.float64:
         return "row"
     if weight.device.type == "cpu":  # the interpreter cannot multiply bfloat16
         return "ieee"
-    if weight.dtype != torch.float32:
-        return "half"
-    return "ieee" if hip else "tf32x3"
+    return "tf32x3" if weight.dtype == torch.float32 else "half"
+
+
+def on_amd(options: dict[str, Any]) -> dict[str, Any]:
+    """Constants and options of a kernel for AMD: without tf32x3, in 64 KiB of shared memory."""
+    changed = {}
+    if options.get("HOW") == "tf32x3":
+        changed["HOW"] = "ieee"
+    if options.get("num_stages", 0) > 3:
+        changed["num_stages"] = 3
+    return {**options, **changed}
 
 
 def gates(
@@ -165,8 +171,9 @@ def _tile(
 ) -> dict[str, Any]:
     """A program's rows and what it takes of the inner dimension at a time, its warps and stages.
 
-    KS, BK, warps and stages are those that were fastest on an H200 at B, H = 16, 128 and 32, 256;
-    a program that multiplies a single row takes as much as it can at once.
+    KS, BK, warps and stages are those that were fastest on an H200 at B, H = 16, 128 and 32, 256,
+    but for `units_backward` at H = 128, measured with 4 warps: 8 have a third of the barriers. A
+    program that multiplies a single row takes as much as it can at once, as measured at B = 1.
     """
     how, compute = multiplies_as(weight, rows, full), launch.compute_dtype(full)
     if how == "row":
@@ -183,6 +190,8 @@ def _all(tensors: tuple[Tensor | None, ...], other: Tensor) -> list[Tensor]:
 
 def _launch(kernel: Any, rows: int, tiles: int, tensors: list[Tensor], **constants: Any) -> None:
     """Launch a kernel on tensors, the row strides of matrices, and their number of rows."""
+    if torch.version.hip is not None:
+        constants = on_amd(constants)
     strides = [tensor.stride(0) for tensor in tensors if tensor.dim() > 1]
     grid = (launch.cdiv(rows, constants["MB"]) * tiles,)
     launch.run(kernel, grid, *tensors, *strides, rows, **constants)
