@@ -21,7 +21,6 @@ from test_gpu_lstm import Room
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine import control
 from dnc_fast.state import map_tensors, tensors
@@ -30,7 +29,6 @@ pytest.importorskip("triton")
 
 from dnc_fast.kernels.arrays import GATES, GRU, LSTM, PLAIN, LayerGradient, LayerStep
 from dnc_fast.kernels.gpu import controller as kernels
-
 
 KINDS = {"lstm": (LSTM, True), "gru": (GRU, True), "rnn": (PLAIN, True), "plain": (PLAIN, False)}
 every_kind = pytest.mark.parametrize("kind", KINDS)

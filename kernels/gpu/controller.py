@@ -56,7 +56,7 @@ def multiplies_as(weight: Tensor, rows: int, full: torch.dtype) -> str:
 
 def on_amd(options: dict[str, Any]) -> dict[str, Any]:
     """Constants and options of a kernel for AMD: without tf32x3, in 64 KiB of shared memory."""
-    changed = {}
+    changed: dict[str, Any] = {}
     if options.get("HOW") == "tf32x3":
         changed["HOW"] = "ieee"
     if options.get("num_stages", 0) > 3:
