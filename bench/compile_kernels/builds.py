@@ -106,7 +106,7 @@ def compiled(build: Build, target: str) -> Any:
     constants = dict(build.constants)
     options = dict(build.options)
     if machine.backend == "hip":  # as launches there would have it
-        constants, options = map(module("controller").on_amd, (constants, options))
+        constants, options = map(launch.on_amd, (constants, options))
     signature = dict(zip(kernel.arg_names, build.types, strict=False)) | dict.fromkeys(
         constants, "constexpr"
     )

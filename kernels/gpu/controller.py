@@ -54,16 +54,6 @@ def multiplies_as(weight: Tensor, rows: int, full: torch.dtype) -> str:
     return "tf32x3" if weight.dtype == torch.float32 else "half"
 
 
-def on_amd(options: dict[str, Any]) -> dict[str, Any]:
-    """Constants and options of a kernel for AMD: without tf32x3, in 64 KiB of shared memory."""
-    changed: dict[str, Any] = {}
-    if options.get("HOW") == "tf32x3":
-        changed["HOW"] = "ieee"
-    if options.get("num_stages", 0) > 3:
-        changed["num_stages"] = 3
-    return {**options, **changed}
-
-
 def gates(
     kind: int,
     reads: Tensor,
@@ -191,7 +181,7 @@ def _all(tensors: tuple[Tensor | None, ...], other: Tensor) -> list[Tensor]:
 def _launch(kernel: Any, rows: int, tiles: int, tensors: list[Tensor], **constants: Any) -> None:
     """Launch a kernel on tensors, the row strides of matrices, and their number of rows."""
     if torch.version.hip is not None:
-        constants = on_amd(constants)
+        constants = launch.on_amd(constants)
     strides = [tensor.stride(0) for tensor in tensors if tensor.dim() > 1]
     grid = (launch.cdiv(rows, constants["MB"]) * tiles,)
     launch.run(kernel, grid, *tensors, *strides, rows, **constants)
