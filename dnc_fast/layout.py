@@ -63,6 +63,22 @@ class Layout:
         start = self._starts[t + 1] - self.batch_size
         return slice(start, start + self.batch_sizes[t])
 
+    def rows_before(self) -> list[tuple[slice, slice]]:
+        """Where a step buffer has the sequences of a step, and where those of the step before.
+
+        As few pairs as there are different numbers of sequences, for all steps but the first; only
+        for buffers that keep all steps.
+        """
+        pairs: list[tuple[slice, slice]] = []
+        for t in range(1, self.steps):
+            place, start = self.step(t), self.step(t - 1).start
+            before = slice(start, start + self.batch_sizes[t])
+            if pairs and pairs[-1][0].stop == place.start and pairs[-1][1].stop == before.start:
+                last = pairs.pop()
+                place, before = slice(last[0].start, place.stop), slice(last[1].start, before.stop)
+            pairs.append((place, before))
+        return pairs
+
     def ending(self, t: int) -> slice:
         """Batch indices of the sequences whose last step is t; may be empty."""
         following = self.batch_sizes[t + 1] if t + 1 < self.steps else 0

@@ -8,6 +8,47 @@ LSTM, GRU, PLAIN = range(3)
 """Kinds of controller layers; a plain one is tanh of its inputs, recurrent or not."""
 
 
+GATES = {LSTM: 4, GRU: 4, PLAIN: 1}
+"""Pre-activations for each hidden unit, by kind."""
+
+
+class LayerStep(NamedTuple):
+    """The arrays of a controller layer at a time step of b sequences; None where it has none.
+
+    | field     | shape                                                              |
+    |-----------|--------------------------------------------------------------------|
+    | x_part    | (b, gates H), what x_t and the biases add to the pre-activations   |
+    | before    | (b, H), c_{t-1} of an LSTM, h_{t-1} of a GRU                       |
+    | active    | (b, gates H), activations of an LSTM or GRU                        |
+    | c, tanh_c | (b, H), of an LSTM                                                 |
+    | hidden    | (b, H), h_t                                                        |
+    """
+
+    x_part: Any
+    before: Any
+    active: Any
+    c: Any
+    tanh_c: Any
+    hidden: Any
+
+
+class LayerGradient(NamedTuple):
+    """Gradients of a controller layer's arrays at a time step; None where it has none.
+
+    | field  | shape                                                                      |
+    |--------|----------------------------------------------------------------------------|
+    | hidden | (b, H), of h_t, from the layer above and from outside                      |
+    | last   | (b, H), of h_t from step t + 1, then of h_{t-1}; changes in place          |
+    | c      | (b, H), of an LSTM's c_t, then of c_{t-1}; changes in place                |
+    | active | (b, gates H), of the pre-activations; filled                               |
+    """
+
+    hidden: Any
+    last: Any
+    c: Any
+    active: Any
+
+
 class Step(NamedTuple):
     """The arrays of a time step, contiguous, of one dtype; 0 means step t - 1, 1 means step t.
 
@@ -72,7 +113,7 @@ class Steps(NamedTuple):
     | c, tanh_c         | (L, rows, H), for an LSTM: c of all states, and tanh c of all steps    |
     | features          | (outputs, L H + R W)                                                   |
     | interface, bias   | (L H, interface size) and (interface size)                             |
-    | vectors, reads    | (rows, interface size) and (rows, R, W)                                |
+    | vectors, reads    | (rows, interface size) and (outputs, R, W)                             |
     | reads0            | (B, R, W), before the first step                                       |
     | usage, precedence | (rows, N) and (rows, Hw, N), of all states                             |
     | write, read       | (rows, Hw, N) and (rows, R, N), weightings of all states               |

@@ -106,13 +106,16 @@ def compiled(build: Build, target: str) -> Any:
     """A kernel compiled for a target; from Triton's cache if it is there."""
     kernel, machine = getattr(module(build.file), build.kernel), TARGETS[target]
     constants = dict(build.constants)
+    options = dict(build.options)
+    if machine.backend == "hip":  # as launches there would have it
+        constants, options = map(launch.on_amd, (constants, options))
     signature = dict(zip(kernel.arg_names, build.types, strict=False)) | dict.fromkeys(
         constants, "constexpr"
     )
     parse = make_backend(machine).parse_attr
     attributes = {(place,): parse(known) for place, known in enumerate(build.known)}
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=machine, options=dict(build.options))
+    return triton.compile(source, target=machine, options=options)
 
 
 def collect(

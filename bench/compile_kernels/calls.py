@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from dnc_fast.kernels import gpu
-from dnc_fast.kernels.arrays import Adjoint, Step
+from dnc_fast.kernels.arrays import GATES, GRU, LSTM, PLAIN, Adjoint, LayerGradient, LayerStep, Step
+from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.interface import interface_size
 from torch import Tensor
 
@@ -33,7 +34,10 @@ FAN_OUT, WRITES = 8, 100
 """Entries of a row of a sparse link, and of a cut weighting; writes of a separable link."""
 
 HIDDEN = (100, 256)
-"""Hidden units of the LSTM layers; the first is not a multiple of the block size."""
+"""Hidden units of the layers; the first is not a multiple of the block size."""
+
+INTERFACE, CLIP = 471, 20.0
+"""Numbers of an interface vector, here those of R = 4, W = 64; a bound of gradients."""
 
 
 class Call(NamedTuple):
@@ -146,14 +150,45 @@ def lstm_calls(B: int, dtype: torch.dtype) -> Iterator[Call]:
         for products in (dtype, torch.bfloat16):
             gates = meta(products, B, 4 * H)
             given, kept = (gates, gates, state), (gates, state, state)
-            hidden, clip = meta(products, B, H), 20.0
+            hidden = meta(products, B, H)
             yield Call("lstm", False, kernels.forward, (*given, *kept, hidden))
-            yield Call("lstm", True, kernels.backward, (*kept, hidden, state, clip, state, gates))
+            yield Call("lstm", True, kernels.backward, (*kept, hidden, state, CLIP, state, gates))
+
+
+def layer_calls(
+    kind: int, layers: int, H: int, B: int, dtype: torch.dtype, half: torch.dtype
+) -> Iterator[Call]:
+    """A step of the uppermost of some layers and of the interface layer; R W is H."""
+    kernels, columns, gates = module("controller"), layers * H, GATES[kind] * H
+    outputs, interface = meta(half, B, columns), meta(half, INTERFACE, columns)
+    state, vectors = meta(dtype, B, H), meta(dtype, B, INTERFACE)
+    weight, hidden = meta(half, gates, H + columns), outputs[:, -H:]
+    below, d_below = (outputs[:, :H], meta(dtype, B, columns)[:, :H]) if layers > 1 else (None,) * 2
+    c = state if kind == LSTM else None
+    layer = LayerStep(meta(half, B, gates), state, meta(dtype, B, gates), c, c, hidden)
+    gradient = LayerGradient(meta(dtype, B, columns)[:, -H:], state, c, meta(half, B, gates))
+    given = (kind, vectors, interface[:, -H:], layer, gradient, CLIP)
+    yield Call("gates", False, kernels.gates, (kind, state, below, hidden, weight, layer))
+    yield Call("units", True, kernels.units_backward, given)
+    given = (kind, gradient.active, weight, state, d_below, below, state)
+    yield Call("gates", True, kernels.gates_backward, given)
+    given = (outputs, interface, meta(half, INTERFACE), vectors)
+    yield Call("interface", False, kernels.interface, given)
+
+
+def controller_calls(B: int, dtype: torch.dtype) -> Iterator[Call]:
+    """Controllers of every kind, an LSTM also with products in half precision."""
+    few, many = HIDDEN
+    yield from layer_calls(LSTM, 1, many, B, dtype, dtype)
+    yield from layer_calls(LSTM, 1, few, B, dtype, torch.bfloat16)
+    for kind in (GRU, PLAIN):
+        yield from layer_calls(kind, 2, few, B, dtype, dtype)
 
 
 def all_calls(size: MemorySizes, dtype: torch.dtype, orders: Iterable[str]) -> Iterator[Call]:
     """Everything that is called at a size."""
     yield from lstm_calls(size.batch_size, dtype)
+    yield from controller_calls(size.batch_size, dtype)
     if size.num_cells >= FIRST_COMPOSED:
         yield from composed_calls(size, dtype)
     if size.num_cells <= MOST_DENSE:

@@ -229,6 +229,17 @@ class Parts:
 
     # Controllers
 
+    def controller_kernels(self, multiplications: int) -> Any | None:
+        """Kernels for whole layers and the interface layer; see `kernels.gpu.controller`.
+
+        Args:
+            multiplications: of the largest matrix product of a step.
+
+        Returns:
+            what has the functions of that module; None to multiply with torch.
+        """
+        return None
+
     def lstm_forward(
         self,
         product: Tensor,

@@ -91,7 +91,7 @@ class LayerTape(ABC):
         self.x_part, self.weight = x_part, weight
         self.operand = precision.operand(weight)
         self.hidden = hidden
-        self.initial = initial
+        self.initial = [tensor.contiguous() for tensor in initial]
         self.inputs, self.active, self.c, self.tanh_c = buffers
         self.final = [torch.empty_like(tensor) for tensor in initial]
 

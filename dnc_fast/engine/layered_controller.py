@@ -127,15 +127,28 @@ class LayeredTape:
 
     def forward(self, t: int, read_vectors: Tensor) -> None:
         """Run step t, from the read vectors (b, R W) of the previous step."""
-        below: Tensor | None = None
-        for layer, masks in zip(self.layers, self.masks, strict=True):
-            if below is not None and self.of.dropout:
-                mask = F.dropout(torch.ones_like(below), self.of.dropout)
-                below = below * mask
-                if self.layout.keep:
-                    masks[t] = mask
+        for index, layer in enumerate(self.layers):
+            below = self.below(index, t)
             layer.forward(t, [read_vectors] if below is None else [read_vectors, below])
-            below = layer.hidden[self.layout.output(t)]
+
+    def below(self, index: int, t: int) -> Tensor | None:
+        """(b, H): h_t of the layer below, with a new mask for dropout; None for the lowest."""
+        if index == 0:
+            return None
+        below = self.layers[index - 1].hidden[self.layout.output(t)]
+        if not self.of.dropout:
+            return below
+        mask = F.dropout(torch.ones_like(below), self.of.dropout)
+        if self.layout.keep:
+            self.masks[index][t] = mask
+        return below * mask
+
+    def below_of_all_steps(self, index: int) -> Tensor | None:
+        """What `below` gave at all steps, (step rows, H); if everything is kept."""
+        if index == 0:
+            return None
+        below, masks = self.layers[index - 1].hidden, self.masks[index]
+        return below * torch.cat([masks[t] for t in sorted(masks)]) if masks else below
 
     def finish(self, t: int) -> None:
         """Save the final state of the sequences whose last step was t."""

@@ -68,7 +68,7 @@ class MemoryTape:
         self.final = MemoryState(*map(torch.empty_like, self.initial))
         new = state.memory.new_empty
         self.vectors = new(layout.num_step_rows, interface_size(W, R, Hw))
-        self.reads = new(layout.num_step_rows, R, W)
+        self.reads = new(layout.total, R, W)  # of all steps, kept or not: they are output
         sizes = {
             "usage": (N,), "precedence": (Hw, N), "write_weights": (Hw, N), "read_weights": (R, N)
         }  # fmt: skip
@@ -104,7 +104,7 @@ class MemoryTape:
         Returns:
             read vectors (b, R, W).
         """
-        place, size = self.layout.step(t), self.layout.batch_sizes[t]
+        place, size = self.layout.output(t), self.layout.batch_sizes[t]
         memory0, link0 = self.matrices(t)
         memory1, link1 = self.matrices(t + 1)
         step = self._step(

@@ -6,14 +6,13 @@ and a few checkpoints, see `memory_tape`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..backends.step import ComposedRun, first_gradients, step_run
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .all_steps import AllSteps
+from .control import InterfaceLayer, begin_control
 from .layered_controller import LayeredGradients, LayeredTape
 from .memory_in_place import InPlaceTape
 from .memory_tape import MemoryGradients, MemoryTape
@@ -60,6 +59,13 @@ class Recording:
         memory = state.memory._replace(link=self.steps.link_matrix(state.memory))
         self.memory = self._memory_tape(memory)
         self.final_reads = torch.empty_like(self.first_reads)
+        self.control = begin_control(
+            plan.backend,
+            self.controller,
+            InterfaceLayer(self.weight, self.bias, self.features, self.memory.vectors),
+            precision,
+            layout,
+        )
         self.at_once: AllSteps | None = None
         if (
             self.steps.takes_all_steps
@@ -94,22 +100,16 @@ class Recording:
         self.memory.release_ring()
 
     def _step_by_step(self) -> None:
-        layout, precision = self.passes.layout, self.passes.plan.precision
-        size = self.weight.shape[1]
-        weight_t = precision.operand(self.weight).t()
-        reads = self.first_reads.flatten(1)
+        layout, size = self.passes.layout, self.weight.shape[1]
+        reads = first_reads = self.first_reads.flatten(1).contiguous()
         for t, active in enumerate(layout.batch_sizes):
-            self.controller.forward(t, reads[:active])
-            output = layout.output(t)
-            vectors = self.memory.vectors[layout.step(t)]
-            precision.fill(vectors, self.features[output, :size], weight_t, self.bias)
+            self.control.forward(t, reads[:active])
             reads = self.memory.forward(t).flatten(1)
-            if not layout.keep:
-                self.features[output, size:] = reads
             if t in layout.last_steps:
                 self._finish(t)
-        if layout.keep:  # reads of all steps have the output's rows
-            self.features[:, size:] = self.memory.reads.flatten(1)
+        all_reads = self.memory.reads.flatten(1)
+        self.features[:, size:] = all_reads
+        self.control.end(first_reads, all_reads)
 
     def _finish(self, t: int) -> None:
         """Save the final state of the sequences whose last step was t."""
@@ -117,7 +117,7 @@ class Recording:
         self.memory.finish(t)
         layout = self.passes.layout
         ending = layout.ending(t)
-        self.final_reads[ending] = self.memory.reads[layout.step(t)][ending]
+        self.final_reads[ending] = self.memory.reads[layout.output(t)][ending]
 
     def results(self) -> list[Tensor]:
         """Features, and the tensors of the final state."""
@@ -148,11 +148,11 @@ class Recording:
             for t in layout.last_steps:
                 ending = layout.ending(t)
                 d_reads[layout.step(t)][ending].add_(d_final_reads[ending])
-        d_first_reads = torch.zeros_like(self.first_reads)
-        controller = self.controller.begin_backward(d_final[:count])
+        d_first_reads = self.first_reads.new_zeros(self.first_reads.shape)
+        controller = self.control.begin_backward(d_final[:count])
         memory = self.memory.begin_backward(d_final[count:-1], d_reads)
         if self.at_once is None:
-            self._backward_step_by_step(controller, memory, d_hidden, d_first_reads)
+            self._backward_step_by_step(memory, d_hidden, d_first_reads)
         else:
             assert isinstance(controller, LayeredGradients)
             self.at_once.backward(controller, memory, weight, d_hidden, d_first_reads)
@@ -169,16 +169,12 @@ class Recording:
         ]
 
     def _backward_step_by_step(
-        self, controller: Any, memory: MemoryGradients, d_hidden: Tensor, d_first_reads: Tensor
+        self, memory: MemoryGradients, d_hidden: Tensor, d_first_reads: Tensor
     ) -> None:
-        layout, precision = self.passes.layout, self.passes.plan.precision
-        weight = precision.operand(self.weight)
+        layout = self.passes.layout
         for t in reversed(range(layout.steps)):
-            d_vector = memory.backward(t)
-            d_output = precision.add(d_hidden[layout.output(t)], d_vector, weight)
-            d_last_reads = controller.backward(t, d_output).reshape(-1, *d_first_reads[0].shape)
+            d_vectors, d_reads = memory.backward(t), d_first_reads
             if t:
                 start = layout.step(t - 1).start
-                memory.reads[start : start + len(d_last_reads)].add_(d_last_reads)
-            else:
-                d_first_reads.copy_(d_last_reads)
+                d_reads = memory.reads[start : start + len(d_vectors)]
+            self.control.backward(t, d_vectors, d_hidden[layout.output(t)], d_reads.flatten(1))

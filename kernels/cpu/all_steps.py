@@ -58,7 +58,7 @@ def _step(t, steps, reads):
         steps.write[after:],
         steps.read[before:],
         steps.read[after:],
-        reads[place:],
+        reads[steps.output[t] :],
     )
 
 
@@ -86,7 +86,7 @@ def _control(first, last, t, steps):
         lower = size + (H if index else 0)
         for b in range(first, last):
             seen = inputs[place + b]
-            reads = steps.reads0[b] if t == 0 else steps.reads[steps.place[t - 1] + b]
+            reads = steps.reads0[b] if t == 0 else steps.reads[steps.output[t - 1] + b]
             _copy(reads.reshape(size), seen[:size])
             if index:
                 below = steps.features[output + b, (index - 1) * H : index * H]
@@ -119,9 +119,9 @@ def _control(first, last, t, steps):
 @kernel
 def _copy_reads(b, t, steps):
     """Copy the read vectors of step t to the features."""
-    reads = steps.reads[steps.place[t] + b]
+    place = steps.output[t] + b
+    reads, row = steps.reads[place], steps.features[place]
     size = reads.size
-    row = steps.features[steps.output[t] + b]
     _copy(reads.reshape(size), row[row.shape[0] - size :])
 
 

@@ -1,4 +1,4 @@
-"""The elementwise part of an LSTM step: gates, cell states and hidden activations.
+"""The elementwise part of an LSTM step after a product by torch, for large batches.
 
     c = f c_{t-1} + i g,  h = o tanh(c),  with i, f, o = sigmoid(a) and g = tanh(a)
 
@@ -17,36 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import launch
-from .arithmetic import tanh
-
-
-@triton.jit
-def load_part(row, part: tl.constexpr, unit, H: tl.constexpr, DTYPE: tl.constexpr):
-    """Some units of one of the four parts of a batch element."""
-    return tl.load(row + part * H + unit, mask=unit < H, other=0.0).to(DTYPE)
-
-
-@triton.jit
-def pre_activation(product, x_part, part: tl.constexpr, unit, H: tl.constexpr, DTYPE: tl.constexpr):
-    """The pre-activations of some units of one of the four parts."""
-    return load_part(product, part, unit, H, DTYPE) + load_part(x_part, part, unit, H, DTYPE)
-
-
-@triton.jit
-def store_parts(row, entry, forget, change, output, unit, H: tl.constexpr):
-    """Store some units of all four parts of a batch element."""
-    tl.store(row + unit, entry, mask=unit < H)
-    tl.store(row + H + unit, forget, mask=unit < H)
-    tl.store(row + 2 * H + unit, change, mask=unit < H)
-    tl.store(row + 3 * H + unit, output, mask=unit < H)
-
-
-@triton.jit
-def clipped(value, CLIP: tl.constexpr):
-    """The value clipped to [-CLIP, CLIP] unless CLIP is None; NaN stays NaN."""
-    if CLIP is not None:
-        value = tl.where(value > CLIP, CLIP, tl.where(value < -CLIP, -CLIP, value))
-    return value
+from .cells import clipped, load_four, lstm, lstm_backward, store_four
 
 
 @triton.jit
@@ -58,19 +29,17 @@ def forward_kernel(
     """Some units of a batch element; arrays as in `forward`."""
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    product += b * product_stride
-    x_part += b * x_part_stride
-    entry = tl.sigmoid(pre_activation(product, x_part, 0, unit, H, DTYPE))
-    forget = tl.sigmoid(pre_activation(product, x_part, 1, unit, H, DTYPE))
-    change = tanh(pre_activation(product, x_part, 2, unit, H, DTYPE))
-    output = tl.sigmoid(pre_activation(product, x_part, 3, unit, H, DTYPE))
-    before = load_part(c0 + b * c0_stride, 0, unit, H, DTYPE)
-    c = forget * before + entry * change
-    tanh_c_t = tanh(c)
-    store_parts(active + b * active_stride, entry, forget, change, output, unit, H)
-    tl.store(c1 + b * c1_stride + unit, c, mask=unit < H)
-    tl.store(tanh_c + b * tanh_c_stride + unit, tanh_c_t, mask=unit < H)
-    tl.store(hidden + b * hidden_stride + unit, output * tanh_c_t, mask=unit < H)
+    mask = unit < H
+    entry, forget, change, output = load_four(product + b * product_stride + unit, H, mask, DTYPE)
+    x = load_four(x_part + b * x_part_stride + unit, H, mask, DTYPE)
+    before = tl.load(c0 + b * c0_stride + unit, mask=mask, other=0.0).to(DTYPE)
+    entry, forget, change, output, c, tanh_c_t = lstm(
+        entry + x[0], forget + x[1], change + x[2], output + x[3], before
+    )
+    store_four(active + b * active_stride + unit, entry, forget, change, output, H, mask)
+    tl.store(c1 + b * c1_stride + unit, c, mask=mask)
+    tl.store(tanh_c + b * tanh_c_stride + unit, tanh_c_t, mask=mask)
+    tl.store(hidden + b * hidden_stride + unit, output * tanh_c_t, mask=mask)
 
 
 @triton.jit
@@ -82,24 +51,20 @@ def backward_kernel(
     """Backward through some units of a batch element; arrays as in `backward`."""
     b = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    active += b * active_stride
-    d_c += b * d_c_stride
-    entry = load_part(active, 0, unit, H, DTYPE)
-    forget = load_part(active, 1, unit, H, DTYPE)
-    change = load_part(active, 2, unit, H, DTYPE)
-    output = load_part(active, 3, unit, H, DTYPE)
-    tanh_c_t = load_part(tanh_c + b * tanh_c_stride, 0, unit, H, DTYPE)
-    before = load_part(c0 + b * c0_stride, 0, unit, H, DTYPE)
-    d_hidden = load_part(d_output + b * d_output_stride, 0, unit, H, DTYPE)
-    d_hidden = clipped(d_hidden + load_part(d_last + b * d_last_stride, 0, unit, H, DTYPE), CLIP)
-    d_new = clipped(load_part(d_c, 0, unit, H, DTYPE), CLIP)
-    d_new += d_hidden * output * (1.0 - tanh_c_t * tanh_c_t)
-    store_parts(
-        d_active + b * d_active_stride, d_new * change * (entry * (1.0 - entry)),
-        d_new * before * (forget * (1.0 - forget)), d_new * entry * (1.0 - change * change),
-        d_hidden * tanh_c_t * (output * (1.0 - output)), unit, H,
-    )  # fmt: skip
-    tl.store(d_c + unit, d_new * forget, mask=unit < H)
+    mask = unit < H
+    kept = load_four(active + b * active_stride + unit, H, mask, DTYPE)
+    tanh_c_t = tl.load(tanh_c + b * tanh_c_stride + unit, mask=mask, other=0.0).to(DTYPE)
+    before = tl.load(c0 + b * c0_stride + unit, mask=mask, other=0.0).to(DTYPE)
+    d_hidden = tl.load(d_output + b * d_output_stride + unit, mask=mask, other=0.0).to(DTYPE)
+    d_hidden += tl.load(d_last + b * d_last_stride + unit, mask=mask, other=0.0).to(DTYPE)
+    d_c += b * d_c_stride + unit
+    d_new = clipped(tl.load(d_c, mask=mask, other=0.0).to(DTYPE), CLIP)
+    d_entry, d_forget, d_change, d_gate, d_before = lstm_backward(
+        kept[0], kept[1], kept[2], kept[3], tanh_c_t, before, clipped(d_hidden, CLIP), d_new
+    )
+    place = d_active + b * d_active_stride + unit
+    store_four(place, d_entry, d_forget, d_change, d_gate, H, mask)
+    tl.store(d_c, d_before, mask=mask)
 
 
 def forward(

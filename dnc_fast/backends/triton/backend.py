@@ -14,7 +14,7 @@ from torch import Tensor
 from ...interface import Interface
 from ...kernels.arrays import Adjoint, Step
 from ...kernels.gpu import allocation as allocation_op
-from ...kernels.gpu import content, linkage, lstm, memory
+from ...kernels.gpu import content, controller, linkage, lstm, memory
 from ...kernels.gpu import step as kernels
 from ...linkages import LinkRun, linkage_of
 from ...reference import LookUp
@@ -196,6 +196,9 @@ class TritonBackend(Backend):
     ) -> tuple[Tensor, Tensor, Tensor]:
         vectors = erase_vectors.contiguous(), write_vectors.contiguous()
         return memory.launch_write_backward(d_memory, cells, write_weights, *vectors, d_memory)
+
+    def controller_kernels(self, multiplications: int) -> Any | None:
+        return controller if controller.takes(multiplications) else None
 
     def lstm_forward(self, *arguments: Tensor) -> None:
         lstm.forward(*arguments)
