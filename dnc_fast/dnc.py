@@ -210,9 +210,7 @@ class DNC(nn.Module):
             features, final = cell.run(
                 sequences.rows if order is None else sequences.rows[order],
                 sequences.batch_sizes,
-                sequences.sort_state(
-                    cell.complete_state(sequences.with_batch(initial), sequences.batch_size)
-                ),
+                None if initial is None else _complete(cell, sequences, initial),
                 steps,
             )
             output = cell.output(features)
@@ -246,3 +244,9 @@ class DNC(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self.config)
+
+
+def _complete(cell: DNCCell, sequences: Sequences, state: DNCState) -> DNCState:
+    """A user's state, checked, with its batch in the order of the rows."""
+    state = cell.complete_state(sequences.with_batch(state), sequences.batch_size)
+    return sequences.sort_state(state)

@@ -28,7 +28,12 @@ LOOKS = {
 }
 """Operations that wait for a device and read from it."""
 
-EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
+EMPTY = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+}
 
 
 def storages(nest: Any) -> set[int]:
@@ -38,7 +43,7 @@ def storages(nest: Any) -> set[int]:
 
 def poison(tensor: Tensor) -> None:
     if tensor.is_floating_point():
-        tensor.fill_(torch.nan)
+        tensor.data.fill_(torch.nan)
 
 
 class _Recorder(TorchDispatchMode):
@@ -56,7 +61,7 @@ class _Recorder(TorchDispatchMode):
         new = [
             part
             for part in tree_leaves(found)
-            if isinstance(part, Tensor) and not storages(part) & known
+            if isinstance(part, Tensor) and part.numel() and not storages(part) & known
         ]
 
         def again() -> None:
@@ -65,9 +70,13 @@ class _Recorder(TorchDispatchMode):
                     poison(part)
                 return
             result = [part for part in tree_leaves(func(*args, **kwargs))]
-            fresh = [p for p in result if isinstance(p, Tensor) and not storages(p) & known]
+            fresh = [
+                part
+                for part in result
+                if isinstance(part, Tensor) and part.numel() and not storages(part) & known
+            ]
             for old, part in zip(new, fresh, strict=True):
-                old.copy_(part)
+                old.data.copy_(part)  # a replay does not change a tensor's version
 
         self.graph.tape.append(again)
         if func not in EMPTY and (new or func._schema.is_mutable):
@@ -135,6 +144,6 @@ class RecordedGraph:
 
     def replay(self) -> None:
         self.calls.append(f"replay {self.name}")
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             for again in self.tape:
                 again()

@@ -79,17 +79,35 @@ def assert_same(
 # Which parts a number of steps is taken in
 
 
-@given(st.integers(1, 5 * MAX_STEPS))
-def test_parts_are_powers_of_two_that_add_up(steps: int) -> None:
-    lengths = part_lengths(steps)
+@given(st.integers(1, 5 * MAX_STEPS), st.booleans())
+def test_parts_add_up(steps: int, whole: bool) -> None:
+    """As a whole if that is one capture, otherwise powers of two."""
+    lengths = part_lengths(steps, whole)
     assert sum(lengths) == steps
+    if whole and steps <= MAX_STEPS:
+        assert len(lengths) == 1
+        return
     assert all(length & (length - 1) == 0 and 1 <= length <= MAX_STEPS for length in lengths)
     assert lengths == sorted(lengths, reverse=True)
     short = [length for length in lengths if length < MAX_STEPS]
     assert len(set(short)) == len(short)
 
 
-def test_few_parts_serve_every_length(calls: list[str]) -> None:
+def test_every_length_is_one_graph_each_way(calls: list[str]) -> None:
+    model, plain = two_models()
+    lengths = (1, 3, 6, 7)
+    for steps in lengths:
+        assert_same(model, plain, range(2), steps=steps)
+    calls.clear()
+    for steps in reversed(lengths):
+        assert_same(model, plain, [steps], steps=steps)
+    assert calls == THIRD * len(lengths)
+
+
+def test_few_parts_serve_every_length_of_large_runs(
+    calls: list[str], limits: Callable[..., None]
+) -> None:
+    limits(SHARE_OF_ONE=2**40)
     model, plain = two_models()
     for round_ in range(2):
         for steps in range(1, 16):
@@ -97,6 +115,16 @@ def test_few_parts_serve_every_length(calls: list[str]) -> None:
             assert_same(model, plain, [steps], "float64", steps=steps)
         if round_:
             assert calls.count("record forward") == 4  # 8, 4, 2, 1
+
+
+def test_what_is_left_over_of_long_sequences_is_in_parts(
+    calls: list[str], limits: Callable[..., None]
+) -> None:
+    limits(MAX_STEPS=4)
+    model, plain = two_models()
+    for seed in range(2):
+        assert_same(model, plain, [seed], "float64", steps=7)
+    assert calls.count("record forward") == 3  # 4, 2, 1
 
 
 # No step waits for a device
@@ -253,13 +281,17 @@ def test_gradients_accumulate() -> None:
 
 @pytest.mark.parametrize("steps", [T, 7])
 @pytest.mark.parametrize("controller", CONTROLLERS)
-def test_half_models_carry_all_from_part_to_part(controller: str, steps: int) -> None:
+def test_half_models_carry_all_from_part_to_part(
+    calls: list[str], limits: Callable[..., None], controller: str, steps: int
+) -> None:
     """What is carried is rounded where it goes in and comes out, not between parts."""
+    limits(SHARE_OF_ONE=2**40)
     for dtype in (torch.bfloat16, torch.float16):
         model, plain = (one.to(dtype) for one in two_models(controller=controller))
         for seed in range(3):
             x = normal(steps, B, 3, generator=torch.Generator().manual_seed(seed)).to(dtype)
             assert_close(model(x), plain(x), "equal")
+    assert calls.count("replay forward") == 2 * 2 * steps.bit_count()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -512,7 +544,7 @@ def test_a_capture_in_use_is_not_dropped(calls: list[str], limits: Callable[...,
     (x, state), (y, start) = inputs(model, 2), inputs(model, 3, batch_size=2)
     found = []
     for one in (model, plain):
-        output, _ = one(x, state)
+        output, _ = one(x.requires_grad_(), require_grad(state))  # as in `train`
         release_cuda_graphs()
         assert captures_held() == (one is model)  # by then it is free
         for _ in range(3):

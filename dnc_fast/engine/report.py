@@ -89,6 +89,7 @@ def memory_report(
     plan: Plan,
     sizes: MemorySizes,
     linkage: Linkage,
+    device: torch.device,
     *,
     steps: int,
     fan_out: int,
@@ -103,7 +104,7 @@ def memory_report(
 
     Args:
         plan: how sequences are run.
-        sizes, linkage: of the memory.
+        sizes, linkage, device: of the memory.
         steps: T.
         fan_out: K, entries in each row of a sparse link matrix.
         state_dtype: dtype of the memory.
@@ -116,7 +117,7 @@ def memory_report(
     B, N, W, R, Hw = sizes
     rows, state_itemsize = B * steps, state_dtype.itemsize
     interval = plan.interval or checkpoint_interval(
-        steps, sizes, state_itemsize, linkage.is_matrix, plan.in_place
+        steps, sizes, state_itemsize, linkage.is_matrix, plan.in_place, device
     )
     checkpoints = checkpoints_held(steps, interval)
     in_torch = plan.backend.in_torch
