@@ -217,10 +217,11 @@ class DNC(nn.Module):
             outputs.append(output if order is None else output[order])
             states.append(sequences.restore_state(final))
             if steps is not None:
-                rows = join_steps(steps)
-                rows = rows if order is None else Trace(*(part[order] for part in rows))
-                traces.append(Trace(*map(sequences.pad, rows)))
-        result: list[Any] = [sequences.restore(torch.cat(outputs, dim=-1))]
+                joined = join_steps(steps)
+                joined = joined if order is None else Trace(*(part[order] for part in joined))
+                traces.append(Trace(*map(sequences.pad, joined)))
+        rows = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+        result: list[Any] = [sequences.restore(rows)]
         for parts in (states, traces) if return_trace else (states,):
             result.append(tuple(parts) if self.config.bidirectional else parts[0])
         return tuple(result)

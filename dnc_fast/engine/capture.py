@@ -30,6 +30,7 @@ class Work(NamedTuple):
     | sizes      | of the memory                                                              |
     | keep       | whether a backward pass may follow                                         |
     | device     | where                                                                      |
+    | stream     | on which it is replayed                                                    |
     | bias       | whether the interface layer has one                                        |
     """
 
@@ -38,6 +39,7 @@ class Work(NamedTuple):
     sizes: MemorySizes
     keep: bool
     device: torch.device
+    stream: int
     bias: bool
 
 
@@ -50,7 +52,6 @@ class Kind(NamedTuple):
     | steps    | T                                                                            |
     | wanted   | see `RecordingFromInputs`                                                    |
     | shapes   | of all inputs, and their dtypes                                              |
-    | stream   | on which it is replayed                                                      |
     | settings | of torch                                                                     |
     """
 
@@ -58,7 +59,6 @@ class Kind(NamedTuple):
     steps: int
     wanted: tuple[bool, ...]
     shapes: tuple[Any, ...]
-    stream: int | None
     settings: tuple[Any, ...]
 
 
@@ -109,7 +109,8 @@ class Capture:
         self._graph = graph(passes.device)
         self._recordings: list[RecordingFromInputs] = []  # the one that the graph fills
         with plain_mode(passes.device):
-            self._own = _empty_like(given.inputs)
+            contiguous = torch.contiguous_format
+            self._own = [torch.empty_like(one, memory_format=contiguous) for one in given.inputs]
             _copy(self._own, given.inputs)
             self._zeros = [] if given.start.state else list(tensors(given.start.zeros()))
             self._controller = with_parameters(given.controller, self._own[1 : given.leaves])
@@ -124,7 +125,7 @@ class Capture:
         self._recordings.clear()  # drop that of the warm-up call
         given, wanted = [*self._own, *self._zeros], self.kind.wanted
         self._recordings.append(RecordingFromInputs(self.passes, self._controller, given, wanted))
-        return self._recordings[0].results()
+        return [one.contiguous() for one in self._recordings[0].results()]
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The results of the forward pass."""
@@ -175,7 +176,7 @@ class Capture:
         def work() -> list[Tensor]:
             found = self._recordings[0].backward(gradients)
             places[:] = [place for place, one in enumerate(found) if one is not None]
-            return [one for one in found if one is not None]
+            return [one.contiguous() for one in found if one is not None]
 
         try:
             found = back.record(work)
@@ -202,19 +203,15 @@ class Replay:
         self._capture.taken = False
 
 
-def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Empty contiguous tensors of the same shapes."""
-    return [torch.empty_like(one, memory_format=torch.contiguous_format) for one in tensors]
-
-
 def _copy(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:
-    """Copy tensors, with one launch if none is strided; versions are nobody's here."""
-    if own:
-        with torch.no_grad():
-            torch._foreach_copy_(own, given)
+    """Copy tensors with one launch for each dtype, if none of those that are given is strided."""
+    with torch.no_grad():
+        for dtype in {one.dtype for one in own}:
+            same = [one.dtype == dtype for one in own]
+            torch._foreach_copy_(list(compress(own, same)), list(compress(given, same)))
 
 
 def _copies(results: Sequence[Tensor]) -> list[Tensor]:
-    found = _empty_like(results)
-    _copy(found, results)
-    return found
+    """Copies, all made by one call: times one, which changes no bit."""
+    with torch.no_grad():
+        return list(torch._foreach_mul(results, 1.0))

@@ -96,13 +96,12 @@ class Captures:
     def _all(self) -> list[Capture]:
         return [capture for captures in self._captures.values() for capture in captures]
 
-    def records_on(self, device: torch.device) -> bool:
-        """Whether anything is captured on a device now."""
-        return (
-            device.type in self._graphs
-            and device not in self._refusing
-            and self._graphs[device.type].stream(device) is not None
-        )
+    def stream(self, device: torch.device) -> int | None:
+        """The stream on which a run is captured or replayed; None if it has to be launched."""
+        graph = self._graphs.get(device.type)
+        if graph is None or device in self._refusing:
+            return None
+        return graph.stream(device)
 
     def parts(self, work: Work, steps: int, given: Given) -> list[int] | None:
         """The lengths of the parts in which a run can be captured; None if it cannot.
@@ -127,7 +126,6 @@ class Captures:
             steps,
             tuple([work.keep and one.requires_grad for one in given.inputs[: given.leaves]]),
             tuple([(one.shape, one.dtype) for one in given.inputs]),
-            self._graphs[work.device.type].stream(work.device),
             _settings(),
         )
         with self._lock:

@@ -60,10 +60,12 @@ class CudaGraph:
     @staticmethod
     def stream(device: torch.device) -> int | None:
         """The current stream; None if someone else is recording it."""
-        with torch.cuda.device(device):
-            if torch.cuda.is_current_stream_capturing():
-                return None
-            return torch.cuda.current_stream().cuda_stream
+        if device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return CudaGraph.stream(torch.device("cuda", torch.cuda.current_device()))
+        if torch.cuda.is_current_stream_capturing():
+            return None
+        return torch.cuda.current_stream().cuda_stream
 
     @classmethod
     def settle(cls, device: torch.device) -> None:

@@ -79,12 +79,14 @@ class _Run:
             and start.is_matrix
             and not plan.options.cut_weightings
             and batch_sizes[0] == batch_sizes[-1]
-            and captures.CAPTURES.records_on(x.device)
+            and (stream := captures.CAPTURES.stream(x.device)) is not None
         ):
-            return self.in_parts(x, batch_sizes, start)
+            return self.in_parts(x, batch_sizes, start, stream)
         return self.launched(x, batch_sizes, start)
 
-    def in_parts(self, x: Tensor, batch_sizes: list[int], start: Start) -> tuple[Tensor, DNCState]:
+    def in_parts(
+        self, x: Tensor, batch_sizes: list[int], start: Start, stream: int
+    ) -> tuple[Tensor, DNCState]:
         """Run sequences of one length: replay what is captured, launch the rest."""
         assert isinstance(self.of, Layers)
         parameters = [*layer_parameters(self.controller), *self.weights]
@@ -94,7 +96,7 @@ class _Run:
             [one.requires_grad for one in (x, *parameters, *state)]
         )
         bias = len(self.weights) > 1
-        work = Work(self.plan, self.of.key, start.sizes, keep, x.device, bias)
+        work = Work(self.plan, self.of.key, start.sizes, keep, x.device, stream, bias)
 
         def passes(steps: int) -> Passes:
             return self._passes(batch_sizes[:steps], keep, start.made())
