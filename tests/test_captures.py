@@ -594,6 +594,52 @@ def test_no_warning_otherwise() -> None:
         assert_same(*two_models())
 
 
+# What surrounds the replays
+
+
+class Launches(TorchDispatchMode):
+    """Names the operations that would launch a kernel on a GPU."""
+
+    NONE = (
+        *("detach", "view", "_unsafe_view", "t", "slice", "expand", "alias", "split"),
+        *("empty", "empty_like", "empty_strided", "new_empty"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.name().removeprefix("aten::").split(".")[0]
+        if name not in self.NONE:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("steps", [4, 7])
+def test_few_launches_surround_the_replays(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """One copy in, one out, and the output layer, each way; nothing is made anew."""
+    monkeypatch.setattr("dnc_fast.sequences.check_tensor", lambda *_: None)  # waits on a CPU
+    model, _ = two_models()
+    for _ in range(2):
+        model(normal(steps, B, 3))[0].sum().backward()
+    monkeypatch.setattr(RecordedGraph, "replay", lambda _: None)
+    model.zero_grad()
+    x = normal(steps, B, 3)
+    with Launches() as forward:
+        output, _ = model(x)
+    assert forward.names == ["_foreach_copy_", "_foreach_mul", "addmm"]
+    gradient = torch.ones_like(output)
+    with Launches() as backward:
+        output.backward(gradient)
+    around = ["mm", "mm", "sum"]  # the output layer
+    assert backward.names == [*around, "_foreach_copy_", "_foreach_mul"]
+
+
 # On a GPU
 
 
@@ -688,6 +734,11 @@ def test_gpu_a_failed_recording_leaves_all_as_it_was(monkeypatch: pytest.MonkeyP
             assert_close(*results, "equal")
     assert torch.cuda.current_stream() == stream
     assert captures_held() == 0
+    # Random numbers go on where they would have been.
+    torch.cuda.manual_seed(3)
+    first = torch.rand(5, device="cuda")
+    torch.cuda.manual_seed(3)
+    assert_close(torch.rand(5, device="cuda"), first, "equal")
 
 
 @needs_gpu
