@@ -79,8 +79,6 @@ class _Recorder(TorchDispatchMode):
                 old.data.copy_(part)  # a replay does not change a tensor's version
 
         self.graph.tape.append(again)
-        if func not in EMPTY and (new or func._schema.is_mutable):
-            self.graph.kernels.append(str(func))
         return found
 
 
@@ -95,7 +93,6 @@ def recorded_launch(run: Callable[..., None]) -> Callable[..., None]:
             run(*args, **kwargs)
         for graph in _recording:
             graph.tape.append(lambda: run(*args, **kwargs))
-            graph.kernels.append(args[0].__name__)
 
     return launch
 
@@ -106,18 +103,13 @@ class RecordedGraph:
     calls: ClassVar[list[str]] = []
     """What was asked of all of them, in order."""
 
-    made: ClassVar[list[RecordedGraph]] = []
-    """All that recorded anything."""
-
     current_stream: int | None = 0
     bytes = 0
 
     def __init__(self, device: torch.device, beside: RecordedGraph | None = None) -> None:
         assert device.type == "cpu"
         self.name = "forward" if beside is None else "backward"
-        # What a GPU would run, but for products with a bias, whose sum may be one more.
         self.tape: list[Callable[[], None]] = []
-        self.kernels: list[str] = []
 
     @classmethod
     def stream(cls, device: torch.device) -> int | None:
@@ -137,7 +129,6 @@ class RecordedGraph:
                 results = work()
         finally:
             _recording.remove(self)
-        self.made.append(self)
         for result in results:  # recording calculates nothing
             poison(result)
         return results

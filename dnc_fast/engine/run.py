@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backends.autograd import refuse_second_gradient
+from ..backends.autograd import refuse_second_gradient, without_autocast
 from ..layout import Layout
 from ..state import DNCState, map_tensors, tensors
 from . import captures
@@ -175,17 +175,17 @@ class _Sequences(torch.autograd.Function):
     """A run as a function of interface weights, state, and what the controller prepared.
 
     The backward pass frees what the forward pass kept. A second backward pass (retain_graph) first
-    repeats the forward pass, with the same random numbers.
+    repeats the forward pass, with the same random numbers. Autocast is off, see `Precision`.
     """
 
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, passes: Passes, *given: Tensor) -> tuple[Tensor, ...]:
         keep = passes.layout.keep
         random = _random_state(passes.device) if keep and passes.controller.draws else []
-        with torch.autocast(given[0].device.type, enabled=False):  # see `Precision`
-            kept = Recording(passes, given)
-            # Aliases, so that what is kept does not refer to this node.
-            results = tuple(result.detach() for result in kept.results())
+        kept = Recording(passes, given)
+        # Aliases, so that what is kept does not refer to this node.
+        results = tuple(result.detach() for result in kept.results())
         ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         if keep:
             ctx.passes, ctx.kept, ctx.random = passes, kept, random
@@ -194,14 +194,14 @@ class _Sequences(torch.autograd.Function):
         return results
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         given = ctx.saved_tensors
-        with torch.autocast(given[0].device.type, enabled=False):
-            kept, ctx.kept = ctx.kept, None
-            if kept is None:
-                kept = _record_again(ctx.passes, given, ctx.random)
-            return (None, *kept.backward(gradients))
+        kept, ctx.kept = ctx.kept, None
+        if kept is None:
+            kept = _record_again(ctx.passes, given, ctx.random)
+        return (None, *kept.backward(gradients))
 
 
 def _record_again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> Recording:
