@@ -112,7 +112,8 @@ class Capture:
             contiguous = torch.contiguous_format
             self._own = [torch.empty_like(one, memory_format=contiguous) for one in given.inputs]
             _copy(self._own, given.inputs)
-            self._zeros = [] if given.start.state else list(tensors(given.start.zeros()))
+            start = given.start
+            self._zeros = list(tensors(start.zeros())) if start.state is None else []
             self._controller = with_parameters(given.controller, self._own[1 : given.leaves])
             self._results = self._graph.record(self._forward)
         self.bytes = max(self.bytes, self._graph.bytes)
@@ -211,7 +212,7 @@ def _copy(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:
             torch._foreach_copy_(list(compress(own, same)), list(compress(given, same)))
 
 
-def _copies(results: Sequence[Tensor]) -> list[Tensor]:
+def _copies(results: list[Tensor]) -> list[Tensor]:
     """Copies, all made by one call: times one, which changes no bit."""
     with torch.no_grad():
         return list(torch._foreach_mul(results, 1.0))

@@ -109,15 +109,19 @@ class Captures:
         There must be room for all parts at once.
         """
         key = work, steps
-        if key not in self._parts:
-            if len(self._parts) >= MAX_SEEN:
-                self._parts.clear()
-            limit = max_bytes(work.device)
-            whole = steps > MAX_STEPS or given.passes(steps).held_bytes <= limit // SHARE_OF_ONE
-            lengths = part_lengths(steps, whole)
-            held = sum(given.passes(length).held_bytes for length in lengths)
-            self._parts[key] = lengths if held <= limit else None
-        return self._parts[key]
+        try:
+            return self._parts[key]
+        except KeyError:
+            pass
+        limit = max_bytes(work.device)
+        whole = steps > MAX_STEPS or given.passes(steps).held_bytes <= limit // SHARE_OF_ONE
+        lengths = part_lengths(steps, whole)
+        held = sum(given.passes(length).held_bytes for length in lengths)
+        found = lengths if held <= limit else None
+        if len(self._parts) >= MAX_SEEN:
+            self._parts.clear()
+        self._parts[key] = found
+        return found
 
     def take(self, work: Work, steps: int, given: Given) -> Replay | None:
         """A replay of a run; None if it has to run without one."""

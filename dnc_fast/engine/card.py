@@ -7,10 +7,8 @@ from functools import cache
 import torch
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """What may still be allocated on a GPU now, torch's cache included; None elsewhere."""
-    if device.type != "cuda":
-        return None
+def free_bytes(device: torch.device) -> int:
+    """What may still be allocated on a GPU now, torch's cache included."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
