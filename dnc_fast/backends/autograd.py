@@ -18,7 +18,7 @@ from .parts import Parts, StepRun
 from .step import LINK, final_gradients, first_gradients, step_run
 
 
-def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a forward or backward method without autocast, in the dtypes of its arguments."""
 
     @wraps(method)
@@ -103,7 +103,7 @@ class _Step(torch.autograd.Function):
         return results
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_reads, *d_final = gradients
@@ -146,7 +146,7 @@ class ContentWeighting(torch.autograd.Function):
     """A backend's `look_up` of keys (B, heads, W) with strengths in a memory (B, N, W)."""
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def forward(
         ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
     ) -> Tensor:
@@ -156,7 +156,7 @@ class ContentWeighting(torch.autograd.Function):
         return backend.look_up(keys, strengths, memory).weights
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         given = ctx.saved_tensors
@@ -171,7 +171,7 @@ class AllocationWeighting(torch.autograd.Function):
     """A backend's `allocate` on a usage (B, N)."""
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
         backend.prepare(usage.dtype)
         ctx.backend, ctx.usage_order = backend, usage_order
@@ -179,7 +179,7 @@ class AllocationWeighting(torch.autograd.Function):
         return backend.allocate(usage, usage_order)
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         (usage,) = ctx.saved_tensors
@@ -190,7 +190,7 @@ class WriteMemory(torch.autograd.Function):
     """A backend's `write` to a memory (B, N, W)."""
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -201,7 +201,7 @@ class WriteMemory(torch.autograd.Function):
         return out
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         d_memory = d_memory.clone(memory_format=torch.contiguous_format)
@@ -217,7 +217,7 @@ class DenseLink(torch.autograd.Function):
     """
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
         backend.prepare(given[0].dtype)
         ctx.backend = backend
@@ -229,7 +229,7 @@ class DenseLink(torch.autograd.Function):
         return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
 
     @staticmethod
-    @without_autocast
+    @_without_autocast
     def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..backends.autograd import refuse_second_gradient, without_autocast
+from ..backends.autograd import refuse_second_gradient
+from ..checks import autocasts
 from ..layout import Layout
 from ..state import DNCState, map_tensors, tensors
 from . import captures
@@ -175,17 +177,17 @@ class _Sequences(torch.autograd.Function):
     """A run as a function of interface weights, state, and what the controller prepared.
 
     The backward pass frees what the forward pass kept. A second backward pass (retain_graph) first
-    repeats the forward pass, with the same random numbers. Autocast is off, see `Precision`.
+    repeats the forward pass, with the same random numbers.
     """
 
     @staticmethod
-    @without_autocast
     def forward(ctx: Any, passes: Passes, *given: Tensor) -> tuple[Tensor, ...]:
         keep = passes.layout.keep
         random = _random_state(passes.device) if keep and passes.controller.draws else []
-        kept = Recording(passes, given)
-        # Aliases, so that what is kept does not refer to this node.
-        results = tuple(result.detach() for result in kept.results())
+        with _without_autocast(passes.device):
+            kept = Recording(passes, given)
+            # Aliases, so that what is kept does not refer to this node.
+            results = tuple(result.detach() for result in kept.results())
         ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         if keep:
             ctx.passes, ctx.kept, ctx.random = passes, kept, random
@@ -194,14 +196,19 @@ class _Sequences(torch.autograd.Function):
         return results
 
     @staticmethod
-    @without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         given = ctx.saved_tensors
-        kept, ctx.kept = ctx.kept, None
-        if kept is None:
-            kept = _record_again(ctx.passes, given, ctx.random)
-        return (None, *kept.backward(gradients))
+        with _without_autocast(ctx.passes.device):
+            kept, ctx.kept = ctx.kept, None
+            if kept is None:
+                kept = _record_again(ctx.passes, given, ctx.random)
+            return (None, *kept.backward(gradients))
+
+
+def _without_autocast(device: torch.device) -> Any:
+    """A context: the dtypes of a run are those of its `Precision`. ("meta" knows no autocast.)"""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
 
 
 def _record_again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> Recording:
