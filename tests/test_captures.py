@@ -573,6 +573,36 @@ def test_what_cannot_be_recorded_is_launched(
     assert calls.count(f"record {which}") == 1
 
 
+@pytest.mark.parametrize("hidden", [False, True], ids=["seen", "behind another error"])
+@pytest.mark.parametrize("which", ["forward", "backward"])
+def test_what_does_not_fit_is_launched_and_the_rest_is_recorded(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, which: str, hidden: bool
+) -> None:
+    """Without a warning, and not tried again: there was less memory than the estimate said."""
+    record = RecordedGraph.record
+
+    def refuse(graph: RecordedGraph, work: Any) -> Any:
+        found = record(graph, work)
+        if graph.name == which and found[0].shape[0] != 2:
+            try:
+                raise torch.OutOfMemoryError("out of memory")
+            except RuntimeError:
+                if not hidden:
+                    raise
+                raise RuntimeError("the recording was invalid") from None
+        return found
+
+    model, plain = two_models()
+    monkeypatch.setattr(RecordedGraph, "record", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(model, plain)
+        assert calls.count(f"record {which}") == 1
+        calls.clear()
+        assert_same(model, plain, batch_size=1, steps=2)
+    assert calls == FIRST + SECOND + THIRD + THIRD
+
+
 def test_no_warning_otherwise() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

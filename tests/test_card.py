@@ -87,9 +87,10 @@ def test_other_devices_do_not_ask_a_card(fake: FakeCard, monkeypatch: pytest.Mon
         assert captures.max_bytes(device or torch.device("cpu")) == captures.MAX_BYTES
 
 
-def test_captures_may_take_a_quarter_of_the_card(fake: FakeCard) -> None:
+def test_captures_may_take_a_third_of_the_card(fake: FakeCard) -> None:
     """Of all its memory, so that it does not depend on what else is there."""
-    assert captures.max_bytes(CARD) == 2000
+    assert captures.max_bytes(CARD) == 8000 // 3
+    assert captures.SHARE_OF_CARD < memory_tape.KEEP_ALL_SHARE
 
 
 def test_the_report_knows_what_is_kept(fake: FakeCard) -> None:

@@ -183,7 +183,8 @@ class Capture:
             found = back.record(work)
             self._found = dict(zip(places, found, strict=True))
         except RuntimeError as error:
-            self._refuse(self.device, error)
+            if not is_out_of_memory(error):
+                self._refuse(self.device, error)
         self.bytes = max(self.bytes, self._graph.bytes + back.bytes)
         return back
 
@@ -202,6 +203,11 @@ class Replay:
 
     def __del__(self) -> None:
         self._capture.taken = False
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is why something could not be recorded, and another recording may succeed."""
+    return any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__context__))
 
 
 def _copy(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:

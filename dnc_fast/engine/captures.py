@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from .capture import Capture, Given, Kind, Replay, Work
+from .capture import Capture, Given, Kind, Replay, Work, is_out_of_memory
 from .card import total_bytes
 from .cuda_graph import CudaGraph, Graph
 
@@ -40,8 +40,9 @@ MAX_CAPTURES = 512
 MAX_BYTES = 2 * 2**30
 """The memory that all captures of a device together may hold, about, if its size is unknown."""
 
-SHARE_OF_CARD = 4
-"""On a GPU they may hold one part in this many of its memory."""
+SHARE_OF_CARD = 3
+"""On a GPU they may hold one part in this many of its memory: more than the matrices of one run may
+take if all are kept (`KEEP_ALL_SHARE`), so that such a run can be captured."""
 
 SHARE_OF_ONE = 64
 """A capture of a length that is no power of two may take one part in this many of that."""
@@ -87,6 +88,7 @@ class Captures:
         self._seen: OrderedDict[Kind, None] = OrderedDict()
         self._parts: dict[tuple[Work, int], list[int] | None] = {}
         self._refusing: set[torch.device] = set()
+        self._too_large: set[Kind] = set()  # there was less memory than thought
         self._runs = 0
         self._lock = threading.Lock()
 
@@ -163,13 +165,18 @@ class Captures:
             if len(self._seen) > MAX_SEEN:
                 self._seen.popitem(last=False)
             return None
+        if kind in self._too_large:
+            return None
         device, passes = kind.work.device, given.passes(kind.steps)
         if not self._make_room(device, passes.held_bytes):
             return None
         try:
             capture = Capture(kind, passes, given, self._graphs[device.type], self.refuse)
         except RuntimeError as error:
-            self.refuse(device, error)
+            if is_out_of_memory(error):
+                self._too_large.add(kind)
+            else:
+                self.refuse(device, error)
             return None
         self._captures.setdefault(kind, []).append(capture)
         return capture
