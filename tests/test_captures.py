@@ -346,6 +346,23 @@ def test_backward_twice() -> None:
         assert_close(found[1], found[2], "equal")
 
 
+@pytest.mark.parametrize("frozen", ["", "weight_ih", "controller", "interface", "bias"])
+def test_from_zeros_with_some_parameters_frozen(calls: list[str], frozen: str) -> None:
+    """A state of zeros is not copied; only gradients that somebody wants are calculated."""
+    found = []
+    for one in two_models(num_layers=2):
+        for name, parameter in one.named_parameters():
+            parameter.requires_grad_(not frozen or frozen not in name)
+        for seed in range(4):
+            x, _ = inputs(one, seed)
+            output, final = one(x.requires_grad_(bool(seed % 2)))
+            (output.square().sum() + final.memory.link.sum()).backward()
+            found.append([x.grad, *(p.grad for p in one.parameters())])
+        assert any(p.grad is None for p in one.parameters()) == bool(frozen)
+    assert_close(found[4:], found[:4], "equal")
+    assert calls == ["record forward", "replay forward", "record backward", "replay backward"] * 2
+
+
 def test_gradients_of_some_results_only() -> None:
     model, plain = two_models()
     for seed in range(4):
