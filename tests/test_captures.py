@@ -698,7 +698,7 @@ def test_gpu_replays_equal_launches_bit_for_bit(cells: int) -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("steps", [50, pytest.param(2000, marks=pytest.mark.full)])
 def test_gpu_copy_training_with_graphs_equals_training_without(steps: int, autocast: bool) -> None:
-    """Lengths vary between batches: 4 to 18 steps, in parts of 2, 4, 8 and 16."""
+    """Lengths vary between batches: 4 to 18 steps."""
     task, losses = CopyTask(), []
     for one in gpu_models(input_size=8, output_size=6):
         generator = torch.Generator().manual_seed(1)
@@ -713,7 +713,7 @@ def test_gpu_copy_training_with_graphs_equals_training_without(steps: int, autoc
             optimizer.step()
             trace.append(loss.detach())
         losses.append(torch.stack(trace).cpu())
-    # Weight gradients are summed in a different order; over time, training amplifies that.
+    # A library may sum differently with another workspace; over time, training amplifies that.
     assert_close(losses[0][:10], losses[1][:10], "bfloat16" if autocast else "float32")
     assert (losses[0][-20:].mean() - losses[1][-20:].mean()).abs() < 0.05
 
@@ -746,7 +746,8 @@ def test_gpu_graphs_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_gpu
 @pytest.mark.parametrize("controller", CONTROLLERS)
-def test_gpu_parts_of_half_models(controller: str) -> None:
+def test_gpu_parts_of_half_models(limits: Callable[..., None], controller: str) -> None:
+    limits(SHARE_OF_ONE=2**40)
     model, plain = (one.bfloat16() for one in gpu_models(controller=controller))
     for _ in range(3):
         x = torch.randn(15, 4, 8, device="cuda", dtype=torch.bfloat16)
