@@ -15,6 +15,7 @@ from .controllers import CONTROLLERS, check_controller
 from .engine import (
     MemoryReport,
     Plan,
+    Start,
     has_tape,
     is_plain,
     memory_report,
@@ -290,14 +291,18 @@ class DNCCell(nn.Module):
         return features, DNCState(controller_state, memory, read_vectors)
 
     def run(
-        self, rows: Tensor, batch_sizes: list[int], state: DNCState, trace: list[Trace] | None
+        self,
+        rows: Tensor,
+        batch_sizes: list[int],
+        state: DNCState | None,
+        trace: list[Trace] | None,
     ) -> tuple[Tensor, DNCState]:
         """Run whole sequences, as fast as the backend and the dtypes allow.
 
         Args:
             rows: (sum of batch_sizes, X), one step after another.
             batch_sizes: number of sequences at each step; never increases.
-            state: complete, before the first step.
+            state: complete, before the first step; None for zeros.
             trace: if given, each step's trace is appended to it.
 
         Returns:
@@ -310,9 +315,20 @@ class DNCCell(nn.Module):
             # A custom controller must run step by step, under torch's own autocast.
             plain = plain and has_tape(self.controller)
         if backend == "reference" or trace is not None or not plain or precision is None:
+            state = self.zero_state(batch_sizes[0]) if state is None else state
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
-        plan = self._plan(backend, precision)
-        return run_sequences(self.controller, self.interface, rows, batch_sizes, state, plan)
+        start, plan = self._start(state, batch_sizes[0]), self._plan(backend, precision)
+        return run_sequences(self.controller, self.interface, rows, batch_sizes, start, plan)
+
+    def _start(self, state: DNCState | None, batch_size: int) -> Start:
+        """The state before the first step; its number of cells may differ from the model's."""
+        zeros = partial(self.zero_state, batch_size)
+        if state is None:
+            sizes, link = self.config.memory_sizes(batch_size), LINKAGES[self.config.linkage]
+        else:
+            assert state.memory is not None
+            sizes, link = state.memory.sizes, linkage_of(state.memory.link)
+        return Start(state, sizes, link.is_matrix, zeros)
 
     def _plan(self, backend: str, precision: Precision) -> Plan:
         """How the engine runs sequences."""
@@ -339,6 +355,7 @@ class DNCCell(nn.Module):
             self._plan(backend, Precision(self.state_dtype)),
             config.memory_sizes(batch_size),
             LINKAGES[config.linkage],
+            weight.device,
             steps=steps,
             fan_out=config.link_fan_out,
             state_dtype=self.state_dtype,

@@ -83,8 +83,9 @@ class DNC(nn.Module):
             sum of all (after Rae et al. 2016; not in the paper); None for all.
         state_dtype: dtype of the memory; None for float32, or float64 in a double model.
         checkpoint_interval: K; memory and link matrix are kept for the backward pass at every K-th
-            step only, and rebuilt in between. None for 1 if all steps' link matrices take at most
-            32 MiB, otherwise the square root of T.
+            step only, and rebuilt in between. None for 1 if all steps' matrices fit in a quarter of
+            a GPU's free memory (off a GPU: link matrices in 32 MiB), otherwise the square root of
+            T.
         checkpoint_dtype: dtype of the link matrices in checkpoints; None for the state's.
             torch.float16 halves their size and rounds the gradients, but not the outputs, see
             docs/precision.md.
@@ -210,19 +211,18 @@ class DNC(nn.Module):
             features, final = cell.run(
                 sequences.rows if order is None else sequences.rows[order],
                 sequences.batch_sizes,
-                sequences.sort_state(
-                    cell.complete_state(sequences.with_batch(initial), sequences.batch_size)
-                ),
+                None if initial is None else _complete(cell, sequences, initial),
                 steps,
             )
             output = cell.output(features)
             outputs.append(output if order is None else output[order])
             states.append(sequences.restore_state(final))
             if steps is not None:
-                rows = join_steps(steps)
-                rows = rows if order is None else Trace(*(part[order] for part in rows))
-                traces.append(Trace(*map(sequences.pad, rows)))
-        result: list[Any] = [sequences.restore(torch.cat(outputs, dim=-1))]
+                joined = join_steps(steps)
+                joined = joined if order is None else Trace(*(part[order] for part in joined))
+                traces.append(Trace(*map(sequences.pad, joined)))
+        rows = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+        result: list[Any] = [sequences.restore(rows)]
         for parts in (states, traces) if return_trace else (states,):
             result.append(tuple(parts) if self.config.bidirectional else parts[0])
         return tuple(result)
@@ -246,3 +246,9 @@ class DNC(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self.config)
+
+
+def _complete(cell: DNCCell, sequences: Sequences, state: DNCState) -> DNCState:
+    """A user's state, checked, with its batch in the order of the rows."""
+    state = cell.complete_state(sequences.with_batch(state), sequences.batch_size)
+    return sequences.sort_state(state)

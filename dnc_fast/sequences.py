@@ -108,7 +108,7 @@ class Sequences:
         """Rows of results as a padded batch, with zeros past the end of each sequence."""
         steps = len(self.batch_sizes)
         if self.packed is None:
-            padded = rows.unflatten(0, (steps, self.batch_size))
+            padded = rows.view(steps, self.batch_size, *rows.shape[1:])
         else:
             padded = rows.new_zeros(steps, self.batch_size, *rows.shape[1:])
             padded[self._places()] = rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 from .checks import check_choice, check_flag, check_integer, check_number
 from .options import option
@@ -49,7 +50,7 @@ class StepOptions:
         check_flag("link_unit_sums", self.link_unit_sums)
         check_integer("link_history", self.link_history, minimum=1)
 
-    @property
+    @cached_property
     def step_options(self) -> StepOptions:
         """The step options alone, without those that a subclass adds."""
         return StepOptions(**{one.name: getattr(self, one.name) for one in fields(StepOptions)})

@@ -108,7 +108,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     graphs = {"cpu": RecordedGraph, "cuda": CudaGraph}
     monkeypatch.setattr(captures, "CAPTURES", captures.Captures(graphs))
     monkeypatch.setattr(RecordedGraph, "calls", [])
-    monkeypatch.setattr(RecordedGraph, "made", [])
     return RecordedGraph.calls
 
 

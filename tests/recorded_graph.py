@@ -28,7 +28,12 @@ LOOKS = {
 }
 """Operations that wait for a device and read from it."""
 
-EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
+EMPTY = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+}
 
 
 def storages(nest: Any) -> set[int]:
@@ -38,7 +43,7 @@ def storages(nest: Any) -> set[int]:
 
 def poison(tensor: Tensor) -> None:
     if tensor.is_floating_point():
-        tensor.fill_(torch.nan)
+        tensor.data.fill_(torch.nan)
 
 
 class _Recorder(TorchDispatchMode):
@@ -56,7 +61,7 @@ class _Recorder(TorchDispatchMode):
         new = [
             part
             for part in tree_leaves(found)
-            if isinstance(part, Tensor) and not storages(part) & known
+            if isinstance(part, Tensor) and part.numel() and not storages(part) & known
         ]
 
         def again() -> None:
@@ -65,13 +70,15 @@ class _Recorder(TorchDispatchMode):
                     poison(part)
                 return
             result = [part for part in tree_leaves(func(*args, **kwargs))]
-            fresh = [p for p in result if isinstance(p, Tensor) and not storages(p) & known]
+            fresh = [
+                part
+                for part in result
+                if isinstance(part, Tensor) and part.numel() and not storages(part) & known
+            ]
             for old, part in zip(new, fresh, strict=True):
-                old.copy_(part)
+                old.data.copy_(part)  # a replay does not change a tensor's version
 
         self.graph.tape.append(again)
-        if func not in EMPTY and (new or func._schema.is_mutable):
-            self.graph.kernels.append(str(func))
         return found
 
 
@@ -86,7 +93,6 @@ def recorded_launch(run: Callable[..., None]) -> Callable[..., None]:
             run(*args, **kwargs)
         for graph in _recording:
             graph.tape.append(lambda: run(*args, **kwargs))
-            graph.kernels.append(args[0].__name__)
 
     return launch
 
@@ -97,18 +103,13 @@ class RecordedGraph:
     calls: ClassVar[list[str]] = []
     """What was asked of all of them, in order."""
 
-    made: ClassVar[list[RecordedGraph]] = []
-    """All that recorded anything."""
-
     current_stream: int | None = 0
     bytes = 0
 
     def __init__(self, device: torch.device, beside: RecordedGraph | None = None) -> None:
         assert device.type == "cpu"
         self.name = "forward" if beside is None else "backward"
-        # What a GPU would run, but for products with a bias, whose sum may be one more.
         self.tape: list[Callable[[], None]] = []
-        self.kernels: list[str] = []
 
     @classmethod
     def stream(cls, device: torch.device) -> int | None:
@@ -128,13 +129,12 @@ class RecordedGraph:
                 results = work()
         finally:
             _recording.remove(self)
-        self.made.append(self)
         for result in results:  # recording calculates nothing
             poison(result)
         return results
 
     def replay(self) -> None:
         self.calls.append(f"replay {self.name}")
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             for again in self.tape:
                 again()

@@ -149,6 +149,28 @@ def test_launches_of_a_step(records):
     assert len(seen) == 4
 
 
+def test_scores_are_rounded_before_their_maximum_is_taken_off():
+    """What is stored is what e^(score - maximum) is taken of: no difference of a product, fused."""
+    script = """
+from bench.compile_kernels.builds import collect, compiled
+import torch
+uses, _ = collect(["8,1024,64,4,1"], torch.float32, ())
+build = next(build for build in uses if str(build) == "content.scores_kernel")
+print(compiled(build, "sm_90").asm["ptx"])
+"""
+    done = run("-c", script)
+    assert done.returncode == 0, done.stderr
+    register = r"(%\w+)"
+    definitions = re.findall(rf"(\w+)\.\S+\s+{register}, {register}.*;", done.stdout)
+    made = {result: (operation, first) for operation, result, first in definitions}
+    exponents = [first for operation, first in made.values() if operation == "ex2"]
+    assert exponents
+    for exponent in exponents:
+        operation, difference = made[exponent]
+        assert operation == "mul"  # by log2(e)
+        assert made[difference][0] == "sub", made[difference]
+
+
 @pytest.mark.parametrize("target, limit", [("sm_90", "maxnreg"), ("gfx942", "waves_per_eu")])
 def test_spills_are_seen(target, limit):
     """Left with too few registers, a kernel is reported to spill: 24 each, or 16 waves."""

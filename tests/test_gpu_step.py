@@ -292,7 +292,8 @@ def test_transforms_need_the_reference(monkeypatch: pytest.MonkeyPatch, name: st
             transformed(backend)
     expected = transformed("reference")
     assert all(part.any() for _, part in named_parts(expected, name))
-    assert_same_bits(transformed("auto"), expected)
+    # Not bit for bit: on a GPU, torch adds up float64 gradients of gathers in any order.
+    assert_close(transformed("auto"), expected, "float64")
 
 
 def test_gradients_of_many_at_once() -> None:

@@ -2,7 +2,7 @@
 
 from .captures import release_cuda_graphs
 from .controller import has_tape, is_plain
-from .plan import Plan
+from .plan import Plan, Start
 from .report import MemoryReport, memory_report
 from .run import run_sequences
 from .unroll import unroll
@@ -10,6 +10,7 @@ from .unroll import unroll
 __all__ = [
     "MemoryReport",
     "Plan",
+    "Start",
     "has_tape",
     "is_plain",
     "memory_report",

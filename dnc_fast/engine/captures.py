@@ -1,13 +1,21 @@
 """Runs captured as CUDA graphs and replayed, so that a GPU need not wait for launches.
 
-A run is captured when its kind is seen for the second time: the same work (`Passes.key`) on tensors
-of the same shapes and dtypes, on the same device and stream, with the same settings of torch. A
-capture works on its own tensors: inputs are copied in and results are copied out, so weights and
-states may be anywhere. From a forward pass to the end of its backward pass, a capture is in use;
-another caller meanwhile gets a new one of the same kind.
+A run is captured when its kind is seen for the second time: the same work (`Kind`) on tensors of
+the same shapes and dtypes, on the same device and stream, with the same settings of torch. A
+capture works on its own tensors: inputs and parameters are copied in and results are copied out,
+all at once, so weights and states may be anywhere, and models of the same sizes share captures.
+(Reading parameters where they lie would save little of that one copy, and each model would need
+captures of its own.) A state of zeros is part of the capture. From a forward pass to the end of
+its backward pass, a capture is in use; another caller meanwhile gets a new one of the same kind.
 
-Sequences of T steps are run in parts whose lengths are powers of two, with the state carried over
-exactly, so that few captures serve every T.
+**Lengths.** A sequence of up to `MAX_STEPS` steps is captured as a whole: one graph each way
+whatever T, with the bits of a launched run. Padding would need steps that do nothing, in every
+kernel, and chains of short captures as many launches, copies and gradients carried over as links.
+What it costs is a capture for each T that occurs; so only kinds that take little of what captures
+may hold are treated so (`SHARE_OF_ONE`), and larger ones, whose steps keep a GPU busy for longer
+than the launch of a graph takes, run in parts whose lengths are powers of two, as does all that
+is left over of longer sequences. The choice depends on sizes and the device alone, since weight
+gradients that are summed over parts are rounded differently.
 """
 
 from __future__ import annotations
@@ -15,131 +23,56 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from .capture import Capture, Given, Kind, Replay, Work, is_out_of_memory
+from .card import total_bytes
 from .cuda_graph import CudaGraph, Graph
-from .passes import Passes
-from .recording import Recording
 
 MAX_STEPS = 256
 """Steps in the longest part that is captured."""
 
-MAX_CAPTURES = 32
+MAX_CAPTURES = 512
 """Captures that are held at the same time."""
 
 MAX_BYTES = 2 * 2**30
-"""The memory that all captures together may hold, about."""
+"""The memory that all captures of a device together may hold, about, if its size is unknown."""
+
+SHARE_OF_CARD = 3
+"""On a GPU they may hold one part in this many of its memory: more than the matrices of one run may
+take if all are kept (`KEEP_ALL_SHARE`), so that such a run can be captured."""
+
+SHARE_OF_ONE = 64
+"""A capture of a length that is no power of two may take one part in this many of that."""
 
 STALE_AFTER = 1000
 """After this many runs without use, a capture may be dropped to make room."""
 
-MAX_SEEN = 1024
+MAX_SEEN = 4096
 """Kinds of runs that are remembered."""
 
 
-def part_lengths(steps: int) -> list[int]:
-    """Powers of two, at most `MAX_STEPS`, that add up to a number of steps, the longest first."""
-    whole, rest = divmod(steps, MAX_STEPS)
+def part_lengths(steps: int, whole: bool = True) -> list[int]:
+    """The lengths of the parts in which a number of steps is captured, the longest first.
+
+    Args:
+        steps: their number.
+        whole: whether up to `MAX_STEPS` are one part. Otherwise, and of what is left over of more,
+            lengths are powers of two.
+    """
+    if whole and steps <= MAX_STEPS:
+        return [steps]
+    count, rest = divmod(steps, MAX_STEPS)
     places = reversed(range(rest.bit_length()))
-    return [MAX_STEPS] * whole + [1 << place for place in places if rest >> place & 1]
+    return [MAX_STEPS] * count + [1 << place for place in places if rest >> place & 1]
 
 
-class Capture:
-    """The captured forward and backward pass over a batch.
-
-    Args:
-        key: identifies its kind.
-        passes: what to capture.
-        given: inputs of the passes, for their shapes.
-        graph: the class of graphs for the device.
-        refuse: called if the backward pass cannot be captured.
-    """
-
-    def __init__(
-        self,
-        key: Any,
-        passes: Passes,
-        given: Sequence[Tensor],
-        graph: type[Graph],
-        refuse: Callable[[torch.device, RuntimeError], None],
-    ) -> None:
-        self.key = key
-        self.device = passes.device
-        self.bytes = passes.held_bytes
-        self.taken = False
-        self.last_use = 0
-        self._graph_type, self._refuse = graph, refuse
-        self._graph = graph(passes.device)
-        self._recordings: list[Recording] = []  # the one that the graph fills
-        with _plain_mode(passes.device):
-            self._given = tuple(_empty_like(given))
-            _copy(self._given, given)
-            self._results = self._graph.record(lambda: self._forward(passes))
-        self.bytes = max(self.bytes, self._graph.bytes)
-        self._gradients: list[Tensor] = []
-        self._backward_graph: Graph | None = None
-        self._found: list[Tensor] = []
-
-    def _forward(self, passes: Passes) -> list[Tensor]:
-        self._recordings.clear()  # drop that of the warm-up call
-        self._recordings.append(Recording(passes, self._given))
-        return self._recordings[0].results()
-
-    def forward(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """The results of the forward pass."""
-        _copy(self._given, given)
-        self._graph.replay()
-        return _copies(self._results)
-
-    def backward(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """`Recording.backward`, any number of times after `forward`."""
-        with _plain_mode(self.device):
-            self._gradients = self._gradients or _empty_like(self._results)
-            for own, gradient in zip(self._gradients, gradients, strict=True):
-                own.zero_() if gradient is None else own.copy_(gradient)
-            if self._backward_graph is None:
-                self._backward_graph = self._record_backward()
-        if not self._found:
-            return self._recordings[0].backward(tuple(self._gradients))
-        self._backward_graph.replay()
-        return _copies(self._found)
-
-    def _record_backward(self) -> Graph:
-        back = self._graph_type(self.device, beside=self._graph)
-        gradients = tuple(self._gradients)
-        try:
-            self._found = back.record(lambda: self._recordings[0].backward(gradients))
-        except RuntimeError as error:
-            self._refuse(self.device, error)
-        self.bytes = max(self.bytes, self._graph.bytes + back.bytes)
-        return back
-
-
-class Replay:
-    """A run that replays a capture, and releases it after the backward pass or when dropped.
-
-    Args:
-        capture: marked as taken.
-    """
-
-    def __init__(self, capture: Capture) -> None:
-        self._capture = capture
-
-    def forward(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """The results of the forward pass."""
-        return self._capture.forward(given)
-
-    def backward(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """`Recording.backward`, once."""
-        return self._capture.backward(gradients)
-
-    def __del__(self) -> None:
-        self._capture.taken = False
+def max_bytes(device: torch.device) -> int:
+    """The memory that all captures of a device together may hold, about."""
+    total = total_bytes(device)
+    return MAX_BYTES if total is None else total // SHARE_OF_CARD
 
 
 class Captures:
@@ -151,47 +84,60 @@ class Captures:
 
     def __init__(self, graphs: dict[str, type[Graph]]) -> None:
         self._graphs = graphs
-        self._captures: list[Capture] = []
-        self._seen: OrderedDict[Any, None] = OrderedDict()
+        self._captures: dict[Kind, list[Capture]] = {}
+        self._seen: OrderedDict[Kind, None] = OrderedDict()
+        self._parts: dict[tuple[Work, int], list[int] | None] = {}
         self._refusing: set[torch.device] = set()
+        self._too_large: set[Kind] = set()  # there was less memory than thought
         self._runs = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._captures)
+        return len(self._all())
 
-    def records_on(self, device: torch.device) -> bool:
-        """Whether anything is captured on a device."""
-        return device.type in self._graphs and device not in self._refusing
+    def _all(self) -> list[Capture]:
+        return [capture for captures in self._captures.values() for capture in captures]
 
-    def can_take(self, whole: Passes, parts: Sequence[Passes]) -> bool:
-        """Whether passes can be captured in these parts.
+    def stream(self, device: torch.device) -> int | None:
+        """The stream on which a run is captured or replayed; None if it has to be launched."""
+        graph = self._graphs.get(device.type)
+        if graph is None or device in self._refusing:
+            return None
+        return graph.stream(device)
 
-        Needs sequences of one length, no random numbers, and room for all parts at once.
+    def parts(self, work: Work, steps: int, given: Given) -> list[int] | None:
+        """The lengths of the parts in which a run can be captured; None if it cannot.
+
+        There must be room for all parts at once.
         """
-        sizes = whole.layout.batch_sizes
-        return (
-            self.records_on(whole.device)
-            and whole.is_fused
-            and sizes[0] == sizes[-1]
-            and sum(part.held_bytes for part in parts) <= MAX_BYTES
-            and self._graphs[whole.device.type].stream(whole.device) is not None
+        key = work, steps
+        try:
+            return self._parts[key]
+        except KeyError:
+            pass
+        limit = max_bytes(work.device)
+        whole = steps > MAX_STEPS or given.passes(steps).held_bytes <= limit // SHARE_OF_ONE
+        lengths = part_lengths(steps, whole)
+        held = sum(given.passes(length).held_bytes for length in lengths)
+        found = lengths if held <= limit else None
+        if len(self._parts) >= MAX_SEEN:
+            self._parts.clear()
+        self._parts[key] = found
+        return found
+
+    def take(self, work: Work, steps: int, given: Given) -> Replay | None:
+        """A replay of a run; None if it has to run without one."""
+        kind = Kind(
+            work,
+            steps,
+            tuple([work.keep and one.requires_grad for one in given.inputs[: given.leaves]]),
+            tuple([(one.shape, one.dtype) for one in given.inputs]),
+            _settings(),
         )
-
-    def take(self, passes: Passes, given: Sequence[Tensor]) -> Replay | None:
-        """A replay of passes; None if they have to run without one.
-
-        Args:
-            passes: what to run.
-            given: their inputs.
-        """
-        stream = self._graphs[passes.device.type].stream(passes.device)
-        shapes = tuple((tensor.shape, tensor.dtype) for tensor in given)
-        key = (passes.key, passes.device, stream, shapes, _settings())
         with self._lock:
             self._runs += 1
-            free = (one for one in self._captures if one.key == key and not one.taken)
-            capture = next(free, None) or self._record(key, passes, given)
+            free = (one for one in self._captures.get(kind, ()) if not one.taken)
+            capture = next(free, None) or self._record(kind, given)
             if capture is None:
                 return None
             capture.taken = True
@@ -201,7 +147,7 @@ class Captures:
     def release(self) -> None:
         """Drop all captures that are not in use, and free their memory."""
         with self._lock:
-            self._drop([capture for capture in self._captures if not capture.taken])
+            self._drop([capture for capture in self._all() if not capture.taken])
 
     def refuse(self, device: torch.device, error: RuntimeError) -> None:
         """Capture nothing more on a device, and warn why."""
@@ -212,31 +158,39 @@ class Captures:
             stacklevel=2,
         )
 
-    def _record(self, key: Any, passes: Passes, given: Sequence[Tensor]) -> Capture | None:
+    def _record(self, kind: Kind, given: Given) -> Capture | None:
         """A new capture; None if its kind is new, cannot be captured, or has no room."""
-        if key not in self._seen:
-            self._seen[key] = None
+        if kind not in self._seen:
+            self._seen[kind] = None
             if len(self._seen) > MAX_SEEN:
                 self._seen.popitem(last=False)
             return None
-        if not self._make_room(passes.held_bytes):
+        if kind in self._too_large:
+            return None
+        device, passes = kind.work.device, given.passes(kind.steps)
+        if not self._make_room(device, passes.held_bytes):
             return None
         try:
-            capture = Capture(key, passes, given, self._graphs[passes.device.type], self.refuse)
+            capture = Capture(kind, passes, given, self._graphs[device.type], self.refuse)
         except RuntimeError as error:
-            self.refuse(passes.device, error)
+            if is_out_of_memory(error):
+                self._too_large.add(kind)
+            else:
+                self.refuse(device, error)
             return None
-        self._captures.append(capture)
+        self._captures.setdefault(kind, []).append(capture)
         return capture
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, device: torch.device, size: int) -> bool:
         """Drop stale captures, least recently used first, until there is room; returns whether."""
+        limit = max_bytes(device)
 
         def full() -> bool:
-            held = sum(capture.bytes for capture in self._captures)
-            return len(self._captures) >= MAX_CAPTURES or held + size > MAX_BYTES
+            captures = self._all()
+            held = sum(capture.bytes for capture in captures if capture.device == device)
+            return len(captures) >= MAX_CAPTURES or held + size > limit
 
-        for capture in sorted(self._captures, key=lambda capture: capture.last_use):
+        for capture in sorted(self._all(), key=lambda capture: capture.last_use):
             if not full() or self._runs - capture.last_use <= STALE_AFTER:
                 break
             if not capture.taken:
@@ -248,7 +202,11 @@ class Captures:
         devices = {capture.device for capture in captures}
         for device in devices:
             self._graphs[device.type].settle(device)
-        self._captures = [capture for capture in self._captures if capture not in captures]
+        kept = {
+            kind: [capture for capture in held if capture not in captures]
+            for kind, held in self._captures.items()
+        }
+        self._captures = {kind: held for kind, held in kept.items() if held}
         captures.clear()
         for device in devices:
             self._graphs[device.type].settle(device)
@@ -278,30 +236,3 @@ def _settings() -> tuple[Any, ...]:
         library and library(),
         torch.are_deterministic_algorithms_enabled(),
     )
-
-
-@contextmanager
-def _plain_mode(device: torch.device) -> Iterator[None]:
-    """Disable inference mode, gradients and autocast, whatever the caller has enabled."""
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield
-
-
-def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Empty contiguous tensors of the same shapes."""
-    return [torch.empty_like(one, memory_format=torch.contiguous_format) for one in tensors]
-
-
-def _copy(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        torch._foreach_copy_(list(own), [tensor.detach() for tensor in given])
-
-
-def _copies(results: Sequence[Tensor]) -> list[Tensor]:
-    found = _empty_like(results)
-    _copy(found, results)
-    return found

@@ -10,6 +10,9 @@ from ..controllers import CONTROLLERS, LayeredController
 from .called_controller import CalledModule
 from .layered_controller import Layers
 
+COMPUTED = ("weight", "weight_ih", "weight_hh")
+"""What weight norm, pruning and the like replace by something other than a parameter."""
+
 
 def controller_run(controller: nn.Module) -> Layers | CalledModule:
     """How a controller will run."""
@@ -20,25 +23,29 @@ def controller_run(controller: nn.Module) -> Layers | CalledModule:
 
 def has_tape(controller: nn.Module) -> bool:
     """Whether a controller is an unmodified one of `CONTROLLERS` with a tape."""
+    if not isinstance(controller, LayeredController) or controller.tape is None:
+        return False
+    kind = controller.make_layer
     return (
-        isinstance(controller, LayeredController)
-        and controller.tape is not None
-        and type(controller) in CONTROLLERS.values()
+        type(controller) in CONTROLLERS.values()
         and is_plain(controller)
-        and all(type(layer) is controller.make_layer for layer in controller.layers)
-        and all(map(is_plain, controller.layers))
+        and all([type(layer) is kind and is_plain(layer) for layer in controller.layers])
     )
 
 
 def is_plain(module: Any) -> bool:
     """Whether a module does no more than its class: no hooks, no parametrised or computed weights.
 
-    A module that is not plain must be called; its weights cannot be used directly.
+    A module that is not plain must be called; its weights cannot be used directly. Looks into the
+    module's own dicts, because this is asked at every call and a failing `hasattr` is slow.
     """
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    computed = ("weight", "weight_ih", "weight_hh")
-    return (
-        not any(getattr(module, name) for name in hooks)
-        and not hasattr(module, "parametrizations")
-        and all(name in module._parameters for name in computed if hasattr(module, name))
+    own = module.__dict__
+    modules, others = own["_modules"], own["_buffers"]
+    return not (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "parametrizations" in modules
+        or any([name in own or name in modules or name in others for name in COMPUTED])
     )

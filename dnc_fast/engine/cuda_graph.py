@@ -60,10 +60,12 @@ class CudaGraph:
     @staticmethod
     def stream(device: torch.device) -> int | None:
         """The current stream; None if someone else is recording it."""
-        with torch.cuda.device(device):
-            if torch.cuda.is_current_stream_capturing():
-                return None
-            return torch.cuda.current_stream().cuda_stream
+        if device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return CudaGraph.stream(torch.device("cuda", torch.cuda.current_device()))
+        if torch.cuda.is_current_stream_capturing():
+            return None
+        return torch.cuda.current_stream().cuda_stream
 
     @classmethod
     def settle(cls, device: torch.device) -> None:
@@ -100,6 +102,7 @@ class CudaGraph:
                     results = work()
             except RuntimeError:
                 self._broken.append(self)
+                _renew_generator(self._device)
                 raise
             finally:
                 torch.cuda.set_stream(main)  # torch does not do this if recording fails
@@ -115,3 +118,16 @@ class CudaGraph:
     def replay(self) -> None:
         """Run the recorded work, on the current stream."""
         self._graph.replay()
+
+
+def _renew_generator(device: torch.device) -> None:
+    """Let random numbers be drawn again after a recording that failed.
+
+    torch tells the device's generator when a recording begins and ends, but not when it fails, and
+    then refuses every random number that is drawn outside a recording ("Offset increment outside
+    graph capture encountered unexpectedly"). Only another state object, with the same numbers to
+    come, ends that. Graphs that were recorded before keep the old one.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())

@@ -56,14 +56,6 @@ class Layers:
         layers = [self.tape.prepare(layer, x, x.shape[1]) for layer in controller.layers]
         return [tensor for layer in layers for tensor in layer]
 
-    def split(self, given: list[Tensor], rows: list[int]) -> list[list[Tensor]]:
-        """Split what `prepare` returned into parts of these numbers of rows."""
-        x_parts = zip(*(x_part.split(rows) for x_part in given[::2]), strict=True)
-        return [
-            [tensor for pair in zip(parts, given[1::2], strict=True) for tensor in pair]
-            for parts in x_parts
-        ]
-
     def begin(
         self,
         backend: Backend,

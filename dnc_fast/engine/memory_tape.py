@@ -19,15 +19,31 @@ from ..interface import interface_size
 from ..kernels.arrays import Adjoint, Step
 from ..layout import Layout
 from ..state import MemorySizes, MemoryState
+from .card import free_bytes
 
 KEEP_ALL_BELOW = 32 * 2**20
-"""If the link matrices of all steps take at most this many bytes, every step is a checkpoint."""
+"""Off a GPU: if the link matrices of all steps take at most this many bytes, all are kept."""
+
+KEEP_ALL_SHARE = 4
+"""On a GPU: if the matrices of all steps take at most one part in this many of its free memory."""
+
+_kept_on_card: dict[tuple[Any, ...], bool] = {}
+"""What was decided for sizes on a GPU: once per process, so that it does not change with use."""
 
 
 def checkpoint_interval(
-    steps: int, sizes: MemorySizes, itemsize: int, matrix: bool = True, in_place: bool = False
+    steps: int,
+    sizes: MemorySizes,
+    itemsize: int,
+    matrix: bool = True,
+    in_place: bool = False,
+    device: torch.device | None = None,
 ) -> int:
-    """K: 1 if all link matrices fit in `KEEP_ALL_BELOW`, otherwise the root of T, rounded up.
+    """K: 1 if the matrices of all steps may be kept, otherwise the root of T, rounded up.
+
+    Off a GPU, link matrices may take `KEEP_ALL_BELOW`. On a GPU, where rebuilding takes launches,
+    link matrices and memories may take a share of what is free when these sizes are first seen,
+    see `KEEP_ALL_SHARE`.
 
     Checkpoints and the segment that is rebuilt take T / K + K matrices, which is least at that
     root. If the link is not a matrix, memories count instead. If memory is written in place, usage
@@ -35,7 +51,16 @@ def checkpoint_interval(
     """
     B, N, W, _, Hw = sizes
     for_each_cell = 1 + Hw if in_place else Hw * N if matrix else W
-    if steps * B * N * for_each_cell * itemsize <= KEEP_ALL_BELOW:
+    kept = steps * B * N * for_each_cell * itemsize
+    if device is not None and device.type == "cuda":
+        key = device, steps, sizes, itemsize, matrix, in_place
+        if key not in _kept_on_card:
+            kept += steps * B * N * W * itemsize if matrix else 0
+            _kept_on_card[key] = kept * KEEP_ALL_SHARE <= free_bytes(device)
+        all_fit = _kept_on_card[key]
+    else:
+        all_fit = kept <= KEEP_ALL_BELOW
+    if all_fit:
         return steps if in_place else 1
     return math.isqrt(steps - 1) + 1
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..interface import interface_size
 from ..layout import Layout
 from ..linkages import linkage_of
@@ -43,27 +41,10 @@ class Passes:
         self.is_matrix = linkage_of(state.memory.link).is_matrix
         itemsize = state.memory.memory.element_size()
         self.interval = plan.interval or checkpoint_interval(
-            layout.steps, self.sizes, itemsize, self.is_matrix, plan.in_place
+            layout.steps, self.sizes, itemsize, self.is_matrix, plan.in_place, self.device
         )
         self.num_weights = num_weights
         self.form = map_tensors(lambda tensor: tensor.new_empty(0), state)
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether the steps may be the backend's fused ones, and no random numbers are drawn."""
-        paper = self.is_matrix and not self.plan.options.cut_weightings
-        return paper and not self.controller.draws
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What determines the work that is done, except the shapes of the inputs."""
-        plan, controller = self.plan, self.controller
-        assert isinstance(controller, Layers)
-        return (
-            *(plan.backend.name, plan.options, self.interval, plan.checkpoint_dtype),
-            *(plan.precision, self.sizes, self.layout.steps, self.layout.keep, self.num_weights),
-            *controller.key,
-        )
 
     @property
     def held_bytes(self) -> int:

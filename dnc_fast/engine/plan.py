@@ -1,13 +1,15 @@
-"""How sequences are run."""
+"""How sequences are run, and where they start."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from ..backends import Backend
 from ..precision import Precision
+from ..state import DNCState, MemorySizes
 from ..step_options import StepOptions
 
 
@@ -32,3 +34,24 @@ class Plan(NamedTuple):
     checkpoint_dtype: torch.dtype | None
     precision: Precision
     capture: bool
+
+
+class Start(NamedTuple):
+    """The state before the first step.
+
+    | field     | what                                                                 |
+    |-----------|----------------------------------------------------------------------|
+    | state     | complete; None: all zeros, which a capture has and need not be given |
+    | sizes     | of the memory                                                        |
+    | is_matrix | whether its link is a matrix                                         |
+    | zeros     | makes the state that is all zeros                                    |
+    """
+
+    state: DNCState | None
+    sizes: MemorySizes
+    is_matrix: bool
+    zeros: Callable[[], DNCState]
+
+    def made(self) -> DNCState:
+        """The state as tensors."""
+        return self.zeros() if self.state is None else self.state

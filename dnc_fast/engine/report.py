@@ -90,6 +90,7 @@ def memory_report(
     plan: Plan,
     sizes: MemorySizes,
     linkage: Linkage,
+    device: torch.device,
     *,
     steps: int,
     fan_out: int,
@@ -104,7 +105,7 @@ def memory_report(
 
     Args:
         plan: how sequences are run.
-        sizes, linkage: of the memory.
+        sizes, linkage, device: of the memory.
         steps: T.
         fan_out: K, entries in each row of a sparse link matrix.
         state_dtype: dtype of the memory.
@@ -117,7 +118,7 @@ def memory_report(
     B, N, W, R, Hw = sizes
     rows, state_itemsize = B * steps, state_dtype.itemsize
     interval = plan.interval or checkpoint_interval(
-        steps, sizes, state_itemsize, linkage.is_matrix, plan.in_place
+        steps, sizes, state_itemsize, linkage.is_matrix, plan.in_place, device
     )
     checkpoints = checkpoints_held(steps, interval)
     in_torch = plan.backend.in_torch
@@ -139,8 +140,8 @@ def memory_report(
     cut_heads = (Hw + (R if plan.options.read_topk else 0)) if plan.in_place else 0
     vectors = vectors_kept(steps, interval, sizes, plan.in_place, cut_heads)
     kept = 0
-    if plan.options.cut_weightings or not linkage.is_matrix:  # temporary, about
-        vectors += 8 * (R + Hw + cut_heads)
+    if plan.options.cut_weightings or not linkage.is_matrix:  # temporary, as measured, about
+        vectors += 8 * (R + Hw) + 3 * cut_heads
     else:
         kept = rows * plan.backend.kept_numbers(sizes)
     return MemoryReport(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..backends.autograd import refuse_second_gradient
+from ..checks import autocasts
 from ..layout import Layout
 from ..state import DNCState, map_tensors, tensors
 from . import captures
+from .called_controller import CalledModule
+from .captures import Given, Work
 from .controller import controller_run
+from .from_inputs import Repeat, layer_parameters
 from .layered_controller import Layers
 from .passes import Passes
-from .plan import Plan
+from .plan import Plan, Start
 from .recording import Recording
 
 
@@ -24,7 +29,7 @@ def run_sequences(
     interface: nn.Linear,
     x: Tensor,
     batch_sizes: list[int],
-    state: DNCState,
+    start: Start,
     plan: Plan,
 ) -> tuple[Tensor, DNCState]:
     """Run a batch of sequences through a DNC.
@@ -33,57 +38,139 @@ def run_sequences(
         controller, interface: the cell's parts.
         x: (sum of batch_sizes, X), one step after another.
         batch_sizes: number of sequences at each step; never increases.
-        state: complete, before the first step.
+        start: the state before the first step.
         plan: how to run.
 
     Returns:
         features (rows, L H + R W), and the state of each sequence after its own last step.
     """
-    weights = [interface.weight] if interface.bias is None else [interface.weight, interface.bias]
     of = controller_run(controller)
-    prepared = of.prepare(controller, x)
-    keep = torch.is_grad_enabled() and any(
-        tensor.requires_grad for tensor in (*weights, *tensors(state), *prepared)
-    )
-    own = state.controller
-    if plan.precision.half is not None:  # the state is in full, also between parts
-        state = state._replace(
-            controller=map_tensors(lambda tensor: tensor.to(plan.precision.full), own)
+    run = _Run(of, controller, interface, plan)
+    if interface.weight.dtype != plan.precision.full:
+        return run.widened(x, batch_sizes, start)
+    return run.run(x, batch_sizes, start)
+
+
+class _Run:
+    """A run of a cell's parts, as a whole or in parts."""
+
+    def __init__(
+        self, of: Layers | CalledModule, controller: Any, interface: nn.Linear, plan: Plan
+    ) -> None:
+        self.of, self.controller, self.plan = of, controller, plan
+        weight, bias = interface.weight, interface.bias
+        self.weights = [weight] if bias is None else [weight, bias]
+
+    def widened(self, x: Tensor, batch_sizes: list[int], start: Start) -> tuple[Tensor, DNCState]:
+        """Run a model in half precision: the controller's state is in full, also between parts."""
+        own, full = start.made(), self.plan.precision.full
+        dtypes = iter([tensor.dtype for tensor in tensors(own.controller)])
+        controller = map_tensors(lambda tensor: tensor.to(full), own.controller)
+        start = start._replace(state=own._replace(controller=controller))
+        features, final = self.run(x, batch_sizes, start)
+        controller = map_tensors(lambda tensor: tensor.to(next(dtypes)), final.controller)
+        return features, final._replace(controller=controller)
+
+    def run(self, x: Tensor, batch_sizes: list[int], start: Start) -> tuple[Tensor, DNCState]:
+        """Run with captures where that is possible."""
+        plan, of = self.plan, self.of
+        if (
+            plan.capture
+            and isinstance(of, Layers)
+            and not of.draws
+            and start.is_matrix
+            and not plan.options.cut_weightings
+            and batch_sizes[0] == batch_sizes[-1]
+            and (stream := captures.CAPTURES.stream(x.device)) is not None
+        ):
+            return self.in_parts(x, batch_sizes, start, stream)
+        return self.launched(x, batch_sizes, start)
+
+    def in_parts(
+        self, x: Tensor, batch_sizes: list[int], start: Start, stream: int
+    ) -> tuple[Tensor, DNCState]:
+        """Run sequences of one length: replay what is captured, launch the rest."""
+        assert isinstance(self.of, Layers)
+        parameters = [*layer_parameters(self.controller), *self.weights]
+        leaves = 1 + len(parameters) - len(self.weights)
+        state = [] if start.state is None else list(tensors(start.state))
+        keep = torch.is_grad_enabled() and any(
+            [one.requires_grad for one in (x, *parameters, *state)]
         )
+        bias = len(self.weights) > 1
+        work = Work(self.plan, self.of.key, start.sizes, keep, x.device, stream, bias)
 
-    def passes(sizes: list[int]) -> Passes:
-        return Passes(plan, of, Layout(sizes, keep), state, len(weights))
+        def passes(steps: int) -> Passes:
+            return self._passes(batch_sizes[:steps], keep, start.made())
 
-    whole = passes(batch_sizes)
-    may_record = plan.capture and captures.CAPTURES.records_on(whole.device)
-    lengths = captures.part_lengths(len(batch_sizes)) if may_record else []
-    parts = [passes(batch_sizes[:length]) for length in lengths]
-    if may_record and captures.CAPTURES.can_take(whole, parts):
-        assert isinstance(of, Layers)
+        given = Given([x, *parameters, *state], leaves, self.controller, start, passes)
+        lengths = captures.CAPTURES.parts(work, len(batch_sizes), given)
+        if lengths is None:
+            return self.launched(x, batch_sizes, start)
+        if len(lengths) == 1:
+            return self._part(work, lengths[0], given, batch_sizes)
         features = []
-        rows = [length * batch_sizes[0] for length in lengths]
-        for part, given_part in zip(parts, of.split(prepared, rows), strict=True):
-            given = [*weights, *tensors(state), *given_part]
-            found, state = _apply(part, given, state, captures.CAPTURES.take(part, given))
+        for length, part in zip(
+            lengths, x.split([n * batch_sizes[0] for n in lengths]), strict=True
+        ):
+            state = [] if start.state is None else list(tensors(start.state))
+            given = Given([part, *parameters, *state], leaves, self.controller, start, passes)
+            found, final = self._part(work, length, given, batch_sizes)
+            start = start._replace(state=final)
             features.append(found)
-        output = torch.cat(features) if len(features) > 1 else features[0]
-    else:
-        output, state = _apply(whole, [*weights, *tensors(state), *prepared], state, None)
-    if plan.precision.half is not None:
-        dtypes = iter([tensor.dtype for tensor in tensors(own)])
-        state = state._replace(
-            controller=map_tensors(lambda tensor: tensor.to(next(dtypes)), state.controller)
+        return torch.cat(features), final
+
+    def _part(
+        self, work: Work, steps: int, given: Given, batch_sizes: list[int]
+    ) -> tuple[Tensor, DNCState]:
+        replay = captures.CAPTURES.take(work, steps, given)
+        if replay is None:
+            return self.launched(given.inputs[0], batch_sizes[:steps], given.start)
+        repeat = Repeat(
+            replay.passes,
+            self.controller,
+            given.start.zeros if given.start.state is None else None,
+            replay.kind.wanted,
         )
-    return output, state
+        features, *final = _Replayed.apply(replay, repeat, *given.inputs)
+        parts = iter(final)
+        return features, map_tensors(lambda _: next(parts), replay.passes.form)
+
+    def _passes(self, batch_sizes: list[int], keep: bool, state: DNCState) -> Passes:
+        return Passes(self.plan, self.of, Layout(batch_sizes, keep), state, len(self.weights))
+
+    def launched(self, x: Tensor, batch_sizes: list[int], start: Start) -> tuple[Tensor, DNCState]:
+        """Run without a capture."""
+        prepared = self.of.prepare(self.controller, x)
+        state = start.made()
+        given = [*self.weights, *tensors(state), *prepared]
+        keep = torch.is_grad_enabled() and any([one.requires_grad for one in given])
+        features, *final = _Sequences.apply(self._passes(batch_sizes, keep, state), *given)
+        parts = iter(final)
+        return features, map_tensors(lambda _: next(parts), state)
 
 
-def _apply(
-    passes: Passes, given: list[Tensor], state: DNCState, replay: captures.Replay | None
-) -> tuple[Tensor, DNCState]:
-    """The features of a run, and its final state with the structure of the first."""
-    features, *final = _Sequences.apply(passes, replay, *given)
-    parts = iter(final)
-    return features, map_tensors(lambda _: next(parts), state)
+class _Replayed(torch.autograd.Function):
+    """A run that replays a capture, as a function of `Given.inputs`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, replay: captures.Replay, repeat: Repeat, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        if replay.kind.work.keep:
+            ctx.replay, ctx.repeat = replay, repeat
+            ctx.save_for_backward(*inputs)
+            ctx.set_materialize_grads(False)
+        return tuple(replay.forward(inputs))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient()
+        inputs, repeat = ctx.saved_tensors, ctx.repeat
+        replay, ctx.replay = ctx.replay, None
+        if replay is None:  # the capture may be in use for other inputs
+            return None, None, *repeat.backward(inputs, gradients)
+        return None, None, *replay.backward(gradients, ctx.needs_input_grad[2:])
 
 
 class _Sequences(torch.autograd.Function):
@@ -94,20 +181,13 @@ class _Sequences(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, passes: Passes, replay: captures.Replay | None, *given: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, passes: Passes, *given: Tensor) -> tuple[Tensor, ...]:
         keep = passes.layout.keep
         random = _random_state(passes.device) if keep and passes.controller.draws else []
-        kept: Recording | captures.Replay
-        with torch.autocast(given[0].device.type, enabled=False):  # see `Precision`
-            if replay is None:
-                kept = Recording(passes, given)
-                found = kept.results()
-            else:
-                kept, found = replay, replay.forward(given)
-        # Aliases, so that what is kept does not refer to this node.
-        results = tuple(result.detach() for result in found)
+        with _without_autocast(passes.device):
+            kept = Recording(passes, given)
+            # Aliases, so that what is kept does not refer to this node.
+            results = tuple(result.detach() for result in kept.results())
         ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         if keep:
             ctx.passes, ctx.kept, ctx.random = passes, kept, random
@@ -119,11 +199,16 @@ class _Sequences(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient()
         given = ctx.saved_tensors
-        with torch.autocast(given[0].device.type, enabled=False):
+        with _without_autocast(ctx.passes.device):
             kept, ctx.kept = ctx.kept, None
             if kept is None:
                 kept = _record_again(ctx.passes, given, ctx.random)
-            return (None, None, *kept.backward(gradients))
+            return (None, *kept.backward(gradients))
+
+
+def _without_autocast(device: torch.device) -> Any:
+    """A context: the dtypes of a run are those of its `Precision`. ("meta" knows no autocast.)"""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
 
 
 def _record_again(passes: Passes, given: tuple[Tensor, ...], random: list[Tensor]) -> Recording:

@@ -44,6 +44,7 @@ class TritonFusedRun(StepRun):
         self._robust = usage_order == "robust"
         self._keep = keep
         self._kept: list[Tensor] = []
+        self._undone = 0  # steps of the present backward pass; there may be several, see `Capture`
 
     def forward(self, step: Step) -> None:
         kept = kernels.make_kept(step) if self._keep else None
@@ -55,7 +56,9 @@ class TritonFusedRun(StepRun):
         kernels.rebuild(step, with_link)
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
-        kernels.backward(step, adjoint, self._scratch, self._robust, self._kept.pop())
+        self._undone = self._undone % len(self._kept) + 1
+        kept = self._kept[-self._undone]
+        kernels.backward(step, adjoint, self._scratch, self._robust, kept)
 
     def begin_backward(self, d_final: list[Tensor | None]) -> Tensor | None:
         kernels.begin_backward(self._scratch)
