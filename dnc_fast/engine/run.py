@@ -16,6 +16,7 @@ from .layered_controller import Layers
 from .passes import Passes
 from .plan import Plan
 from .recording import Recording
+from .rehearsal import prepare_kernels
 
 
 @torch.compiler.disable
@@ -55,6 +56,8 @@ def run_sequences(
         return Passes(plan, of, Layout(sizes, keep), state, len(weights))
 
     whole = passes(batch_sizes)
+    if whole.device.type == "cuda":
+        prepare_kernels(whole, weights, state, prepared)
     may_record = plan.capture and captures.CAPTURES.records_on(whole.device)
     lengths = captures.part_lengths(len(batch_sizes)) if may_record else []
     parts = [passes(batch_sizes[:length]) for length in lengths]

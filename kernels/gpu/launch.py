@@ -90,6 +90,26 @@ def recorded() -> Iterator[list[Launch]]:
         _recorders.remove(launches.append)
 
 
+def settle(kernel: Any) -> Any:
+    """A kernel, under the name in Triton's cache that it has in every process.
+
+    The name depends on the global constants of the functions that a kernel calls. Triton 3.6 knows
+    them only if those functions were named before, so that it would also depend on what a process
+    launched before, and kernels that another process compiled would not be found.
+    """
+    if id(kernel) not in _settled:
+        used = map(kernel.fn.__globals__.get, kernel.fn.__code__.co_names)
+        for function in used:
+            if isinstance(function, triton.JITFunction):
+                settle(function)
+        _ = kernel.cache_key
+        _settled.add(id(kernel))
+    return kernel
+
+
+_settled: set[int] = set()
+
+
 def run(
     kernel: Any,
     grid: tuple[int, ...],
@@ -111,6 +131,8 @@ def run(
     options: dict[str, Any] = {"num_warps": num_warps, "enable_fp_fusion": enable_fp_fusion}
     if device.type == "cpu":  # the interpreter compiles nothing
         options = {}
+    elif isinstance(kernel, triton.JITFunction):
+        settle(kernel)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[grid](*arguments, **constants, **options)
 

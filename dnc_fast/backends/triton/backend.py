@@ -5,10 +5,11 @@ Operations of a few passes over vectors of cells stay in torch, which is just as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+import triton
 from torch import Tensor
 
 from ...interface import Interface
@@ -23,6 +24,7 @@ from ...step_options import StepOptions
 from ..base import Backend
 from ..parts import StepRun
 from . import allocation, interpreted, links
+from .compiling import builds_of_rehearsal, compile_missing
 from .links import TritonDenseRun, TritonSeparableRun, TritonSparseRun
 
 OLDEST_CAPABILITY = (8, 0)
@@ -95,6 +97,12 @@ class TritonBackend(Backend):
         keep: bool,
     ) -> StepRun:
         return TritonFusedRun(sizes, dtype, device, usage_order, keep)
+
+    def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
+        if device.type == "cuda" and not interpreted():
+            builds = builds_of_rehearsal(rehearse)
+            with torch.cuda.device(device):
+                compile_missing(builds, triton.runtime.driver.active.get_current_target())
 
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions

@@ -1,0 +1,229 @@
+"""All kernels of a run compiled at once, in several processes, before the first is launched.
+
+One after another, inside of the first step, they take a minute. What is compiled lies in Triton's
+cache, where launches find it; a marker beside it says that it does, so that the next process starts
+no others. If anything goes wrong here, kernels are compiled at their first launch as usual.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import triton
+from torch.fx.experimental import _config as config
+
+from ...kernels.gpu import compile as compiler
+from ...kernels.gpu import launch
+from ...kernels.gpu.compile import Build
+
+FEW = 2
+"""So few kernels are compiled as they are launched: starting a process takes longer."""
+
+FOLDER = "dnc_fast"
+"""Of the markers, in Triton's cache."""
+
+log = logging.getLogger("dnc_fast")
+
+Watcher = Callable[[int, int], None]
+"""Is told how many kernels are compiled, and of how many."""
+
+_watchers: list[Watcher] = []
+_compiled: set[tuple[str, Build]] = set()
+"""Targets and builds that this process need not compile again."""
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Inside the context, a watcher is told of what is compiled."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def python_program() -> str | None:
+    """The Python that runs this process; None if other programs stand in its place.
+
+    In a frozen application `sys.executable` is that application, and where Python is embedded it
+    may be anything, or nothing: starting it would not start a Python.
+    """
+    program = sys.executable
+    if not program or getattr(sys, "frozen", False):
+        return None
+    known = re.match(r"(python|pypy)[\d.]*(\.exe)?$", Path(program).name, re.IGNORECASE)
+    return program if known and os.access(program, os.X_OK) else None
+
+
+def _launches_of(rehearse: Callable[[], None]) -> list[launch.Launch]:
+    """The launches of a rehearsal; those up to there if it needs values that a launch computes."""
+    patch: Any = config.patch  # type: ignore[attr-defined]
+    with launch.recorded() as launches, patch(meta_nonzero_assume_all_nonzero=True):
+        try:
+            rehearse()
+        except (NotImplementedError, RuntimeError) as error:
+            log.debug("the rehearsal ended early: %s", error)
+    return launches
+
+
+def builds_of_rehearsal(rehearse: Callable[[], None]) -> list[Build]:
+    """What is compiled for the launches of a rehearsal."""
+    return compiler.builds_of(_launches_of(rehearse))
+
+
+def compile_missing(builds: Sequence[Build], target: Any) -> None:
+    """Compile those builds for a device of this machine that are not in Triton's cache.
+
+    Args:
+        builds: what will be launched.
+        target: of the current device, as Triton's driver says.
+    """
+    name = compiler.name_of(target)
+    todo = [build for build in builds if (name, build) not in _compiled]
+    _compiled.update((name, build) for build in todo)
+    if len(todo) <= FEW:
+        return
+    try:
+        with _one_at_a_time():
+            todo = [build for build in todo if not marker(build, target).exists()]
+            if len(todo) > FEW:
+                _compile_loudly(todo, target)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("GPU kernels are compiled one by one, as they are launched: %s", error)
+
+
+def _compile_loudly(builds: list[Build], target: Any) -> None:
+    """Compile builds for a device of this machine, and say so."""
+    processes = min(processors(), len(builds))
+    log.info("compiling %d GPU kernels in %d processes, only this once", len(builds), processes)
+    started = time.monotonic()
+    if python_program() is None:
+        errors = _compile_here(builds, target)
+    else:
+        errors = compile_in_processes(builds, target, processes, launchers=True)
+    log.info("compiled in %.1f s", time.monotonic() - started)
+    for build, error in errors.items():  # whoever launches it gets the error itself
+        log.warning("%s was not compiled: %s", build, error)
+
+
+def compile_anywhere(builds: Sequence[Build], target: Any) -> dict[Build, str]:
+    """Compile builds for any target, on a machine without it; returns errors.
+
+    Where no other Python can be started, this process does it, and can launch nothing afterwards.
+    """
+    if not builds:
+        return {}
+    if python_program() is not None:
+        return compile_in_processes(builds, target, min(processors(), len(builds)))
+    compiler.without_device(target)
+    return _compile_here(builds, target)
+
+
+def _tell(done: int, total: int) -> None:
+    for watcher in _watchers:
+        watcher(done, total)
+
+
+def _compile_here(builds: Sequence[Build], target: Any) -> dict[Build, str]:
+    """Compile builds in this process, one by one; returns errors."""
+    errors = {}
+    for count, build in enumerate(builds):
+        _tell(count, len(builds))
+        if (error := compile_one(build, target)) is not None:
+            errors[build] = error
+    _tell(len(builds), len(builds))
+    return errors
+
+
+def compile_one(build: Build, target: Any, launcher: bool = False) -> str | None:
+    """Compile a build for the target of this process, and mark it; the error if that fails."""
+    try:
+        kernel = compiler.compiled(build)
+    except Exception as error:  # of Triton, or of what it calls
+        return f"{type(error).__name__}: {error}"
+    if launcher:
+        compiler.build_launcher(kernel)
+    place = marker(build, target)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    return None
+
+
+def compile_in_processes(
+    builds: Sequence[Build], target: Any, processes: int, launchers: bool = False
+) -> dict[Build, str]:
+    """Compile builds for any target in new processes; returns errors.
+
+    Args:
+        launchers: also compile what launches kernels; needs the target's own libraries.
+
+    Raises:
+        OSError, CalledProcessError: the processes cannot be started, or were ended.
+    """
+    program = python_program()
+    assert program is not None
+    command = [program, "-m", f"{__package__}.compile_server"]
+    places = (os.path.abspath(place) for place in sys.path)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    environment.pop("TRITON_INTERPRET", None)
+    errors, done = {}, 0
+    _tell(done, len(builds))
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment,
+    ) as server:  # fmt: skip
+        assert server.stdin is not None and server.stdout is not None
+        try:
+            pickle.dump((list(builds), target, processes, launchers), server.stdin)
+            server.stdin.close()
+            for line in server.stdout:
+                index, error = json.loads(line)
+                done += 1
+                _tell(done, len(builds))
+                if error is not None:
+                    errors[builds[index]] = error
+        except BaseException:
+            server.terminate()
+            raise
+        assert server.stderr is not None
+        said = server.stderr.read().decode(errors="replace").strip()
+    if server.returncode or done < len(builds):
+        raise subprocess.SubprocessError(f"the compiling processes ended early: {said[-500:]}")
+    return errors
+
+
+def cache_folder() -> Path:
+    """Triton's cache."""
+    return Path(triton.knobs.cache.dir)
+
+
+def marker(build: Build, target: Any) -> Path:
+    """The file that says that a build is in Triton's cache."""
+    return cache_folder() / FOLDER / build.identity(target)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """One process of a machine compiles; others wait, and then find what it compiled."""
+    folder = cache_folder() / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
