@@ -9,6 +9,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,11 +18,12 @@ from recorded_graph import RecordedGraph, recorded_launch
 from torch import Tensor
 
 from dnc_fast.backends import choice
-from dnc_fast.engine import captures
+from dnc_fast.engine import captures, rehearsal
 from dnc_fast.engine.cuda_graph import CudaGraph
 from dnc_fast.engine.memory_tape import MemoryTape
 from dnc_fast.engine.passes import Passes
 from dnc_fast.engine.recording import Recording
+from dnc_fast.state import map_tensors
 
 # Backends
 
@@ -60,6 +62,24 @@ def engine_runs(monkeypatch: pytest.MonkeyPatch) -> list[Passes]:
     runs: list[Passes] = []
     at_results(monkeypatch, lambda recording: runs.append(recording.passes))
     return runs
+
+
+@pytest.fixture
+def rehearsals(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """A rehearsal of each run of the engine that begins, to be called afterwards."""
+    found: list[Callable[[], None]] = []
+    begin = Recording.__init__
+
+    def watched(recording: Recording, passes: Passes, given: tuple[Tensor, ...]) -> None:
+        if passes.device.type != "meta":
+            parts = iter(given[passes.num_weights :])
+            state = map_tensors(lambda _: next(parts), passes.form)
+            weights = given[: passes.num_weights]
+            found.append(partial(rehearsal.rehearse, passes, weights, state, list(parts)))
+        begin(recording, passes, given)
+
+    monkeypatch.setattr(Recording, "__init__", watched)
+    return found
 
 
 class Kept:
