@@ -1,4 +1,4 @@
-"""All kernels of a run are compiled beforehand, so that no process compiles a forgotten one again."""
+"""All kernels of a run are compiled beforehand: none is forgotten and compiled again."""
 
 import logging
 import os

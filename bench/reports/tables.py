@@ -258,14 +258,17 @@ def headline(results: Results) -> str:
 
     def between(table: dict[str, dict[str, Record]], rival: str, what: str) -> str:
         cells = [ratio_cell(row.get(rival), row.get(mine), what) for row in table.values()]
-        found = sorted(float(cell.removesuffix(" x")) for cell in cells if cell)
-        return f"{found[0]:.1f} to {found[-1]:.1f} times" if found else ""
+        found = sorted({float(cell.removesuffix(" x")) for cell in cells if cell})
+        ends = found if len(found) < 2 else [found[0], found[-1]]
+        return f"{' to '.join(f'{end:.1f}' for end in ends)} times" if ends else ""
 
     than_peer = between(rows, "dnc", "seconds")
     if not than_peer:
         return ""
+    date = results.header.get("date")
+    when = f" (commit {results.provenance['commit']}, {date})" if date else ""
     text = (
-        f"On {results.provenance['device']}, at {len(rows)} sizes, a training step takes the "
+        f"On {results.provenance['device']}{when}, at {len(rows)} sizes, a training step takes the "
         f"package `dnc` {than_peer} as long as our backend `{mine}`"
     )
     if than_compiled := between(rows, "torch.compile", "seconds"):
@@ -294,6 +297,21 @@ def kernels(results: Results) -> str:
     return grid(head, rows) if rows else ""
 
 
+def summaries(results: Results) -> str:
+    """Steps of which only medians are known. How they were measured stands in the header."""
+    head = ["", LETTERS, "provider", "step", "ms", "least", "rounds", "us a time step", "peak MiB"]
+    lines = []
+    for r in sorted(results.of_kind("summary"), key=lambda r: (r["size"], r["passes"])):
+        name = TITLES[r["op"], r["passes"]].removesuffix(" step")
+        median, steps = r["median_seconds"], r["sizes"]["T"]
+        lines.append(
+            [r["size"], " ".join(map(str, r["sizes"].values())), r["provider"], name,
+             milliseconds(median), milliseconds(r["least_seconds"]), str(r["rounds"]),
+             f"{1e6 * median / steps:,.0f}", mebibytes(r)]
+        )  # fmt: skip
+    return f"{results.header['summaries']}\n\n{grid(head, lines)}" if lines else ""
+
+
 Table = Callable[[Results], str]
 
 TABLES: dict[str, Table] = {
@@ -310,6 +328,7 @@ TABLES: dict[str, Table] = {
     "parts": lambda results: all_times(results, *(op for op in OPS if op != "model")),
     "linkages": lambda results: all_times(results, "model", linked=True),
     "solved": solved,
+    "summaries": summaries,
     "tests": tests,
     "kernels": kernels,
 }
