@@ -291,4 +291,3 @@ def test_medians_without_rounds_have_a_table_of_their_own(tmp_path: Path) -> Non
     table = tables.summaries(results)
     assert table.startswith("How they were measured.") and size.T == 64
     assert "| cpu | training | 64.0 | 60.0 | 12 | 1,000 | 3.0 |" in table
-    assert "| c2 | 16 64 64 32 4 128 16 | 31" not in tables.TABLES["training"](results)

@@ -17,10 +17,11 @@ from dnc_fast import DNC
 
 pytest.importorskip("triton")
 
-from dnc_fast.backends.triton import compiling
-from dnc_fast.engine import rehearsal
 from dnc_fast.kernels.gpu import compile as compiler
 from dnc_fast.kernels.gpu import launch
+
+from dnc_fast.backends.triton import compiling
+from dnc_fast.engine import rehearsal
 
 KINDS: dict[str, dict[str, Any]] = {
     "small": {},

@@ -35,6 +35,7 @@ HEADINGS = {
     "linkages": "Steps with other linkages, ms",
     "solved": "Time to solve copy",
     "tests": "Tests",
+    "session": "What was done",
     "kernels": "Kernels by themselves",
 }
 

@@ -66,16 +66,34 @@ def ratio_cell(numerator: Record | None, denominator: Record | None, what: str) 
     return f"{top / max(bottom, 1e-12):.1f} x"
 
 
-def by_provider(records: list[Record], linked: bool = False) -> dict[str, dict[str, Record]]:
-    """Records of the named sizes, by size and then by provider.
+class Row(dict[str, Record]):
+    """The latest record of each provider; `all`: those before it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        self[record["provider"]] = record
+        self.all.append(record)
+
+    def beside(self, mine: str, rival: str) -> Record | None:
+        """Our record of the job in which a rival was measured, so that both took turns."""
+        job = self[rival]["job"] if rival in self else None
+        found = (one for one in self.all if one["job"] == job and one["provider"] == mine)
+        return next(found, self.get(mine))
+
+
+def by_provider(records: list[Record], linked: bool = False) -> dict[str, Row]:
+    """Records of the named sizes, by size and then by provider; the latest where there are several.
 
     linked: those of linkages other than the dense one instead, by size and linkage.
     """
-    found: dict[str, dict[str, Record]] = {}
+    found: dict[str, Row] = {}
     for record in records:
         if not in_a_study(record["size"]) and ("linkage" in record) == linked:
             row = record["size"] + (f", {record['linkage']}" if linked else "")
-            found.setdefault(row, {})[record["provider"]] = record
+            found.setdefault(row, Row()).add(record)
     return dict(sorted(found.items()))
 
 
@@ -102,7 +120,7 @@ def times(results: Results, op: str, passes: str, linked: bool = False) -> str:
     lines = [
         [
             name, sizes_cell(row), *(time_cell(row.get(provider)) for provider in who),
-            *(ratio_cell(row.get(rival), row.get(mine), "seconds") for rival in rivals),
+            *(ratio_cell(row.get(rival), row.beside(mine, rival), "seconds") for rival in rivals),
         ]
         for name, row in rows.items()
     ]  # fmt: skip
@@ -242,8 +260,10 @@ def short(results: Results) -> str:
             [
                 name, sizes_cell(row), *(time_cell(row.get(who), False) for who in shown),
                 mebibytes(held.get(mine)), mebibytes(held.get("dnc")),
-                ratio_cell(row.get("dnc"), row.get(mine), "seconds"),
-                ratio_cell(row.get("torch.compile"), row.get(mine), "seconds"),
+                *(
+                    ratio_cell(row.get(rival), row.beside(mine, rival), "seconds")
+                    for rival in ("dnc", "torch.compile")
+                ),
                 ratio_cell(held.get("dnc"), held.get(mine), "peak_bytes"),
             ]
         )  # fmt: skip
@@ -256,8 +276,10 @@ def headline(results: Results) -> str:
     rows = by_provider(results.of_kind("time", op="model", passes="forward+backward"))
     memory = by_provider(results.of_kind("peak", passes="forward+backward"))
 
-    def between(table: dict[str, dict[str, Record]], rival: str, what: str) -> str:
-        cells = [ratio_cell(row.get(rival), row.get(mine), what) for row in table.values()]
+    def between(table: dict[str, Row], rival: str, what: str) -> str:
+        cells = [
+            ratio_cell(row.get(rival), row.beside(mine, rival), what) for row in table.values()
+        ]
         found = sorted({float(cell.removesuffix(" x")) for cell in cells if cell})
         ends = found if len(found) < 2 else [found[0], found[-1]]
         return f"{' to '.join(f'{end:.1f}' for end in ends)} times" if ends else ""
@@ -278,9 +300,15 @@ def headline(results: Results) -> str:
     return text + ".\n"
 
 
+def session(results: Results) -> str:
+    """How the parts of `python -m bench gpu` ended."""
+    lines = [[r["part"], r["outcome"], str(r["took_seconds"])] for r in results.of_kind("part")]
+    return grid(["part", "outcome", "seconds"], lines) if lines else ""
+
+
 def tests(results: Results) -> str:
     """How the tests on the device ended."""
-    lines = [[r["job"].partition(" ")[2], r["outcome"]] for r in results.of_kind("tests")]
+    lines = [[r["job"], r["outcome"]] for r in results.of_kind("tests")]
     return grid(["tests", "outcome"], lines) if lines else ""
 
 
@@ -330,6 +358,7 @@ TABLES: dict[str, Table] = {
     "solved": solved,
     "summaries": summaries,
     "tests": tests,
+    "session": session,
     "kernels": kernels,
 }
 """By the names that markers use."""
