@@ -99,7 +99,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     runner = commands.add_parser("run", help="measure, or continue")
     runner.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     told = "; ".join(f"{name}: {meaning}" for name, meaning in WHAT.items())
-    runner.add_argument("what", nargs="*", metavar="what", help=f"default: all but ours, beside. {told}")
+    runner.add_argument(
+        "what", nargs="*", metavar="what", help=f"default: all but ours, beside. {told}"
+    )
     runner.add_argument("--sizes", nargs="+", help="c1 to c5 on a CPU, g1 to g5 on a GPU")
     runner.add_argument("--letters", nargs="+", choices=tuple("NTBRW"), default=list("NTBRW"),
                         help="that grow")  # fmt: skip
