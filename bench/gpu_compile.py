@@ -1,8 +1,8 @@
 """All kernels of what is measured on a GPU, compiled at once: `python -m bench.gpu_compile`.
 
 With --target NAME ... --out FOLDER it needs no GPU, and the folder travels: TRITON_CACHE_DIR=FOLDER
-uses it. --tests FILE ... also records what tests launch, in Triton's interpreter, which takes as long
-as these tests do.
+uses it. --tests FILE ... also records what tests launch, in Triton's interpreter, which takes as
+long as these tests do.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 import triton
-
-from dnc_fast import DNC
-from dnc_fast.backends.triton import compiling, travelling
 from dnc_fast.kernels.gpu import compile as compiler
 from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.gpu.compile import Build
+
+from dnc_fast import DNC
+from dnc_fast.backends.triton import compiling, travelling
 
 from .harness import gate
 from .harness.cases import Case

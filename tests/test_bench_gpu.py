@@ -1,4 +1,4 @@
-"""`python -m bench gpu`: parts with shares of the time, resumed, reported; on a CPU in the dry mode."""
+"""`python -m bench gpu`: parts with shares of the time, resumed, reported; the dry mode."""
 
 from __future__ import annotations
 
