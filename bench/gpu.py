@@ -4,8 +4,8 @@ What matters first comes first: kernels are compiled, all at once; tests, severa
 of all sizes by us; the same beside others; each kernel by itself; all other benchmarks. Into one
 folder: results, a report, plots, the tests' output and their failures as they come. It ends within
 --minutes: every part has its share of them, what one leaves goes to the next, and the same command
-goes on where it ended. Without a GPU it measures nothing and says so; --dry goes every way on a CPU,
-tiny and in Triton's interpreter, and no record of it counts.
+goes on where it ended. Without a GPU it measures nothing and says so; --dry goes every way on a
+CPU, tiny and in Triton's interpreter, and no record of it counts.
 """
 
 from __future__ import annotations

@@ -74,8 +74,7 @@ def rehearsals(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
         if passes.device.type != "meta":
             parts = iter(given[passes.num_weights :])
             state = map_tensors(lambda _: next(parts), passes.form)
-            weights = given[: passes.num_weights]
-            found.append(partial(rehearsal.rehearse, passes, weights, state, list(parts)))
+            found.append(partial(rehearsal.rehearse, passes, given, state))
         begin(recording, passes, given)
 
     monkeypatch.setattr(Recording, "__init__", watched)

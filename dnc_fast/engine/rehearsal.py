@@ -27,20 +27,17 @@ tells addresses apart, and enough for a segment that is rebuilt."""
 _rehearsed: set[Any] = set()
 
 
-def prepare_kernels(
-    passes: Passes, weights: Sequence[Tensor], state: DNCState, prepared: list[Tensor]
-) -> None:
+def prepare_kernels(passes: Passes, given: Sequence[Tensor], state: DNCState) -> None:
     """Have the backend compile what passes will launch, once for each kind of passes.
 
     Args:
         passes: what will be run, on a GPU.
-        weights: of the interface layer.
+        given: tensors of the interface layer, of the state, and what the controller prepared.
         state: before the first step.
-        prepared: what the controller prepared.
     """
     if not isinstance(passes.controller, Layers):  # calling a user's module has effects
         return
-    shapes = tuple((tensor.shape[1:], tensor.dtype) for tensor in (*weights, *prepared))
+    shapes = tuple((tensor.shape[1:], tensor.dtype) for tensor in given)
     sizes = passes.layout.batch_sizes
     key = (
         *(passes.plan, passes.device, passes.layout.keep, min(passes.interval, 2), shapes),
@@ -48,14 +45,10 @@ def prepare_kernels(
     )
     if key not in _rehearsed:
         _rehearsed.add(key)
-        passes.plan.backend.compile_ahead(
-            passes.device, lambda: rehearse(passes, weights, state, prepared)
-        )
+        passes.plan.backend.compile_ahead(passes.device, lambda: rehearse(passes, given, state))
 
 
-def rehearse(
-    passes: Passes, weights: Sequence[Tensor], state: DNCState, prepared: list[Tensor]
-) -> None:
+def rehearse(passes: Passes, given: Sequence[Tensor], state: DNCState) -> None:
     """Run the first and last steps of passes, forward and backward, on tensors without data.
 
     Arguments as in `prepare_kernels`, on any device.
@@ -64,7 +57,8 @@ def rehearse(
     assert isinstance(controller, Layers)
     if len(sizes) > STEPS:
         sizes = [*sizes[: STEPS // 2], *sizes[-STEPS // 2 :]]
-    rows = sum(sizes)
+    rows, weights = sum(sizes), given[: passes.num_weights]
+    prepared = list(given[len(weights) + len(list(tensors(state))) :])
     x_parts = controller.split(prepared, [rows, sum(passes.layout.batch_sizes) - rows])[0]
     state = map_tensors(without_data, state)
     given = (*map(without_data, weights), *tensors(state), *map(without_data, x_parts))
@@ -110,5 +104,5 @@ def rehearse_batch(
             prepared[::2] = [x_part.to(plan.precision.half) for x_part in prepared[::2]]
     layout = Layout([batch_size] * STEPS, keep)
     for interval in (1, 2) if keep and plan.interval is None else (plan.interval,):
-        chosen = plan._replace(interval=interval)
-        rehearse(Passes(chosen, of, layout, state, len(weights)), weights, state, prepared)
+        passes = Passes(plan._replace(interval=interval), of, layout, state, len(weights))
+        rehearse(passes, [*weights, *tensors(state), *prepared], state)

@@ -56,8 +56,6 @@ def run_sequences(
         return Passes(plan, of, Layout(sizes, keep), state, len(weights))
 
     whole = passes(batch_sizes)
-    if whole.device.type == "cuda":
-        prepare_kernels(whole, weights, state, prepared)
     may_record = plan.capture and captures.CAPTURES.records_on(whole.device)
     lengths = captures.part_lengths(len(batch_sizes)) if may_record else []
     parts = [passes(batch_sizes[:length]) for length in lengths]
@@ -84,6 +82,8 @@ def _apply(
     passes: Passes, given: list[Tensor], state: DNCState, replay: captures.Replay | None
 ) -> tuple[Tensor, DNCState]:
     """The features of a run, and its final state with the structure of the first."""
+    if replay is None and passes.device.type == "cuda":
+        prepare_kernels(passes, given, state)
     features, *final = _Sequences.apply(passes, replay, *given)
     parts = iter(final)
     return features, map_tensors(lambda _: next(parts), state)

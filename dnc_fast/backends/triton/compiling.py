@@ -13,12 +13,15 @@ import logging
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import triton
@@ -42,6 +45,7 @@ Watcher = Callable[[int, int], None]
 _watchers: list[Watcher] = []
 _compiled: set[tuple[str, Build]] = set()
 """Targets and builds that this process need not compile again."""
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -96,17 +100,18 @@ def compile_missing(builds: Sequence[Build], target: Any) -> None:
         target: of the current device, as Triton's driver says.
     """
     name = compiler.name_of(target)
-    todo = [build for build in builds if (name, build) not in _compiled]
-    _compiled.update((name, build) for build in todo)
-    if len(todo) <= FEW:
-        return
-    try:
-        with _one_at_a_time():
-            todo = [build for build in todo if not marker(build, target).exists()]
-            if len(todo) > FEW:
-                _compile_loudly(todo, target)
-    except (OSError, subprocess.SubprocessError) as error:
-        log.warning("GPU kernels are compiled one by one, as they are launched: %s", error)
+    with _lock:
+        todo = [build for build in builds if (name, build) not in _compiled]
+        _compiled.update((name, build) for build in todo)
+        if len(todo) <= FEW:
+            return
+        try:
+            with _one_at_a_time():
+                todo = [build for build in todo if not marker(build, target).exists()]
+                if len(todo) > FEW:
+                    _compile_loudly(todo, target)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("GPU kernels are compiled one by one, as they are launched: %s", error)
 
 
 def _compile_loudly(builds: list[Build], target: Any) -> None:
@@ -185,14 +190,18 @@ def compile_in_processes(
     environment.pop("TRITON_INTERPRET", None)
     errors, done = {}, 0
     _tell(done, len(builds))
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment,
-    ) as server:  # fmt: skip
+    with (
+        TemporaryFile() as said,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment,
+            cwd="/", start_new_session=True,
+        ) as server,
+    ):  # fmt: skip
         assert server.stdin is not None and server.stdout is not None
         try:
-            pickle.dump((list(builds), target, processes, launchers), server.stdin)
-            server.stdin.close()
+            with suppress(BrokenPipeError):
+                pickle.dump((list(builds), target, processes, launchers), server.stdin)
+                server.stdin.close()
             for line in server.stdout:
                 index, error = json.loads(line)
                 done += 1
@@ -200,12 +209,12 @@ def compile_in_processes(
                 if error is not None:
                     errors[builds[index]] = error
         except BaseException:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGKILL)  # its own processes too
             raise
-        assert server.stderr is not None
-        said = server.stderr.read().decode(errors="replace").strip()
-    if server.returncode or done < len(builds):
-        raise subprocess.SubprocessError(f"the compiling processes ended early: {said[-500:]}")
+        if server.wait() or done < len(builds):
+            said.seek(0)
+            reason = said.read().decode(errors="replace").strip()[-500:]
+            raise subprocess.SubprocessError(f"the compiling processes ended early: {reason}")
     return errors
 
 
