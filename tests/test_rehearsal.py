@@ -106,9 +106,15 @@ def test_products_in_half_precision_are_those_of_autocast() -> None:
     with torch.autocast(DEVICE, torch.bfloat16):
         found = launched(model, sequences(model, (3, 3)), True)
     twin = model_of(hidden_size=16, device="meta").cell
-    rehearsed = set(compiling.builds_of_rehearsal(lambda: twin.rehearse(2, torch.bfloat16)))
-    assert found <= rehearsed
-    assert not found <= set(compiling.builds_of_rehearsal(lambda: twin.rehearse(2)))
+
+    def dtypes(builds: Any) -> set[compiler.Build]:
+        """The interpreter may have other constants: it multiplies nothing in half precision."""
+        return {build._replace(constants=(), options=()) for build in builds}
+
+    rehearsed = compiling.builds_of_rehearsal(lambda: twin.rehearse(2, torch.bfloat16))
+    assert dtypes(found) <= dtypes(rehearsed)
+    full = compiling.builds_of_rehearsal(lambda: twin.rehearse(2))
+    assert not dtypes(found) <= dtypes(full)
 
 
 def test_a_kind_of_run_is_rehearsed_once(
@@ -122,7 +128,7 @@ def test_a_kind_of_run_is_rehearsed_once(
     asked: list[bool] = []
     monkeypatch.setattr(rehearsal, "_rehearsed", set())
     for one in rehearsals:
-        passes = one.args[0]
+        passes = one.args[1]
         note = lambda self, device, rehearse, keep=passes.layout.keep: asked.append(keep)  # noqa: E731
         monkeypatch.setattr(type(passes.plan.backend), "compile_ahead", note)
         rehearsal.prepare_kernels(*one.args)

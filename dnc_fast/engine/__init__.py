@@ -3,7 +3,7 @@
 from .captures import release_cuda_graphs
 from .controller import has_tape, is_plain
 from .plan import Plan
-from .rehearsal import rehearse_batch
+from .rehearsal_of_model import rehearse_batch
 from .report import MemoryReport, memory_report
 from .run import run_sequences
 from .unroll import unroll

@@ -16,7 +16,6 @@ from .layered_controller import Layers
 from .passes import Passes
 from .plan import Plan
 from .recording import Recording
-from .rehearsal import prepare_kernels
 
 
 @torch.compiler.disable
@@ -82,8 +81,6 @@ def _apply(
     passes: Passes, given: list[Tensor], state: DNCState, replay: captures.Replay | None
 ) -> tuple[Tensor, DNCState]:
     """The features of a run, and its final state with the structure of the first."""
-    if replay is None and passes.device.type == "cuda":
-        prepare_kernels(passes, given, state)
     features, *final = _Sequences.apply(passes, replay, *given)
     parts = iter(final)
     return features, map_tensors(lambda _: next(parts), state)

@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.cache import triton_key
 
-from .launch import Launch, settle
+from .launch import Launch, on_amd, settle
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 """The targets for which all kernels are checked; `target_named` knows more."""
@@ -45,10 +45,6 @@ def target_named(name: str) -> GPUTarget:
 def name_of(target: GPUTarget) -> str:
     """The name of a target."""
     return f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch)
-
-
-AMD = {"tf32x3": "ieee"}
-"""How products are multiplied on AMD's devices instead."""
 
 
 class Pointer(NamedTuple):
@@ -109,7 +105,10 @@ def compiler_identity() -> str:
 def build_of(launch: Launch) -> Build:
     """What is compiled for a launch."""
     kernel = getattr(launch.kernel, "fn", launch.kernel)
-    options = {"num_warps": launch.num_warps, "enable_fp_fusion": launch.enable_fp_fusion}
+    given = launch._asdict()
+    for name in ("kernel", "grid", "arguments", "constants"):
+        del given[name]
+    options = {name: value for name, value in given.items() if value is not None}
     constants: dict[str, Any] = {}
     for name, value in launch.constants.items():
         (constants if name in launch.kernel.arg_names else options)[name] = value
@@ -153,7 +152,7 @@ def compiled(build: Build) -> Any:
     arguments = [one.tensor() if isinstance(one, Pointer) else one for one in build.arguments]
     options = dict((*build.constants, *build.options))
     if driver.active.get_current_target().backend == "hip":  # the launches there differ in this
-        options = {name: AMD.get(value, value) for name, value in options.items()}
+        options = on_amd(options)
     return build.function().warmup(*arguments, grid=(1,), **options)
 
 

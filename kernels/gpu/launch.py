@@ -90,6 +90,20 @@ def recorded() -> Iterator[list[Launch]]:
         _recorders.remove(launches.append)
 
 
+def on_amd(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Constants and options of a launch as AMD's compiler takes them.
+
+    It has no tf32x3 and no limit of registers, and 64 KiB of shared memory hold three stages.
+    """
+    changed: dict[str, Any] = {
+        name: "ieee" if value == "tf32x3" else value for name, value in options.items()
+    }
+    changed.pop("maxnreg", None)
+    if changed.get("num_stages", 0) > 3:
+        changed["num_stages"] = 3
+    return changed
+
+
 def settle(kernel: Any) -> Any:
     """A kernel, under the name in Triton's cache that it has in every process.
 
