@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -90,6 +91,9 @@ def here(monkeypatch, tmp_path):
     done = []
     monkeypatch.setattr(module, "compile_one", lambda build, target: done.append(build.kernel))
     monkeypatch.setattr(module, "done", done, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    active = SimpleNamespace(get_current_target=lambda: TARGET)
+    monkeypatch.setattr(module.triton.runtime.driver, "_active", active)
     return module
 
 
@@ -138,11 +142,49 @@ def test_processes_that_cannot_be_started_stop_nothing(here, monkeypatch, caplog
     for program, reason in (("/bin/false", "ended early"), ("/nowhere/python", "No such file")):
         monkeypatch.setattr(here, "python_program", lambda program=program: program)
         monkeypatch.setattr(here, "_compiled", set())
+        monkeypatch.setattr(here, "builds_of_rehearsal", lambda rehearse: some_builds(3))
         with caplog.at_level(logging.WARNING, "dnc_fast"):
-            here.compile_missing(some_builds(3), TARGET)
+            here.compile_rehearsed(lambda: None, torch.device("cuda"))
         assert "compiled one by one" in caplog.text and reason in caplog.text
         caplog.clear()
     assert not here.done
+
+
+def test_a_rehearsal_that_fails_stops_nothing(here, monkeypatch, caplog):
+    def fail():
+        raise AssertionError("the reason")
+
+    here.compile_rehearsed(fail, torch.device("cuda"))
+    assert "compiled one by one" in caplog.text and "the reason" in caplog.text
+    with pytest.raises(AssertionError, match="the reason"):  # who asks for its builds is told
+        here.builds_of_rehearsal(fail)
+
+
+def test_nobody_hears_of_a_rehearsal():
+    module = compiling()
+    from dnc_fast.kernels.gpu import launch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Heard(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += 1
+            return function(*args, **(kwargs or {}))
+
+    def kernel():
+        raise AssertionError
+
+    kernel.arg_names = ()
+
+    def rehearse():
+        launch.run(kernel, (1,), torch.zeros(3, device="meta") + 1)
+
+    with Heard() as heard, launch.recorded() as launches:
+        assert len(module.builds_of_rehearsal(rehearse)) == 1
+        assert not launches and not heard.count
+        rehearse()
+    assert len(launches) == 1 and heard.count
 
 
 def test_no_gpu_no_compiling(monkeypatch):
@@ -152,7 +194,7 @@ def test_no_gpu_no_compiling(monkeypatch):
     def fail(*given):
         raise AssertionError
 
-    monkeypatch.setattr(backend, "compile_missing", fail)
+    monkeypatch.setattr(backend, "compile_rehearsed", fail)
     backend.TritonBackend().compile_ahead(torch.device("cpu"), fail)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     backend.TritonBackend().compile_ahead(torch.device("cuda"), fail)

@@ -109,7 +109,7 @@ def shown_compiling() -> Iterator[None]:
     """
     try:
         from ..backends.triton.compiling import watched
-    except ImportError:  # no Triton, no GPU kernels
+    except ImportError:  # without Triton there are no kernels
         yield
         return
     bars: list[Any] = []

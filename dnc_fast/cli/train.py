@@ -169,7 +169,8 @@ def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -
         and load_backend(backend).needs_compiling(torch.float32)
     ):
         print("compiling the CPU kernels, only this once (about 40 s)", file=sys.stderr)
-    with shown_compiling() if options.progress != "off" else nullcontext():
+    shown = options.progress != "off" and trainer.device.type == "cuda"
+    with shown_compiling() if shown else nullcontext():
         trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
 
 

@@ -80,14 +80,18 @@ _recorders: list[Callable[[Launch], None]] = []
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """The launches made inside the context, in order. On meta tensors nothing is run."""
+def recorded(alone: bool = False) -> Iterator[list[Launch]]:
+    """The launches made inside the context, in order. On meta tensors nothing is run.
+
+    alone: who records around the context does not hear of them.
+    """
     launches: list[Launch] = []
-    _recorders.append(launches.append)
+    before = _recorders[:]
+    _recorders[:] = [launches.append] if alone else [*before, launches.append]
     try:
         yield launches
     finally:
-        _recorders.remove(launches.append)
+        _recorders[:] = before
 
 
 def on_amd(options: Mapping[str, Any]) -> dict[str, Any]:

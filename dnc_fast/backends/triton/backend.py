@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-import triton
 from torch import Tensor
 
 from ...interface import Interface
@@ -24,7 +23,7 @@ from ...step_options import StepOptions
 from ..base import Backend
 from ..parts import StepRun
 from . import allocation, interpreted, links
-from .compiling import builds_of_rehearsal, compile_missing
+from .compiling import compile_rehearsed
 from .links import TritonDenseRun, TritonSeparableRun, TritonSparseRun
 
 OLDEST_CAPABILITY = (8, 0)
@@ -100,9 +99,7 @@ class TritonBackend(Backend):
 
     def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
         if device.type == "cuda" and not interpreted():
-            builds = builds_of_rehearsal(rehearse)
-            with torch.cuda.device(device):
-                compile_missing(builds, triton.runtime.driver.active.get_current_target())
+            compile_rehearsed(rehearse, device)
 
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions

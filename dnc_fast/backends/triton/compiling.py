@@ -7,7 +7,6 @@ no others. If anything goes wrong here, kernels are compiled at their first laun
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -20,12 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import util
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import torch
 import triton
 from torch.fx.experimental import _config as config
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...kernels.gpu import compile as compiler
 from ...kernels.gpu import launch
@@ -60,7 +62,9 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 def processors() -> int:
     """How many this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def python_program() -> str | None:
@@ -76,20 +80,31 @@ def python_program() -> str | None:
     return program if known and os.access(program, os.X_OK) else None
 
 
-def _launches_of(rehearse: Callable[[], None]) -> list[launch.Launch]:
-    """The launches of a rehearsal; those up to there if it needs values that a launch computes."""
-    patch: Any = config.patch  # type: ignore[attr-defined]
-    with launch.recorded() as launches, patch(meta_nonzero_assume_all_nonzero=True):
-        try:
-            rehearse()
-        except (NotImplementedError, RuntimeError) as error:
-            log.debug("the rehearsal ended early: %s", error)
-    return launches
-
-
 def builds_of_rehearsal(rehearse: Callable[[], None]) -> list[Build]:
-    """What is compiled for the launches of a rehearsal."""
-    return compiler.builds_of(_launches_of(rehearse))
+    """What is compiled for the launches of a rehearsal.
+
+    If it needs values that a launch computes, it ends there. Nobody else hears of its launches, nor
+    of its operations of torch.
+    """
+    patch: Any = config.patch  # type: ignore[attr-defined]
+    with (
+        launch.recorded(alone=True) as launches,
+        patch(meta_nonzero_assume_all_nonzero=True),
+        _disable_current_modes(),
+        suppress(NotImplementedError),
+    ):
+        rehearse()
+    return compiler.builds_of(launches)
+
+
+def compile_rehearsed(rehearse: Callable[[], None], device: torch.device) -> None:
+    """Compile what a rehearsal launches for a GPU; whatever goes wrong, the run goes on."""
+    try:
+        builds = builds_of_rehearsal(rehearse)
+        with torch.cuda.device(device):
+            compile_missing(builds, triton.runtime.driver.active.get_current_target())
+    except Exception as error:
+        log.warning("GPU kernels are compiled one by one, as they are launched: %s", error)
 
 
 def compile_missing(builds: Sequence[Build], target: Any) -> None:
@@ -98,6 +113,9 @@ def compile_missing(builds: Sequence[Build], target: Any) -> None:
     Args:
         builds: what will be launched.
         target: of the current device, as Triton's driver says.
+
+    Raises:
+        OSError, SubprocessError: the cache cannot be written, or no processes can be started.
     """
     name = compiler.name_of(target)
     with _lock:
@@ -105,13 +123,10 @@ def compile_missing(builds: Sequence[Build], target: Any) -> None:
         _compiled.update((name, build) for build in todo)
         if len(todo) <= FEW:
             return
-        try:
-            with _one_at_a_time():
-                todo = [build for build in todo if not marker(build, target).exists()]
-                if len(todo) > FEW:
-                    _compile_loudly(todo, target)
-        except (OSError, subprocess.SubprocessError) as error:
-            log.warning("GPU kernels are compiled one by one, as they are launched: %s", error)
+        with _one_at_a_time():
+            todo = [build for build in todo if not marker(build, target).exists()]
+            if len(todo) > FEW:
+                _compile_loudly(todo, target)
 
 
 def _compile_loudly(builds: list[Build], target: Any) -> None:
@@ -180,13 +195,15 @@ def compile_in_processes(
         launchers: also compile what launches kernels; needs the target's own libraries.
 
     Raises:
-        OSError, CalledProcessError: the processes cannot be started, or were ended.
+        OSError, SubprocessError: the processes cannot be started, or were ended.
     """
     program = python_program()
     assert program is not None
     command = [program, "-m", f"{__package__}.compile_server"]
     places = (os.path.abspath(place) for place in sys.path)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(places), "TRITON_CACHE_DIR": str(cache_folder().resolve())
+    }  # fmt: skip
     environment.pop("TRITON_INTERPRET", None)
     errors, done = {}, 0
     _tell(done, len(builds))
@@ -234,5 +251,8 @@ def _one_at_a_time() -> Iterator[None]:
     folder = cache_folder() / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if util.find_spec("fcntl") is not None:  # not on Windows
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
