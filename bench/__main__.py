@@ -19,6 +19,8 @@ from .reports import compare, pages
 from .time_to_solve import solve_jobs
 
 WHAT = {
+    "ours": "steps of models at the named sizes by our fastest backend alone",
+    "beside": "training steps at the named sizes by our fastest backend beside others",
     "steps": "training, inference and memory steps at the named sizes, and peaks",
     "growth": "training steps as one letter grows",
     "parts": "content, allocation, linkage, write and read by themselves",
@@ -27,6 +29,9 @@ WHAT = {
     "large": "training steps with every linkage, up to a million cells",
     "kernels": "each launch of a memory or LSTM step by itself, on a GPU",
 }
+EARLY = ("ours", "beside")
+"""What is also among the others, measured earlier where time is short."""
+
 RESULTS = ROOT / "bench/results"
 
 
@@ -51,6 +56,8 @@ def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
         raise ResultsError(f"--sizes must be of {tuple(known.named)}, got {sorted(unknown)}")
     named = {name: known.named[name] for name in names}
     made = {
+        "ours": lambda: jobs.our_jobs(settings, named),
+        "beside": lambda: jobs.beside_jobs(settings, named),
         "steps": lambda: jobs.step_jobs(settings, named),
         "growth": lambda: jobs.growth_jobs(settings, known.studies, options.letters),
         "parts": lambda: jobs.part_jobs(settings, named),
@@ -59,7 +66,7 @@ def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
         "large": lambda: jobs.large_jobs(settings, known.large),
         "kernels": lambda: kernel_jobs(settings),
     }
-    wanted = options.what or list(WHAT)
+    wanted = options.what or [what for what in WHAT if what not in EARLY]
     return [job for what in WHAT if what in wanted for job in made[what]()]
 
 
@@ -92,7 +99,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     runner = commands.add_parser("run", help="measure, or continue")
     runner.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     told = "; ".join(f"{name}: {meaning}" for name, meaning in WHAT.items())
-    runner.add_argument("what", nargs="*", metavar="what", help=f"default: all. {told}")
+    runner.add_argument(
+        "what", nargs="*", metavar="what", help=f"default: all but ours, beside. {told}"
+    )
     runner.add_argument("--sizes", nargs="+", help="c1 to c5 on a CPU, g1 to g5 on a GPU")
     runner.add_argument("--letters", nargs="+", choices=tuple("NTBRW"), default=list("NTBRW"),
                         help="that grow")  # fmt: skip

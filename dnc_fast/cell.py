@@ -19,6 +19,7 @@ from .engine import (
     has_tape,
     is_plain,
     memory_report,
+    rehearse_batch,
     run_sequences,
     unroll,
 )
@@ -341,6 +342,18 @@ class DNCCell(nn.Module):
             precision=precision,
             capture=self.config.cuda_graphs,
         )
+
+    def rehearse(self, batch_size: int, half: torch.dtype | None = None) -> None:
+        """Make the launches of training and inference by backend "triton" on tensors without data.
+
+        Args:
+            batch_size: B.
+            half: of the controller's products; None for full precision. The cell is on "meta".
+        """
+        plan = self._plan("triton", Precision(self.state_dtype, half))
+        state, X = self.zero_state(batch_size), self.config.input_size
+        for keep in (False, True):
+            rehearse_batch(self.controller, self.interface, plan, state, X, keep)
 
     def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
         """See `DNC.memory_report`."""

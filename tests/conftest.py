@@ -18,6 +18,7 @@ from inside import (  # noqa: F401
     kept,
     limits,
     recorded_kernels,
+    rehearsals,
     shared_out,
     threads,
     tiles,

@@ -9,6 +9,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from recorded_graph import RecordedGraph, recorded_launch
 from torch import Tensor
 
 from dnc_fast.backends import choice
-from dnc_fast.engine import captures
+from dnc_fast.engine import captures, rehearsal
 from dnc_fast.engine.cuda_graph import CudaGraph
 from dnc_fast.engine.memory_tape import MemoryTape
 from dnc_fast.engine.passes import Passes
@@ -60,6 +61,21 @@ def engine_runs(monkeypatch: pytest.MonkeyPatch) -> list[Passes]:
     runs: list[Passes] = []
     at_results(monkeypatch, lambda recording: runs.append(recording.passes))
     return runs
+
+
+@pytest.fixture
+def rehearsals(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """A rehearsal of each run of the engine that begins, to be called afterwards."""
+    found: list[Callable[[], None]] = []
+    begin = Recording.__init__
+
+    def watched(recording: Recording, passes: Passes, given: tuple[Tensor, ...]) -> None:
+        if passes.device.type != "meta":
+            found.append(partial(rehearsal.rehearse, Recording, passes, given))
+        begin(recording, passes, given)
+
+    monkeypatch.setattr(Recording, "__init__", watched)
+    return found
 
 
 class Kept:

@@ -248,3 +248,47 @@ def test_resume_refuses_another_run(tmp_path):
     assert "--task max_length takes int, got 'long'" in wrong
     unknown = run("eval", tmp_path, "--task", "bits=3", status=2)
     assert "--task takes NAME=VALUE" in unknown
+
+
+def test_compile_for_a_gpu_elsewhere(tmp_path):
+    pytest.importorskip("triton")
+    run_folder, out = tmp_path / "run", tmp_path / "kernels"
+    sizes = ("--num-cells", 5, "--controller", "feedforward", "--max-steps", 1, "--no-pictures")
+    run("train", "copy", *TINY, *sizes, "--out", run_folder)
+    words = ("compile", run_folder, "--target", "sm_90", "--out", out)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command(*words), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count = int(re.search(r"compiling (\d+) GPU kernels, only this once", done.stderr)[1])
+    assert f"{count} of {count} kernels for sm_90 are in {out}" in done.stdout
+    assert len(list(out.glob("*/*.cubin"))) == count > 2
+
+
+def test_compile_says_what_is_wrong(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    words = ("compile", "--out", tmp_path)
+    assert "--target" in run(*words, status=2)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "TRITON_INTERPRET must not be set" in run(*words, "--target", "sm_90", status=2)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert "named like sm_90 or gfx942, got 'h100'" in run(*words, "--target", "h100", status=2)
+    assert "hidden_size" in run(*words, "--target", "sm_90", "--hidden-size", 0, status=2)
+
+
+def test_compiling_is_shown_while_training(capsys, monkeypatch):
+    compiling = pytest.importorskip("dnc_fast.backends.triton.compiling")
+    from dnc_fast.cli.compile import shown_compiling
+
+    with shown_compiling():
+        compiling._tell(0, 7)
+        compiling._tell(7, 7)
+    assert "compiling 7 GPU kernels, only this once" in capsys.readouterr().err
+    compiling._tell(0, 7)
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with shown_compiling():
+        compiling._tell(0, 7)
+        compiling._tell(7, 7)
+    said = capsys.readouterr().err
+    assert "compiling GPU kernels:" in said and "0/7" in said
+    assert not compiling._watchers

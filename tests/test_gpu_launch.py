@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from dnc_fast.kernels.gpu import launch
+from dnc_fast.kernels.gpu.compile import builds_of, described, name_of, target_named
 
 
 class Kernel:
@@ -75,3 +76,56 @@ def test_a_kernel_is_given_the_arrays_and_sizes_that_it_names() -> None:
     (found,) = launches
     assert found.arguments[0] is tensors[2] and found.arguments[1] is tensors[0]
     assert found == launch.Launch(kernel, (1,), found.arguments, {"N": 3}, 2, True)
+
+
+# What is compiled for a launch
+
+
+def test_launches_that_compile_to_the_same_are_described_by_the_same() -> None:
+    numbers = torch.zeros(64, device="meta")
+    assert described(numbers) == described(numbers[4:]) != described(numbers[1:])
+    assert described(numbers) != described(numbers.double())
+    far = torch.zeros(2**30, device="meta")
+    assert described(numbers).near and not described(far).near
+    alike = [(16, 4096, 0), (3, 17, -5), (2**40, 2**33), (2**40 + 1, 2**35 + 3), (0.5, 2.5)]
+    kinds = [{described(value) for value in values} for values in alike]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert len(set.union(*kinds, {described(1), described(None)})) == len(alike) + 2
+    with pytest.raises(TypeError, match="a kernel was given 'x'"):
+        described("x")
+    for one in (numbers, numbers[1:], far):  # a tensor of the kind is described by it
+        assert described(described(one).tensor()) == described(one)
+
+
+def test_a_build_has_constants_and_options_of_its_launch() -> None:
+    kernel = launch_kernel()
+    tensor = torch.zeros(1, device="meta")
+    with launch.recorded() as launches:
+        launch.run(kernel, (1,), tensor, N=3, num_warps=2, num_stages=4)
+        launch.run(kernel, (7,), tensor, N=3, num_warps=2, num_stages=4)
+    (build,) = builds_of(launches)
+    assert str(build) == f"{__name__.rpartition('.')[2]}.launch_kernel"
+    assert dict(build.constants) == {"N": 3}
+    assert dict(build.options) == {"num_warps": 2, "enable_fp_fusion": True, "num_stages": 4}
+
+
+def launch_kernel() -> Kernel:
+    """A kernel with a constant, as Triton would have made it of this function."""
+    kernel = Kernel()
+    kernel.arg_names, kernel.fn = ("x", "N"), launch_kernel  # type: ignore[attr-defined]
+    return kernel
+
+
+def test_amd_has_its_own_options() -> None:
+    given = {"HOW": "tf32x3", "N": 4, "num_stages": 4, "maxnreg": 96, "num_warps": 8}
+    assert launch.on_amd(given) == {"HOW": "ieee", "N": 4, "num_stages": 3, "num_warps": 8}
+    assert launch.on_amd({"HOW": "row", "num_stages": 2}) == {"HOW": "row", "num_stages": 2}
+
+
+def test_targets_have_names() -> None:
+    for name in ("sm_80", "sm_100", "gfx942", "gfx1100"):
+        assert name_of(target_named(name)) == name
+    assert target_named("gfx942").warp_size == 64 and target_named("gfx1100").warp_size == 32
+    for name in ("h100", "sm_", "90", "gfx"):
+        with pytest.raises(ValueError, match="named like sm_90 or gfx942"):
+            target_named(name)

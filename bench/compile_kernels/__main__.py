@@ -12,8 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
+from dnc_fast.kernels.gpu.compile import TARGETS, Build
 
-from .builds import TARGETS, Build, collect
+from .builds import collect
 from .calls import ORDERS, SIZES
 from .figures import figures
 from .tables import markdown

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from dnc_fast.kernels.gpu.compile import Build
 
-from .builds import Build, compiled
+from .builds import compiled
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 

@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,10 @@ PEAK_LETTERS = "NT"
 
 FASTEST = ("triton", "cpu")
 """Who takes part in the study of large memories."""
+
+FASTEST_HALF = ("triton bfloat16",)
+RIVALS = (("dnc", "lstm"), ("reference",), ("torch.compile",))
+"""Whom `beside_jobs` measure together."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,30 @@ def sized_jobs(
 def step_jobs(settings: Settings, sizes: dict[str, Size]) -> Iterator[Job]:
     """Steps of models and of the memory."""
     return sized_jobs(settings, sizes, ("model", "memory_step"), ("dense",))
+
+
+def our_jobs(settings: Settings, sizes: dict[str, Size]) -> Iterator[Job]:
+    """Steps of models by our fastest backend alone, at every size before the next kind of step."""
+    for passes, names in (
+        ("forward+backward", FASTEST), ("forward", FASTEST), ("forward+backward", FASTEST_HALF)
+    ):  # fmt: skip
+        for name, size in sizes.items():
+            chosen = [one for one in settings.chosen() if one in names]
+            if group := settings.group("model", passes, size, chosen):
+                job = time_job(settings, name, group, Rounds(SECONDS))
+                yield replace(job, name=f"ours {passes} {name} {'+'.join(chosen)}")
+
+
+def beside_jobs(settings: Settings, sizes: dict[str, Size]) -> Iterator[Job]:
+    """Training steps by our fastest backend beside others, a few at a time, quickest ones first."""
+    for rivals in RIVALS:
+        for name, size in sizes.items():
+            there = [one for one in settings.chosen() if one in rivals]
+            chosen = [one for one in settings.chosen() if one in FASTEST]
+            if there:
+                group = settings.group("model", "forward+backward", size, [*chosen, *there])
+                job = time_job(settings, name, group, Rounds(SECONDS))
+                yield replace(job, name=f"beside {name} {'+'.join(there)}")
 
 
 def part_jobs(settings: Settings, sizes: dict[str, Size]) -> Iterator[Job]:

@@ -89,8 +89,13 @@ def told(facts: dict[str, Any]) -> str:
     return f"{facts['device']}; {known}; commit {facts['commit']}"
 
 
+def command() -> str:
+    """The command that runs."""
+    module = sys.modules["__main__"].__spec__
+    name = module.name.removesuffix(".__main__") if module else ""
+    return " ".join(["python -m", name, *sys.argv[1:]]) if module else "in a session"
+
+
 def provenance() -> str:
     """Command, device, versions and commit, in one line."""
-    module = sys.modules["__main__"].__spec__
-    command = " ".join(["python -m", module.name, *sys.argv[1:]]) if module else "in a session"
-    return f"`{command}`; {told(facts('cuda' if torch.cuda.is_available() else 'cpu'))}"
+    return f"`{command()}`; {told(facts('cuda' if torch.cuda.is_available() else 'cpu'))}"

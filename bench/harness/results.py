@@ -6,11 +6,14 @@ most, and a later run continues from there.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
+
+from .provenance import command, told
 
 FORMAT = 1
 NAME = "results.jsonl"
@@ -68,7 +71,8 @@ def read(path: str | os.PathLike[str]) -> Results:
 class Results:
     """Records with their header and their file.
 
-    header: `format`, `dry`, and `provenance` (`provenance.facts`).
+    header: `format`, `dry`, `date` and `command` of the beginning, and `provenance`
+        (`provenance.facts`). Results of before lack the date and the command.
     records: each with `job`, the name of the job that made it, and `kind`.
     """
 
@@ -82,6 +86,12 @@ class Results:
     @property
     def provenance(self) -> Record:
         return dict(self.header["provenance"])
+
+    @property
+    def told(self) -> str:
+        """Where, with what and when it was measured, in one line."""
+        date = self.header.get("date")
+        return told(self.provenance) + (f"; {date}" if date else "")
 
     def has(self, job: str) -> bool:
         return any(record["job"] == job for record in self.records)
@@ -111,7 +121,9 @@ def open_results(folder: Path, provenance: Record, dry: bool, fresh: bool = Fals
             be mixed with new ones.
     """
     path = folder / NAME
-    header = {"format": FORMAT, "dry": dry, "provenance": provenance}
+    today = datetime.date.today().isoformat()
+    header = {"format": FORMAT, "dry": dry, "date": today, "command": command()}
+    header["provenance"] = provenance
     if fresh or not path.exists():
         return Results(path, header, [])
     found = read(path)

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from ..harness.provenance import ROOT, told
+from ..harness.provenance import ROOT
 from ..harness.providers import FLOOR, PEER_FAULT
 from ..harness.results import NAME, Results, ResultsError, read, write_whole
 from ..harness.sizes import LARGE
@@ -24,6 +24,7 @@ BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.S
 
 HEADINGS = {
     "training": "Time of a training step, ms",
+    "summaries": "Steps of models, medians of one process",
     "inference": "Time of an inference step, ms",
     "peaks": "Peak memory of a training step",
     "growth": "How it grows",
@@ -34,6 +35,7 @@ HEADINGS = {
     "linkages": "Steps with other linkages, ms",
     "solved": "Time to solve copy",
     "tests": "Tests",
+    "session": "What was done",
     "kernels": "Kernels by themselves",
 }
 
@@ -77,7 +79,7 @@ def block(name: str, all_results: list[Results], file: str) -> str | None:
             folder = f"{'../' * file.count('/')}{results_folder}{place}/"
             table += pictures(name, results, folder)
             tell = name != "headline"
-            found.append(f"{told(results.provenance)}:\n\n{table}" if tell else table)
+            found.append(f"{results.told}:\n\n{table}" if tell else table)
     return "\n".join(found) if found else None
 
 
@@ -102,7 +104,7 @@ def filled(text: str, all_results: list[Results], file: str) -> str:
 def report(results: Results) -> str:
     """The README.md of a folder of results."""
     warning = "**A dry run: nothing here is a measurement.**\n\n" if results.dry else ""
-    found = [f"# {results.provenance['device']}\n", warning + told(results.provenance) + "\n"]
+    found = [f"# {results.provenance['device']}\n", warning + results.told + "\n"]
     found.append(EXPLAINED)
     for name, heading in HEADINGS.items():
         if table := TABLES[name](results):

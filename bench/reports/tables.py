@@ -66,16 +66,34 @@ def ratio_cell(numerator: Record | None, denominator: Record | None, what: str) 
     return f"{top / max(bottom, 1e-12):.1f} x"
 
 
-def by_provider(records: list[Record], linked: bool = False) -> dict[str, dict[str, Record]]:
-    """Records of the named sizes, by size and then by provider.
+class Row(dict[str, Record]):
+    """The latest record of each provider; `all`: those before it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        self[record["provider"]] = record
+        self.all.append(record)
+
+    def beside(self, mine: str, rival: str) -> Record | None:
+        """Our record of the job in which a rival was measured, so that both took turns."""
+        job = self[rival]["job"] if rival in self else None
+        found = (one for one in self.all if one["job"] == job and one["provider"] == mine)
+        return next(found, self.get(mine))
+
+
+def by_provider(records: list[Record], linked: bool = False) -> dict[str, Row]:
+    """Records of the named sizes, by size and then by provider; the latest where there are several.
 
     linked: those of linkages other than the dense one instead, by size and linkage.
     """
-    found: dict[str, dict[str, Record]] = {}
+    found: dict[str, Row] = {}
     for record in records:
         if not in_a_study(record["size"]) and ("linkage" in record) == linked:
             row = record["size"] + (f", {record['linkage']}" if linked else "")
-            found.setdefault(row, {})[record["provider"]] = record
+            found.setdefault(row, Row()).add(record)
     return dict(sorted(found.items()))
 
 
@@ -102,7 +120,7 @@ def times(results: Results, op: str, passes: str, linked: bool = False) -> str:
     lines = [
         [
             name, sizes_cell(row), *(time_cell(row.get(provider)) for provider in who),
-            *(ratio_cell(row.get(rival), row.get(mine), "seconds") for rival in rivals),
+            *(ratio_cell(row.get(rival), row.beside(mine, rival), "seconds") for rival in rivals),
         ]
         for name, row in rows.items()
     ]  # fmt: skip
@@ -242,8 +260,10 @@ def short(results: Results) -> str:
             [
                 name, sizes_cell(row), *(time_cell(row.get(who), False) for who in shown),
                 mebibytes(held.get(mine)), mebibytes(held.get("dnc")),
-                ratio_cell(row.get("dnc"), row.get(mine), "seconds"),
-                ratio_cell(row.get("torch.compile"), row.get(mine), "seconds"),
+                *(
+                    ratio_cell(row.get(rival), row.beside(mine, rival), "seconds")
+                    for rival in ("dnc", "torch.compile")
+                ),
                 ratio_cell(held.get("dnc"), held.get(mine), "peak_bytes"),
             ]
         )  # fmt: skip
@@ -256,16 +276,21 @@ def headline(results: Results) -> str:
     rows = by_provider(results.of_kind("time", op="model", passes="forward+backward"))
     memory = by_provider(results.of_kind("peak", passes="forward+backward"))
 
-    def between(table: dict[str, dict[str, Record]], rival: str, what: str) -> str:
-        cells = [ratio_cell(row.get(rival), row.get(mine), what) for row in table.values()]
-        found = sorted(float(cell.removesuffix(" x")) for cell in cells if cell)
-        return f"{found[0]:.1f} to {found[-1]:.1f} times" if found else ""
+    def between(table: dict[str, Row], rival: str, what: str) -> str:
+        cells = [
+            ratio_cell(row.get(rival), row.beside(mine, rival), what) for row in table.values()
+        ]
+        found = sorted({float(cell.removesuffix(" x")) for cell in cells if cell})
+        ends = found if len(found) < 2 else [found[0], found[-1]]
+        return f"{' to '.join(f'{end:.1f}' for end in ends)} times" if ends else ""
 
     than_peer = between(rows, "dnc", "seconds")
     if not than_peer:
         return ""
+    date = results.header.get("date")
+    when = f" (commit {results.provenance['commit']}, {date})" if date else ""
     text = (
-        f"On {results.provenance['device']}, at {len(rows)} sizes, a training step takes the "
+        f"On {results.provenance['device']}{when}, at {len(rows)} sizes, a training step takes the "
         f"package `dnc` {than_peer} as long as our backend `{mine}`"
     )
     if than_compiled := between(rows, "torch.compile", "seconds"):
@@ -275,9 +300,15 @@ def headline(results: Results) -> str:
     return text + ".\n"
 
 
+def session(results: Results) -> str:
+    """How the parts of `python -m bench gpu` ended."""
+    lines = [[r["part"], r["outcome"], str(r["took_seconds"])] for r in results.of_kind("part")]
+    return grid(["part", "outcome", "seconds"], lines) if lines else ""
+
+
 def tests(results: Results) -> str:
     """How the tests on the device ended."""
-    lines = [[r["job"].partition(" ")[2], r["outcome"]] for r in results.of_kind("tests")]
+    lines = [[r["job"], r["outcome"]] for r in results.of_kind("tests")]
     return grid(["tests", "outcome"], lines) if lines else ""
 
 
@@ -292,6 +323,21 @@ def kernels(results: Results) -> str:
              f"{r['least_bytes'] / median / 1e9:.1f}", f"{100 * r['share_of_copy']:.0f} %"]
         )  # fmt: skip
     return grid(head, rows) if rows else ""
+
+
+def summaries(results: Results) -> str:
+    """Steps of which only medians are known. How they were measured stands in the header."""
+    head = ["", LETTERS, "provider", "step", "ms", "least", "rounds", "us a time step", "peak MiB"]
+    lines = []
+    for r in sorted(results.of_kind("summary"), key=lambda r: (r["size"], r["passes"])):
+        name = TITLES[r["op"], r["passes"]].removesuffix(" step")
+        median, steps = r["median_seconds"], r["sizes"]["T"]
+        lines.append(
+            [r["size"], " ".join(map(str, r["sizes"].values())), r["provider"], name,
+             milliseconds(median), milliseconds(r["least_seconds"]), str(r["rounds"]),
+             f"{1e6 * median / steps:,.0f}", mebibytes(r)]
+        )  # fmt: skip
+    return f"{results.header['summaries']}\n\n{grid(head, lines)}" if lines else ""
 
 
 Table = Callable[[Results], str]
@@ -310,7 +356,9 @@ TABLES: dict[str, Table] = {
     "parts": lambda results: all_times(results, *(op for op in OPS if op != "model")),
     "linkages": lambda results: all_times(results, "model", linked=True),
     "solved": solved,
+    "summaries": summaries,
     "tests": tests,
+    "session": session,
     "kernels": kernels,
 }
 """By the names that markers use."""

@@ -6,7 +6,7 @@ Each has a forward and a hand-derived backward, without autograd, for every devi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -117,6 +117,12 @@ class Parts:
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Compile what the parts need."""
+
+    def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
+        """Compile what a run will launch on a device, where that is faster than at each launch.
+
+        rehearse: makes those launches, on tensors without data.
+        """
 
     # Content
 

@@ -11,6 +11,7 @@ from .. import __version__
 from ..tasks import TASKS, summary
 from ..training import CheckpointError, TrainingError
 from .ask import add_ask_options
+from .compile import add_compile_options
 from .info import show_info, show_tasks
 from .look import add_eval_options, add_show_options
 from .options import UserError
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   dnc-fast eval runs/copy --task min_length=16 max_length=16 --num-cells 32
   dnc-fast train copy --linkage sparse --link-fan-out 5 --out runs/sparse
   dnc-fast show runs/copy                          draw its pictures again
+  dnc-fast compile runs/copy --target sm_90 --out kernels    for a GPU elsewhere
   dnc-fast ask runs/babi "Mary went to the garden. Where is Mary?"
 """
 
@@ -75,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_show_options(commands.add_parser("show", help="draw a trained model's pictures"))
     add_ask_options(commands.add_parser("ask", help="ask a model trained on bAbI about a story"))
+    add_compile_options(
+        commands.add_parser("compile", help="compile a model's GPU kernels, without a GPU")
+    )
     commands.add_parser("tasks", help="the tasks, a line each").set_defaults(run=show_tasks)
     commands.add_parser("info", help="versions, devices, backends").set_defaults(run=show_info)
     return parser

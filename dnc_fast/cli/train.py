@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..training import (
 from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
+from .compile import shown_compiling
 from .look import draw
 from .options import UserError, add_device, add_fields, check_device, given
 
@@ -159,7 +161,7 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
 
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
-    """Train; if the CPU kernels must be compiled first, which takes a while, say so."""
+    """Train; if kernels must be compiled first, which takes a while, say so."""
     backend = resolve_backend(trainer.model.config.backend, trainer.device, torch.float32)
     if (
         options.progress != "off"
@@ -167,7 +169,9 @@ def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -
         and load_backend(backend).needs_compiling(torch.float32)
     ):
         print("compiling the CPU kernels, only this once (about 40 s)", file=sys.stderr)
-    trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
+    shown = options.progress != "off" and trainer.device.type == "cuda"
+    with shown_compiling() if shown else nullcontext():
+        trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
 
 
 def _again(options: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 from .captures import release_cuda_graphs
 from .controller import has_tape, is_plain
 from .plan import Plan, Start
+from .rehearsal_of_model import rehearse_batch
 from .report import MemoryReport, memory_report
 from .run import run_sequences
 from .unroll import unroll
@@ -14,6 +15,7 @@ __all__ = [
     "has_tape",
     "is_plain",
     "memory_report",
+    "rehearse_batch",
     "release_cuda_graphs",
     "run_sequences",
     "unroll",

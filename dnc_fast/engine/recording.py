@@ -17,6 +17,7 @@ from .layered_controller import LayeredGradients, LayeredTape
 from .memory_in_place import InPlaceTape
 from .memory_tape import MemoryGradients, MemoryTape
 from .passes import Passes
+from .rehearsal import prepare_kernels
 
 
 class Recording:
@@ -28,6 +29,8 @@ class Recording:
     """
 
     def __init__(self, passes: Passes, given: tuple[Tensor, ...]) -> None:
+        if passes.device.type == "cuda":
+            prepare_kernels(Recording, passes, given)
         self.passes = passes
         plan, layout = passes.plan, passes.layout
         self.weight, *bias = given[: passes.num_weights]

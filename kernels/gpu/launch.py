@@ -112,14 +112,18 @@ _recorders: list[Callable[[Launch], None]] = []
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """The launches made inside the context, in order. On meta tensors nothing is run."""
+def recorded(alone: bool = False) -> Iterator[list[Launch]]:
+    """The launches made inside the context, in order. On meta tensors nothing is run.
+
+    alone: who records around the context does not hear of them.
+    """
     launches: list[Launch] = []
-    _recorders.append(launches.append)
+    before = _recorders[:]
+    _recorders[:] = [launches.append] if alone else [*before, launches.append]
     try:
         yield launches
     finally:
-        _recorders.remove(launches.append)
+        _recorders[:] = before
 
 
 def on_amd(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +138,26 @@ def on_amd(options: Mapping[str, Any]) -> dict[str, Any]:
     if changed.get("num_stages", 0) > 3:
         changed["num_stages"] = 3
     return changed
+
+
+def settle(kernel: Any) -> Any:
+    """A kernel, under the name in Triton's cache that it has in every process.
+
+    The name depends on the global constants of the functions that a kernel calls. Triton 3.6 knows
+    them only if those functions were named before, so that it would also depend on what a process
+    launched before, and kernels that another process compiled would not be found.
+    """
+    if id(kernel) not in _settled:
+        used = map(kernel.fn.__globals__.get, kernel.fn.__code__.co_names)
+        for function in used:
+            if isinstance(function, triton.JITFunction):
+                settle(function)
+        _ = kernel.cache_key
+        _settled.add(id(kernel))
+    return kernel
+
+
+_settled: set[int] = set()
 
 
 def run(
@@ -163,6 +187,8 @@ def run(
         options["maxnreg"] = maxnreg
     if device.type == "cpu":  # the interpreter compiles nothing
         options = {}
+    elif isinstance(kernel, triton.JITFunction):
+        settle(kernel)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[grid](*arguments, **constants, **options)
 

@@ -38,4 +38,8 @@ def load() -> Backend:
         )
     from .backend import TritonBackend
 
+    if not interpreted():
+        from .travelling import arrive
+
+        arrive()
     return TritonBackend()

@@ -5,7 +5,7 @@ Operations of a few passes over vectors of cells stay in torch, which is just as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +23,7 @@ from ...step_options import StepOptions
 from ..base import Backend
 from ..parts import StepRun
 from . import allocation, interpreted, links
+from .compiling import compile_rehearsed
 from .links import TritonDenseRun, TritonSeparableRun, TritonSparseRun
 
 OLDEST_CAPABILITY = (8, 0)
@@ -108,6 +109,10 @@ class TritonBackend(Backend):
 
     def kept_numbers(self, sizes: MemorySizes) -> int:
         return kernels.kept_size(*sizes[1:])
+
+    def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
+        if device.type == "cuda" and not interpreted():
+            compile_rehearsed(rehearse, device)
 
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions

@@ -1,0 +1,135 @@
+"""`dnc-fast compile`: a model's GPU kernels, compiled without a GPU into a folder that travels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backends import load_backend
+from ..backends.triton import interpreted
+from ..checks import check_integer
+from ..config import OPTION_NAMES, DNCConfig
+from ..dnc import DNC
+from ..training import TrainingConfig, load_run
+from .options import UserError, add_fields, given
+
+MODEL_OPTIONS = tuple(
+    name
+    for name in OPTION_NAMES
+    if "help" in DNCConfig.__dataclass_fields__[name].metadata and name != "backend"
+)
+TRAINING_OPTIONS = ("batch_size", "precision")
+X, H = 64, 128
+"""Sizes of input and hidden layer where none are given."""
+
+
+def add_compile_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `dnc-fast compile`."""
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        type=Path,
+        help="a run's folder, for its sizes and options; without one, those given here",
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="what to compile for, such as sm_90 (H100, H200) or gfx942 (MI300); several times",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for the compiled kernels"
+    )
+    parser.add_argument(
+        "--input-size", type=int, metavar="INT", help=f"size of each step's input (default: {X})"
+    )
+    add_fields(parser.add_argument_group("model"), DNCConfig, MODEL_OPTIONS, {"hidden_size": H})
+    add_fields(parser.add_argument_group("training"), TrainingConfig, TRAINING_OPTIONS)
+    parser.set_defaults(run=_compile)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    model, training = _wanted(options)
+    load_backend("triton")  # says what is missing
+    if interpreted():
+        raise UserError("TRITON_INTERPRET must not be set: the interpreter compiles nothing")
+    from ..backends.triton.compiling import builds_of_rehearsal
+    from ..backends.triton.travelling import compile_folder
+
+    halves = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    batch_size, half = training.batch_size, halves[training.precision]
+
+    def rehearse() -> None:
+        for cell in model.cells:
+            cell.rehearse(batch_size, half)
+
+    builds = builds_of_rehearsal(rehearse)
+    with shown_compiling():
+        errors = compile_folder(builds, options.target, options.out)
+    for (build, target), error in errors.items():
+        print(f"{build} for {target}: {error}", file=sys.stderr)
+    count = len(builds) * len(options.target)
+    print(
+        f"{count - len(errors)} of {count} kernels for {', '.join(options.target)} are in "
+        f"{options.out}; TRITON_CACHE_DIR={options.out} uses them, with the same Triton and Python"
+    )
+    return 1 if errors else 0
+
+
+def _wanted(options: argparse.Namespace) -> tuple[DNC, TrainingConfig]:
+    """The model, on tensors without data, and the options of training that matter here."""
+    sizes: dict[str, Any] = {"input_size": X, "hidden_size": H}
+    training: dict[str, Any] = {}
+    if options.checkpoint is not None:
+        content = load_run(options.checkpoint)
+        sizes, training = content["model"], content["training"]
+    changes = {**given(options, DNCConfig, MODEL_OPTIONS)}
+    if options.input_size is not None:
+        check_integer("--input-size", options.input_size, minimum=1)
+        changes["input_size"] = options.input_size
+    config = DNCConfig(**{**sizes, **changes})
+    if not isinstance(config.controller, str):
+        raise UserError("a model with a controller of your own compiles as it is run")
+    chosen = {**training, **given(options, TrainingConfig, TRAINING_OPTIONS)}
+    return DNC.from_config(config, device="meta", dtype=torch.float32), TrainingConfig(**chosen)
+
+
+@contextmanager
+def shown_compiling() -> Iterator[None]:
+    """Inside the context, it is shown how many GPU kernels are compiled: by a bar in a terminal,
+    otherwise by a line.
+    """
+    try:
+        from ..backends.triton.compiling import watched
+    except ImportError:  # without Triton there are no kernels
+        yield
+        return
+    bars: list[Any] = []
+
+    def watch(done: int, total: int) -> None:
+        if done == 0:
+            if util.find_spec("tqdm") is None or not sys.stderr.isatty():
+                print(f"compiling {total} GPU kernels, only this once", file=sys.stderr)
+                return
+            from tqdm import tqdm
+
+            bars.append(tqdm(total=total, desc="compiling GPU kernels", unit="kernel", leave=False))
+        elif bars:
+            bars[-1].update(done - bars[-1].n)
+            if done == total:
+                bars.pop().close()
+
+    with watched(watch):
+        try:
+            yield
+        finally:
+            for bar in bars:
+                bar.close()
