@@ -65,10 +65,8 @@ class Sequences:
         elif batch_first:
             x = x.transpose(0, 1)
         steps, batch_size, _ = x.shape
-        if not steps or not batch_size:
-            raise ValueError(
-                f"input must have at least one step and one sequence, got T={steps}, B={batch_size}"
-            )
+        if not steps:
+            raise ValueError(f"input must have at least one step, got T=0, B={batch_size}")
         return cls(x.flatten(0, 1), [batch_size] * steps, batch_first, unbatched, None)
 
     @property

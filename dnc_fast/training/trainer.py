@@ -19,7 +19,7 @@ from ..state import DNCState, map_tensors, tensors
 from ..tasks import Batch, Task, task_name
 from .answering import answered
 from .batches import Prefetcher
-from .checkpoint import CHECKPOINT, load_run, reading, restore_task, save_checkpoint
+from .checkpoint import CHECKPOINT, read_run, reading, restore_task, save_checkpoint
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
 from .evaluation import Evaluation, evaluate, held_out_size
@@ -55,6 +55,7 @@ class Trainer:
 
     Raises:
         FileExistsError: the folder holds a run already; `Trainer.resume` continues it.
+        IsADirectoryError: there is a folder where the checkpoint belongs.
         ValueError: an option does not fit.
     """
 
@@ -82,6 +83,11 @@ class Trainer:
                 f"{task.output_size} for this task, got {model.input_size} and {model.output_size}"
             )
         self.folder = Path(folder)
+        if (self.folder / CHECKPOINT).is_dir():
+            raise IsADirectoryError(
+                f"{self.folder / CHECKPOINT} must be a checkpoint, a file, but is a folder; remove "
+                "it, or train in another folder"
+            )
         if checkpoint is None and (self.folder / CHECKPOINT).exists():
             raise FileExistsError(
                 f"{self.folder} holds a run already; continue it with Trainer.resume, or train in "
@@ -131,7 +137,7 @@ class Trainer:
                 `max_steps` steps were taken.
         """
         path = Path(folder) / CHECKPOINT
-        content = load_run(path)
+        content = read_run(path)
         with reading(path):
             progress = content["progress"]
             trainer = cls(
