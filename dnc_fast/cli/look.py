@@ -135,11 +135,11 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
     if metrics:
         rows = read_metrics(max(metrics, key=lambda path: path.stat().st_mtime))
-        train, evaluations, lessons = (
+        train, evaluations, lessons, spikes = (
             [row for row in rows if row["kind"] == kind]
-            for kind in ("train", "evaluation", "lesson")
+            for kind in ("train", "evaluation", "lesson", "spike")
         )
-        curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit)
+        curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit, spikes)
         save(curve, "learning_curve")
     inputs, targets, mask, outputs, hidden, trace, names = probe(model, task, seed)
     view = pictures.memory_view(inputs, outputs, targets, mask, trace, title, task.num_classes)

@@ -119,12 +119,14 @@ def _train(options: argparse.Namespace) -> int:
         if minutes is not None:
             minutes = max(minutes - (time.monotonic() - started) / 60, 1e-6)
         _run(trainer, options, minutes)
-        if not trainer.finished:
+        if trainer.interrupted:
             return _stopped(trainer, options)
         outcomes.append(outcome(trainer))
         _report(trainer, outcomes[-1], options)
         if not options.no_pictures:
             draw(trainer.model, trainer.task, trainer.config.seed, folder, folder)
+        if not trainer.finished:  # out of time
+            return _stopped(trainer, options)
     if options.seeds is not None:
         table = summary_table(trainer.task, outcomes)
         (options.out / "summary.md").write_text(table + "\n")
@@ -140,9 +142,7 @@ def _why_finished(trainer: Trainer) -> str:
             "evaluations in a row); to train beyond that, begin a run with --solved-at 2 in "
             "another folder, --out FOLDER"
         )
-    return (
-        f"the run has taken its {trainer.step} steps; --max-steps {2 * trainer.step} allows more"
-    )
+    return f"the run has taken its {trainer.step} steps; --max-steps {2 * trainer.step} allows more"
 
 
 def _runs(options: argparse.Namespace) -> dict[Path, dict[str, dict[str, Any]]]:
@@ -170,7 +170,8 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
     )
     sequences = held_out_size(trainer.task, trainer.config.evaluation_size)
     print(f"{sequences} held-out sequences: {figures}")
-    if not result.solved:
+    print(f"to look again: dnc-fast show {shlex.quote(str(options.out))}")
+    if trainer.finished and not result.solved:
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
 
 
