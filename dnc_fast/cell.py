@@ -79,8 +79,8 @@ class DNCCell(nn.Module):
         self, config: DNCConfig, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}")
         self.config = config
         controller_input = config.input_size + config.read_size
         if isinstance(config.controller, str):

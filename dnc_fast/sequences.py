@@ -89,7 +89,7 @@ class Sequences:
         """
         if self.packed is None:  # need not wait for the device
             rows = torch.arange(len(self.rows), device=self.rows.device)
-            return rows.view(-1, self.batch_size).flip(0).flatten()
+            return rows.view(len(self.batch_sizes), -1).flip(0).flatten() if len(rows) else rows
         steps, places = self._places()
         sizes = torch.tensor(self.batch_sizes, device=self.rows.device)
         starts = sizes.cumsum(0) - sizes
