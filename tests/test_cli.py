@@ -28,7 +28,7 @@ SMALL = {
     "--progress": "off",
 }
 TINY = [word for option in SMALL.items() for word in option]
-PICTURES = {"learning_curve.png", "memory.png", "hidden.png"}
+PICTURES = {"learning_curve.png", "memory.png", "hidden.png", "contents.png"}
 
 
 def command(*arguments):
@@ -66,12 +66,16 @@ def test_train_eval_show(tmp_path):
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")][-1] == 15
 
     printed = run("eval", out, "--task", "min_length=3", "max_length=3", "--num-cells", 9)
-    assert "copy 3 to 3 vectors of 2 bits; 9 cells" in printed and "4 held-out" in printed
+    assert "copy 3 vectors of 2 bits; 9 cells" in printed and "4 held-out" in printed
     assert "7 held-out" in run("eval", out, "--sequences", 7)
 
     pictures = tmp_path / "pictures"
     run("show", out / "checkpoint.pt", "--out", pictures)
     assert names(pictures) == PICTURES
+    before = (out / "memory.png").read_bytes()
+    run("show", out, "--seed", 9)
+    assert names(out / "show") == PICTURES
+    assert (out / "memory.png").read_bytes() == before, "the run's own pictures stay"
 
 
 @pytest.mark.parametrize("linkage", [("sparse", "--link-fan-out", 2), ("separable",), ("none",)])

@@ -64,7 +64,10 @@ def learning_curve(
     tests = read_columns("lessons", lessons, ("step", "lesson", "share"))
     has_scores = scores["step"].numel() > 0
     panels: list[tuple[float, Callable[[Axes], None]]] = [
-        (2.2 if has_scores else 2.6, lambda axes: draw_loss(axes, training, scores, sudden))
+        (
+            2.2 if has_scores else 2.6,
+            lambda axes: draw_loss(axes, training, scores, sudden, tests["step"].numel() > 0),
+        )
     ]
     if has_scores:
         panels.append((1.4, lambda axes: draw_wrong(axes, scores, unit)))
@@ -169,9 +172,16 @@ def scale_by_decades(axes: Axes, values: Tensor) -> None:
 
 
 def draw_loss(
-    axes: Axes, train: dict[str, Tensor], scores: dict[str, Tensor], spikes: dict[str, Tensor]
+    axes: Axes,
+    train: dict[str, Tensor],
+    scores: dict[str, Tensor],
+    spikes: dict[str, Tensor],
+    lessons: bool,
 ) -> None:
-    """The loss of training, raw and smoothed, that of the evaluations, and where spikes were."""
+    """The loss of training, raw and smoothed, that of the evaluations, and where spikes were.
+
+    lessons: whether training is on lessons, so that the two losses are of different tasks.
+    """
     axes.set_title("loss")
     axes.set_ylabel("loss")
     steps, losses = train["step"], train["loss"]
@@ -185,6 +195,8 @@ def draw_loss(
         draw_line(axes, steps, losses, label="training", **raw)
     draw_line(axes, scores["step"], scores["loss"], label="evaluation", **EVALUATION_LOOK)
     scale_by_decades(axes, torch.cat([losses, scores["loss"]]))
+    if lessons:
+        note_above(axes, "training: on the lessons; evaluation: on the whole task")
     if spikes["step"].numel():
         label = f"spike of the gradient, up to {float(spikes['factor'].max()):.0f} times the usual"
         look = {"color": BLACK, "marker": "v", "markersize": 4, "linestyle": "none"}

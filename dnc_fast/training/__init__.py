@@ -13,13 +13,14 @@ from .checkpoint import (
 from .config import TrainingConfig
 from .evaluation import Evaluation, describe, evaluate, held_out_size
 from .metrics import read_metrics
-from .probe import Probe, probe
+from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
 from .trainer import Trainer, TrainingError
 
 __all__ = [
     "CheckpointError",
     "Evaluation",
+    "Moment",
     "Outcome",
     "Probe",
     "Trainer",
@@ -39,4 +40,5 @@ __all__ = [
     "restore_task",
     "save_checkpoint",
     "summary_table",
+    "transcript",
 ]
