@@ -82,7 +82,8 @@ def contents_view(
         bar = figure.add_axes(
             ((WIDTH - RIGHT + 0.1) / WIDTH, place / height, 0.1 / WIDTH, width / height)
         )
-        figure.colorbar(axes.images[0], cax=bar, ticks=sorted({*limits})).set_label(unit)
+        scale = figure.colorbar(axes.images[0], cax=bar, ticks=limits, format="{x:.2g}")
+        scale.set_label(unit)
     return figure
 
 

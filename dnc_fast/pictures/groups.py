@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from .panels import MOST_HEADS, MOST_ROWS, colour_range, draw_images, integer_ticks, runs
-from .style import BOTTOM, DPI, LEFT, WEIGHT_MAP, WIDTH, stack_panels
+from .style import BOTTOM, DPI, LEFT, WEIGHT_MAP, WIDTH, stack_panels, whole_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def draw_over_time(
     bottom, longest = BOTTOM, 0
     if words is not None:
         longest, size = max(map(len, words)), min(7.0, 68 * (WIDTH - LEFT - RIGHT) / len(words))
-        bottom = 0.2 + LETTER * size * longest
+        bottom = whole_pixels(0.2 + LETTER * size * longest)
     heights = [group.heights for group in groups]
     figure, stacked = stack_panels(title, heights, RIGHT, bottom)
     for panels, group in zip(stacked, groups, strict=True):
