@@ -28,7 +28,7 @@ SMALL = {
     "--progress": "off",
 }
 TINY = [word for option in SMALL.items() for word in option]
-PICTURES = {"learning_curve.png", "memory.png", "hidden.png"}
+PICTURES = {"learning_curve.png", "memory.png", "hidden.png", "contents.png"}
 
 
 def command(*arguments):
@@ -66,12 +66,16 @@ def test_train_eval_show(tmp_path):
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")][-1] == 15
 
     printed = run("eval", out, "--task", "min_length=3", "max_length=3", "--num-cells", 9)
-    assert "copy 3 to 3 vectors of 2 bits; 9 cells" in printed and "4 held-out" in printed
+    assert "copy 3 vectors of 2 bits; 9 cells" in printed and "4 held-out" in printed
     assert "7 held-out" in run("eval", out, "--sequences", 7)
 
     pictures = tmp_path / "pictures"
     run("show", out / "checkpoint.pt", "--out", pictures)
     assert names(pictures) == PICTURES
+    before = (out / "memory.png").read_bytes()
+    run("show", out, "--seed", 9)
+    assert names(out / "show") == PICTURES
+    assert (out / "memory.png").read_bytes() == before, "the run's own pictures stay"
 
 
 @pytest.mark.parametrize("linkage", [("sparse", "--link-fan-out", 2), ("separable",), ("none",)])
@@ -292,3 +296,57 @@ def test_compiling_is_shown_while_training(capsys, monkeypatch):
     said = capsys.readouterr().err
     assert "compiling GPU kernels:" in said and "0/7" in said
     assert not compiling._watchers
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trian",), "dnc-fast: error: .*'trian'.*did you mean train?"),
+        (("train", "coppy"), "dnc-fast train: error: .*did you mean copy?"),
+        (("train", "copy", "--hiden-size", 3), "train copy: error: .*did you mean --hidden-size?"),
+        (("train", "copy", "--controller", "lst"), "did you mean lstm?"),
+        (("train", "copy", "--hidden-size", "x"), "argument --hidden-size: invalid int value: 'x'"),
+    ],
+)
+def test_the_nearest_word_is_named(words, message):
+    printed = run(*words, status=2)
+    assert re.search(message.replace("?", r"\?"), printed) and "--help` lists" in printed
+
+
+def test_out_must_be_a_folder(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "run"):
+        printed = run("train", "copy", *TINY, "--out", out, status=2)
+        assert f"--out must name a folder, got {out}: {file} is a file" in printed
+
+
+def test_a_finished_run_says_why_there_is_nothing_to_train(tmp_path):
+    arguments = ("train", "copy", *TINY, "--out", tmp_path, "--no-pictures")
+    run(*arguments, "--max-steps", 5)
+    printed = run(*arguments, "--resume", "--max-steps", 5)
+    assert "nothing to train: the run has taken its 5 steps; --max-steps 10 allows more" in printed
+    solved = tmp_path / "solved"
+    easy = ("--max-length", 1, "--num-bits", 1, "--solved-at", 0.2, "--solved-evaluations", 1)
+    run("train", "copy", *TINY, *easy, "--out", solved, "--no-pictures")
+    printed = run("train", "copy", "--out", solved, "--no-pictures", "--resume")
+    assert "nothing to train: the run was solved at step 5 (1 solved evaluations" in printed
+
+
+def test_options_without_effect_are_named_once(tmp_path):
+    arguments = ("train", "copy", *TINY, "--max-steps", 1, "--no-pictures", "--out", tmp_path)
+    printed = run(*arguments, "--link-fan-out", 3)
+    assert printed.count("note: link_fan_out is an option of linkage") == 1
+
+
+def test_a_reader_that_has_had_enough(tmp_path):
+    """As `dnc-fast info | head -1`: no message, and the status of a broken pipe."""
+    process = subprocess.Popen(
+        command("tasks"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 128 + signal.SIGPIPE

@@ -1,5 +1,7 @@
 """Pictures of graphs: what is drawn where, and what is refused."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -77,8 +79,9 @@ def trace(steps, heads, cells):
 def test_each_head_points_at_its_triple(tmp_path):
     told = {step: f"triple {step}" for step in range(4)}
     figure = read_view(told, trace(7, 2, 4), "title")
-    assert len(figure.axes) == 2
-    for head, axes in enumerate(figure.axes):
+    *heads, bar = figure.axes
+    assert len(heads) == 2 and bar.get_ylabel() == "share of the weighting"
+    for head, axes in enumerate(heads):
         labels = [label.get_text() for label in axes.get_yticklabels()]
         assert labels[-1] == "(no triple)" and sorted(labels[:-1]) == sorted(told.values())
         (dots,) = axes.lines
@@ -98,3 +101,22 @@ def test_each_head_points_at_its_triple(tmp_path):
 def test_mistakes_are_named(told, given, error, message):
     with pytest.raises(error, match=message):
         read_view(told, given, "title")
+
+
+def test_labels_do_not_cover_each_other():
+    """Of nodes in a crowd, and of the edges of a long answer."""
+    names = [f"a long name {number}" for number in range(14)]
+    told = [(a, "line", b) for a in names for b in names if a < b]
+    answered = [(a, f"line {a[-2:]}", b) for a, b in pairwise(names)]
+    figure = graph_view(told, answered, answered, "title")
+    figure.draw_without_rendering()
+    labels = [text for text in figure.axes[0].texts if text.get_text()]
+    assert len(labels) == 14 + 13
+    boxes = [label.get_window_extent() for label in labels]
+    covered = [
+        (labels[i].get_text(), labels[j].get_text())
+        for i, one in enumerate(boxes)
+        for j, other in enumerate(boxes[:i])
+        if one.overlaps(other)
+    ]
+    assert not covered

@@ -526,7 +526,8 @@ def test_train_eval_show(name, known, words, tmp_path, capsys):
     printed = capsys.readouterr().out
     for word in words:
         assert word in printed
-    assert {path.stem for path in tmp_path.glob("*.png")} == {
+    assert {path.stem for path in (tmp_path / "show").glob("*.png")} == {
+        "contents",
         "learning_curve",
         "memory",
         "hidden",

@@ -11,7 +11,13 @@ import torch
 from states import python
 
 from dnc_fast import DNC, Trace
-from dnc_fast.pictures import hidden_view, learning_curve, memory_view, save_picture
+from dnc_fast.pictures import (
+    contents_view,
+    hidden_view,
+    learning_curve,
+    memory_view,
+    save_picture,
+)
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -462,6 +468,59 @@ def test_hidden_view_refuses_bad_arguments():
         hidden_view(**{**arguments, "hidden": torch.zeros(3, 2)})
     with pytest.raises(TypeError, match=r"trace must be a dnc_fast\.Trace, got NoneType"):
         hidden_view(**{**arguments, "trace": None})
+
+
+def test_cell_state_has_the_order_of_the_hidden_state(tmp_path):
+    arguments = hidden_arguments(T=4, H=3)
+    arguments["hidden"] = torch.tensor(
+        [[0.0, 0.1, 0.9], [0.0, 0.2, 0.8], [0.1, 0.8, 0.7], [0.9, 0.9, 0.6]]
+    )
+    cells = torch.arange(12.0).view(4, 3)
+    figure = hidden_view(**arguments, cells=cells)
+    assert torch.equal(shown(panels(figure)["cell state, likewise"][0]), cells[:, [2, 1, 0]].T)
+    assert_drawn(figure, tmp_path)
+
+
+# Words.
+
+
+@pytest.mark.parametrize("words", [list("abcdefghijkl"), ["mary", "went", "home", "."] * 3])
+def test_words_stand_on_the_time_axis(words, tmp_path):
+    hidden = hidden_arguments()
+    for figure in (memory_view(**sequence(), words=words), hidden_view(**hidden, words=words)):
+        lowest = min(figure.axes, key=lambda axes: (axes.get_position().y0, axes.get_position().x0))
+        assert [label.get_text() for label in lowest.get_xticklabels()] == words
+        assert_drawn(figure, tmp_path)
+
+
+def test_words_must_be_one_for_each_step():
+    with pytest.raises(ValueError, match="words must be one for each of 12 steps, got 2"):
+        memory_view(**sequence(), words=["a", "b"])
+
+
+# The contents.
+
+
+@pytest.mark.parametrize("links", [None, torch.rand(3, 2, 5, 5)])
+def test_contents_view_shows_each_moment(links, tmp_path):
+    memories = torch.randn(3, 5, 4)
+    figure = contents_view([0, 4, 9], memories, links, "title")
+    matrices = [axes for axes in figure.axes if axes.images and axes.get_title(loc="left")]
+    assert len(matrices) == (3 if links is None else 6)
+    titles = [axes.get_title(loc="left") for axes in matrices]
+    assert titles[:3] == ["cells after step 0", "step 4", "step 9"]
+    for axes, memory in zip(matrices, memories, strict=False):
+        assert torch.equal(torch.as_tensor(axes.images[0].get_array().data), memory)
+    assert_drawn(figure, tmp_path)
+
+
+def test_contents_view_refuses_bad_arguments():
+    with pytest.raises(ValueError, match=r"links must have shape .*N=5.*got \(3, 1, 4, 4\)"):
+        contents_view([0, 1, 2], torch.zeros(3, 5, 4), torch.zeros(3, 1, 4, 4), "")
+    with pytest.raises(ValueError, match="steps must be 3 numbers, as many as memories"):
+        contents_view([0, 1], torch.zeros(3, 5, 4), None, "")
+    with pytest.raises(TypeError, match="memories must be a tensor, got list"):
+        contents_view([0], [], None, "")
 
 
 # To disk.

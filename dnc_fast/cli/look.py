@@ -7,6 +7,8 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
@@ -15,11 +17,12 @@ from ..training import (
     describe,
     evaluate,
     held_out_size,
-    load_run,
     probe,
     read_metrics,
+    read_run,
     restore_model,
     restore_task,
+    transcript,
 )
 from ..training.metrics import FORMATS
 from .options import (
@@ -27,7 +30,8 @@ from .options import (
     add_checkpoint,
     add_device,
     add_fields,
-    check_device,
+    check_folder,
+    chosen_device,
     given,
     parse_change,
 )
@@ -49,7 +53,7 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
     """The options of `dnc-fast show`."""
     _add_checkpoint_options(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for the pictures (default: the run's folder)"
+        "--out", type=Path, metavar="FOLDER", help="for the pictures (default: RUN/show)"
     )
     parser.set_defaults(run=_show)
 
@@ -94,14 +98,16 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     model, task, training = _restore(options)
     folder = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
-    draw(model, task, training["seed"], folder, options.out or folder)
+    out = options.out or folder / "show"  # the run's own pictures stay as they are
+    check_folder("--out", out)
+    draw(model, task, training["seed"], folder, out)
     return 0
 
 
 def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
     """The model, task and training options (with the seed) that the user asks for."""
-    check_device(options.device)
-    content = load_run(options.checkpoint)
+    options.device = chosen_device(options.device)
+    content = read_run(options.checkpoint)
     kind = type(restore_task(content))
     task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
     changes = given(options, DNCConfig, CHANGES)
@@ -132,16 +138,27 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
     if metrics:
         rows = read_metrics(max(metrics, key=lambda path: path.stat().st_mtime))
-        train, evaluations, lessons = (
+        train, evaluations, lessons, spikes = (
             [row for row in rows if row["kind"] == kind]
-            for kind in ("train", "evaluation", "lesson")
+            for kind in ("train", "evaluation", "lesson", "spike")
         )
-        curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit)
+        curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit, spikes)
         save(curve, "learning_curve")
-    inputs, targets, mask, outputs, hidden, trace, names = probe(model, task, seed)
-    view = pictures.memory_view(inputs, outputs, targets, mask, trace, title, task.num_classes)
-    save(view, "memory")
-    save(pictures.hidden_view(inputs, outputs, hidden, mask, trace, title), "hidden")
+    seen = probe(model, task, seed)
+    inputs, targets, mask, outputs, trace, names = (
+        *(seen.inputs, seen.targets, seen.mask, seen.outputs, seen.trace, seen.names),
+    )
+    shown = (inputs, outputs, targets, mask, trace, title, task.num_classes, seen.words)
+    save(pictures.memory_view(*shown), "memory")
+    shown = (inputs, outputs, seen.hidden, mask, trace, title, seen.cells, seen.words)
+    save(pictures.hidden_view(*shown), "hidden")
+    if seen.moments:
+        steps, memories, links = zip(*seen.moments, strict=True)
+        links = None if links[0] is None else torch.stack(links)
+        save(pictures.contents_view(steps, torch.stack(memories), links, title), "contents")
+    if seen.words is not None:
+        said, wanted = (task.words(part) or [] for part in (outputs, targets))
+        print(transcript(seen.words, mask, wanted, said))
     if names is None:
         return
     episode = read_episode(inputs, outputs, targets, names)

@@ -197,7 +197,7 @@ class _Sequences(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(*gradients)
         given = ctx.saved_tensors
         with _without_autocast(ctx.passes.device):
             kept, ctx.kept = ctx.kept, None

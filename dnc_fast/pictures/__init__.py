@@ -5,6 +5,7 @@ the first picture is drawn, and where it is missing an ImportError names the com
 it. Nothing here uses pyplot, and the user's matplotlib settings are neither used nor changed.
 """
 
+from .contents import contents_view
 from .curve import learning_curve
 from .graph import graph_view
 from .hidden import hidden_view
@@ -13,6 +14,7 @@ from .reads import read_view
 from .style import save_picture
 
 __all__ = [
+    "contents_view",
     "graph_view",
     "hidden_view",
     "learning_curve",

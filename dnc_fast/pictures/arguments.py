@@ -11,7 +11,14 @@ from torch import Tensor
 from ..checks import check_shapes
 from ..trace import Trace
 
-SHAPES = {"inputs": "T X", "outputs": "T Y", "targets": "T Y", "mask": "T", "hidden": "T H"}
+SHAPES = {
+    "inputs": "T X",
+    "outputs": "T Y",
+    "targets": "T Y",
+    "mask": "T",
+    "hidden": "T H",
+    "cells": "T H",
+}
 TRACE_SHAPES = {
     "write_weights": "T Hw N",
     "read_weights": "T R N",

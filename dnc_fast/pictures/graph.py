@@ -13,6 +13,7 @@ from .style import BLACK, BLUE, GREY, PALE, VERMILLION, house_style, stack_panel
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 Triple = tuple[str, str, str]
 
@@ -56,12 +57,13 @@ def graph_view(
         draw_edge(axes, places[source], places[end], PALE, 0.8)
     for source, _, end in asked:
         draw_edge(axes, places[source], places[end], BLUE, 7.0, alpha=0.3)
+    labels: list[Annotation] = []
     for number, (source, edge, end) in enumerate(answered, 1):
         right = (source, edge, end) in (*triples, *asked)
         colour = BLACK if right else VERMILLION
         draw_edge(axes, places[source], places[end], colour, 1.4)
         (x, y), (to_x, to_y) = places[source], places[end]
-        axes.annotate(
+        label = axes.annotate(
             f"{number}: {edge}",
             (0.65 * x + 0.35 * to_x, 0.65 * y + 0.35 * to_y),  # away from that of an edge back
             ha="center",
@@ -69,20 +71,24 @@ def graph_view(
             fontsize=6.5,
             color=colour,
             bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+            parse_math=False,
         )
+        labels.append(label)
     ends = {source for source, _, _ in asked[:1]} | {end for _, _, end in asked[-1:]}
     for name, (x, y) in places.items():
         axes.plot(x, y, "o", color=GREY if name in known else VERMILLION, markersize=4)
-        axes.annotate(
+        label = axes.annotate(
             name,
             (x, y),
-            xytext=(0, 5),
+            xytext=(0, 8),
             textcoords="offset points",
             ha="center",
+            va="center",
             fontsize=7.5,
             fontweight="bold" if name in ends else "normal",
             parse_math=False,
         )
+        labels.append(label)
     from matplotlib.lines import Line2D
 
     looks = ((PALE, 0.8, "edge"), ("#B2D4E7", 7.0, "wanted"), (BLACK, 1.4, "answered"))
@@ -92,7 +98,35 @@ def graph_view(
     lines.append(Line2D([], [], color=VERMILLION, linewidth=1.4, label="answered, no such edge"))
     axes.legend(handles=lines, loc="lower left", frameon=False)
     axes.margins(0.08)
+    move_apart(figure, labels)
     return figure
+
+
+def move_apart(figure: Figure, labels: list[Annotation]) -> None:
+    """Move labels that cover each other up and down, each by as little as will do."""
+    figure.draw_without_rendering()
+    boxes = torch.tensor([label.get_window_extent().extents.tolist() for label in labels])
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    start = middle.clone()
+    for _ in range(ROUNDS):
+        between = middle.unsqueeze(1) - middle.unsqueeze(0)
+        overlap = (half.unsqueeze(1) + half.unsqueeze(0) + 1.0 - between.abs()).clamp(min=0.0)
+        covered = (overlap > 0).all(-1).fill_diagonal_(False)
+        if not covered.any():
+            break
+        lower = torch.arange(len(labels)).unsqueeze(1) < torch.arange(len(labels))
+        way = torch.where(
+            between[..., 1] == 0, torch.where(lower, -1.0, 1.0), between[..., 1].sign()
+        )
+        middle[:, 1] += 0.25 * (way * overlap[..., 1] * covered).sum(1)
+    for label, (_, moved) in zip(labels, (middle - start).tolist(), strict=True):
+        if moved and label.get_anncoords() != "offset points":
+            x, y = label.get_transform().transform(label.xy)
+            label.set_anncoords("figure pixels")
+            label.xyann = (x, y + moved)
+        elif moved:
+            x, y = label.xyann
+            label.xyann = (x, y + 72 * moved / figure.dpi)
 
 
 def draw_edge(

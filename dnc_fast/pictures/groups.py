@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from .panels import MOST_HEADS, MOST_ROWS, colour_range, draw_images, integer_ticks, runs
-from .style import DPI, WEIGHT_MAP, stack_panels
+from .style import BOTTOM, DPI, LEFT, WEIGHT_MAP, WIDTH, stack_panels, whole_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RIGHT = 0.92  # inches, for the colour bars
+LETTER = 0.0085  # inches, the width of a letter for each point of its size
 
 
 class Group(NamedTuple):
@@ -24,23 +25,44 @@ class Group(NamedTuple):
     draw: Callable[[list[Axes]], None]
 
 
-def draw_over_time(title: str, groups: list[Group], counts: Tensor) -> Figure:
+def draw_over_time(
+    title: str, groups: list[Group], counts: Tensor, words: Sequence[str] | None = None
+) -> Figure:
     """All groups on one time axis.
 
     Args:
         title: above all.
         groups: from top to bottom.
         counts: (T) bool, the steps at which the answer counts.
+        words: of each step, below the lowest panel; None for the numbers of the steps.
+
+    Raises:
+        ValueError: there is not a word for each step.
     """
-    figure, stacked = stack_panels(title, [group.heights for group in groups], RIGHT)
+    if words is not None and len(words) != len(counts):
+        raise ValueError(f"words must be one for each of {len(counts)} steps, got {len(words)}")
+    bottom, longest = BOTTOM, 0
+    if words is not None:
+        longest, size = max(map(len, words)), min(7.0, 68 * (WIDTH - LEFT - RIGHT) / len(words))
+        bottom = whole_pixels(0.2 + LETTER * size * longest)
+    heights = [group.heights for group in groups]
+    figure, stacked = stack_panels(title, heights, RIGHT, bottom)
     for panels, group in zip(stacked, groups, strict=True):
         group.draw(panels)
         for axes in panels:
             draw_answer_edges(axes, counts)
     lowest = stacked[-1][-1]
     lowest.set_xlim(-0.5, len(counts) - 0.5)
-    lowest.set_xlabel("time step")
-    lowest.xaxis.set_major_locator(integer_ticks(12))
+    if words is None:
+        lowest.set_xlabel("time step")
+        lowest.xaxis.set_major_locator(integer_ticks(12))
+    else:
+        turned = 90 if longest > 1 else 0
+        lowest.set_xticks(
+            range(len(words)), words, rotation=turned, fontsize=size, parse_math=False
+        )
+        for axes in figure.axes:
+            axes.tick_params(axis="x", length=0)
     return figure
 
 

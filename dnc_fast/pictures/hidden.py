@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
 @house_style()
 def hidden_view(
-    inputs: Tensor, outputs: Tensor, hidden: Tensor, mask: Tensor, trace: Trace, title: str
+    inputs: Tensor,
+    outputs: Tensor,
+    hidden: Tensor,
+    mask: Tensor,
+    trace: Trace,
+    title: str,
+    cells: Tensor | None = None,
+    words: Sequence[str] | None = None,
 ) -> Figure:
     """Draw the hidden state of the controller over one sequence, with inputs, weightings, outputs.
 
@@ -33,30 +41,37 @@ def hidden_view(
         mask: (T), not zero at the steps where the answer counts.
         trace: of this sequence alone, (T, ...) in every field.
         title: above all.
+        cells: (T, H), the cell state of an LSTM, shown below the hidden state with its units in the
+            same order; None for other controllers.
+        words: of each step, shown on the time axis; None for numbers.
 
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: a shape does not fit.
     """
     units = {"hidden": hidden} if hidden.numel() else {}
+    if units and cells is not None and cells.numel():
+        units["cells"] = cells
     trace, (inputs, outputs, mask, *states) = checked(
         trace, ("write_weights", "read_weights"), inputs=inputs, outputs=outputs, mask=mask, **units
     )
     counts = mask != 0
     groups = [image_group(inputs, "inputs", "feature", image_height(inputs.shape[1], most=2.4))]
-    for values in states:  # none where H = 0
-        name = "hidden state, units by the step of their largest change"
-        height = image_height(values.shape[1], 0.035, most=2.4)
-        groups.append(image_group(by_time_of_change(values), name, "unit", height))
+    if states:
+        order = by_time_of_change(states[0])
+        names = ("hidden state, units by the step of their largest change", "cell state, likewise")
+        for name, values in zip(names, states, strict=False):
+            height = image_height(values.shape[1], 0.035, most=2.4)
+            groups.append(image_group(values[:, order], name, "unit", height))
     groups += [
         weighting_group(trace.write_weights, "write weighting"),
         weighting_group(trace.read_weights, "read weighting"),
         output_group(outputs, "output", lambda axes: shade_steps(axes, ~counts)),
     ]
-    return draw_over_time(title, groups, counts)
+    return draw_over_time(title, groups, counts, words)
 
 
 def by_time_of_change(hidden: Tensor) -> Tensor:
-    """The units (T, H) in the order of the step at which each changes most."""
+    """The order of the units of (T, H) by the step at which each changes most."""
     changes = hidden.diff(dim=0, prepend=torch.zeros_like(hidden[:1])).abs()
-    return hidden[:, changes.argmax(0).argsort(stable=True)]
+    return changes.argmax(0).argsort(stable=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +49,7 @@ def memory_view(
     trace: Trace,
     title: str,
     num_classes: int = 0,
+    words: Sequence[str] | None = None,
 ) -> Figure:
     """Draw what went in and out in one sequence, and what the memory did at each step.
 
@@ -67,6 +68,7 @@ def memory_view(
         title: above all.
         num_classes: how many outputs make one answer, which is the class of the largest: all Y or a
             part that divides Y. 0: each output is a bit, one above 0.5.
+        words: of each step, shown on the time axis; None for numbers.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -94,7 +96,7 @@ def memory_view(
         read_mode_group(trace.read_modes),
         *strength_groups(trace),
     ]
-    return draw_over_time(title, groups, mask != 0)
+    return draw_over_time(title, groups, mask != 0, words)
 
 
 def wrong_outputs(outputs: Tensor, targets: Tensor, counts: Tensor, num_classes: int) -> Tensor:

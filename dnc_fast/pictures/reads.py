@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROW_HEIGHT = 0.13
 NAMES_WIDTH = 3.3
 """Inches for the names of triples."""
-RIGHT = 0.3
+RIGHT = 0.75
 LEAST_WRITE = 0.1
 """A cell is taken to hold the last triple that was written to it with at least this weight."""
 
@@ -63,7 +63,7 @@ def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
     for head, (axes,) in enumerate(stacked):
         box = axes.get_position()
         axes.set_position((NAMES_WIDTH / WIDTH, box.y0, width, box.height))
-        axes.imshow(
+        image = axes.imshow(
             shares[:, head][:, rows].T.numpy(),
             cmap=colormaps[WEIGHT_MAP],
             vmin=0.0,
@@ -76,6 +76,9 @@ def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
         axes.plot(range(first, len(read)), dots, "o", color=VERMILLION, markersize=3)
         axes.set_yticks(range(len(rows)), labels, fontsize=6.5, parse_math=False)
         axes.set_title(f"read head {head}: share of its weighting by triple")
+    top, low = stacked[0][0].get_position(), stacked[-1][0].get_position()
+    bar = figure.add_axes((top.x1 + 0.1 / WIDTH, low.y0, 0.1 / WIDTH, top.y1 - low.y0))
+    figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1]).set_label("share of the weighting")
     stacked[-1][0].set_xlabel("time step; a dot is on the triple that is read most of all")
     stacked[-1][0].set_xlim(first - 0.5, len(read) - 0.5)
     return figure

@@ -101,7 +101,7 @@ def whole_pixels(height: float) -> float:
 
 
 def stack_panels(
-    title: str, groups: Sequence[Sequence[float]], right: float
+    title: str, groups: Sequence[Sequence[float]], right: float, bottom: float = BOTTOM
 ) -> tuple[Figure, list[list[Axes]]]:
     """A new figure with panels one above another, which share one horizontal axis.
 
@@ -111,6 +111,7 @@ def stack_panels(
         title: above all panels; a long one is wrapped, an empty one takes no space.
         groups: the heights of each group's panels, inches. A group has one title row above it.
         right: inches to the right of the panels, for colour bars and the like.
+        bottom: inches below them, for the numbers and the name of the horizontal axis.
 
     Returns:
         the figure, and the axes of each group from top to bottom.
@@ -122,7 +123,7 @@ def stack_panels(
     lines = [line for part in title.splitlines() for line in textwrap.wrap(part, 85)]
     top = 0.08 + HEADING_LINE * len(lines)
     group_heights = [sum(heights) + GAP * (len(heights) - 1) for heights in groups]
-    height = top + TITLE_ROW * len(groups) + sum(group_heights) + BOTTOM
+    height = top + TITLE_ROW * len(groups) + sum(group_heights) + bottom
     figure = Figure(figsize=(WIDTH, height + 1e-6))  # Agg drops any fraction of a pixel
     FigureCanvasAgg(figure)
     if lines:
@@ -137,14 +138,14 @@ def stack_panels(
         )
     panel_width = WIDTH - LEFT - right
     stacked: list[list[Axes]] = []
-    bottom = height - top
+    place = height - top
     for heights in groups:
-        bottom -= TITLE_ROW - GAP
+        place -= TITLE_ROW - GAP
         panels: list[Axes] = []
         for panel_height in heights:
-            bottom -= GAP + panel_height
+            place -= GAP + panel_height
             axes = figure.add_axes(
-                (LEFT / WIDTH, bottom / height, panel_width / WIDTH, panel_height / height),
+                (LEFT / WIDTH, place / height, panel_width / WIDTH, panel_height / height),
                 sharex=figure.axes[0] if figure.axes else None,
             )
             axes.yaxis.set_label_coords(-LABEL / panel_width, 0.5)

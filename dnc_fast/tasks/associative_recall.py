@@ -8,7 +8,7 @@ import torch
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, VectorTask, random_bits, random_shares, uniform
+from .base import Batch, VectorTask, random_bits, random_shares, span, uniform
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AssociativeRecallTask(VectorTask):
 
     def __str__(self) -> str:
         return (
-            f"recall among {self.min_items} to {self.max_items} items of "
+            f"recall among {span(self.min_items, self.max_items)} items of "
             f"{self.item_length} x {self.num_bits} bits"
         )
 

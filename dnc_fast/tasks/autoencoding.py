@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, ClassTask, doubling, uniform
+from .base import Batch, ClassTask, doubling, span, uniform
 
 PADDING, END, FIRST = 0, 1, 2
 """The symbols: 0 pads, 1 ends, digits start at 2."""
@@ -37,7 +37,7 @@ class AutoencodingTask(ClassTask):
         check_integer("max_length", self.max_length, minimum=self.min_length)
 
     def __str__(self) -> str:
-        return f"autoencode {self.min_length} to {self.max_length} digits"
+        return f"autoencode {span(self.min_length, self.max_length)} digits"
 
     @property
     def input_size(self) -> int:

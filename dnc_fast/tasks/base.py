@@ -141,6 +141,14 @@ class Task(ABC):
         """The sequences `first` to `last` - 1 of a finite task, in a fixed order."""
         raise NotImplementedError(f"{type(self).__name__} is endless; draw from it with batch()")
 
+    def words(self, steps: Tensor) -> list[str] | None:
+        """What each step of a sequence is in words or characters; None if steps are none.
+
+        Args:
+            steps: (T, X) inputs or (T, Y) outputs or targets; zeros are the empty word.
+        """
+        return None
+
     def parts(self) -> dict[str, Task]:
         """Tasks by name that are also scored separately; usually none."""
         return {}
@@ -259,6 +267,11 @@ class ClassTask(Task):
     def probabilities(self, outputs: Tensor) -> Tensor:
         """The probability of each class; those of one answer sum to one."""
         return self._by_answer(outputs).softmax(-1).flatten(-2)
+
+
+def span(low: int, high: int) -> str:
+    """A range as people say it: "1 to 8", or "4" where both ends are the same."""
+    return f"{low} to {high}" if low < high else str(low)
 
 
 def uniform(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -72,6 +72,16 @@ class CharactersTask(ClassTask):
     def input_size(self) -> int:
         return len(self.alphabet)
 
+    def words(self, steps: Tensor) -> list[str]:
+        """The character of each step; white space as signs that can be seen."""
+        signs = {
+            " ": "\N{OPEN BOX}",
+            "\n": "\N{RETURN SYMBOL}",
+            "\t": "\N{RIGHTWARDS ARROW TO BAR}",
+        }
+        found = [self.alphabet[int(step.argmax())] if step.any() else "" for step in steps]
+        return [signs.get(one, one) for one in found]
+
     def held_out(self) -> CharactersTask:
         """The last tenth of the text."""
         return replace(self, part="held-out")

@@ -8,7 +8,7 @@ import torch
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, VectorTask, doubling, random_bits, uniform
+from .base import Batch, VectorTask, doubling, random_bits, span, uniform
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class CopyTask(VectorTask):
 
     def __str__(self) -> str:
         again = f", {self.num_sequences} times" if self.num_sequences > 1 else ""
-        return f"copy {self.min_length} to {self.max_length} vectors of {self.num_bits} bits{again}"
+        return (
+            f"copy {span(self.min_length, self.max_length)} vectors of {self.num_bits} bits{again}"
+        )
 
     @property
     def memory_load(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import check_integer, check_number
 from ..options import option
-from .base import Batch, BitTask, doubling, random_bits, random_shares, uniform
+from .base import Batch, BitTask, doubling, random_bits, random_shares, span, uniform
 
 MOST_BITS = 62
 """The most bits of a key: as many as fit an int64."""
@@ -45,7 +45,7 @@ class KeyValueTask(BitTask):
 
     def __str__(self) -> str:
         return (
-            f"recall among {self.min_items} to {self.max_items} pairs of {self.key_bits} and "
+            f"recall among {span(self.min_items, self.max_items)} pairs of {self.key_bits} and "
             f"{self.value_bits} bits"
         )
 

@@ -8,7 +8,7 @@ import torch
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, VectorTask, doubling, random_bits, uniform
+from .base import Batch, VectorTask, doubling, random_bits, span, uniform
 
 REPEATS_SCALE = 10
 """The number of repeats is shown divided by this, as in google-deepmind/dnc, so that more repeats
@@ -39,8 +39,8 @@ class RepeatCopyTask(VectorTask):
 
     def __str__(self) -> str:
         return (
-            f"repeat {self.min_length} to {self.max_length} vectors of {self.num_bits} bits "
-            f"{self.min_repeats} to {self.max_repeats} times"
+            f"repeat {span(self.min_length, self.max_length)} vectors of {self.num_bits} bits "
+            f"{span(self.min_repeats, self.max_repeats)} times"
         )
 
     @property

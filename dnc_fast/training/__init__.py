@@ -5,6 +5,7 @@ from .checkpoint import (
     CheckpointError,
     load_checkpoint,
     load_run,
+    read_run,
     restore_model,
     restore_task,
     save_checkpoint,
@@ -12,13 +13,14 @@ from .checkpoint import (
 from .config import TrainingConfig
 from .evaluation import Evaluation, describe, evaluate, held_out_size
 from .metrics import read_metrics
-from .probe import Probe, probe
+from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
 from .trainer import Trainer, TrainingError
 
 __all__ = [
     "CheckpointError",
     "Evaluation",
+    "Moment",
     "Outcome",
     "Probe",
     "Trainer",
@@ -33,8 +35,10 @@ __all__ = [
     "outcome",
     "probe",
     "read_metrics",
+    "read_run",
     "restore_model",
     "restore_task",
     "save_checkpoint",
     "summary_table",
+    "transcript",
 ]

@@ -22,6 +22,28 @@ MOST_STEPS = 120
 kept whole, because their answers come last."""
 
 
+MOMENTS = 6
+"""After how many steps the contents of the memory are kept."""
+
+MOST_CELLS = 256
+"""Larger memories are not kept, since a picture could not show their cells."""
+
+
+class Moment(NamedTuple):
+    """The memory after a step.
+
+    | field  | shape      | meaning                                               |
+    |--------|------------|-------------------------------------------------------|
+    | step   |            | the number of the step, from 0                        |
+    | memory | (N, W)     | the cells                                             |
+    | link   | (Hw, N, N) | the link matrices; None if the link is not a matrix   |
+    """
+
+    step: int
+    memory: Tensor
+    link: Tensor | None
+
+
 class Probe(NamedTuple):
     """A sequence and what the model did.
 
@@ -32,10 +54,13 @@ class Probe(NamedTuple):
     | mask    | (T)    | bool    | the steps on which the answer counts                          |
     | outputs | (T, Y) | float32 | probabilities                                                 |
     | hidden  | (T, H) | float32 | the hidden state of the controller's last layer               |
+    | cells   | (T, H) | float32 | the cell state of an LSTM's last layer                        |
     | trace   |        |         | what the memory did, see `Trace`                              |
     | names   |        |         | what the labels of a graph task stand for; otherwise None     |
+    | words   |        |         | each step's word, see `Task.words`; otherwise None            |
+    | moments |        |         | the memory after some steps, see `Moment`                     |
 
-    A feed-forward controller has no state; its `hidden` has H = 0.
+    A feed-forward controller has no state; its `hidden` has H = 0. Only an LSTM's `cells` have not.
     """
 
     inputs: Tensor
@@ -45,6 +70,9 @@ class Probe(NamedTuple):
     hidden: Tensor
     trace: Trace
     names: Names | None
+    cells: Tensor
+    words: list[str] | None
+    moments: list[Moment]
 
 
 def probe(model: DNC, task: Task, seed: int) -> Probe:
@@ -56,18 +84,27 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
         seed: of the stream; the same seed gives the same sequence.
     """
     task = task.held_out()
-    state, outputs, hidden, traces = None, [], [], []
+    state, outputs, hidden, cells, traces, moments = None, [], [], [], [], []
     with inference(model) as device:
         batch = task.batch(CANDIDATES, stream_generator(seed, "held-out")).to(device)
         batch = answered(model, task, batch)
         longest = int(batch.lengths.argmax())
         steps = None if isinstance(task, GraphTask) else MOST_STEPS
         inputs, targets, mask = (part[:steps, longest] for part in batch[:3])
-        for step in inputs.split(1):
+        shown = set(torch.linspace(0, len(inputs) - 1, MOMENTS).round().int().tolist())
+        if model.config.num_cells > MOST_CELLS:
+            shown = set()
+        for number, step in enumerate(inputs.split(1)):
             output, state, trace = model(step.unsqueeze(1), state, return_trace=True)
             outputs.append(output[:, 0])
-            hidden.append(_hidden(state.controller))
+            parts = _of_last_layer(state.controller)
+            hidden.append(parts[0])
+            cells.append(parts[1])
             traces.append(Trace(*(part[:, 0] for part in trace)))
+            if number in shown:
+                link = state.memory.link
+                link = link[0] if isinstance(link, Tensor) else None
+                moments.append(Moment(number, state.memory.memory[0], link))
     names = None
     if isinstance(task, GraphTask):  # drawn before anything else of the batch
         names = task.names(CANDIDATES, stream_generator(seed, "held-out"))[longest]
@@ -79,11 +116,40 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
         torch.stack(hidden),
         Trace(*map(torch.cat, zip(*traces, strict=True))),
         names,
+        torch.stack(cells),
+        task.words(inputs),
+        moments,
     )
 
 
-def _hidden(controller: object) -> Tensor:
-    """The hidden state of the last layer, (H): h of an LSTM, which has two tensors."""
+def _of_last_layer(controller: object) -> tuple[Tensor, Tensor]:
+    """The hidden state of the last layer, (H), and the cell state, which only an LSTM has."""
     layer = controller[-1] if isinstance(controller, (tuple, list)) and controller else controller
-    first = next(tensors(layer), None)
-    return torch.zeros(0) if first is None else first[0]
+    parts = [part[0] for part in tensors(layer)][:2]
+    none = torch.zeros(0)
+    return (parts or [none])[0], parts[1] if len(parts) == 2 else none
+
+
+def transcript(words: list[str], counts: Tensor, wanted: list[str], said: list[str]) -> str:
+    """A sequence in words, a line for each sentence, with the answers that were wanted and said.
+
+    Args:
+        words: of each step.
+        counts: (T), the steps at which an answer counts.
+        wanted, said: the answers of each step, right and the model's.
+    """
+    if counts.float().mean() > 0.5:  # every step is answered: two texts, one below the other
+        return "\n".join(
+            f"{name:<8}{''.join(line)}"
+            for name, line in (("read", words), ("wanted", wanted), ("said", said))
+        )
+    lines, line = [], []
+    for word, counted, right, given in zip(words, counts.tolist(), wanted, said, strict=True):
+        if counted:
+            line.append(given if right == given else f"{given} (the answer is {right})")
+        else:
+            line.append(word)
+        if counted or word == ".":
+            lines.append(" ".join(line))
+            line = []
+    return "\n".join([*lines, " ".join(line)]).strip()

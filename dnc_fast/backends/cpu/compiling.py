@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,8 +47,16 @@ def compile_once(dtype: torch.dtype, kind: str, call: Callable[[torch.dtype], No
             command = [sys.executable, "-m", f"{__package__}.warm_up", name, kind]
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if is_compiled(dtype, kind):
-            call(dtype)
+            with _plain_torch():
+                call(dtype)
         _done.add((dtype, kind))
+
+
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Calls of kernels do not depend on what the user's code has set around the first forward."""
+    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def compile_here(dtype: torch.dtype, kind: str, call: Callable[[torch.dtype], None]) -> None:

@@ -120,6 +120,10 @@ class BabiTask(ClassTask):
         cut = tuple(replace(self, max_questions=count) for count in range(1, last))
         return (*cut, self)
 
+    def words(self, steps: Tensor) -> list[str]:
+        """The word of each step."""
+        return [VOCABULARY[int(step.argmax())] if step.any() else "" for step in steps]
+
     def parts(self) -> dict[str, Task]:
         """Each of the tasks separately."""
         return {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...checks import check_integer, check_number
 from ...options import option
-from ..base import Batch, random_shares, uniform
+from ..base import Batch, random_shares, span, uniform
 from .graph import Graphs
 from .task import GraphTask, Names
 from .triples import BLANK, Phase, answer_phase, join_phases, silence
@@ -93,7 +93,7 @@ class InferenceTask(GraphTask):
         check_number("guided", self.guided, 0.0, 1.0)
 
     def __str__(self) -> str:
-        return f"relations of {self.min_relation} to {self.max_relation} edges in {self.place}"
+        return f"relations of {span(self.min_relation, self.max_relation)} edges in {self.place}"
 
     def held_out(self) -> InferenceTask:
         """The same without guidance."""

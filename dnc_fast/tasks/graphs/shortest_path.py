@@ -11,7 +11,7 @@ from torch import Tensor
 from ...checks import check_integer, check_number
 from ...options import option
 from ..answerer import Answerer
-from ..base import Batch, Score, Task, random_shares, uniform
+from ..base import Batch, Score, Task, random_shares, span, uniform
 from .graph import Graphs
 from .task import GraphTask
 from .triples import (
@@ -71,7 +71,7 @@ class ShortestPathTask(GraphTask):
         check_number("mixing", self.mixing, 0.0, 1.0)
 
     def __str__(self) -> str:
-        paths = f"shortest paths of {self.min_path} to {self.max_path} edges"
+        paths = f"shortest paths of {span(self.min_path, self.max_path)} edges"
         return f"{paths}, {self.slack} more allowed, in {self.place}"
 
     def parts(self) -> dict[str, Task]:

@@ -10,6 +10,7 @@ import torch
 
 from ...checks import check_choice, check_integer
 from ...options import option
+from ..base import span
 from .family import FAMILY
 from .graph import Graphs, draw_labels, label_graph, random_graphs
 from .known import KnownGraph
@@ -79,7 +80,7 @@ class GraphTask(TripleTask):
         """The graphs in words."""
         if self.known:
             return f"the {self.graph}"
-        return f"random graphs of {self.min_nodes} to {self.max_nodes} nodes"
+        return f"random graphs of {span(self.min_nodes, self.max_nodes)} nodes"
 
     def lessons(self) -> tuple[GraphTask, ...]:
         """Those of the paper's lessons that are within the task's ranges, then the task itself."""

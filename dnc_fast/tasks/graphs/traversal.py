@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...options import option
-from ..base import Batch, random_shares, uniform
+from ..base import Batch, random_shares, span, uniform
 from .graph import Graphs
 from .task import GraphTask
 from .triples import BLANK, Phase, answer_phase, join_phases
@@ -36,7 +36,7 @@ class TraversalTask(GraphTask):
     max_path: int = option(3, "most edges of a path")
 
     def __str__(self) -> str:
-        return f"paths of {self.min_path} to {self.max_path} edges in {self.place}"
+        return f"paths of {span(self.min_path, self.max_path)} edges in {self.place}"
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
