@@ -150,7 +150,7 @@ class ContentWeighting(torch.autograd.Function):
     def forward(
         ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
     ) -> Tensor:
-        backend.prepare(memory.dtype)
+        backend.prepare(memory.dtype, memory.shape[1])
         ctx.backend = backend
         ctx.save_for_backward(keys, strengths, memory)
         return backend.look_up(keys, strengths, memory).weights
@@ -173,7 +173,7 @@ class AllocationWeighting(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
-        backend.prepare(usage.dtype)
+        backend.prepare(usage.dtype, usage.shape[1])
         ctx.backend, ctx.usage_order = backend, usage_order
         ctx.save_for_backward(usage)
         return backend.allocate(usage, usage_order)
@@ -192,7 +192,7 @@ class WriteMemory(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
-        backend.prepare(given[0].dtype)
+        backend.prepare(given[0].dtype, given[0].shape[1])
         ctx.backend = backend
         ctx.save_for_backward(*given)
         out = torch.empty_like(given[0], memory_format=torch.contiguous_format)
@@ -219,7 +219,7 @@ class DenseLink(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
-        backend.prepare(given[0].dtype)
+        backend.prepare(given[0].dtype, given[0].shape[-1], "dense")
         ctx.backend = backend
         ctx.save_for_backward(*given)
         link, precedence, write_weights, read_weights = (tensor.contiguous() for tensor in given)
