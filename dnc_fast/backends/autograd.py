@@ -14,6 +14,7 @@ from ..kernels.arrays import Adjoint, Step
 from ..linkages import LINKAGES
 from ..state import MemoryState
 from ..step_options import PAPER, StepOptions
+from ..untraced import untraced
 from .parts import Parts, StepRun
 from .step import LINK, final_gradients, first_gradients, step_run
 
@@ -49,7 +50,7 @@ def arrays(
     return Step(*map(run.array, (vector, *pairs, reads)))
 
 
-@torch.compiler.disable
+@untraced
 def hand_derived_step(
     backend: Parts, vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:

@@ -12,6 +12,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ..checks import check_choice
+from ..untraced import constant
 from . import cpu, triton
 from .base import FULL_DTYPES, Backend
 
@@ -83,7 +84,7 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-@torch.compiler.assume_constant_result
+@constant
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     """The name of the backend that will run.
 

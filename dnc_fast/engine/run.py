@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..backends.autograd import refuse_second_gradient
 from ..layout import Layout
 from ..state import DNCState, map_tensors, tensors
+from ..untraced import untraced
 from . import captures
 from .controller import controller_run
 from .layered_controller import Layers
@@ -18,7 +19,7 @@ from .plan import Plan
 from .recording import Recording
 
 
-@torch.compiler.disable
+@untraced
 def run_sequences(
     controller: Any,
     interface: nn.Linear,
