@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from dnc_fast.tasks import KeyValueTask
-from dnc_fast.training import load_run, restore_model, restore_task
+from dnc_fast.training import read_run, restore_model, restore_task
 from dnc_fast.training.random import stream_generator
 
 from .harness.provenance import provenance
@@ -23,7 +23,7 @@ from .reports.tables import print_head, print_row
 
 def recall(run: Path, pairs: int, kept: int, queries: int, seed: int) -> None:
     """Store the pairs of one episode, ask for some, and print a row."""
-    content = load_run(run)
+    content = read_run(run)
     sizes = {"min_items": pairs, "max_items": pairs, "num_queries": queries}
     task = restore_task(content, **sizes)
     assert isinstance(task, KeyValueTask)

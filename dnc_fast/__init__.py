@@ -1,7 +1,7 @@
 """dnc_fast: a high-performance Differentiable Neural Computer (Graves et al., Nature 2016).
 
 `DNC` replaces an nn.LSTM and `DNCCell` an nn.LSTMCell; `memory_step` is one step of the external
-memory alone.
+memory alone; `load_run` loads what `dnc-fast train` has trained.
 
 Names are imported when they are first used, so that commands that need no torch start at once.
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .engine import release_cuda_graphs
     from .state import DNCState, MemoryState
     from .trace import Trace
+    from .training import load_run
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "MemoryState",
     "Trace",
     "__version__",
+    "load_run",
     "memory_step",
     "release_cuda_graphs",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "DNCState": "state",
     "MemoryState": "state",
     "Trace": "trace",
+    "load_run": "training",
     "memory_step": "backends",
     "release_cuda_graphs": "engine",
 }

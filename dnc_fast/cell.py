@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
 from .config import OPTION_NAMES, DNCConfig
-from .controllers import CONTROLLERS, check_controller
+from .controllers import CONTROLLERS, check_controller, zero_state
 from .engine import (
     MemoryReport,
     Plan,
@@ -79,8 +79,8 @@ class DNCCell(nn.Module):
         self, config: DNCConfig, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}")
         self.config = config
         controller_input = config.input_size + config.read_size
         if isinstance(config.controller, str):
@@ -112,11 +112,18 @@ class DNCCell(nn.Module):
         self._scale_inputs()
 
     @property
+    def like(self) -> Tensor:
+        """A tensor with the device and the dtype of the parameters."""
+        weight = self.interface.weight
+        # torch's dynamic quantization replaces it by a function, and runs in float32 on a CPU.
+        return weight if isinstance(weight, Tensor) else torch.empty(0, device="cpu")
+
+    @property
     def state_dtype(self) -> torch.dtype:
         """Dtype of the memory; by default float64 in a double model, otherwise float32."""
         if self.config.state_dtype is not None:
             return self.config.state_dtype
-        double = self.interface.weight.dtype == torch.float64
+        double = self.like.dtype == torch.float64
         return torch.float64 if double else torch.float32
 
     def zero_state(self, batch_size: int, num_cells: int | None = None) -> DNCState:
@@ -127,10 +134,13 @@ class DNCCell(nn.Module):
             num_cells: N; may differ from the model's, since the parameters do not depend on it.
         """
         return DNCState(
-            self.controller.zero_state(batch_size),
+            self._zero_controller(batch_size),
             self._zero_memory(batch_size, num_cells),
             self._zero_read_vectors(batch_size),
         )
+
+    def _zero_controller(self, batch_size: int) -> Any:
+        return zero_state(self.controller, batch_size, self.like)
 
     def _zero_memory(self, batch_size: int, num_cells: int | None = None) -> MemoryState:
         config, sizes = self.config, self.config.memory_sizes(batch_size, num_cells)
@@ -139,12 +149,12 @@ class DNCCell(nn.Module):
             linkage=config.linkage,
             link_fan_out=config.link_fan_out,
             dtype=self.state_dtype,
-            device=self.interface.weight.device,
+            device=self.like.device,
         )
 
     def _zero_read_vectors(self, batch_size: int) -> Tensor:
         shape = (batch_size, self.config.num_read_heads, self.config.cell_size)
-        return self.interface.weight.new_zeros(shape, dtype=self.state_dtype)
+        return self.like.new_zeros(shape, dtype=self.state_dtype)
 
     def complete_state(self, state: DNCState | None, batch_size: int) -> DNCState:
         """Check a user's state, and replace each None by zeros.
@@ -156,7 +166,7 @@ class DNCCell(nn.Module):
         if state is None:
             return self.zero_state(batch_size)
         controller, memory, read_vectors = state
-        zero_controller = self.controller.zero_state(batch_size)
+        zero_controller = self._zero_controller(batch_size)
         zero_reads = self._zero_read_vectors(batch_size)
         if memory is None:
             memory = self._zero_memory(batch_size)
@@ -199,7 +209,7 @@ class DNCCell(nn.Module):
 
     def _check_kind(self, name: str, part: Tensor, dtype: torch.dtype) -> None:
         """Raise unless a state's tensor is on the model's device and has the given dtype."""
-        device = self.interface.weight.device
+        device = self.like.device
         if part.device != device:
             raise ValueError(
                 f"state.{name} must be on {device} like the model, got {part.device}; "
@@ -223,12 +233,15 @@ class DNCCell(nn.Module):
         if self.config.input_gain != 1:  # only with a built-in controller
             self.controller.scale_inputs(self.config.input_size, self.config.input_gain)
 
-    def forward(self, input: Tensor, state: DNCState | None = None) -> tuple[Tensor, DNCState]:
+    def forward(
+        self, input: Tensor, state: DNCState | None = None, *, memory: bool = True
+    ) -> tuple[Tensor, DNCState]:
         """One step.
 
         Args:
             input: x_t, (B, X); or (X), with a state without a batch axis.
             state: from the previous step; None for zeros.
+            memory: see `DNC.forward`.
 
         Returns:
             output y_t, (B, Y) or (Y), and the state after the step.
@@ -236,7 +249,7 @@ class DNCCell(nn.Module):
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
         """
-        weight = self.interface.weight
+        weight = self.like
         check_tensor("input", input, weight.device, weight.dtype)
         if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
             raise ValueError(
@@ -249,7 +262,8 @@ class DNCCell(nn.Module):
             input = input.unsqueeze(0)
             state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
         state = self.complete_state(state, input.shape[0])
-        features, state = self.step(input, state)
+        step = self.step if memory and len(input) else self._step_without_memory
+        features, state = step(input, state)
         output = self.output(features)
         if unbatched:
             return output.squeeze(0), map_tensors(lambda tensor: tensor.squeeze(0), state)
@@ -274,7 +288,7 @@ class DNCCell(nn.Module):
             torch.cat([inputs, last_read], dim=-1), state.controller
         )
         if autocasts(inputs.device):  # the state keeps the model's dtype
-            dtype = self.interface.weight.dtype
+            dtype = self.like.dtype
             controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
         vector, options = self.interface(hidden), self.config
         if trace is None:
@@ -289,8 +303,21 @@ class DNCCell(nn.Module):
         features = torch.cat([hidden, read_vectors.flatten(1).to(hidden.dtype)], dim=-1)
         return features, DNCState(controller_state, memory, read_vectors)
 
+    def _step_without_memory(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
+        """One step as in `step` that reads zeros and writes nothing."""
+        reads = self._zero_read_vectors(len(inputs))
+        zeros = reads.flatten(1).to(inputs.dtype)
+        hidden, controller = self.controller(torch.cat([inputs, zeros], dim=-1), state.controller)
+        features = torch.cat([hidden, zeros.to(hidden.dtype)], dim=-1)
+        return features, DNCState(controller, state.memory, reads)
+
     def run(
-        self, rows: Tensor, batch_sizes: list[int], state: DNCState, trace: list[Trace] | None
+        self,
+        rows: Tensor,
+        batch_sizes: list[int],
+        state: DNCState,
+        trace: list[Trace] | None,
+        memory: bool = True,
     ) -> tuple[Tensor, DNCState]:
         """Run whole sequences, as fast as the backend and the dtypes allow.
 
@@ -299,12 +326,15 @@ class DNCCell(nn.Module):
             batch_sizes: number of sequences at each step; never increases.
             state: complete, before the first step.
             trace: if given, each step's trace is appended to it.
+            memory: whether to use the memory, see `DNC.forward`.
 
         Returns:
             features (rows, L H + R W), and the state of each sequence after its own last step.
         """
+        if not memory or not len(rows):
+            return unroll(self._step_without_memory, rows, batch_sizes, state)
         backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
-        precision = run_precision(self.interface.weight, rows, self.state_dtype)
+        precision = run_precision(self.like, rows, self.state_dtype)
         plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
         if precision is not None and precision.half is not None:
             # A custom controller must run step by step, under torch's own autocast.
@@ -328,7 +358,7 @@ class DNCCell(nn.Module):
 
     def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
         """See `DNC.memory_report`."""
-        config, weight = self.config, self.interface.weight
+        config, weight = self.config, self.like
         backend = resolve_backend(config.backend, weight.device, self.state_dtype)
         if backend == "reference":
             raise ValueError(

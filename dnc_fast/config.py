@@ -18,6 +18,15 @@ from .options import option
 from .state import MemorySizes
 from .step_options import StepOptions
 
+OF_ONE_LINKAGE = {
+    "link_fan_out": "sparse",
+    "link_threshold": "sparse",
+    "link_unit_sums": "sparse",
+    "link_history": "separable",
+    "checkpoint_dtype": "dense",
+}
+"""Options that only one linkage has, and which."""
+
 STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -137,14 +146,34 @@ class DNCConfig(StepOptions):
         """Whether each step writes to few cells, in place in a single memory."""
         return not LINKAGES[self.linkage].is_matrix and self.write_topk is not None
 
+    def idle_options(self) -> list[str]:
+        """A sentence for each option that is set but has no effect."""
+        found = []
+        if self.dropout and self.num_layers == 1:
+            found.append(
+                "dropout acts between controller layers, so it has no effect with num_layers=1; "
+                f"got dropout={self.dropout}"
+            )
+        if not isinstance(self.controller, str):
+            for name in ("num_layers", "dropout", "activation_clip", "input_gain"):
+                if getattr(self, name) != getattr(DNCConfig, name):
+                    found.append(
+                        f"{name} is an option of the built-in controllers, so it has no effect "
+                        f"with a controller of your own; got {name}={getattr(self, name)}"
+                    )
+        for name, linkage in OF_ONE_LINKAGE.items():
+            value, default = getattr(self, name), DNCConfig.__dataclass_fields__[name].default
+            if value != default and self.linkage != linkage:
+                found.append(
+                    f'{name} is an option of linkage="{linkage}", so it has no effect with '
+                    f'linkage="{self.linkage}"; got {name}={value}'
+                )
+        return found
+
     def warn_of_idle_options(self) -> None:
         """Warn about options without effect, at the line of the caller's caller."""
-        if self.dropout and self.num_layers == 1:
-            warnings.warn(
-                "dropout acts between controller layers, so it has no effect with num_layers=1; "
-                f"got dropout={self.dropout}",
-                stacklevel=3,
-            )
+        for sentence in self.idle_options():
+            warnings.warn(sentence, stacklevel=3)
 
 
 OPTION_NAMES = sorted(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .cell import DNCCell, check_state_type, describe
-from .checks import check_integer
+from .checks import check_flag, check_integer
 from .config import OPTION_NAMES, DNCConfig
 from .engine import MemoryReport
 from .options import arguments_of, read_options
@@ -93,7 +93,8 @@ class DNC(nn.Module):
             torch: all exact, and none stores every link matrix. "auto" is the fastest that can run.
             Only the reference can be differentiated twice, or by torch.func. If the cell has hooks
             or parametrised weights, or a custom controller in half precision or under autocast,
-            it runs step by step.
+            it runs step by step. Hooks on the DNC, on `cell.controller`, `cell.interface` and
+            `cell.output` are called; hooks on `cell` itself are not, since a DNC runs its parts.
         cuda_graphs: on a CUDA device, record the steps as CUDA graphs and replay them where this
             is safe, see docs/cuda_graphs.md.
         device, dtype: of the parameters, as in torch.
@@ -179,7 +180,12 @@ class DNC(nn.Module):
         """Does nothing; it exists because code written for nn.LSTM calls it."""
 
     def forward(
-        self, input: Tensor | PackedSequence, state: Any = None, *, return_trace: bool = False
+        self,
+        input: Tensor | PackedSequence,
+        state: Any = None,
+        *,
+        memory: bool = True,
+        return_trace: bool = False,
     ) -> Any:
         """Run a batch of whole sequences, or the next part of it.
 
@@ -189,6 +195,8 @@ class DNC(nn.Module):
             state: from an earlier call or `zero_state`; None for zeros. A `DNCState` (B first in
                 every tensor; no B when unbatched), or a pair when bidirectional. Its number of
                 cells may differ from the model's.
+            memory: False reads zeros and writes nothing, to see what the memory is good for: the
+                controller runs alone, step by step, and the memory stays as it is in the state.
             return_trace: also return every step's trace; runs the reference, step by step.
 
         Returns:
@@ -198,11 +206,18 @@ class DNC(nn.Module):
 
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, dtype or device, or (on
-                a CPU) the input is not finite.
+                a CPU) the input is not finite; or a trace is asked for where there is no memory,
+                or no sequence.
         """
+        check_flag("memory", memory)
         sequences = Sequences.of(
-            input, self.config.input_size, self.config.batch_first, self.cell.interface.weight
+            input, self.config.input_size, self.config.batch_first, self.cell.like
         )
+        if return_trace and not (memory and sequences.batch_size):
+            raise ValueError(
+                "return_trace=True needs memory=True and at least one sequence, got "
+                f"memory={memory} and B={sequences.batch_size}"
+            )
         outputs, states, traces = [], [], []
         for cell, initial in zip(self.cells, self._states_by_direction(state), strict=True):
             order = sequences.reversal() if cell is self.reverse_cell else None
@@ -214,6 +229,7 @@ class DNC(nn.Module):
                     cell.complete_state(sequences.with_batch(initial), sequences.batch_size)
                 ),
                 steps,
+                memory,
             )
             output = cell.output(features)
             outputs.append(output if order is None else output[order])

@@ -65,10 +65,8 @@ class Sequences:
         elif batch_first:
             x = x.transpose(0, 1)
         steps, batch_size, _ = x.shape
-        if not steps or not batch_size:
-            raise ValueError(
-                f"input must have at least one step and one sequence, got T={steps}, B={batch_size}"
-            )
+        if not steps:
+            raise ValueError(f"input must have at least one step, got T=0, B={batch_size}")
         return cls(x.flatten(0, 1), [batch_size] * steps, batch_first, unbatched, None)
 
     @property
@@ -91,7 +89,7 @@ class Sequences:
         """
         if self.packed is None:  # need not wait for the device
             rows = torch.arange(len(self.rows), device=self.rows.device)
-            return rows.view(-1, self.batch_size).flip(0).flatten()
+            return rows.view(len(self.batch_sizes), -1).flip(0).flatten() if len(rows) else rows
         steps, places = self._places()
         sizes = torch.tensor(self.batch_sizes, device=self.rows.device)
         starts = sizes.cumsum(0) - sizes

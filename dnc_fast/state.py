@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.serialization import add_safe_globals
 
 from .checks import check_choice, check_integer
-from .linkages import LINKAGES, LinkSizes, linkage_of
+from .linkages import LINKAGES, LinkSizes, SeparableLink, SparseLink, linkage_of
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
@@ -38,6 +39,24 @@ def _to(args: tuple[Any, ...], kwargs: dict[str, Any], tensor: Tensor) -> Tensor
     if moved.is_floating_point() == tensor.is_floating_point():
         return moved
     return tensor.to(moved.device)
+
+
+def _reset_rows(mask: Any, empty_cell: int, tree: Any) -> Any:
+    """A tree of tensors (B, ...) with empty rows where a mask is True."""
+
+    def reset(tensor: Tensor) -> Tensor:
+        empty = 0 if tensor.is_floating_point() else empty_cell
+        return tensor.masked_fill(mask.view(-1, *[1] * (tensor.dim() - 1)), empty)
+
+    rows = next(tensors(tree)).shape[0]
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (rows,):
+        kind = type(mask).__name__
+        got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else kind
+        raise ValueError(
+            f"mask must be a bool tensor of shape ({rows},), True for each sequence to reset, "
+            f"got {got}"
+        )
+    return map_tensors(reset, tree)
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
@@ -123,12 +142,12 @@ class MemoryState(NamedTuple):
             dtype, device: of all tensors.
 
         Raises:
-            TypeError, ValueError: a size is not an integer of at least 1, or the linkage is
-                unknown.
+            TypeError, ValueError: a size is not an integer of at least 1 (the batch: 0), or the
+                linkage is unknown.
         """
         sizes = MemorySizes(batch_size, num_cells, cell_size, num_read_heads, num_write_heads)
         for name, size in zip(sizes._fields, sizes, strict=True):
-            check_integer(name, size, minimum=1)
+            check_integer(name, size, minimum=0 if name == "batch_size" else 1)
         check_choice("linkage", linkage, LINKAGES)
         check_integer("link_fan_out", link_fan_out, minimum=1)
         link_sizes = LinkSizes(batch_size, num_write_heads, num_cells, link_fan_out)
@@ -162,6 +181,13 @@ class MemoryState(NamedTuple):
     def slice_batch(self, rows: slice | Tensor) -> MemoryState:
         """The batch elements that a slice or an index tensor selects."""
         return map_tensors(lambda tensor: tensor[rows], self)
+
+    def reset_rows(self, mask: Tensor) -> MemoryState:
+        """An empty memory where `mask` (B,), bool, is True; see `DNCState.reset_rows`."""
+        return _reset_rows(mask, -1, self)  # -1: no cell
+
+    def __repr__(self) -> str:
+        return _described("MemoryState", self, _memory_lines(self))
 
 
 def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
@@ -205,7 +231,7 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
         ("read_weights", "(B, R, N)"),
     ):
         shape = tuple(parts[name].shape)
-        if len(shape) != 3 or 0 in shape:
+        if len(shape) != 3 or 0 in shape[1:]:
             raise ValueError(f"state.{name} must have shape {axes}, no size 0, got {shape}")
     sizes = state.sizes
     link_sizes = LinkSizes(sizes.batch_size, sizes.num_write_heads, sizes.num_cells)
@@ -255,6 +281,22 @@ class DNCState(NamedTuple):
                 raise ValueError(f"fields must be among {self._fields}, got {field!r}")
         return self._replace(**dict.fromkeys(fields or self._fields))
 
+    def reset_rows(self, mask: Tensor) -> DNCState:
+        """The state with zeros for some sequences, for those that begin anew.
+
+        Args:
+            mask: (B,), bool; True for each sequence to reset.
+
+        Raises:
+            ValueError: `mask` is not a bool tensor (B,).
+        """
+        memory = None if self.memory is None else self.memory.reset_rows(mask)
+        controller, read_vectors = (
+            part if next(tensors(part), None) is None else _reset_rows(mask, 0, part)
+            for part in (self.controller, self.read_vectors)
+        )
+        return DNCState(controller, memory, read_vectors)
+
     def detach(self) -> DNCState:
         """The same values, detached from the graph (for truncated backpropagation)."""
         return map_tensors(Tensor.detach, self)
@@ -266,3 +308,46 @@ class DNCState(NamedTuple):
     def slice_batch(self, rows: slice | Tensor) -> DNCState:
         """The batch elements that a slice or an index tensor selects."""
         return map_tensors(lambda tensor: tensor[rows], self)
+
+    def __repr__(self) -> str:
+        lines = {"controller": _shapes(self.controller)}
+        if isinstance(self.memory, MemoryState):
+            lines |= _memory_lines(self.memory)
+        lines["read_vectors"] = _shapes(self.read_vectors)
+        return _described("DNCState", self, lines)
+
+
+def _described(name: str, state: Any, lines: dict[str, str]) -> str:
+    """A summary of a state for people, one line for each part."""
+    first = next(tensors(state), None)
+    if first is None:
+        return f"{name}: zeros"
+    head = f"{name} of {first.shape[0]} sequences, {first.dtype} on {first.device}"
+    return "\n".join([head, *(f"  {part:<13} {text}" for part, text in lines.items())])
+
+
+def _shapes(tree: Any) -> str:
+    """The shapes of all tensors in a part of a state."""
+    found = [str(tuple(tensor.shape)) for tensor in tensors(tree)]
+    return ", ".join(found) if found else "zeros" if tree is None else "nothing"
+
+
+def _memory_lines(state: MemoryState) -> dict[str, str]:
+    """What there is to say of a memory."""
+    parts = [part for part in state if isinstance(part, Tensor)]
+    if len(parts) < len(state) - 1 or any(part.dim() < 2 for part in parts):
+        return {"memory": _shapes(state)}  # not a state, but it is to be shown
+    memory, usage = state.memory, state.usage
+    lines = {
+        "memory": f"{memory.shape[-2]} cells of {memory.shape[-1]} numbers",
+        "heads": f"{state.read_weights.shape[-2]} read, {state.write_weights.shape[-2]} write",
+        "linkage": linkage_of(state.link).name,
+    }
+    if usage.device.type != "meta" and usage.numel():
+        used = (usage > 0.5).sum(-1).flatten()
+        lines["in use"] = f"{used.min()} to {used.max()} cells (usage above 0.5)"
+    return lines
+
+
+# So that torch.load reads saved states with weights_only=True, its default.
+add_safe_globals([DNCState, MemoryState, SeparableLink, SparseLink])

@@ -18,8 +18,8 @@ class Averager(nn.Module):
         self.input_size = input_size
         self.layer = nn.Linear(2 * input_size, output_size)
 
-    def zero_state(self, batch_size):
-        return {"mean": torch.zeros(batch_size, self.input_size)}
+    def zero_state(self, batch_size, device=None, dtype=None):
+        return {"mean": torch.zeros(batch_size, self.input_size, device=device, dtype=dtype)}
 
     def forward(self, inputs, state):
         mean = 0.9 * state["mean"] + 0.1 * inputs

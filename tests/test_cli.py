@@ -248,3 +248,57 @@ def test_resume_refuses_another_run(tmp_path):
     assert "--task max_length takes int, got 'long'" in wrong
     unknown = run("eval", tmp_path, "--task", "bits=3", status=2)
     assert "--task takes NAME=VALUE" in unknown
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trian",), "dnc-fast: error: .*'trian'.*did you mean train?"),
+        (("train", "coppy"), "dnc-fast train: error: .*did you mean copy?"),
+        (("train", "copy", "--hiden-size", 3), "train copy: error: .*did you mean --hidden-size?"),
+        (("train", "copy", "--controller", "lst"), "did you mean lstm?"),
+        (("train", "copy", "--hidden-size", "x"), "argument --hidden-size: invalid int value: 'x'"),
+    ],
+)
+def test_the_nearest_word_is_named(words, message):
+    printed = run(*words, status=2)
+    assert re.search(message.replace("?", r"\?"), printed) and "--help` lists" in printed
+
+
+def test_out_must_be_a_folder(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "run"):
+        printed = run("train", "copy", *TINY, "--out", out, status=2)
+        assert f"--out must name a folder, got {out}: {file} is a file" in printed
+
+
+def test_a_finished_run_says_why_there_is_nothing_to_train(tmp_path):
+    arguments = ("train", "copy", *TINY, "--out", tmp_path, "--no-pictures")
+    run(*arguments, "--max-steps", 5)
+    printed = run(*arguments, "--resume", "--max-steps", 5)
+    assert "nothing to train: the run has taken its 5 steps; --max-steps 10 allows more" in printed
+    solved = tmp_path / "solved"
+    easy = ("--max-length", 1, "--num-bits", 1, "--solved-at", 0.2, "--solved-evaluations", 1)
+    run("train", "copy", *TINY, *easy, "--out", solved, "--no-pictures")
+    printed = run("train", "copy", "--out", solved, "--no-pictures", "--resume")
+    assert "nothing to train: the run was solved at step 5 (1 solved evaluations" in printed
+
+
+def test_options_without_effect_are_named_once(tmp_path):
+    arguments = ("train", "copy", *TINY, "--max-steps", 1, "--no-pictures", "--out", tmp_path)
+    printed = run(*arguments, "--link-fan-out", 3)
+    assert printed.count("note: link_fan_out is an option of linkage") == 1
+
+
+def test_a_reader_that_has_had_enough(tmp_path):
+    """As `dnc-fast info | head -1`: no message, and the status of a broken pipe."""
+    process = subprocess.Popen(
+        command("tasks"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 128 + signal.SIGPIPE

@@ -95,9 +95,38 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         DNC(3, 4, **options)
 
 
-def test_dropout_with_one_layer_warns() -> None:
-    with pytest.warns(UserWarning, match=r"num_layers=1.*dropout=0\.5"):
-        DNC(3, 4, dropout=0.5)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 0.5}, r"num_layers=1.*dropout=0\.5"),
+        ({"link_fan_out": 4}, r'linkage="sparse", so .* no effect.*"dense"; got link_fan_out=4'),
+        ({"link_history": 9}, r'linkage="separable", so it has no effect.*link_history=9'),
+        (
+            {"linkage": "separable", "checkpoint_dtype": torch.float16},
+            r'checkpoint_dtype is an option of linkage="dense".*linkage="separable"',
+        ),
+        (
+            {"controller": lambda size: Own(size), "num_layers": 2},
+            r"num_layers is an option of the built-in controllers.*got num_layers=2",
+        ),
+    ],
+)
+def test_options_without_effect_warn_once(options: dict[str, Any], message: str) -> None:
+    with pytest.warns(UserWarning, match=message) as found:
+        DNC(3, 4, **options)
+    assert len(found) == 1 and found[0].filename == __file__
+
+
+class Own(torch.nn.Module):
+    """A controller of one's own."""
+
+    output_size = 2
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+    def zero_state(self, batch_size: int) -> tuple[()]:
+        return ()
 
 
 OPTIONS = {field.name: field.default for field in dataclasses.fields(DNCConfig)}

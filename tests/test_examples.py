@@ -1,10 +1,12 @@
-"""The examples run, at tiny size."""
+"""The examples and the README's Python run, at tiny size."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import trained
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
@@ -22,3 +24,14 @@ def test_example_runs(path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.S)
+
+
+@pytest.mark.parametrize("code", SNIPPETS, ids=lambda code: code.split("\n")[-2][:30])
+def test_snippet_runs(code, tmp_path, monkeypatch):
+    if "runs/copy" in code:
+        trained(tmp_path / "runs/copy", max_steps=1)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})

@@ -48,8 +48,10 @@ def test_zeros_take_dtype_and_device() -> None:
 @pytest.mark.parametrize("name", MemorySizes._fields)
 @pytest.mark.parametrize("size", [0, -1, 2.0, "3", True])
 def test_zeros_name_the_bad_size(name: str, size: object) -> None:
+    if (name, size) == ("batch_size", 0):
+        pytest.skip("a batch may be empty, as with nn.LSTM")
     with pytest.raises(
-        (TypeError, ValueError), match=f"{name} must be (an integer|at least 1).*{size}"
+        (TypeError, ValueError), match=f"{name} must be (an integer|at least [01]).*{size}"
     ):
         MemoryState.zeros(**SIZES._replace(**{name: size})._asdict())
 

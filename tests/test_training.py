@@ -2,11 +2,13 @@
 
 import math
 import os
+import random
 
 import pytest
 import torch
 from runs import COPY, judge_by, model_config, rows, trained, trainer_of, training_config
 
+import dnc_fast
 from dnc_fast.tasks import MappingTask
 from dnc_fast.training import (
     CheckpointError,
@@ -116,6 +118,33 @@ def test_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         save_checkpoint(path, {"value": 2})
     assert load_checkpoint(path)["value"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_load_run_in_two_lines(tmp_path):
+    trainer = trained(tmp_path, max_steps=2)
+    for path in (str(tmp_path), tmp_path / "checkpoint.pt"):
+        model, task = dnc_fast.load_run(path)
+        assert task == COPY and not model.training
+        batch = task.batch(3, torch.Generator().manual_seed(0))
+        outputs, _ = model(batch.inputs)
+        assert torch.equal(outputs, trainer.model(batch.inputs)[0])
+        assert task.probabilities(outputs).shape == batch.targets.shape
+
+
+def test_a_folder_where_the_checkpoint_belongs(tmp_path):
+    (tmp_path / "checkpoint.pt").mkdir()
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt must be .* a file, but is a folder"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"checkpoint\.pt must be .* but is a folder"):
+        trained(tmp_path, max_steps=2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes_are_no_checkpoint(tmp_path, seed):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(random.Random(seed).randbytes(3000))
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is not a dnc_fast checkpoint"):
+        load_checkpoint(path)
 
 
 DAMAGES = {

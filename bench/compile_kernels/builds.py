@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from dnc_fast.kernels.gpu import launch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+
+from dnc_fast.kernels.gpu import launch
 
 from .calls import SIZES, Call, all_calls, module
 

@@ -33,8 +33,22 @@ def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     return plainly
 
 
-def refuse_second_gradient() -> None:
-    """Raise if the backward pass itself is to be differentiated."""
+def refuse_second_gradient(*gradients: Tensor | None) -> None:
+    """Raise if the backward pass itself is to be differentiated, or batched by vmap.
+
+    Args:
+        gradients: of the results.
+    """
+    functorch = torch._C._functorch
+    if any(
+        functorch.is_functorch_wrapped_tensor(one) or functorch.is_legacy_batchedtensor(one)
+        for one in gradients
+        if one is not None
+    ):
+        raise RuntimeError(
+            "hand-derived gradients cannot be batched (jacobian or hessian with vectorize=True, "
+            'is_grads_batched=True); backend="reference" can do that'
+        )
     if torch.is_grad_enabled():
         raise RuntimeError(
             "hand-derived gradients cannot be differentiated again (create_graph=True); "
@@ -106,7 +120,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(*gradients)
         d_reads, *d_final = gradients
         count = len(ctx.saved_tensors) - len(MemoryState._fields)
         vector, state = _given(ctx.link_type, ctx.saved_tensors[:count])
@@ -159,7 +173,7 @@ class ContentWeighting(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(d_weights)
         given = ctx.saved_tensors
         d_memory = torch.zeros_like(given[2], memory_format=torch.contiguous_format)
         found = ctx.backend.look_up(*given)
@@ -182,7 +196,7 @@ class AllocationWeighting(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(d_weights)
         (usage,) = ctx.saved_tensors
         return None, ctx.backend.allocate_backward(d_weights, usage, ctx.usage_order), None
 
@@ -204,7 +218,7 @@ class WriteMemory(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(d_memory)
         d_memory = d_memory.clone(memory_format=torch.contiguous_format)
         others = ctx.backend.write_backward(d_memory, *ctx.saved_tensors)
         return None, d_memory, *others
@@ -232,7 +246,7 @@ class DenseLink(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(d_link, *d_weightings)
         link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)
         B, R, N = last.shape
         Hw = link.shape[1]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..tasks import TASKS, summary
@@ -37,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader has had enough, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
     except KeyboardInterrupt:
         print("dnc-fast: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -49,8 +58,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages name the nearest option or command."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse; options that nobody knows are refused here, with this command's usage."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument{'s' * (len(unknown) > 1)} {' '.join(unknown)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message)
+        if choice:
+            words, names = [choice[1]], re.findall(r"[\w-]+", choice[2])
+        else:
+            words = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+            names = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in words:
+            near = difflib.get_close_matches(word, names, n=1)
+            if near and word.rstrip(":") not in names:
+                message = f"{message}; did you mean {near[0]}?"
+        hint = f"`{self.prog} --help` lists what there is"
+        self.exit(2, f"{self.prog}: error: {message}\n{hint}\n")
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="dnc-fast",
         description="Train, score and look into a Differentiable Neural Computer.",
         epilog=EXAMPLES,

@@ -20,8 +20,8 @@ from ..tasks.babi import (
     hear,
     split_words,
 )
-from ..training import load_run, restore_model, restore_task
-from .options import UserError, add_checkpoint, add_device, check_device
+from ..training import read_run, restore_model, restore_task
+from .options import UserError, add_checkpoint, add_device, chosen_device
 
 SHOWN = 3
 """Words shown for each word of an answer, the most likely first."""
@@ -45,8 +45,8 @@ def add_ask_options(parser: argparse.ArgumentParser) -> None:
 
 def _ask(options: argparse.Namespace) -> int:
     check_integer("--words", options.words, minimum=1)
-    check_device(options.device)
-    content = load_run(options.checkpoint)
+    options.device = chosen_device(options.device)
+    content = read_run(options.checkpoint)
     if content["task"]["name"] != "babi":
         raise UserError(
             f"checkpoint must be of a run of the task 'babi', got {content['task']['name']!r}; "

@@ -15,9 +15,9 @@ from ..training import (
     describe,
     evaluate,
     held_out_size,
-    load_run,
     probe,
     read_metrics,
+    read_run,
     restore_model,
     restore_task,
 )
@@ -27,7 +27,8 @@ from .options import (
     add_checkpoint,
     add_device,
     add_fields,
-    check_device,
+    check_folder,
+    chosen_device,
     given,
     parse_change,
 )
@@ -94,14 +95,16 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     model, task, training = _restore(options)
     folder = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
-    draw(model, task, training["seed"], folder, options.out or folder)
+    out = options.out or folder
+    check_folder("--out", out)
+    draw(model, task, training["seed"], folder, out)
     return 0
 
 
 def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
     """The model, task and training options (with the seed) that the user asks for."""
-    check_device(options.device)
-    content = load_run(options.checkpoint)
+    options.device = chosen_device(options.device)
+    content = read_run(options.checkpoint)
     kind = type(restore_task(content))
     task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
     changes = given(options, DNCConfig, CHANGES)
@@ -132,11 +135,11 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
     if metrics:
         rows = read_metrics(max(metrics, key=lambda path: path.stat().st_mtime))
-        train, evaluations, lessons = (
+        train, evaluations, lessons, spikes = (
             [row for row in rows if row["kind"] == kind]
-            for kind in ("train", "evaluation", "lesson")
+            for kind in ("train", "evaluation", "lesson", "spike")
         )
-        curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit)
+        curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit, spikes)
         save(curve, "learning_curve")
     inputs, targets, mask, outputs, hidden, trace, names = probe(model, task, seed)
     view = pictures.memory_view(inputs, outputs, targets, mask, trace, title, task.num_classes)

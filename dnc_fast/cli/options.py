@@ -84,12 +84,18 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(group: Any) -> None:
-    """The option for the device, see `check_device`."""
-    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    """The option for the device, see `chosen_device`."""
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda, cuda:1, ... (default: auto, which is cuda where there is one, or cpu)",
+    )
 
 
-def check_device(name: str) -> None:
-    """Raise unless torch can use the device of that name."""
+def chosen_device(name: str) -> str:
+    """The name of the device to use; raises unless torch can use it."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -97,3 +103,11 @@ def check_device(name: str) -> None:
         raise UserError(
             f"--device must name a device that torch can use, got {name!r}: {reason}"
         ) from None
+    return name
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raise if a folder to write into is something else."""
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise UserError(f"{option} must name a folder, got {folder}: {part} is a file")

@@ -22,15 +22,15 @@ from ..training import (
     TrainingConfig,
     describe,
     held_out_size,
-    load_run,
     outcome,
+    read_run,
     summary_table,
 )
 from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
 from .look import draw
-from .options import UserError, add_device, add_fields, check_device, given
+from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
 MODEL_OPTIONS = tuple(
     name for name in OPTION_NAMES if "help" in DNCConfig.__dataclass_fields__[name].metadata
@@ -105,28 +105,44 @@ def _train(options: argparse.Namespace) -> int:
         check_number("--max-minutes", options.max_minutes, 0.0, above=True)
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
+    check_folder("--out", options.out)
     torch.set_num_threads(options.threads)
-    check_device(options.device)
+    options.device = chosen_device(options.device)
     started = time.monotonic()
     outcomes: list[Outcome] = []
     for folder, wanted in _runs(options).items():
         resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
         trainer = (_continue if resumed else _begin)(options, folder, wanted)
+        if trainer.finished:
+            print(f"nothing to train: {_why_finished(trainer)}", file=sys.stderr)
         minutes = options.max_minutes
         if minutes is not None:
             minutes = max(minutes - (time.monotonic() - started) / 60, 1e-6)
         _run(trainer, options, minutes)
-        if not trainer.finished:
+        if trainer.interrupted:
             return _stopped(trainer, options)
         outcomes.append(outcome(trainer))
         _report(trainer, outcomes[-1], options)
         if not options.no_pictures:
             draw(trainer.model, trainer.task, trainer.config.seed, folder, folder)
+        if not trainer.finished:  # out of time
+            return _stopped(trainer, options)
     if options.seeds is not None:
         table = summary_table(trainer.task, outcomes)
         (options.out / "summary.md").write_text(table + "\n")
         print(table)
     return 0
+
+
+def _why_finished(trainer: Trainer) -> str:
+    """Why a run that is resumed has no steps to take."""
+    if trainer.solved:
+        return (
+            f"the run was solved at step {trainer.step} ({trainer.solved_in_a_row} solved "
+            "evaluations in a row); to train beyond that, begin a run with --solved-at 2 in "
+            "another folder, --out FOLDER"
+        )
+    return f"the run has taken its {trainer.step} steps; --max-steps {2 * trainer.step} allows more"
 
 
 def _runs(options: argparse.Namespace) -> dict[Path, dict[str, dict[str, Any]]]:
@@ -154,7 +170,8 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
     )
     sequences = held_out_size(trainer.task, trainer.config.evaluation_size)
     print(f"{sequences} held-out sequences: {figures}")
-    if not result.solved:
+    print(f"to look again: dnc-fast show {shlex.quote(str(options.out))}")
+    if trainer.finished and not result.solved:
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
 
 
@@ -200,6 +217,8 @@ def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str
     """A new run: the defaults for the task, overridden by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
     model = model_config(task, **wanted["model"])
+    for sentence in model.idle_options():
+        print(f"dnc-fast: note: {sentence}", file=sys.stderr)
     defaults = training_options(task, str(model.controller))
     training = TrainingConfig(**{**defaults, **wanted["training"]})
     try:
@@ -217,7 +236,7 @@ def _continue(
     options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]
 ) -> Trainer:
     """The run of a folder, after a check that the user does not ask for a different one."""
-    content = load_run(folder)
+    content = read_run(folder)
     if content["task"]["name"] != options.task_name:
         raise UserError(
             f"{folder} holds a run of the task {content['task']['name']!r}, got "

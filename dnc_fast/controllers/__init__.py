@@ -5,7 +5,7 @@ the interface vector and the DNC's output are computed. `Controller` is all that
 A built-in one is a file with its module and its tape, which runs it without autograd.
 """
 
-from .base import Controller, LayeredController, check_controller
+from .base import Controller, LayeredController, check_controller, zero_state
 from .gru import GRUController
 from .layer_tape import LayerBuffers, LayerGradients, LayerTape
 from .lstm import LSTMController
@@ -30,4 +30,5 @@ __all__ = [
     "LayeredController",
     "RNNController",
     "check_controller",
+    "zero_state",
 ]

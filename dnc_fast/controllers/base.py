@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -23,10 +25,17 @@ class Controller(Protocol):
 
     output_size: int
 
-    def zero_state(self, batch_size: int) -> Any:
+    def zero_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: Any = None
+    ) -> Any:
         """The state before the first step: tensors (B, ...) in nested tuples, lists or dicts.
 
         An empty tuple if it keeps none.
+
+        Args:
+            batch_size: B.
+            device, dtype: of the model's parameters. A controller that has parameters of its own
+                may take them from there, and leave out both arguments.
         """
         ...
 
@@ -156,6 +165,27 @@ class SingleStateController(LayeredController):
         return hidden, hidden
 
 
+def zero_state(controller: Any, batch_size: int, like: Tensor) -> Any:
+    """A controller's state before the first step.
+
+    Args:
+        controller: it need not take `device` and `dtype`, see `Controller.zero_state`.
+        batch_size: B.
+        like: has the device and dtype of the model's parameters.
+    """
+    given = {"device": like.device, "dtype": like.dtype}
+    taken = _options_of_zero_state(type(controller))
+    return controller.zero_state(batch_size, **{name: given[name] for name in taken})
+
+
+@cache
+def _options_of_zero_state(kind: type) -> list[str]:
+    """Which of `device` and `dtype` a kind of controller takes."""
+    parameters = inspect.signature(kind.zero_state).parameters  # type: ignore[attr-defined]
+    every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return [name for name in ("device", "dtype") if every or name in parameters]
+
+
 def check_controller(controller: Any) -> Any:
     """Check that a custom controller is a module that follows the protocol, and return it.
 
@@ -168,7 +198,7 @@ def check_controller(controller: Any) -> Any:
     if missing:
         raise TypeError(
             f"controller {type(controller).__name__} lacks {' and '.join(missing)}; it must have "
-            "output_size (an int), zero_state(batch_size) and forward(inputs, state) -> "
-            "(outputs, state), see dnc_fast.controllers.Controller"
+            "output_size (an int), zero_state(batch_size, device, dtype) and "
+            "forward(inputs, state) -> (outputs, state), see dnc_fast.controllers.Controller"
         )
     return controller

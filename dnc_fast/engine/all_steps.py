@@ -1,6 +1,7 @@
 """All steps in one call of the kernels, if the backend supports it: the arguments of that call.
 
-The buffers are the same that steps fill one by one.
+The buffers are the same that steps fill one by one. Parameters are copied: kernels see tensors as
+NumPy arrays, and torch never again resizes a storage that NumPy has seen, as FSDP does.
 """
 
 from __future__ import annotations
@@ -39,13 +40,12 @@ class AllSteps:
         layout, array, states = memory.layout, memory.steps.array, memory.vector_states
         layers, of = controller.layers, controller.of
         H, recurrent = of.hidden_size, of.tape.recurrent
-        if bias is None:
-            bias = weight.new_zeros(len(weight))
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
         if recurrent:
             hidden0 = _stack([layer.initial[0] for layer in layers])
         else:
             hidden0 = features.new_empty(len(layers), layout.batch_size, H)
-        steps = range(layout.steps)
+        steps, whole = range(layout.steps), torch.contiguous_format
         none = array(_integers([0] * layout.steps))
         self._arrays = Steps(
             kind=of.tape.kernel,
@@ -57,15 +57,15 @@ class AllSteps:
             place=array(_integers(layout.step(t).start for t in steps)),
             output=array(_integers(layout.output(t).start for t in steps)),
             x_part=array(_stack([layer.x_part for layer in layers])),
-            weights=array(_stack(_padded_weights(controller)).mT.contiguous()),
+            weights=array(_stack(_padded_weights(controller)).mT.clone(memory_format=whole)),
             hidden0=array(hidden0),
             inputs=array(controller.buffers.inputs),
             active=array(controller.buffers.active),
             c=array(controller.buffers.c),
             tanh_c=array(controller.buffers.tanh_c),
             features=array(features),
-            interface=array(weight.t().contiguous()),
-            bias=array(bias.contiguous()),
+            interface=array(weight.t().clone(memory_format=whole)),
+            bias=array(bias),
             vectors=array(memory.vectors),
             reads=array(memory.reads),
             reads0=array(reads0.contiguous()),
@@ -102,8 +102,8 @@ class AllSteps:
         seen = self.controller.buffers.inputs.shape[-1]
         adjoint = AdjointSteps(
             clip=math.inf if clip is None else float(clip),
-            weights=array(_stack(_padded_weights(self.controller))),
-            interface=array(weight.contiguous()),
+            weights=array(torch.stack(_padded_weights(self.controller))),
+            interface=array(weight.clone(memory_format=torch.contiguous_format)),
             hidden=array(d_hidden),
             active=array(controller.active),
             last=array(controller.last),

@@ -34,7 +34,7 @@ class Recording:
         self.weight, *bias = given[: passes.num_weights]
         self.bias = bias[0] if bias else None
         parts = iter(given[passes.num_weights :])
-        state: DNCState = map_tensors(lambda _: next(parts).detach(), passes.form)
+        state: DNCState = map_tensors(lambda _: next(parts).detach().contiguous(), passes.form)
         assert state.memory is not None and state.read_vectors is not None
         self.first_reads = state.read_vectors
         precision, size = plan.precision, self.weight.shape[1]

@@ -118,7 +118,7 @@ class _Sequences(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(*gradients)
         given = ctx.saved_tensors
         with torch.autocast(given[0].device.type, enabled=False):
             kept, ctx.kept = ctx.kept, None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..state import DNCState, join_batches
+from ..state import DNCState, join_batches, map_tensors
 
 Step = Callable[[Tensor, DNCState], tuple[Tensor, DNCState]]
 
@@ -26,6 +26,13 @@ def unroll(
     Returns:
         features (rows, F), and the state of each sequence after its own last step.
     """
+    if torch._C._are_functorch_transforms_active() and len(rows):
+        # torch's cells add to a product with the state in place: it must be batched by vmap
+        # wherever the inputs are.
+        zero = torch.zeros_like(rows[0, 0])
+        state = state._replace(
+            controller=map_tensors(lambda part: part + zero.to(part.dtype), state.controller)
+        )
     features, finished = [], []
     active = batch_sizes[0]
     for inputs, size in zip(rows.split(batch_sizes), batch_sizes, strict=True):

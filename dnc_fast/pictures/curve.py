@@ -36,6 +36,7 @@ def learning_curve(
     title: str,
     lessons: Sequence[Mapping[str, Any]] = (),
     unit: str = "bit",
+    spikes: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
     """Draw the loss and, where there are evaluations, wrong answers and shares that are right.
 
@@ -51,16 +52,19 @@ def learning_curve(
         title: above all.
         lessons: rows of tests with the keys `step`, `lesson` (from 1) and `share` (right, [0, 1]).
         unit: what one answer is called.
+        spikes: rows with the keys `step` and `factor`, how many times the usual the norm of the
+            gradient was.
 
     Raises:
         ValueError: a row lacks a key or holds no number, or a share is outside [0, 1].
     """
     training = read_columns("train", train, ("step", "loss"))
     scores = read_columns("evaluations", evaluations, ("step", "loss", "wrong", "right", "solved"))
+    sudden = read_columns("spikes", spikes, ("step", "factor"))
     tests = read_columns("lessons", lessons, ("step", "lesson", "share"))
     has_scores = scores["step"].numel() > 0
     panels: list[tuple[float, Callable[[Axes], None]]] = [
-        (2.2 if has_scores else 2.6, lambda axes: draw_loss(axes, training, scores))
+        (2.2 if has_scores else 2.6, lambda axes: draw_loss(axes, training, scores, sudden))
     ]
     if has_scores:
         panels.append((1.4, lambda axes: draw_wrong(axes, scores, unit)))
@@ -164,8 +168,10 @@ def scale_by_decades(axes: Axes, values: Tensor) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def draw_loss(axes: Axes, train: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
-    """The loss of training, raw and smoothed, and that of the evaluations."""
+def draw_loss(
+    axes: Axes, train: dict[str, Tensor], scores: dict[str, Tensor], spikes: dict[str, Tensor]
+) -> None:
+    """The loss of training, raw and smoothed, that of the evaluations, and where spikes were."""
     axes.set_title("loss")
     axes.set_ylabel("loss")
     steps, losses = train["step"], train["loss"]
@@ -179,6 +185,11 @@ def draw_loss(axes: Axes, train: dict[str, Tensor], scores: dict[str, Tensor]) -
         draw_line(axes, steps, losses, label="training", **raw)
     draw_line(axes, scores["step"], scores["loss"], label="evaluation", **EVALUATION_LOOK)
     scale_by_decades(axes, torch.cat([losses, scores["loss"]]))
+    if spikes["step"].numel():
+        label = f"spike of the gradient, up to {float(spikes['factor'].max()):.0f} times the usual"
+        look = {"color": BLACK, "marker": "v", "markersize": 4, "linestyle": "none"}
+        place = spikes["step"].numpy(), torch.ones_like(spikes["step"]).numpy()
+        axes.plot(*place, transform=axes.get_xaxis_transform(), label=label, **look)
     if axes.lines:
         legend_above(axes)
     note_absence(axes, torch.cat([losses, scores["loss"]]))

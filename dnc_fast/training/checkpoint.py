@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +67,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             os.close(descriptor)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. No code from the file is run.
 
     Args:
@@ -78,10 +77,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is truncated, of another program, or of another version.
     """
+    path = Path(path)
     if path.is_dir():
         path = path / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}; `dnc-fast train` writes one")
+    if path.is_dir():
+        raise CheckpointError(f"{path} must be a checkpoint, a file, but is a folder")
 
     def refuse(reason: str) -> NoReturn:
         raise CheckpointError(
@@ -91,7 +93,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError):
+    except OSError:
+        raise
+    except Exception:  # whatever the bytes of another file make of an unpickler
         refuse("it is truncated or of another format")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         refuse("it was written by another program")
@@ -117,7 +121,7 @@ def reading(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def load_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path | str) -> dict[str, Any]:
     """The checkpoint of a run, with all its parts.
 
     Raises:
@@ -163,3 +167,22 @@ def restore_model(content: dict[str, Any], **changes: Any) -> DNC:
         model = DNC.from_config(config, dtype=torch.float32)
         model.load_state_dict(content["parameters"])
     return model
+
+
+def load_run(path: Path | str, device: torch.device | str = "cpu") -> tuple[DNC, Task]:
+    """A trained model, ready to run, and the task that it was trained on.
+
+    Args:
+        path: the folder of a run, or the checkpoint in it.
+        device: where the model will be.
+
+    Returns:
+        model: in evaluation mode; `model.train()` changes that.
+        task: `task.batch(count, generator)` makes batches, `task.probabilities(outputs)` decodes
+            the model's outputs, and `task.score(outputs, batch)` scores them.
+
+    Raises:
+        FileNotFoundError, CheckpointError: there is no run that can be read.
+    """
+    content = read_run(path)
+    return restore_model(content).to(device).eval(), restore_task(content)

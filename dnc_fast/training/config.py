@@ -10,6 +10,7 @@ from .schedules import SCHEDULES
 
 CURRICULA = ("off", "on")
 OPTIMIZERS = ("adam", "rmsprop")
+SPIKES = ("note", "skip")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -44,6 +45,10 @@ class TrainingConfig:
         minimum=0.0,
     )
     clip_norm: float = _option(10.0, "largest norm of the gradient", minimum=0.0, above=True)
+    spike_factor: float = _option(
+        20.0, "a gradient norm this many times the usual one is a spike", minimum=1.0, above=True
+    )
+    spikes: str = _option("note", "what is done with the step of a spike", choices=SPIKES)
     precision: str = _option(
         "float32", "dtype of the layers, by torch.autocast", choices=PRECISIONS
     )

@@ -1,10 +1,12 @@
-"""The first value that is not finite: in which tensor, at which time step, of which sequence.
+"""What goes wrong in training: values that are not finite, and spikes of the gradient's norm.
 
-This is looked for only after a loss or a gradient was not finite, so it costs nothing otherwise.
+The first value that is not finite (in which tensor, at which time step, of which sequence) is
+looked for only after a loss or a gradient was not finite, so it costs nothing otherwise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -83,6 +85,48 @@ def first_bad_tensor(model: DNC, batch: Batch, state: Any) -> str | None:
     )
     if found or not gradients:
         return found
-    sizes = {name: gradient.abs().max().item() for name, gradient in gradients.items()}
+    largest, size = largest_gradient(model)
+    return f"gradient of {largest}, the largest, is finite but as large as {size:.3g}"
+
+
+def largest_gradient(model: DNC) -> tuple[str, float]:
+    """The parameter with the largest number in its gradient, and that number's size."""
+    sizes = {
+        name: parameter.grad.abs().max().item()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.numel()
+    }
     largest = max(sizes, key=lambda name: sizes[name])
-    return f"{largest}, the largest, is finite but as large as {sizes[largest]:.3g}"
+    return largest, sizes[largest]
+
+
+class UsualNorm:
+    """What the norm of the gradient usually is: a running mean of its logarithm.
+
+    Args:
+        factor: a norm this many times the usual one is a spike.
+
+    Attributes:
+        state: the mean and how many norms are in it; all that there is to save.
+    """
+
+    SETTLED = 50
+    """From so many norms on, there are spikes: the first ones fall fast."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self.state = (0.0, 0)
+
+    def spike(self, norm: float) -> float | None:
+        """How many times the usual a norm is, if it is a spike; it is counted in the mean.
+
+        Spikes count as the largest norm that is none, so that a lasting change becomes usual.
+        """
+        mean, count = self.state
+        level = math.log(max(norm, 1e-30))
+        excess = level - mean
+        limit = math.log(self._factor)
+        is_spike = count >= self.SETTLED and excess > limit
+        count += 1
+        self.state = mean + min(excess, limit if is_spike else excess) / min(count, 100), count
+        return math.exp(excess) if is_spike else None

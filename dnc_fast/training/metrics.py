@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS: dict[str, Any] = {
-    "kind": str,  # "train", "evaluation" or "lesson", which is a test of one
+    "kind": str,  # "train", "evaluation", "spike", or "lesson", which is a test of one
     "step": int,
     "loss": float,  # nats per answer
     "gradient_norm": float,  # before clipping; None where float16 overflowed: no step was taken
@@ -23,6 +23,8 @@ COLUMNS: dict[str, Any] = {
     "solved": float,
     "lesson": int,  # its number, from 1
     "share": float,  # right in the test of a lesson; `lesson_pass` is enough
+    "factor": float,  # how many times the usual a gradient norm is that is a spike
+    "tensor": str,  # the parameter whose gradient is the largest in a spike
 }
 """Names and types. There are no times: the same run gives the same file, bit for bit."""
 
@@ -51,14 +53,18 @@ class MetricsWriter:
         self._size = size
         self._rows = io.StringIO()
         self._csv = csv.writer(self._rows, lineterminator="\n") if path.suffix == ".csv" else None
+        self._columns = list(COLUMNS)
         if self._csv and size == 0:
             self._csv.writerow(COLUMNS)
+        elif self._csv:  # a run that began before there were all of today's columns
+            with open(path, newline="") as file:
+                self._columns = next(csv.reader(file))
 
     def add(self, kind: str, **values: Any) -> None:
         """Append a row."""
         row = {"kind": kind, **values}
         if self._csv:
-            self._csv.writerow([row.get(column) for column in COLUMNS])
+            self._csv.writerow([row.get(column) for column in self._columns])
         else:
             self._rows.write(json.dumps(row) + "\n")
 
@@ -95,10 +101,10 @@ class TensorBoard:
             ) from error
         self._writer: Any = SummaryWriter(folder, purge_step=first_step)
 
-    def add(self, kind: str, step: int, **values: float | None) -> None:
-        """Append a row; values of None are left out."""
+    def add(self, kind: str, step: int, **values: Any) -> None:
+        """Append a row; only numbers are shown."""
         for name, value in values.items():
-            if value is not None:
+            if isinstance(value, (int, float)):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:

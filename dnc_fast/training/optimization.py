@@ -56,16 +56,18 @@ class Optimization:
         """Whether a norm is not finite because the scaled loss of float16 was too large."""
         return self.scaler.is_enabled() and not math.isfinite(norm)
 
-    def step(self, norm: Tensor) -> float:
+    def step(self, norm: Tensor, skip: bool = False) -> float:
         """Clip the gradient and update the parameters; returns the learning rate.
 
-        Where float16 overflowed, the scaler skips the update, and the schedule does not count it.
+        With `skip`, and where float16 overflowed, nothing is updated, and the schedule does not
+        count the step.
         """
         nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)
         rate = float(self.schedule.get_last_lr()[0])
-        self.scaler.step(self.optimizer)
+        if not skip:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
-        if not self.overflowed(norm):
+        if not (skip or self.overflowed(norm)):
             self.schedule.step()
         return rate
 

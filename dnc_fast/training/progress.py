@@ -24,8 +24,23 @@ class Progress:
     def tested(self, step: int, lesson: int, share: float) -> None:
         """A lesson, counted from 1, was tested; `share` was right."""
 
+    def spiked(self, step: int, norm: float, factor: float, tensor: str, skipped: bool) -> None:
+        """The norm of the gradient was a spike, see `health.UsualNorm`."""
+
+    def solved(self, step: int) -> None:
+        """The task is solved, so no more steps are needed."""
+
     def close(self) -> None:
         """Training has ended."""
+
+
+def spike_line(step: int, norm: float, factor: float, tensor: str, skipped: bool) -> str:
+    """A spike in a line."""
+    done = ", step skipped" if skipped else ""
+    return (
+        f"step {step}: gradient norm {norm:.3g}, {factor:.0f} times the usual, "
+        f"mostly in {tensor}{done}"
+    )
 
 
 class Lines(Progress):
@@ -45,32 +60,62 @@ class Lines(Progress):
     def tested(self, step: int, lesson: int, share: float) -> None:
         print(f"step {step}: lesson {lesson}, {100 * share:.1f} % right", file=sys.stderr)
 
+    def spiked(self, *spike: Any) -> None:
+        print(spike_line(*spike), file=sys.stderr)
+
 
 class Bar(Progress):
-    """A tqdm bar with the loss, the lesson, and the shares right in the last evaluation."""
+    """A tqdm bar with the loss, the lesson, and the shares right in the last evaluation.
+
+    It fits in 80 columns. The clock starts with the first step, which takes longer than the others.
+    """
+
+    FORMAT = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining}, {rate_fmt}{postfix}]"
 
     def __init__(self, task: Task, first_step: int, max_steps: int) -> None:
         from tqdm import tqdm
 
         self._bar: Any = tqdm(
-            initial=first_step, total=max_steps, unit="step", dynamic_ncols=True, smoothing=0.1
+            initial=first_step,
+            total=max_steps,
+            unit="",
+            dynamic_ncols=True,
+            smoothing=0.1,
+            bar_format=self.FORMAT,
         )
         self._unit = task.unit
         self._found: dict[str, str] = {}
+        self._is_first = True
 
     def stepped(self, loss: float) -> None:
-        shown = {"loss": f"{loss:.4f}", **self._found}
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
+        parts = [f"loss {loss:.3g}", *self._found.values()]
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        if self._is_first:
+            self._bar.initial = self._bar.n = self._bar.n + 1
+            self._restart_clock()
+            self._is_first = False
+        else:
+            self._bar.update()
+
+    def _restart_clock(self) -> None:
+        """Count time from now on."""
+        self._bar.start_t = self._bar.last_print_t = self._bar._time()
+        self._bar.last_print_n = self._bar.n
+        self._bar.refresh()
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        self._found |= {
-            f"{self._unit}s right": f"{100 * evaluation.right:.1f}%",
-            "sequences right": f"{100 * evaluation.solved:.1f}%",
-        }
+        right, solved = 100 * evaluation.right, 100 * evaluation.solved
+        self._found["score"] = f"{right:.1f}% {self._unit}s, {solved:.0f}% solved"
 
     def tested(self, step: int, lesson: int, share: float) -> None:
-        self._found |= {"lesson": f"{lesson}, {100 * share:.0f}% right"}
+        self._found["lesson"] = f"lesson {lesson} {100 * share:.0f}%"
+
+    def spiked(self, *spike: Any) -> None:
+        self._bar.write(spike_line(*spike), file=sys.stderr)
+
+    def solved(self, step: int) -> None:
+        self._bar.total = self._bar.n = step
+        self._bar.refresh()
 
     def close(self) -> None:
         self._bar.close()

@@ -19,11 +19,11 @@ from ..state import DNCState, map_tensors, tensors
 from ..tasks import Batch, Task, task_name
 from .answering import answered
 from .batches import Prefetcher
-from .checkpoint import CHECKPOINT, load_run, reading, restore_task, save_checkpoint
+from .checkpoint import CHECKPOINT, read_run, reading, restore_task, save_checkpoint
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
 from .evaluation import Evaluation, evaluate, held_out_size
-from .health import first_bad_tensor
+from .health import UsualNorm, first_bad_tensor, largest_gradient
 from .metrics import FORMATS, MetricsWriter, TensorBoard
 from .optimization import Optimization
 from .process import locked, signals_noted
@@ -55,6 +55,7 @@ class Trainer:
 
     Raises:
         FileExistsError: the folder holds a run already; `Trainer.resume` continues it.
+        IsADirectoryError: there is a folder where the checkpoint belongs.
         ValueError: an option does not fit.
     """
 
@@ -82,6 +83,11 @@ class Trainer:
                 f"{task.output_size} for this task, got {model.input_size} and {model.output_size}"
             )
         self.folder = Path(folder)
+        if (self.folder / CHECKPOINT).is_dir():
+            raise IsADirectoryError(
+                f"{self.folder / CHECKPOINT} must be a checkpoint, a file, but is a folder; remove "
+                "it, or train in another folder"
+            )
         if checkpoint is None and (self.folder / CHECKPOINT).exists():
             raise FileExistsError(
                 f"{self.folder} holds a run already; continue it with Trainer.resume, or train in "
@@ -102,6 +108,7 @@ class Trainer:
         torch.manual_seed(stream_seed(config.seed, "dropout"))
         self.optimization = Optimization(self.model, config, self.device)
         self.curriculum = Curriculum(task, config)
+        self._usual_norm = UsualNorm(config.spike_factor)
         self.metrics_path = self.folder / f"metrics.{metrics_format}"
         self._metrics = MetricsWriter(self.metrics_path)
         self._board: TensorBoard | None = None
@@ -131,7 +138,7 @@ class Trainer:
                 `max_steps` steps were taken.
         """
         path = Path(folder) / CHECKPOINT
-        content = load_run(path)
+        content = read_run(path)
         with reading(path):
             progress = content["progress"]
             trainer = cls(
@@ -162,6 +169,7 @@ class Trainer:
         self.seconds = progress["seconds"]
         self.waited = progress["waited"]
         self.solved_in_a_row = progress["solved_in_a_row"]
+        self._usual_norm.state = tuple(progress.get("usual_norm", (0.0, 0)))
         restore_random_state(content["random"])
 
     def _carried_state(self, parts: list[Tensor]) -> DNCState:
@@ -188,6 +196,7 @@ class Trainer:
                     "seconds": self.seconds,
                     "waited": self.waited,
                     "solved_in_a_row": self.solved_in_a_row,
+                    "usual_norm": self._usual_norm.state,
                     "metrics_format": self.metrics_path.suffix[1:],
                     "metrics_size": self._metrics.flush(),
                 },
@@ -255,6 +264,8 @@ class Trainer:
                     break
                 if evaluated:
                     self.save()
+            if self.solved:
+                self._display.solved(self.step)
             self.save()
 
     def _step_and_tests(self, draws: Prefetcher) -> bool:
@@ -297,12 +308,23 @@ class Trainer:
         overflow = self.optimization.overflowed(norm)
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
             self._raise_not_finite(loss, norm.item(), batches, before)
-        rate = self.optimization.step(norm)
+        factor = None if overflow else self._usual_norm.spike(norm.item())
+        if factor is not None:
+            self._note_spike(norm.item(), factor)
+        skip = factor is not None and self.config.spikes == "skip"
+        rate = self.optimization.step(norm, skip)
         self.step += 1
         self._record(
             "train", loss=loss, gradient_norm=None if overflow else norm.item(), learning_rate=rate
         )
         return loss
+
+    def _note_spike(self, norm: float, factor: float) -> None:
+        """Record a spike of the gradient's norm in the step to come, and show it."""
+        tensor, _ = largest_gradient(self.model)
+        step = self.step + 1
+        self._record("spike", step, gradient_norm=norm, factor=factor, tensor=tensor)
+        self._display.spiked(step, norm, factor, tensor, self.config.spikes == "skip")
 
     def _forward(self, batch: Batch, state: DNCState | None) -> tuple[Tensor, DNCState | None]:
         """The loss of a batch, and the state to carry over where a batch is cut into chunks."""
@@ -347,8 +369,8 @@ class Trainer:
         self._record("evaluation", **evaluation._asdict())
         self._display.evaluated(self.step, evaluation)
 
-    def _record(self, kind: str, **values: Any) -> None:
-        """Add a row for this step to the metrics and to TensorBoard."""
+    def _record(self, kind: str, step: int | None = None, **values: Any) -> None:
+        """Add a row for a step, the present one if none is given, to metrics and TensorBoard."""
         for rows in (self._metrics, self._board):
             if rows is not None:
-                rows.add(kind, step=self.step, **values)
+                rows.add(kind, step=self.step if step is None else step, **values)
