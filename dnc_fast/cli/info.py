@@ -1,4 +1,4 @@
-"""`dnc-fast info` and `dnc-fast tasks`: what is installed, and what can be trained on."""
+"""`dnc-fast info`: what is installed, what runs where, and where compiled kernels are."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ import torch
 
 from .. import __version__
 from ..backends import VARIABLE, backend_names, backend_problem, resolve_backend
-from ..tasks import TASKS, summary
 
 
-def show_tasks(options: argparse.Namespace) -> int:
-    """A line for each task."""
-    width = max(map(len, TASKS))
-    for name, kind in TASKS.items():
-        print(f"{name:<{width}}  {summary(kind)}")
-    return 0
+def add_info_options(parser: argparse.ArgumentParser) -> None:
+    """It has none."""
+    parser.set_defaults(run=_show_info)
 
 
-def show_info(options: argparse.Namespace) -> int:
+def _show_info(options: argparse.Namespace) -> int:
     """Versions, devices, backends."""
     print(f"dnc_fast    {__version__}")
     print(f"python      {platform.python_version()} on {platform.machine()}")

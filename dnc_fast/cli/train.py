@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from ..backends import load_backend, resolve_backend
 from ..checks import check_integer, check_number
 from ..config import OPTION_NAMES, DNCConfig
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
-from ..tasks import TASKS, Task
+from ..tasks import TASKS, Task, summary
 from ..training import (
     Outcome,
     Trainer,
@@ -29,6 +28,7 @@ from ..training import (
 from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
+from .compiling import shown_compiling
 from .look import draw
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
@@ -37,7 +37,20 @@ MODEL_OPTIONS = tuple(
 )
 
 
-def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """The tasks of `dnc-fast train`, each with its options."""
+    tasks = parser.add_subparsers(title="tasks", required=True, metavar="TASK")
+    for name, kind in TASKS.items():
+        command = tasks.add_parser(
+            name,
+            help=summary(kind),
+            usage=f"dnc-fast train {name} [OPTION ...]",
+            description=(kind.__doc__ or "").strip().splitlines()[0],
+        )
+        _add_options(command, name, kind)
+
+
+def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
     """The options of `dnc-fast train NAME`."""
     add_fields(parser.add_argument_group("task"), task)
     model = parser.add_argument_group("model", "The defaults follow the task's options.")
@@ -176,15 +189,9 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
 
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
-    """Train; if the CPU kernels must be compiled first, which takes a while, say so."""
-    backend = resolve_backend(trainer.model.config.backend, trainer.device, torch.float32)
-    if (
-        options.progress != "off"
-        and backend != "reference"
-        and load_backend(backend).needs_compiling(torch.float32)
-    ):
-        print("compiling the CPU kernels, only this once (about 40 s)", file=sys.stderr)
-    trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
+    """Train; what must be compiled first is shown."""
+    with shown_compiling(options.progress != "off"):
+        trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
 
 
 def _again(options: argparse.Namespace) -> str:

@@ -32,9 +32,7 @@ TUPLES: dict[str, tuple[type, str]] = {
 
 GROUPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
     "all steps": ((all_steps.forward, "l l l l l Steps Scratch b"),),
-    "all steps backward": (
-        (all_steps.backward, "l l l l l Steps AdjointSteps Scratch b"),
-    ),
+    "all steps backward": ((all_steps.backward, "l l l l l Steps AdjointSteps Scratch b"),),
     "all steps rebuilt": ((all_steps.rebuild, "l l l l Steps Scratch"),),
     "step": ((step.forward, "l l l Step Scratch b"),),
     "step backward": (

@@ -8,10 +8,9 @@ import pickle
 import queue
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -22,41 +21,34 @@ from ...workers import worker_command, worker_environment
 LOG = logging.getLogger("dnc_fast")
 
 
-class Progress(NamedTuple):
-    """How far compiling is: `done` of `total` parts, after `seconds`."""
-
-    dtype: str
-    done: int
-    total: int
-    seconds: float
-    finished: bool = False
+Watch = Callable[[int, int], None]
+"""Is told how many parts are done, and of how many; first 0, all of them at the end."""
 
 
-def log_first(progress: Progress) -> None:
-    """Say once that kernels are being compiled; the display unless another is set."""
-    if progress.done == 0 and not progress.finished and not _said:
-        _said.append(progress.dtype)
+def _log_first(done: int, total: int) -> None:
+    """Say once that kernels are compiled, for those who use this as a library."""
+    if done == 0 and not _said:
+        _said.append(True)
         LOG.warning(
-            "compiling the CPU kernels for %s, once: some 10 to 20 seconds; they are kept in %s",
-            progress.dtype,
+            "compiling CPU kernels, only this once: 10 to 20 seconds; they are kept in %s",
             store.FOLDER,
         )
 
 
-_said: list[str] = []
-_display: list[Callable[[Progress], None]] = [log_first]
+_said: list[bool] = []
+_watches: list[Watch] = [_log_first]
 _ready: set[tuple[str, str]] = set()
 _lock = threading.RLock()
 
 
 @contextmanager
-def shown_by(display: Callable[[Progress], None]) -> Iterator[None]:
-    """Within it, `display` is told how compiling goes."""
-    _display.append(display)
+def watched(watch: Watch) -> Iterator[None]:
+    """Within it, `watch` is told how far compiling is, and nothing is logged."""
+    _watches.append(watch)
     try:
         yield
     finally:
-        _display.pop()
+        _watches.remove(watch)
 
 
 def ensure(dtype: torch.dtype, *names: str) -> None:
@@ -88,31 +80,26 @@ def is_compiled(kind: str, name: str) -> bool:
 
 
 def _compile(kind: str, names: list[str]) -> None:
-    """Compile groups, and show how it goes."""
+    """Compile groups, and tell how far that is."""
     parts = {name: _parts(name) for name in names}
-    begun = time.monotonic()
     done, total = 0, sum(parts.values())
+    watch = _watches[-1]
 
     def step() -> None:
         nonlocal done
-        done = min(done + 1, total)
-        show()
+        done = min(done + 1, total - 1)
+        watch(done, total)
 
-    def show(finished: bool = False) -> None:
-        _display[-1](Progress(kind, done, total, time.monotonic() - begun, finished))
-
-    show()
-    try:
-        if not _in_workers(kind, _shares(parts), step, show):
-            kernels.on_part.append(step)
-            try:
-                for name in names:
-                    for kernel, signature in groups.calls(name, kind):
-                        kernel.compile(signature)
-            finally:
-                kernels.on_part.remove(step)
-    finally:
-        show(finished=True)
+    watch(0, total)
+    if not _in_workers(kind, _shares(parts), step):
+        kernels.on_part.append(step)
+        try:
+            for name in names:
+                for kernel, signature in groups.calls(name, kind):
+                    kernel.compile(signature)
+        finally:
+            kernels.on_part.remove(step)
+    watch(total, total)
 
 
 def _parts(name: str) -> int:
@@ -135,9 +122,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _in_workers(
-    kind: str, shares: list[list[str]], step: Callable[[], None], show: Callable[[], None]
-) -> bool:
+def _in_workers(kind: str, shares: list[list[str]], step: Callable[[], None]) -> bool:
     """Compile in other processes and store what they send; False if that cannot be done."""
     commands = [worker_command(worker.__name__, kind, *share) for share in shares]
     messages: queue.Queue[Any] = queue.Queue()
@@ -161,9 +146,8 @@ def _in_workers(
         reading = len(running)
         while reading:
             try:
-                message = messages.get(timeout=0.2)
+                message = messages.get(timeout=0.2)  # so that Ctrl-C interrupts it everywhere
             except queue.Empty:
-                show()
                 continue
             if message is END:
                 reading -= 1
