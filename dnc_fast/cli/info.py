@@ -37,7 +37,22 @@ def _show_info(options: argparse.Namespace) -> int:
         print(f"            auto on {device} is {_auto_and_why(torch.device(device))}")
     if not gpus:
         print("            triton has no CUDA or ROCm device to run on")
+    print(f"cpu kernels {_where_kernels_are()}")
     return 0
+
+
+def _where_kernels_are() -> str:
+    """Where compiled CPU kernels are kept, and how much that is."""
+    try:
+        from ..kernels.cpu import store
+    except Exception:  # said above
+        return "none, without Numba"
+    if store.FOLDER is None:
+        return "compiled by every process: there is no home folder; NUMBA_CACHE_DIR can name one"
+    size = f"{store.FOLDER}, {store.size() / 1e6:.1f} MB in all"
+    if store.is_writable():
+        return size
+    return f"{size}; it cannot be written, so every process compiles what it lacks"
 
 
 def _auto_and_why(device: torch.device) -> str:

@@ -28,6 +28,7 @@ from ..training import (
 from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
+from ..training.threads import suitable_threads
 from .compiling import shown_compiling
 from .look import draw
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
@@ -93,10 +94,11 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
     add_device(run)
     run.add_argument(
         "--threads",
-        type=int,
-        default=1,
+        type=_threads,
+        default=0,
         metavar="INT",
-        help="CPU threads (default: 1, the fastest for models as small as the presets)",
+        help="CPU threads (default: auto, which is 1 for small models, such as most presets', and "
+        "otherwise as many as torch takes)",
     )
     run.add_argument(
         "--metrics", choices=FORMATS, default="jsonl", help="format of metrics (default: jsonl)"
@@ -113,19 +115,21 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
 
 
 def _train(options: argparse.Namespace) -> int:
-    check_integer("--threads", options.threads, minimum=1)
     if options.max_minutes is not None:
         check_number("--max-minutes", options.max_minutes, 0.0, above=True)
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
     check_folder("--out", options.out)
-    torch.set_num_threads(options.threads)
+    most = options.threads or torch.get_num_threads()
     options.device = chosen_device(options.device)
     started = time.monotonic()
     outcomes: list[Outcome] = []
     for folder, wanted in _runs(options).items():
         resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
         trainer = (_continue if resumed else _begin)(options, folder, wanted)
+        torch.set_num_threads(most)
+        if not options.threads:
+            torch.set_num_threads(suitable_threads(trainer.model, trainer.config.batch_size))
         if trainer.finished:
             print(f"nothing to train: {_why_finished(trainer)}", file=sys.stderr)
         minutes = options.max_minutes
@@ -145,6 +149,15 @@ def _train(options: argparse.Namespace) -> int:
         (options.out / "summary.md").write_text(table + "\n")
         print(table)
     return 0
+
+
+def _threads(text: str) -> int:
+    """The number of threads; 0 for "auto"."""
+    if text == "auto":
+        return 0
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be auto, or an integer of at least 1, got {text}")
+    return int(text)
 
 
 def _why_finished(trainer: Trainer) -> str:
