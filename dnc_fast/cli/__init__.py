@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: training failed. 2: the user's mistake. 128 + n: saved and stopped by signal n.
     """
+    if "torch" not in sys.modules:
+        # Threads that wait sleep, and do not take cores from those that they wait for.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
         status = options.run(options)

@@ -10,7 +10,7 @@ SMALL = 1 << 21
 """Up to so many numbers, in weights and link matrices for each sequence of a step, one is fastest.
 
 More threads save less than waiting for each other takes at every operation. With two threads, 1.4
-million numbers took longer than with one, and 2.5 million half as long.
+million numbers took longer than with one, and 2.3 million half as long.
 """
 
 

@@ -271,13 +271,16 @@ class Trainer:
             self.save()
 
     def _compile(self) -> None:
-        """Have the kernels compiled that steps need, while Ctrl-C still interrupts at once."""
+        """Have the kernels compiled that steps need, while Ctrl-C still interrupts at once.
+
+        A twin of the model takes a step, so that nobody who looks into the model sees it.
+        """
         if self.device.type != "cpu":
             return
-        parameters = [one for one in self.model.parameters() if one.requires_grad]
         with torch.random.fork_rng(devices=[]):
-            output, _ = self.model(torch.zeros(1, 1, self.task.input_size, device=self.device))
-            torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+            twin = DNC.from_config(self.model.config, device=self.device, dtype=torch.float32)
+            x = torch.zeros(1, 1, self.task.input_size, device=self.device, dtype=torch.float32)
+            twin(x)[0].sum().backward()
 
     def _step_and_tests(self, draws: Prefetcher) -> bool:
         """A training step and what is due after it; returns whether the model was evaluated."""
