@@ -2,24 +2,25 @@
 
 `DNC` replaces an nn.LSTM and `DNCCell` an nn.LSTMCell; `memory_step` is one step of the external
 memory alone; `load_run` loads what `dnc-fast train` has trained.
+
+Names are imported when they are first used, so that commands that need no torch start at once.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from torch.serialization import add_safe_globals
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .backends import memory_step
-from .config import DNCConfig
-from .dnc import DNC, DNCCell
-from .engine import release_cuda_graphs
-from .linkages import SeparableLink, SparseLink
-from .state import DNCState, MemoryState
-from .trace import Trace
+if TYPE_CHECKING:
+    from .backends import memory_step
+    from .config import DNCConfig
+    from .dnc import DNC, DNCCell
+    from .engine import release_cuda_graphs
+    from .state import DNCState, MemoryState
+    from .trace import Trace
+    from .training import load_run
 
 __version__ = "0.1.0"
-
-# So that torch.load reads saved states with weights_only=True, its default.
-add_safe_globals([DNCState, MemoryState, SeparableLink, SparseLink])
 
 __all__ = [
     "DNC",
@@ -34,11 +35,32 @@ __all__ = [
     "release_cuda_graphs",
 ]
 
+_HOMES = {
+    "DNC": "dnc",
+    "DNCCell": "dnc",
+    "DNCConfig": "config",
+    "DNCState": "state",
+    "MemoryState": "state",
+    "Trace": "trace",
+    "load_run": "training",
+    "memory_step": "backends",
+    "release_cuda_graphs": "engine",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """`load_run`, when it is first asked for: models are used without tasks and training, too."""
-    if name == "load_run":
-        from .training import load_run
-
-        return load_run
+    if name in _HOMES:
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):  # a module that nobody imported yet, such as dnc_fast.functional
+        try:
+            return import_module(f".{name}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

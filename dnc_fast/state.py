@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.serialization import add_safe_globals
 
 from .checks import check_choice, check_integer
-from .linkages import LINKAGES, LinkSizes, linkage_of
+from .linkages import LINKAGES, LinkSizes, SeparableLink, SparseLink, linkage_of
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
@@ -346,3 +347,7 @@ def _memory_lines(state: MemoryState) -> dict[str, str]:
         used = (usage > 0.5).sum(-1).flatten()
         lines["in use"] = f"{used.min()} to {used.max()} cells (usage above 0.5)"
     return lines
+
+
+# So that torch.load reads saved states with weights_only=True, its default.
+add_safe_globals([DNCState, MemoryState, SeparableLink, SparseLink])

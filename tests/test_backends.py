@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +203,100 @@ except ModuleNotFoundError as error:
 
 def test_works_where_numba_cannot_be_imported(without_variable: None) -> None:
     assert "pip install numba" in python(WITHOUT_NUMBA)
+
+
+BROKEN_PACKAGES = {
+    "for another NumPy": (
+        "raise ImportError('Numba needs NumPy 2.2 or less. Got NumPy 2.5.')",
+        "fails while it is imported (ImportError: Numba needs NumPy 2.2 or less. Got NumPy 2.5.)",
+    ),
+    "compiled for another NumPy": (
+        "raise SystemError('initialization of _internal failed')",
+        "fails while it is imported (SystemError: initialization of _internal failed)",
+    ),
+    "without what it needs": (
+        "import llvmlite_that_is_not_there",
+        "which cannot be imported (No module named 'llvmlite_that_is_not_there')",
+    ),
+    "too old": ("__version__ = '0.41.0'", "needs Numba 0.59 or newer, got 0.41.0"),
+    "too new": (
+        "__version__ = '9.0.0'; config = type('', (), {'DISABLE_JIT': 0})",
+        "does not work with Numba 9.0.0 (",
+    ),
+}
+
+WITH_A_BROKEN_PACKAGE = """
+import warnings, sys
+import torch
+from dnc_fast import DNC
+from dnc_fast.cli import main
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        assert torch.isfinite(DNC(2, 3, num_cells=4, cell_size=2)(torch.zeros(3, 1, 2))[0]).all()
+print(*(one.message for one in said), sep="\\n")
+print("---")
+try:
+    DNC(2, 3, backend="cpu")(torch.zeros(3, 1, 2))
+except (ImportError, RuntimeError) as error:
+    print(error)
+print("---")
+main(["info"])
+"""
+
+
+@pytest.mark.parametrize("kind", BROKEN_PACKAGES)
+def test_a_package_that_does_not_work_is_as_good_as_none(
+    tmp_path: Path, without_variable: None, kind: str
+) -> None:
+    """It is installed, so that only importing it shows that; "auto" does without, and says so."""
+    code, reason = BROKEN_PACKAGES[kind]
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba/__init__.py").write_text(code)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    printed = python(WITH_A_BROKEN_PACKAGE, PYTHONPATH=os.pathsep.join(paths))
+    warned, raised, info = printed.split("---\n")
+    assert warned.count(reason) == (kind != "without what it needs")
+    assert reason in raised
+    assert 'auto on cpu is eager (backend "cpu" ' in info and reason in info
+
+
+def test_numba_that_must_not_compile(without_variable: None) -> None:
+    printed = python(WITH_A_BROKEN_PACKAGE, NUMBA_DISABLE_JIT="1")
+    assert printed.count("NUMBA_DISABLE_JIT forbids") == (3 if HAS_NUMBA else 0)
+
+
+IMPORTS = """
+import sys, torch
+before = set(sys.modules)
+{code}
+heavy = {{"torch._dynamo", "numba", "triton", "matplotlib", "tqdm"}}
+print(heavy & (set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import dnc_fast", "from dnc_fast import *", "import dnc_fast.functional, dnc_fast.training"],
+)
+def test_importing_imports_nothing_heavy(code: str) -> None:
+    assert python(IMPORTS.format(code=code)) == "set()\n"
+
+
+def test_importing_the_package_alone_does_not_even_import_torch() -> None:
+    code = "import sys, dnc_fast, dnc_fast.cli; print({'torch', 'numpy'} & set(sys.modules))"
+    assert python(code) == "set()\n"
+
+
+def test_names_of_the_package_and_its_modules() -> None:
+    code = """
+import dnc_fast
+for name in dnc_fast.__all__:
+    assert getattr(dnc_fast, name) is not None
+assert dnc_fast.functional.content_weighting and set(dnc_fast.__all__) <= set(dir(dnc_fast))
+try:
+    dnc_fast.nothing
+except AttributeError as error:
+    print(error)
+"""
+    assert python(code) == "module 'dnc_fast' has no attribute 'nothing'\n"

@@ -10,10 +10,11 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+import torch
 
-from dnc_fast.cli import main
+from dnc_fast.cli import COMMANDS, main
 from dnc_fast.tasks import TASKS
-from dnc_fast.training import load_checkpoint, read_metrics
+from dnc_fast.training import Trainer, load_checkpoint, read_metrics
 from dnc_fast.training.checkpoint import save_checkpoint
 
 SMALL = {
@@ -350,3 +351,116 @@ def test_a_reader_that_has_had_enough(tmp_path):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), 1),
+        (("--hidden-size", 512), 3),
+        (("--num-cells", 400), 3),
+        (("--num-cells", 400, "--linkage", "sparse"), 1),
+        (("--hidden-size", 512, "--threads", 2), 2),
+        (("--threads", "auto"), 1),
+    ],
+)
+def test_threads_suit_the_model(tmp_path, monkeypatch, options, expected):
+    """One for small models, and for others as many as torch takes."""
+    seen = []
+    monkeypatch.setattr(
+        Trainer, "train", lambda self, *_, **__: seen.append(torch.get_num_threads())
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run("train", "copy", *options, "--max-minutes", 1, "--no-pictures", "--out", tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [expected]
+
+
+def test_number_of_threads_is_checked():
+    for wrong in ("0", "-1", "many", "1.5"):
+        printed = run("train", "copy", f"--threads={wrong}", status=2)
+        assert "must be auto, or an integer of at least 1" in printed
+
+
+def test_info_says_where_kernels_are_kept(tmp_path):
+    pytest.importorskip("numba")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for folder, words in ((tmp_path, "MB in all\n"), ("/dev/null", "it cannot be written")):
+        environment["NUMBA_CACHE_DIR"] = str(folder)
+        done = subprocess.run(command("info"), capture_output=True, text=True, env=environment)
+        (line,) = [line for line in done.stdout.splitlines(True) if line.startswith("cpu kernels")]
+        assert f"{folder}/kernels-" in line and words in line
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
+def test_what_needs_no_torch_does_not_import_it(arguments):
+    code = f"""
+import sys
+from dnc_fast.cli import COMMANDS, main
+try:
+    main({list(arguments)!r})
+finally:
+    assert not {{"torch", "numpy", "numba"}} & set(sys.modules)
+"""
+    assert (
+        "dnc"
+        in subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
+
+
+def test_every_command_is_listed_and_has_its_options():
+    printed = run("--help")
+    for name, (what, _) in COMMANDS.items():
+        assert re.search(rf"^    {name} +{re.escape(what)}$", printed, re.M)
+        assert "usage: dnc-fast" in run(name, "--help")
+
+
+def test_interrupt_while_importing():
+    """Ctrl-C ends with a line, not with a traceback, also within torch's import."""
+    code = (
+        "import sys; from dnc_fast.cli import main; print(1, flush=True); sys.exit(main(['info']))"
+    )
+    for delay in (0.01, 0.3, 0.6):
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            process.stdout.readline()
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) in ((130, "dnc-fast: interrupted\n"), (0, ""))
+
+
+def test_compiling_is_shown_and_not_counted(tmp_path):
+    pytest.importorskip("numba")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+    arguments = [
+        "train",
+        "copy",
+        *TINY,
+        "--linkage",
+        "separable",
+        "--max-steps",
+        2,
+        "--no-pictures",
+    ]
+    arguments[arguments.index("off")] = "lines"
+    for number, shown in enumerate((True, False)):
+        done = subprocess.run(
+            command(*arguments, "--out", tmp_path / str(number)),
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("compiling CPU kernels, only this once" in done.stderr) == shown
+        assert (
+            re.search(r"^compiled CPU kernels in \d+ s$", done.stderr, re.M) is not None
+        ) == shown
+        seconds = load_checkpoint(tmp_path / str(number))["progress"]["seconds"]
+        assert seconds < 2

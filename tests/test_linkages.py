@@ -106,7 +106,6 @@ def test_nan_stays_within_its_rows():
         link.columns[0, 0, i] = torch.tensor([j for j in range(4) if j != i][:K])
     weights, precedence = torch.zeros(2, 1, 1, N)
     weights[..., 11], precedence[..., 4:7] = torch.nan, 0.3
-    load_backend("cpu").prepare(torch.float32)
     run = CpuSparseRun(link, StepOptions(), steps=1, keep=False)
     run.update(link, link_write(precedence, weights, K), 0.0)
     assert (values[N * K :] == 777).all() and (columns[N * K :] == 777).all()

@@ -14,6 +14,7 @@ from ..kernels.arrays import Adjoint, Step
 from ..linkages import LINKAGES
 from ..state import MemoryState
 from ..step_options import PAPER, StepOptions
+from ..untraced import untraced
 from .parts import Parts, StepRun
 from .step import LINK, final_gradients, first_gradients, step_run
 
@@ -63,7 +64,7 @@ def arrays(
     return Step(*map(run.array, (vector, *pairs, reads)))
 
 
-@torch.compiler.disable
+@untraced
 def hand_derived_step(
     backend: Parts, vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:
@@ -164,7 +165,7 @@ class ContentWeighting(torch.autograd.Function):
     def forward(
         ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
     ) -> Tensor:
-        backend.prepare(memory.dtype)
+        backend.prepare(memory.dtype, memory.shape[1])
         ctx.backend = backend
         ctx.save_for_backward(keys, strengths, memory)
         return backend.look_up(keys, strengths, memory).weights
@@ -187,7 +188,7 @@ class AllocationWeighting(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
-        backend.prepare(usage.dtype)
+        backend.prepare(usage.dtype, usage.shape[1])
         ctx.backend, ctx.usage_order = backend, usage_order
         ctx.save_for_backward(usage)
         return backend.allocate(usage, usage_order)
@@ -206,7 +207,7 @@ class WriteMemory(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
-        backend.prepare(given[0].dtype)
+        backend.prepare(given[0].dtype, given[0].shape[1])
         ctx.backend = backend
         ctx.save_for_backward(*given)
         out = torch.empty_like(given[0], memory_format=torch.contiguous_format)
@@ -233,7 +234,7 @@ class DenseLink(torch.autograd.Function):
     @staticmethod
     @_without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
-        backend.prepare(given[0].dtype)
+        backend.prepare(given[0].dtype, given[0].shape[-1], "dense")
         ctx.backend = backend
         ctx.save_for_backward(*given)
         link, precedence, write_weights, read_weights = (tensor.contiguous() for tensor in given)

@@ -12,6 +12,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ..checks import check_choice
+from ..untraced import constant
 from . import cpu, triton
 from .base import FULL_DTYPES, Backend
 
@@ -83,7 +84,7 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-@torch.compiler.assume_constant_result
+@constant
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     """The name of the backend that will run.
 
@@ -117,14 +118,18 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
 
 
 def _auto(device: torch.device, dtype: torch.dtype) -> str:
-    """The first backend that can run such a state; on a GPU, warns once why not a faster one."""
+    """The first backend that can run such a state.
+
+    Warns once why not a faster one: on a GPU, and where a package is installed but does not work.
+    """
     for name, (_, auto_on) in REGISTRY.items():
         if device.type == "meta" or (auto_on is not None and device.type not in auto_on):
             continue
         problem = backend_problem(name, device, dtype)
         if problem is None:
             return name
-        if device.type == "cuda" and dtype in FULL_DTYPES:
+        broken = isinstance(problem, RuntimeError)
+        if (device.type == "cuda" or broken) and dtype in FULL_DTYPES:
             _warn_once(f'backend "auto" does not use {name!r} on {device}: {problem}')
     return "reference"
 

@@ -111,12 +111,17 @@ class Parts:
         """Numbers that a step of `fused_step` keeps per batch element for its backward pass."""
         return 0
 
-    def needs_compiling(self, dtype: torch.dtype) -> bool:
-        """Whether the first step in a dtype has to compile kernels."""
-        return False
+    def prepare(
+        self, dtype: torch.dtype, num_cells: int, linkage: str = "none", keep: bool = True
+    ) -> None:
+        """Compile what the parts need.
 
-    def prepare(self, dtype: torch.dtype) -> None:
-        """Compile what the parts need."""
+        Args:
+            dtype: of the state.
+            num_cells: N.
+            linkage: whose run is needed too.
+            keep: whether there will be a backward pass.
+        """
 
     def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
         """Compile what a run will launch on a device, where that is faster than at each launch.

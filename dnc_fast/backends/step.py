@@ -52,7 +52,7 @@ def step_run(
         fused = backend.fused_step(state.sizes, dtype, device, options.usage_order, keep)
         if fused is not None:
             return fused
-    backend.prepare(state.memory.dtype)
+    backend.prepare(state.memory.dtype, state.memory.shape[1], linkage.name, keep)
     link = linkage.run(state.link, options, steps, keep, backend.link_runs)
     return ComposedRun(backend, link, options, keep, in_place)
 

@@ -9,17 +9,22 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..tasks import TASKS, summary
-from ..training import CheckpointError, TrainingError
-from .ask import add_ask_options
-from .compile import add_compile_options
-from .info import show_info, show_tasks
-from .look import add_eval_options, add_show_options
-from .options import UserError
-from .train import add_train_options
+
+# What commands need is imported when they are named, because torch takes a second or more.
+COMMANDS = {
+    "train": ("train a DNC on a task", "train"),
+    "eval": ("score a trained model on held-out sequences", "look"),
+    "show": ("draw a trained model's pictures", "look"),
+    "ask": ("ask a model trained on bAbI about a story", "ask"),
+    "compile": ("compile a model's GPU kernels, without a GPU", "compile"),
+    "tasks": ("the tasks, a line each", "tasks"),
+    "info": ("versions, devices, backends, compiled kernels", "info"),
+}
+"""Of each command, what it does, and the module whose `add_NAME_options` adds its options."""
 
 EXAMPLES = """examples:
   dnc-fast tasks                                   what can be trained on
@@ -41,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: training failed. 2: the user's mistake. 128 + n: saved and stopped by signal n.
     """
-    options = _parser().parse_args(arguments)
+    if "torch" not in sys.modules:
+        # Threads that wait sleep, and do not take cores from those that they wait for.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
         status = options.run(options)
         sys.stdout.flush()
         return status
@@ -52,12 +60,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dnc-fast: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except TrainingError as error:
+    except Exception as error:
+        if _came_from_interrupt(error):  # a library made something else of it while it was imported
+            print("dnc-fast: interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+        return _say(error)
+
+
+def _came_from_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _say(error: Exception) -> int:
+    """Say what went wrong if it is no fault of the program; returns the exit status."""
+    from ..training import CheckpointError, TrainingError
+    from .options import UserError
+
+    if isinstance(error, TrainingError):
         print(f"dnc-fast: training stopped: {error}", file=sys.stderr)
         return 1
-    except (UserError, CheckpointError, TypeError, ValueError, OSError, ImportError) as error:
+    known = (UserError, CheckpointError, TypeError, ValueError, OSError, ImportError)
+    if isinstance(error, known):
         print(f"dnc-fast: error: {error}", file=sys.stderr)
         return 2
+    raise error
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +113,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n{hint}\n")
 
 
-def _parser() -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
+    """The parser; of the commands, only the one that the arguments name has options."""
     parser = Parser(
         prog="dnc-fast",
         description="Train, score and look into a Differentiable Neural Computer.",
@@ -94,26 +123,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"dnc_fast {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    train = commands.add_parser("train", help="train a DNC on a task")
-    tasks = train.add_subparsers(title="tasks", required=True, metavar="TASK")
-    for name, kind in TASKS.items():
-        command = tasks.add_parser(
-            name,
-            help=summary(kind),
-            usage=f"dnc-fast train {name} [OPTION ...]",
-            description=(kind.__doc__ or "").strip().splitlines()[0],
-        )
-        add_train_options(command, name, kind)
-
-    add_eval_options(
-        commands.add_parser("eval", help="score a trained model on held-out sequences")
-    )
-    add_show_options(commands.add_parser("show", help="draw a trained model's pictures"))
-    add_ask_options(commands.add_parser("ask", help="ask a model trained on bAbI about a story"))
-    add_compile_options(
-        commands.add_parser("compile", help="compile a model's GPU kernels, without a GPU")
-    )
-    commands.add_parser("tasks", help="the tasks, a line each").set_defaults(run=show_tasks)
-    commands.add_parser("info", help="versions, devices, backends").set_defaults(run=show_info)
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (what, module) in COMMANDS.items():
+        command = commands.add_parser(name, help=what)
+        if name == named:
+            getattr(import_module(f".{module}", __name__), f"add_{name}_options")(command)
     return parser

@@ -21,6 +21,7 @@ from ..tasks.babi import (
     split_words,
 )
 from ..training import read_run, restore_model, restore_task
+from .compiling import shown_compiling
 from .options import UserError, add_checkpoint, add_device, chosen_device
 
 SHOWN = 3
@@ -105,7 +106,7 @@ def _last_sentence(story: list[str]) -> str:
 def _answer(model: Any, task: BabiTask, story: list[str], words: int) -> str:
     """The most likely answer, and for each word of it the most likely ones with their shares."""
     inputs = hear([*story, *[ANSWER] * words]).to(next(model.parameters()).device)
-    with torch.no_grad():
+    with shown_compiling(), torch.no_grad():
         outputs, _ = model(inputs)
     shares = task.probabilities(outputs[-words:, 0])
     best, others = [], []

@@ -1,4 +1,4 @@
-"""`dnc-fast info` and `dnc-fast tasks`: what is installed, and what can be trained on."""
+"""`dnc-fast info`: what is installed, what runs where, and where compiled kernels are."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ import torch
 
 from .. import __version__
 from ..backends import VARIABLE, backend_names, backend_problem, resolve_backend
-from ..tasks import TASKS, summary
 
 
-def show_tasks(options: argparse.Namespace) -> int:
-    """A line for each task."""
-    width = max(map(len, TASKS))
-    for name, kind in TASKS.items():
-        print(f"{name:<{width}}  {summary(kind)}")
-    return 0
+def add_info_options(parser: argparse.ArgumentParser) -> None:
+    """It has none."""
+    parser.set_defaults(run=_show_info)
 
 
-def show_info(options: argparse.Namespace) -> int:
+def _show_info(options: argparse.Namespace) -> int:
     """Versions, devices, backends."""
     print(f"dnc_fast    {__version__}")
     print(f"python      {platform.python_version()} on {platform.machine()}")
@@ -41,7 +37,22 @@ def show_info(options: argparse.Namespace) -> int:
         print(f"            auto on {device} is {_auto_and_why(torch.device(device))}")
     if not gpus:
         print("            triton has no CUDA or ROCm device to run on")
+    print(f"cpu kernels {_where_kernels_are()}")
     return 0
+
+
+def _where_kernels_are() -> str:
+    """Where compiled CPU kernels are kept, and how much that is."""
+    try:
+        from ..kernels.cpu import store
+    except Exception:  # said above
+        return "none, without Numba"
+    if store.FOLDER is None:
+        return "compiled by every process: there is no home folder; NUMBA_CACHE_DIR can name one"
+    size = f"{store.FOLDER}, {store.size() / 1e6:.1f} MB in all"
+    if store.is_writable():
+        return size
+    return f"{size}; it cannot be written, so every process compiles what it lacks"
 
 
 def _auto_and_why(device: torch.device) -> str:

@@ -25,6 +25,7 @@ from ..training import (
     transcript,
 )
 from ..training.metrics import FORMATS
+from .compiling import shown_compiling
 from .options import (
     UserError,
     add_checkpoint,
@@ -75,8 +76,12 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    model, task, training = _restore(options)
-    sequences = options.sequences
+    with shown_compiling():
+        return _score(*_restore(options), options.sequences)
+
+
+def _score(model: Any, task: Task, training: dict[str, Any], sequences: int | None) -> int:
+    """Print the scores of a model."""
     if sequences is None:
         sequences = held_out_size(task, training["evaluation_size"])
     check_integer("--sequences", sequences, minimum=1)
@@ -100,7 +105,8 @@ def _show(options: argparse.Namespace) -> int:
     folder = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
     out = options.out or folder / "show"  # the run's own pictures stay as they are
     check_folder("--out", out)
-    draw(model, task, training["seed"], folder, out)
+    with shown_compiling():
+        draw(model, task, training["seed"], folder, out)
     return 0
 
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from ..backends import load_backend, resolve_backend
 from ..checks import check_integer, check_number
 from ..config import OPTION_NAMES, DNCConfig
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
-from ..tasks import TASKS, Task
+from ..tasks import TASKS, Task, summary
 from ..training import (
     Outcome,
     Trainer,
@@ -30,7 +29,8 @@ from ..training import (
 from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
-from .compile import shown_compiling
+from ..training.threads import suitable_threads
+from .compiling import shown_compiling
 from .look import draw
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
@@ -39,7 +39,20 @@ MODEL_OPTIONS = tuple(
 )
 
 
-def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """The tasks of `dnc-fast train`, each with its options."""
+    tasks = parser.add_subparsers(title="tasks", required=True, metavar="TASK")
+    for name, kind in TASKS.items():
+        command = tasks.add_parser(
+            name,
+            help=summary(kind),
+            usage=f"dnc-fast train {name} [OPTION ...]",
+            description=(kind.__doc__ or "").strip().splitlines()[0],
+        )
+        _add_options(command, name, kind)
+
+
+def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
     """The options of `dnc-fast train NAME`."""
     add_fields(parser.add_argument_group("task"), task)
     model = parser.add_argument_group("model", "The defaults follow the task's options.")
@@ -82,10 +95,11 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
     add_device(run)
     run.add_argument(
         "--threads",
-        type=int,
-        default=1,
+        type=_threads,
+        default=0,
         metavar="INT",
-        help="CPU threads (default: 1, the fastest for models as small as the presets)",
+        help="CPU threads (default: auto, which is 1 for small models, such as most presets', and "
+        "otherwise as many as torch takes)",
     )
     run.add_argument(
         "--metrics", choices=FORMATS, default="jsonl", help="format of metrics (default: jsonl)"
@@ -102,19 +116,21 @@ def add_train_options(parser: argparse.ArgumentParser, name: str, task: type[Tas
 
 
 def _train(options: argparse.Namespace) -> int:
-    check_integer("--threads", options.threads, minimum=1)
     if options.max_minutes is not None:
         check_number("--max-minutes", options.max_minutes, 0.0, above=True)
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
     check_folder("--out", options.out)
-    torch.set_num_threads(options.threads)
+    most = options.threads or torch.get_num_threads()
     options.device = chosen_device(options.device)
     started = time.monotonic()
     outcomes: list[Outcome] = []
     for folder, wanted in _runs(options).items():
         resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
         trainer = (_continue if resumed else _begin)(options, folder, wanted)
+        torch.set_num_threads(most)
+        if not options.threads:
+            torch.set_num_threads(suitable_threads(trainer.model, trainer.config.batch_size))
         if trainer.finished:
             print(f"nothing to train: {_why_finished(trainer)}", file=sys.stderr)
         minutes = options.max_minutes
@@ -134,6 +150,15 @@ def _train(options: argparse.Namespace) -> int:
         (options.out / "summary.md").write_text(table + "\n")
         print(table)
     return 0
+
+
+def _threads(text: str) -> int:
+    """The number of threads; 0 for "auto"."""
+    if text == "auto":
+        return 0
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be auto, or an integer of at least 1, got {text}")
+    return int(text)
 
 
 def _why_finished(trainer: Trainer) -> str:
@@ -178,16 +203,8 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
 
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
-    """Train; if kernels must be compiled first, which takes a while, say so."""
-    backend = resolve_backend(trainer.model.config.backend, trainer.device, torch.float32)
-    if (
-        options.progress != "off"
-        and backend != "reference"
-        and load_backend(backend).needs_compiling(torch.float32)
-    ):
-        print("compiling the CPU kernels, only this once (about 40 s)", file=sys.stderr)
-    shown = options.progress != "off" and trainer.device.type == "cuda"
-    with shown_compiling() if shown else nullcontext():
+    """Train; what must be compiled first is shown."""
+    with shown_compiling(options.progress != "off"):
         trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
 
 

@@ -12,6 +12,7 @@ from ..backends.autograd import refuse_second_gradient
 from ..checks import autocasts
 from ..layout import Layout
 from ..state import DNCState, map_tensors, tensors
+from ..untraced import untraced
 from . import captures
 from .called_controller import CalledModule
 from .captures import Given, Work
@@ -23,7 +24,7 @@ from .plan import Plan, Start
 from .recording import Recording
 
 
-@torch.compiler.disable
+@untraced
 def run_sequences(
     controller: Any,
     interface: nn.Linear,

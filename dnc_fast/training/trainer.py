@@ -243,6 +243,8 @@ class Trainer:
         """
         if max_minutes is not None:
             check_number("max_minutes", max_minutes, 0.0, above=True)
+        if not self.finished:
+            self._compile()
         self._display = make_progress(progress, self.task, self.step, self.config.max_steps)
         self._board = None
         self.interrupted, self.out_of_time = None, False
@@ -267,6 +269,18 @@ class Trainer:
             if self.solved:
                 self._display.solved(self.step)
             self.save()
+
+    def _compile(self) -> None:
+        """Have the kernels compiled that steps need, while Ctrl-C still interrupts at once.
+
+        A twin of the model takes a step, so that nobody who looks into the model sees it.
+        """
+        if self.device.type != "cpu":
+            return
+        with torch.random.fork_rng(devices=[]):
+            twin = DNC.from_config(self.model.config, device=self.device, dtype=torch.float32)
+            x = torch.zeros(1, 1, self.task.input_size, device=self.device, dtype=torch.float32)
+            twin(x)[0].sum().backward()
 
     def _step_and_tests(self, draws: Prefetcher) -> bool:
         """A training step and what is due after it; returns whether the model was evaluated."""

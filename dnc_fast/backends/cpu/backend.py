@@ -13,19 +13,18 @@ import torch
 from torch import Tensor
 
 from ... import reference
-from ...interface import Interface, interface_size
+from ...interface import Interface
 from ...kernels.arrays import Adjoint, Step
 from ...kernels.cpu import strips
 from ...linkages import LinkRun
 from ...reference import LookUp
-from ...state import MemorySizes, MemoryState
-from ...step_options import USAGE_ORDERS, StepOptions
+from ...state import MemorySizes
 from ..base import Backend
 from ..parts import StepRun
 from . import allocation, selection
 from .arrays import array, arrays, run_strips
-from .compiling import compile_once, is_compiled
-from .fused import CpuFusedRun, call_step_kernels
+from .compiling import ensure
+from .fused import CpuFusedRun
 from .links import CpuDenseRun, CpuSeparableRun, CpuSparseRun
 from .selection import FEW
 
@@ -54,14 +53,19 @@ class CpuBackend(Backend):
         usage_order: str,
         keep: bool,
     ) -> StepRun:
-        return CpuFusedRun(sizes, dtype, usage_order)
+        return CpuFusedRun(sizes, dtype, usage_order, keep)
 
-    def needs_compiling(self, dtype: torch.dtype) -> bool:
-        return not is_compiled(dtype, "step")
-
-    def prepare(self, dtype: torch.dtype) -> None:
-        compile_once(dtype, "step", call_step_kernels)
-        compile_once(dtype, "parts", call_part_kernels)
+    def prepare(
+        self, dtype: torch.dtype, num_cells: int, linkage: str = "none", keep: bool = True
+    ) -> None:
+        names = ["parts"]
+        if linkage in self.link_runs:
+            names.append("step" if linkage == "dense" else linkage)
+        if keep:
+            names += [f"{name} backward" for name in names]
+        if num_cells > FEW:
+            names += ["allocation", "largest"]
+        ensure(dtype, *names)
 
     def look_up(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
         B, heads, _ = keys.shape
@@ -193,23 +197,3 @@ class CpuBackend(Backend):
             *arrays(d_memory, d_write, d_erase, d_vectors, d_memory.new_empty(B, count, W)),
         )
         return d_write, d_erase.sum(1), d_vectors.sum(1)
-
-
-def call_part_kernels(dtype: torch.dtype) -> None:
-    """Call each kernel of the parts and of the links, in tiny steps forward and backward."""
-    B, N, W, R, Hw = 1, FEW + 1, 2, 1, 1
-    backend = CpuBackend()
-    for linkage in ("sparse", "separable"):
-        state = MemoryState.zeros(
-            *(B, N, W, R, Hw), linkage=linkage, link_fan_out=2, dtype=dtype, device="cpu"
-        )
-        vector = torch.zeros(B, interface_size(W, R, Hw), dtype=dtype, device="cpu")
-        for order in USAGE_ORDERS:
-            options = StepOptions(usage_order=order, read_topk=1, write_topk=1)
-            for chosen in (options, StepOptions(usage_order=order)):
-                with torch.enable_grad():
-                    vector.requires_grad_()
-                    reads, _ = backend.memory_step(vector, state, chosen)
-                    reads.sum().backward()
-    usage = torch.zeros(B, N, dtype=dtype, device="cpu")
-    backend.allocate_backward(backend.allocate(usage, "exact"), usage, "exact")

@@ -1,72 +1,179 @@
-"""When the CPU kernels are compiled; every process loads the same ones in the same order."""
+"""When the CPU kernels are compiled: those that are needed, in processes side by side."""
 
 from __future__ import annotations
 
+import logging
+import os
+import pickle
+import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from ...kernels.cpu.compile import CACHE, CACHE_FOLDER
+from ...kernels.cpu import compile as kernels
+from ...kernels.cpu import groups, store, worker
+from ...workers import worker_command, worker_environment
+
+LOG = logging.getLogger("dnc_fast")
 
 
-def compiled_marker(dtype: torch.dtype, kind: str) -> Path:
-    """The file that marks the kernels of a dtype as compiled and on disk."""
-    return CACHE_FOLDER / f"{str(dtype).removeprefix('torch.')}-{kind}"
+Watch = Callable[[int, int], None]
+"""Is told how many parts are done, and of how many; first 0, all of them at the end."""
 
 
-def is_compiled(dtype: torch.dtype, kind: str = "step") -> bool:
-    """Whether the kernels of a dtype are on disk already."""
-    return CACHE and compiled_marker(dtype, kind).exists()
+def _log_first(done: int, total: int) -> None:
+    """Say once that kernels are compiled, for those who use this as a library."""
+    if done == 0 and not _said:
+        _said.append(True)
+        LOG.warning(
+            "compiling CPU kernels, only this once: 10 to 20 seconds; they are kept in %s",
+            store.FOLDER,
+        )
 
 
-def compile_once(dtype: torch.dtype, kind: str, call: Callable[[torch.dtype], None]) -> None:
-    """Compile the kernels of a dtype to disk once, see `warm_up`, and load them all.
-
-    Kernels share functions, and a process takes each from the kernel that it loads first. So all
-    are loaded in one order; otherwise their sums would depend on what ran before. If compiling
-    fails, or the disk is not writable, this process compiles what it needs.
-
-    Args:
-        dtype: of the state.
-        kind: one of `warm_up.KINDS`.
-        call: calls all kernels of that kind.
-    """
-    if (dtype, kind) in _done:
-        return
-    with _lock:
-        if (dtype, kind) in _begun:  # by `call`, or by another thread meanwhile
-            return
-        _begun.add((dtype, kind))
-        if CACHE and not is_compiled(dtype, kind):
-            name = str(dtype).removeprefix("torch.")
-            command = [sys.executable, "-m", f"{__package__}.warm_up", name, kind]
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if is_compiled(dtype, kind):
-            with _plain_torch():
-                call(dtype)
-        _done.add((dtype, kind))
+_said: list[bool] = []
+_watches: list[Watch] = [_log_first]
+_ready: set[tuple[str, str]] = set()
+_lock = threading.RLock()
 
 
 @contextmanager
-def _plain_torch() -> Iterator[None]:
-    """Calls of kernels do not depend on what the user's code has set around the first forward."""
-    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+def watched(watch: Watch) -> Iterator[None]:
+    """Within it, `watch` is told how far compiling is, and nothing is logged."""
+    _watches.append(watch)
+    try:
         yield
+    finally:
+        _watches.remove(watch)
 
 
-def compile_here(dtype: torch.dtype, kind: str, call: Callable[[torch.dtype], None]) -> None:
-    """Compile the kernels of a kind in this process, and store them on disk."""
+def ensure(dtype: torch.dtype, *names: str) -> None:
+    """Compile groups of kernels, or load them; at once if this process has them.
+
+    Processes compile them side by side if this Python can start some, otherwise this one does; what
+    is compiled, and thus all results, are the same. Ctrl-C interrupts it.
+
+    Args:
+        dtype: of the state.
+        names: of `GROUPS`.
+    """
+    kind = str(dtype).removeprefix("torch.")
+    if all((kind, name) in _ready for name in names):
+        return
     with _lock:
-        _begun.add((dtype, kind))
-        call(dtype)
-        _done.add((dtype, kind))
+        missing = [name for name in names if not is_compiled(kind, name)]
+        if missing:
+            _compile(kind, missing)
+        for name in names:
+            for kernel, signature in groups.calls(name, kind):
+                kernel.compile(signature)  # loads it
+            _ready.add((kind, name))
 
 
-_begun: set[tuple[torch.dtype, str]] = set()
-_done: set[tuple[torch.dtype, str]] = set()
-_lock = threading.RLock()
+def is_compiled(kind: str, name: str) -> bool:
+    """Whether a group's kernels are in this process or on disk."""
+    return all(kernel.is_compiled(signature) for kernel, signature in groups.calls(name, kind))
+
+
+def _compile(kind: str, names: list[str]) -> None:
+    """Compile groups, and tell how far that is."""
+    parts = {name: _parts(name) for name in names}
+    done, total = 0, sum(parts.values())
+    watch = _watches[-1]
+
+    def step() -> None:
+        nonlocal done
+        done = min(done + 1, total - 1)
+        watch(done, total)
+
+    watch(0, total)
+    if not _in_workers(kind, _shares(parts), step):
+        kernels.on_part.append(step)
+        try:
+            for name in names:
+                for kernel, signature in groups.calls(name, kind):
+                    kernel.compile(signature)
+        finally:
+            kernels.on_part.remove(step)
+    watch(total, total)
+
+
+def _parts(name: str) -> int:
+    """How many parts the kernels of a group have, each counted once."""
+    return len(set().union(*(kernel.parts() for kernel, _ in groups.calls(name, "float32"))))
+
+
+def _shares(parts: dict[str, int]) -> list[list[str]]:
+    """Groups for each worker, so that each has about as much to do."""
+    count = min(len(parts), _cores())
+    shares: list[list[str]] = [[] for _ in range(count)]
+    for name in sorted(parts, key=parts.__getitem__, reverse=True):
+        min(shares, key=lambda share: sum(parts[one] for one in share)).append(name)
+    return shares
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _in_workers(kind: str, shares: list[list[str]], step: Callable[[], None]) -> bool:
+    """Compile in other processes and store what they send; False if that cannot be done."""
+    commands = [worker_command(worker.__name__, kind, *share) for share in shares]
+    messages: queue.Queue[Any] = queue.Queue()
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in commands:
+            if command is None:
+                return False
+            running.append(
+                subprocess.Popen(
+                    command,
+                    env=worker_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C reaches this process only, which ends them
+                )
+            )
+        for process in running:
+            threading.Thread(target=_read, args=(process, messages), daemon=True).start()
+        reading = len(running)
+        while reading:
+            try:
+                message = messages.get(timeout=0.2)  # so that Ctrl-C interrupts it everywhere
+            except queue.Empty:
+                continue
+            if message is END:
+                reading -= 1
+            elif message is None:
+                step()
+            else:
+                store.receive(*message)
+        return all(process.wait() == 0 for process in running)
+    except OSError:  # no more processes, no more memory
+        return False
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+END = object()
+
+
+def _read(process: subprocess.Popen[bytes], messages: queue.Queue[Any]) -> None:
+    """Put what a worker sends into the queue, then `END`."""
+    assert process.stdout is not None
+    try:
+        while True:
+            messages.put(pickle.load(process.stdout))
+    except Exception:  # it has ended, or was ended in the middle of a message
+        messages.put(END)

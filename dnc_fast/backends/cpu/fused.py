@@ -5,7 +5,6 @@ The order of sums does not depend on the threads, so neither do the results.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...interface import interface_size
-from ...kernels.arrays import LSTM, Adjoint, AdjointSteps, Step, Steps
+from ...kernels.arrays import Adjoint, AdjointSteps, Step, Steps
 from ...kernels.cpu import all_steps as all_kernels
 from ...kernels.cpu import step as kernels
 from ...kernels.cpu.step import AFTER, ALL, BEFORE, LINKS
 from ...state import MemorySizes
 from ..parts import StepRun
 from .arrays import array
-from .compiling import compile_once
+from .compiling import ensure
 from .thread_team import Range, ranges_of, ranges_to, run_ranges
 
 PARALLEL_FROM = 1 << 16
@@ -38,18 +36,22 @@ class CpuFusedRun(StepRun):
         sizes: of the memory.
         dtype: of the state.
         usage_order: one of `USAGE_ORDERS`.
+        keep: whether there will be a backward pass.
     """
 
     takes_all_steps = True
 
-    def __init__(self, sizes: MemorySizes, dtype: torch.dtype, usage_order: str) -> None:
-        compile_once(dtype, "step", call_step_kernels)
+    def __init__(
+        self, sizes: MemorySizes, dtype: torch.dtype, usage_order: str, keep: bool
+    ) -> None:
+        self._dtype, self._keep = dtype, keep
         self._scratch = kernels.make_scratch(*sizes, numpy_dtype(dtype))
         self._robust = usage_order == "robust"
 
     array = staticmethod(array)
 
     def forward(self, step: Step) -> None:
+        ensure(self._dtype, *(("step", "step backward") if self._keep else ("step",)))
         _run_stages(step, kernels.forward, step, self._scratch, self._robust)
 
     def rebuild(self, step: Step, with_link: bool) -> None:
@@ -65,6 +67,8 @@ class CpuFusedRun(StepRun):
         T = len(steps.batch_sizes)
         arguments = steps, self._scratch, self._robust
         ranges = _ranges_of_sequences(steps)
+        backward = ("all steps backward", *(() if ranges else ("all steps rebuilt",)))
+        ensure(self._dtype, "all steps", *(backward if self._keep else ()))
         if ranges:
             run_ranges(ranges, partial(all_kernels.forward, ALL), 0, T, *arguments)
             return
@@ -161,58 +165,3 @@ def fair_ranges(batch_sizes: np.ndarray, threads: int) -> list[Range]:
     steps_until = np.cumsum((batch_sizes[:, None] > np.arange(B)).sum(0))
     shares = steps_until[-1] * np.arange(1, threads) / threads
     return ranges_to([*map(int, np.searchsorted(steps_until, shares) + 1), B])
-
-
-def call_step_kernels(dtype: torch.dtype) -> None:
-    """Call each kernel of this file, on a tiny step."""
-    B, N, W, R, Hw = 1, 5, 2, 2, 1
-    kind = numpy_dtype(dtype)
-
-    def zeros(*shape: int) -> np.ndarray:
-        return np.zeros(shape, kind)
-
-    vector = zeros(B, interface_size(W, R, Hw))
-    memory, usage, heads = zeros(B, N, W), zeros(B, N), zeros(B, Hw, N)
-    link, read, reads = zeros(B, Hw, N, N), zeros(B, R, N), zeros(B, R, W)
-    pairs = [
-        part for field in (memory, usage, heads, link, heads, read) for part in (field, +field)
-    ]
-    step = Step(vector, *pairs, reads)
-    adjoint = Adjoint(+vector, +memory, +usage, +heads, +link, +heads, +read)
-    scratch = kernels.make_scratch(B, N, W, R, Hw, kind)
-    for robust in (False, True):
-        kernels.forward(kernels.ALL, 0, B, step, scratch, robust)
-        kernels.backward(kernels.ALL, 0, B, step, adjoint, scratch, robust)
-    kernels.rebuild(kernels.ALL, 0, B, step, scratch)
-    _call_kernels_of_all_steps(step, adjoint, scratch)
-
-
-def _call_kernels_of_all_steps(step: Step, adjoint: Adjoint, scratch: Any) -> None:
-    """One step of one batch element with a layer of two units."""
-    H, S, size = 2, 6, step.vector.shape[1]
-
-    def zeros(*shape: int) -> np.ndarray:
-        return np.zeros(shape, step.vector.dtype)
-
-    nothing = np.zeros(1, np.int64)
-    places = [nothing] * 5
-    places[0] = nothing + 1  # one sequence
-    states = (step.usage0, step.precedence0, step.write0, step.read0)
-    matrices = (step.memory0, step.memory1, step.link0, step.link1)
-    steps = Steps(
-        LSTM, H, 1, *places,
-        zeros(1, 1, 4 * H), zeros(1, S, 4 * H), zeros(1, 1, H), zeros(1, 1, S), zeros(1, 1, 4 * H),
-        zeros(1, 2, H), zeros(1, 1, H), zeros(1, H + 4), zeros(H, size), zeros(size),
-        step.vector, step.reads, +step.reads,
-        *(np.concatenate([state, state]) for state in states),
-        *(nothing + matrix.ctypes.data for matrix in matrices), nothing,
-    )  # fmt: skip
-    adjoints = AdjointSteps(
-        math.inf, zeros(1, 4 * H, S), zeros(size, H), zeros(1, H), zeros(1, 1, 4 * H),
-        zeros(1, 1, H), zeros(1, 1, H), zeros(1, S), adjoint.vector, +step.reads, +step.reads,
-        adjoint,
-    )  # fmt: skip
-    for robust in (False, True):
-        all_kernels.forward(kernels.ALL, 0, 1, 0, 1, steps, scratch, robust)
-        all_kernels.backward(kernels.ALL, 0, 1, 0, 1, steps, adjoints, scratch, robust)
-    all_kernels.rebuild(kernels.ALL, 0, 1, 0, steps, scratch)

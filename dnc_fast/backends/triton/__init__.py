@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 
 from ..base import Backend
+from ..packages import Needed
 
-OLDEST_TRITON = (3, 6)
-"""The kernels use features that Triton has had since this version."""
+TRITON = Needed(
+    backend="triton",
+    title="Triton",
+    oldest=(3, 6),
+    install='`pip install triton` installs it on Linux; "eager" runs everywhere',
+    update='a newer torch brings it; "eager" runs with any',
+)
 
 
 def interpreted() -> bool:
@@ -20,26 +26,16 @@ def load() -> Backend:
 
     Raises:
         ModuleNotFoundError: Triton cannot be imported.
-        RuntimeError: it is too old.
+        RuntimeError: it is too old, or fails.
     """
+    triton = TRITON.load()
     try:
-        import triton
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f'backend "triton" needs Triton, which cannot be imported ({error}); '
-            '`pip install triton` installs it on Linux; "eager" runs everywhere'
-        ) from error
-    version = str(triton.__version__)
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
-        oldest = ".".join(map(str, OLDEST_TRITON))
-        raise RuntimeError(
-            f'backend "triton" needs Triton {oldest} or newer, got {version}; a newer torch brings '
-            'it; "eager" runs with any'
-        )
-    from .backend import TritonBackend
+        from .backend import TritonBackend
 
-    if not interpreted():
-        from .travelling import arrive
+        if not interpreted():
+            from .travelling import arrive
 
-        arrive()
-    return TritonBackend()
+            arrive()
+        return TritonBackend()
+    except Exception as error:
+        raise TRITON.fails_with(triton, error) from error
