@@ -25,6 +25,7 @@ from dnc_fast.kernels.gpu.compile import Build
 
 from dnc_fast import DNC
 from dnc_fast.backends.triton import compiling, travelling
+from dnc_fast.compiling import watched
 
 from .harness import gate
 from .harness.cases import Case
@@ -114,11 +115,11 @@ def main() -> int:
         found = sorted(found, key=lambda build: "small_step" in str(build))[:DRY_BUILDS]
     print(f"{len(found)} kernels", flush=True)
 
-    def tell(done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int) -> None:
         print(f"[{time.monotonic() - started:5.1f} s] {done} of {total} compiled", flush=True)
 
     errors: list[str] = []
-    with compiling.watched(tell):
+    with watched(tell):
         if options.target:
             failed = travelling.compile_folder(found, options.target, options.out)
             errors = [f"{build} for {name}: {error}" for (build, name), error in failed.items()]

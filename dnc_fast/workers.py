@@ -1,4 +1,4 @@
-"""Other Python processes, which compile kernels: whether they can be started, and how."""
+"""Other Python processes, which compile kernels: whether they can be started, how, how many."""
 
 from __future__ import annotations
 
@@ -45,3 +45,10 @@ def worker_command(module: str, *arguments: str) -> list[str] | None:
 def worker_environment() -> dict[str, str]:
     """The environment for a worker."""
     return {**os.environ, VARIABLE: "1"}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

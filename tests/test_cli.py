@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from dnc_fast.cli import COMMANDS, main
+from dnc_fast.cli.compiling import shown_compiling
+from dnc_fast.compiling import tell
 from dnc_fast.tasks import TASKS
 from dnc_fast.training import Trainer, load_checkpoint, read_metrics
 from dnc_fast.training.checkpoint import save_checkpoint
@@ -281,22 +283,20 @@ def test_compile_says_what_is_wrong(tmp_path, monkeypatch):
 
 
 def test_compiling_is_shown_while_training(capsys, monkeypatch):
-    compiling = pytest.importorskip("dnc_fast.backends.triton.compiling")
-    from dnc_fast.cli.compile import shown_compiling
-
     with shown_compiling():
-        compiling._tell(0, 7)
-        compiling._tell(7, 7)
-    assert "compiling 7 GPU kernels, only this once" in capsys.readouterr().err
-    compiling._tell(0, 7)
+        tell("GPU kernels", 0, 7)
+        tell("GPU kernels", 7, 7)
+    said = capsys.readouterr().err
+    assert "compiling GPU kernels, only this once" in said and "compiled GPU kernels in" in said
+    with shown_compiling(False):
+        tell("GPU kernels", 0, 7)
+    assert capsys.readouterr().err == ""
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with shown_compiling():
-        compiling._tell(0, 7)
-        compiling._tell(7, 7)
-    said = capsys.readouterr().err
-    assert "compiling GPU kernels:" in said and "0/7" in said
-    assert not compiling._watchers
+        tell("GPU kernels", 0, 7)
+        tell("GPU kernels", 7, 7)
+    assert "compiling GPU kernels, only this once:" in capsys.readouterr().err
 
 
 # Messages

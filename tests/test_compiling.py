@@ -11,6 +11,8 @@ import pytest
 import torch
 from states import HAS_NUMBA
 
+from dnc_fast.compiling import watched
+
 # On a CPU
 
 
@@ -98,37 +100,19 @@ def here(monkeypatch, tmp_path):
     return module
 
 
-@pytest.mark.parametrize("name", [None, "", "blender", "missing/python3", "a folder/app"])
-def test_only_a_python_is_started(monkeypatch, tmp_path, name):
-    module = compiling()
-    assert module.python_program() == sys.executable
-    if name == "blender":
-        name = tmp_path / name
-        name.write_text("#!/bin/sh")
-        name.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", name and str(name))
-    assert module.python_program() is None
-
-
-def test_a_frozen_application_is_not_started(monkeypatch):
-    module = compiling()
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert module.python_program() is None
-
-
 def test_without_another_python_this_process_compiles(here, monkeypatch, caplog):
-    monkeypatch.setattr(here, "python_program", lambda: None)
+    monkeypatch.setattr(here, "python_executable", lambda: None)
     told = []
-    with caplog.at_level(logging.INFO, "dnc_fast"), here.watched(lambda *given: told.append(given)):
+    with caplog.at_level(logging.INFO, "dnc_fast"), watched(lambda *given: told.append(given)):
         here.compile_missing(some_builds(4), TARGET)
         here.compile_missing(some_builds(4), TARGET)
     assert here.done == [f"kernel_{index}" for index in range(4)]
-    assert told == [(index, 4) for index in range(5)]
+    assert told == [("GPU kernels", index, 4) for index in range(5)]
     assert "compiling 4 GPU kernels in" in caplog.text and "compiled in" in caplog.text
 
 
 def test_what_another_process_compiled_is_left_alone(here, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(here, "python_program", lambda: None)
+    monkeypatch.setattr(here, "python_executable", lambda: None)
     for index in range(2, 6):
         (tmp_path / f"kernel_{index}").touch()
     here.compile_missing(some_builds(6), TARGET)  # two are left, whose launches compile them
@@ -141,7 +125,7 @@ def test_what_another_process_compiled_is_left_alone(here, monkeypatch, tmp_path
 
 def test_processes_that_cannot_be_started_stop_nothing(here, monkeypatch, caplog):
     for program, reason in (("/bin/false", "ended early"), ("/nowhere/python", "No such file")):
-        monkeypatch.setattr(here, "python_program", lambda program=program: program)
+        monkeypatch.setattr(here, "python_executable", lambda program=program: program)
         monkeypatch.setattr(here, "_compiled", set())
         monkeypatch.setattr(here, "builds_of_rehearsal", lambda rehearse: some_builds(3))
         with caplog.at_level(logging.WARNING, "dnc_fast"):
@@ -207,6 +191,7 @@ from pathlib import Path
 import torch
 from dnc_fast import DNC
 from dnc_fast.backends.triton import compiling, travelling
+from dnc_fast.compiling import watched
 from dnc_fast.kernels.gpu import compile as compiler
 from dnc_fast.kernels.gpu import launch, separable_linkage
 
@@ -223,7 +208,7 @@ def files():
 
 # Compiled in processes, and found by what a launch would do.
 told = []
-with compiling.watched(lambda *given: told.append(given)):
+with watched(lambda *given: told.append(given[1:])):
     compiling.compile_missing(builds, target)
 assert told[0] == (0, len(builds)) and told[-1] == (len(builds),) * 2, told
 assert all(compiling.marker(build, target).exists() for build in builds)

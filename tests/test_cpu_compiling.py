@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
-from states import python
-
-from dnc_fast.backends.cpu import compiling
 from dnc_fast.kernels.cpu import groups, store
 from dnc_fast.kernels.cpu.compile import Kernel, apart, kernel
+from states import python
+
+from dnc_fast import workers
+from dnc_fast.backends.cpu import compiling
+from dnc_fast.compiling import tell, watched
 
 ARRAY = groups._type("f1", "float32")
 
@@ -224,7 +226,7 @@ def test_arguments_apart_and_parts_of_a_name_do_not_meet(folder: Path) -> None:
 def test_shares_are_even_and_complete() -> None:
     shares = compiling._shares({"a": 50, "b": 30, "c": 20, "d": 1})
     assert sorted(name for share in shares for name in share) == ["a", "b", "c", "d"]
-    assert len(shares) == min(4, compiling._cores())
+    assert len(shares) == min(4, workers.cores())
 
 
 # Processes
@@ -234,17 +236,17 @@ def test_shares_are_even_and_complete() -> None:
 def nothing_is_ready(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """As in a new process with an empty folder, for the group "largest"."""
     monkeypatch.setattr(compiling, "_ready", set())
-    monkeypatch.setattr(compiling, "_said", [])
+    monkeypatch.setattr("dnc_fast.compiling._said", set())
     for function, _ in groups.GROUPS["largest"]:
         new = kernel(function.py_func)
         monkeypatch.setattr(function, "whole", new.whole)
 
 
 @pytest.fixture
-def watched() -> Iterator[list[tuple[int, int]]]:
+def told() -> Iterator[list[tuple[int, int]]]:
     """What is told about compiling."""
     seen: list[tuple[int, int]] = []
-    with compiling.watched(lambda *progress: seen.append(progress)):
+    with watched(lambda *progress: seen.append(progress[1:])):
         yield seen
 
 
@@ -266,14 +268,14 @@ def assert_told(seen: list[tuple[int, int]]) -> None:
 
 
 def test_workers_compile_and_this_process_loads(
-    nothing_is_ready: None, folder: Path, watched: list[tuple[int, int]]
+    nothing_is_ready: None, folder: Path, told: list[tuple[int, int]]
 ) -> None:
     assert largest_is_ready() == [False]
-    assert_told(watched)
+    assert_told(told)
     assert len(list(folder.iterdir())) == 1
-    told = len(watched)
+    count = len(told)
     largest_is_ready()
-    assert len(watched) == told  # nothing to do any more
+    assert len(told) == count  # nothing to do any more
 
 
 def test_workers_bring_what_the_disk_does_not_take(
@@ -295,13 +297,13 @@ NO_WORKERS = {
 def test_without_workers_this_process_compiles(
     nothing_is_ready: None,
     monkeypatch: pytest.MonkeyPatch,
-    watched: list[tuple[int, int]],
+    told: list[tuple[int, int]],
     reason: str,
 ) -> None:
     module, name, value = NO_WORKERS[reason]
     monkeypatch.setattr(sys.modules[module], name, value, raising=False)
     assert largest_is_ready() == [True]
-    assert_told(watched)
+    assert_told(told)
 
 
 @pytest.mark.parametrize(
@@ -319,10 +321,9 @@ def test_users_of_the_library_are_told_once(
 ) -> None:
     caplog.set_level(logging.INFO, "dnc_fast")
     largest_is_ready()
-    compiling._watches[-1](0, 5)
+    tell("CPU kernels", 0, 5)
     (record,) = caplog.records
     assert record.name == "dnc_fast" and "compiling CPU kernels, only this once" in record.message
-    assert str(folder) in record.message
 
 
 def test_a_frozen_program_starts_no_process_and_has_the_same_bits(tmp_path: Path) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,8 @@ from ..backends.triton import interpreted
 from ..checks import check_integer
 from ..config import OPTION_NAMES, DNCConfig
 from ..dnc import DNC
-from ..training import TrainingConfig, load_run
+from ..training import TrainingConfig, read_run
+from .compiling import shown_compiling
 from .options import UserError, add_fields, given
 
 MODEL_OPTIONS = tuple(
@@ -89,7 +87,7 @@ def _wanted(options: argparse.Namespace) -> tuple[DNC, TrainingConfig]:
     sizes: dict[str, Any] = {"input_size": X, "hidden_size": H}
     training: dict[str, Any] = {}
     if options.checkpoint is not None:
-        content = load_run(options.checkpoint)
+        content = read_run(options.checkpoint)
         sizes, training = content["model"], content["training"]
     changes = {**given(options, DNCConfig, MODEL_OPTIONS)}
     if options.input_size is not None:
@@ -100,36 +98,3 @@ def _wanted(options: argparse.Namespace) -> tuple[DNC, TrainingConfig]:
         raise UserError("a model with a controller of your own compiles as it is run")
     chosen = {**training, **given(options, TrainingConfig, TRAINING_OPTIONS)}
     return DNC.from_config(config, device="meta", dtype=torch.float32), TrainingConfig(**chosen)
-
-
-@contextmanager
-def shown_compiling() -> Iterator[None]:
-    """Inside the context, it is shown how many GPU kernels are compiled: by a bar in a terminal,
-    otherwise by a line.
-    """
-    try:
-        from ..backends.triton.compiling import watched
-    except ImportError:  # without Triton there are no kernels
-        yield
-        return
-    bars: list[Any] = []
-
-    def watch(done: int, total: int) -> None:
-        if done == 0:
-            if util.find_spec("tqdm") is None or not sys.stderr.isatty():
-                print(f"compiling {total} GPU kernels, only this once", file=sys.stderr)
-                return
-            from tqdm import tqdm
-
-            bars.append(tqdm(total=total, desc="compiling GPU kernels", unit="kernel", leave=False))
-        elif bars:
-            bars[-1].update(done - bars[-1].n)
-            if done == total:
-                bars.pop().close()
-
-    with watched(watch):
-        try:
-            yield
-        finally:
-            for bar in bars:
-                bar.close()

@@ -9,17 +9,14 @@ from contextlib import contextmanager
 from importlib import util
 from typing import Any
 
+from ..compiling import watched
+
 
 @contextmanager
 def shown_compiling(wanted: bool = True) -> Iterator[None]:
     """Within it, compiling is shown on standard error; or nothing is said, if not wanted."""
-    try:
-        from ..backends.cpu.compiling import watched
-    except ImportError:  # no Numba, no CPU kernels
-        yield
-        return
-    display = _Display("CPU kernels")
-    with watched(display if wanted else lambda done, total: None):
+    display = _Display()
+    with watched(display if wanted else lambda what, done, total: None):
         try:
             yield
         finally:
@@ -29,30 +26,29 @@ def shown_compiling(wanted: bool = True) -> Iterator[None]:
 class _Display:
     """Shows how many of what is compiled."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self) -> None:
         self._bar: Any = None
         self._begun = 0.0
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int, total: int) -> None:
         in_terminal = sys.stderr.isatty() and util.find_spec("tqdm") is not None
         if done == 0 and self._bar is None:
             self._begun = time.monotonic()
             if in_terminal:
                 from tqdm import tqdm
 
-                text = f"compiling {self._what}, only this once"
+                text = f"compiling {what}, only this once"
                 shape = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}"
                 self._bar = tqdm(total=total, desc=text, bar_format=shape, leave=False)
             else:
-                print(f"compiling {self._what}, only this once (10 to 20 s)", file=sys.stderr)
+                print(f"compiling {what}, only this once", file=sys.stderr)
         elif self._bar is not None:
             self._bar.update(done - self._bar.n)
             self._bar.refresh()
         if done == total:
             self.close()
             seconds = time.monotonic() - self._begun
-            print(f"compiled {self._what} in {seconds:.0f} s", file=sys.stderr)
+            print(f"compiled {what} in {seconds:.0f} s", file=sys.stderr)
 
     def close(self) -> None:
         """Remove the bar."""

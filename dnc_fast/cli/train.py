@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import queue
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from ... import workers
+from ...compiling import tell
 from ...kernels.cpu import compile as kernels
 from ...kernels.cpu import groups, store, worker
 from ...workers import worker_command, worker_environment
 
-LOG = logging.getLogger("dnc_fast")
-
-
-Watch = Callable[[int, int], None]
-"""Is told how many parts are done, and of how many; first 0, all of them at the end."""
-
-
-def _log_first(done: int, total: int) -> None:
-    """Say once that kernels are compiled, for those who use this as a library."""
-    if done == 0 and not _said:
-        _said.append(True)
-        LOG.warning(
-            "compiling CPU kernels, only this once: 10 to 20 seconds; they are kept in %s",
-            store.FOLDER,
-        )
-
-
-_said: list[bool] = []
-_watches: list[Watch] = [_log_first]
+WHAT = "CPU kernels"
 _ready: set[tuple[str, str]] = set()
 _lock = threading.RLock()
-
-
-@contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Within it, `watch` is told how far compiling is, and nothing is logged."""
-    _watches.append(watch)
-    try:
-        yield
-    finally:
-        _watches.remove(watch)
 
 
 def ensure(dtype: torch.dtype, *names: str) -> None:
@@ -83,14 +54,13 @@ def _compile(kind: str, names: list[str]) -> None:
     """Compile groups, and tell how far that is."""
     parts = {name: _parts(name) for name in names}
     done, total = 0, sum(parts.values())
-    watch = _watches[-1]
 
     def step() -> None:
         nonlocal done
         done = min(done + 1, total - 1)
-        watch(done, total)
+        tell(WHAT, done, total)
 
-    watch(0, total)
+    tell(WHAT, 0, total)
     if not _in_workers(kind, _shares(parts), step):
         kernels.on_part.append(step)
         try:
@@ -99,7 +69,7 @@ def _compile(kind: str, names: list[str]) -> None:
                     kernel.compile(signature)
         finally:
             kernels.on_part.remove(step)
-    watch(total, total)
+    tell(WHAT, total, total)
 
 
 def _parts(name: str) -> int:
@@ -109,17 +79,11 @@ def _parts(name: str) -> int:
 
 def _shares(parts: dict[str, int]) -> list[list[str]]:
     """Groups for each worker, so that each has about as much to do."""
-    count = min(len(parts), _cores())
+    count = min(len(parts), workers.cores())
     shares: list[list[str]] = [[] for _ in range(count)]
     for name in sorted(parts, key=parts.__getitem__, reverse=True):
         min(shares, key=lambda share: sum(parts[one] for one in share)).append(name)
     return shares
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _in_workers(kind: str, shares: list[list[str]], step: Callable[[], None]) -> bool:

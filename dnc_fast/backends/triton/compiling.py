@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -29,9 +28,11 @@ import triton
 from torch.fx.experimental import _config as config
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ...compiling import tell
 from ...kernels.gpu import compile as compiler
 from ...kernels.gpu import launch
 from ...kernels.gpu.compile import Build
+from ...workers import cores, python_executable
 
 FEW = 2
 """So few kernels are compiled as they are launched: starting a process takes longer."""
@@ -41,43 +42,10 @@ FOLDER = "dnc_fast"
 
 log = logging.getLogger("dnc_fast")
 
-Watcher = Callable[[int, int], None]
-"""Is told how many kernels are compiled, and of how many."""
-
-_watchers: list[Watcher] = []
+WHAT = "GPU kernels"
 _compiled: set[tuple[str, Build]] = set()
 """Targets and builds that this process need not compile again."""
 _lock = threading.Lock()
-
-
-@contextmanager
-def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside the context, a watcher is told of what is compiled."""
-    _watchers.append(watcher)
-    try:
-        yield
-    finally:
-        _watchers.remove(watcher)
-
-
-def processors() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def python_program() -> str | None:
-    """The Python that runs this process; None if other programs stand in its place.
-
-    In a frozen application `sys.executable` is that application, and where Python is embedded it
-    may be anything, or nothing: starting it would not start a Python.
-    """
-    program = sys.executable
-    if not program or getattr(sys, "frozen", False):
-        return None
-    known = re.match(r"(python|pypy)[\d.]*(\.exe)?$", Path(program).name, re.IGNORECASE)
-    return program if known and os.access(program, os.X_OK) else None
 
 
 def builds_of_rehearsal(rehearse: Callable[[], None]) -> list[Build]:
@@ -133,10 +101,10 @@ def compile_missing(builds: Sequence[Build], target: Any) -> None:
 
 def _compile_loudly(builds: list[Build], target: Any) -> None:
     """Compile builds for a device of this machine, and say so."""
-    processes = min(processors(), len(builds))
-    log.info("compiling %d GPU kernels in %d processes, only this once", len(builds), processes)
+    processes = min(cores(), len(builds))
+    log.info("compiling %d GPU kernels in %d processes", len(builds), processes)
     started = time.monotonic()
-    if python_program() is None:
+    if python_executable() is None:
         errors = _compile_here(builds, target)
     else:
         errors = compile_in_processes(builds, target, processes, launchers=True)
@@ -152,25 +120,20 @@ def compile_anywhere(builds: Sequence[Build], target: Any) -> dict[Build, str]:
     """
     if not builds:
         return {}
-    if python_program() is not None:
-        return compile_in_processes(builds, target, min(processors(), len(builds)))
+    if python_executable() is not None:
+        return compile_in_processes(builds, target, min(cores(), len(builds)))
     compiler.without_device(target)
     return _compile_here(builds, target)
-
-
-def _tell(done: int, total: int) -> None:
-    for watcher in _watchers:
-        watcher(done, total)
 
 
 def _compile_here(builds: Sequence[Build], target: Any) -> dict[Build, str]:
     """Compile builds in this process, one by one; returns errors."""
     errors = {}
     for count, build in enumerate(builds):
-        _tell(count, len(builds))
+        tell(WHAT, count, len(builds))
         if (error := compile_one(build, target)) is not None:
             errors[build] = error
-    _tell(len(builds), len(builds))
+    tell(WHAT, len(builds), len(builds))
     return errors
 
 
@@ -199,7 +162,7 @@ def compile_in_processes(
     Raises:
         OSError, SubprocessError: the processes cannot be started, or were ended.
     """
-    program = python_program()
+    program = python_executable()
     assert program is not None
     command = [program, "-m", f"{__package__}.compile_server"]
     places = (os.path.abspath(place) for place in sys.path)
@@ -208,7 +171,7 @@ def compile_in_processes(
     }  # fmt: skip
     environment.pop("TRITON_INTERPRET", None)
     errors, done = {}, 0
-    _tell(done, len(builds))
+    tell(WHAT, done, len(builds))
     with (
         TemporaryFile() as said,
         subprocess.Popen(
@@ -224,7 +187,7 @@ def compile_in_processes(
             for line in server.stdout:
                 index, error = json.loads(line)
                 done += 1
-                _tell(done, len(builds))
+                tell(WHAT, done, len(builds))
                 if error is not None:
                     errors[builds[index]] = error
         except BaseException:
