@@ -151,26 +151,29 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         curve = pictures.learning_curve(train, evaluations, title, lessons, task.unit, spikes)
         save(curve, "learning_curve")
     seen = probe(model, task, seed)
-    inputs, targets, mask, outputs, trace, names = (
-        *(seen.inputs, seen.targets, seen.mask, seen.outputs, seen.trace, seen.names),
-    )
-    shown = (inputs, outputs, targets, mask, trace, title, task.num_classes, seen.words)
-    save(pictures.memory_view(*shown), "memory")
-    shown = (inputs, outputs, seen.hidden, mask, trace, title, seen.cells, seen.words)
-    save(pictures.hidden_view(*shown), "hidden")
+    inputs, targets, mask, outputs, *_ = seen
+    data, words = (inputs, outputs, targets, mask, seen.trace, title), seen.words
+    save(pictures.memory_view(*data, task.num_classes, words), "memory")
+    states = (inputs, outputs, seen.hidden, mask, seen.trace, title)
+    save(pictures.hidden_view(*states, seen.cells, words), "hidden")
     if seen.moments:
-        steps, memories, links = zip(*seen.moments, strict=True)
-        links = None if links[0] is None else torch.stack(links)
-        save(pictures.contents_view(steps, torch.stack(memories), links, title), "contents")
-    if seen.words is not None:
-        said, wanted = (task.words(part) or [] for part in (outputs, targets))
-        print(transcript(seen.words, mask, wanted, said))
-    if names is None:
+        links = [moment.link for moment in seen.moments if moment.link is not None]
+        contents = pictures.contents_view(
+            [moment.step for moment in seen.moments],
+            torch.stack([moment.memory for moment in seen.moments]),
+            torch.stack(links) if links else None,
+            title,
+        )
+        save(contents, "contents")
+    if words is not None:
+        right, said = (task.words(part) or [] for part in (targets, outputs))
+        print(transcript(words, mask, right, said))
+    if seen.names is None:
         return
-    episode = read_episode(inputs, outputs, targets, names)
+    episode = read_episode(inputs, outputs, targets, seen.names)
     print(episode)
     wanted = [triple for exchange in episode.exchanges for triple in exchange.wanted]
     answered = [triple for exchange in episode.exchanges for triple in exchange.answered]
     told = {step: ", ".join(triple) for step, triple in episode.told.items()}
     save(pictures.graph_view(list(episode.told.values()), wanted, answered, title), "graph")
-    save(pictures.read_view(told, trace, title), "reads")
+    save(pictures.read_view(told, seen.trace, title), "reads")

@@ -174,14 +174,15 @@ def zero_state(controller: Any, batch_size: int, like: Tensor) -> Any:
         like: has the device and dtype of the model's parameters.
     """
     given = {"device": like.device, "dtype": like.dtype}
-    taken = _options_of_zero_state(type(controller))
+    kind: Any = type(controller)
+    taken = _options_of_zero_state(kind)
     return controller.zero_state(batch_size, **{name: given[name] for name in taken})
 
 
 @cache
-def _options_of_zero_state(kind: type) -> list[str]:
+def _options_of_zero_state(kind: Any) -> list[str]:
     """Which of `device` and `dtype` a kind of controller takes."""
-    parameters = inspect.signature(kind.zero_state).parameters  # type: ignore[attr-defined]
+    parameters = inspect.signature(kind.zero_state).parameters
     every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     return [name for name in ("device", "dtype") if every or name in parameters]
 

@@ -60,8 +60,9 @@ def rehearse(record: Record, passes: Passes, given: Sequence[Tensor]) -> None:
     weights, parts = given[: passes.num_weights], iter(given[passes.num_weights :])
     state = map_tensors(lambda _: without_data(next(parts)), passes.form)
     rows = sum(sizes)
-    x_parts = controller.split(list(parts), [rows, sum(passes.layout.batch_sizes) - rows])[0]
-    given = (*map(without_data, weights), *tensors(state), *map(without_data, x_parts))
+    prepared = list(parts)
+    prepared[::2] = [x_part[:rows] for x_part in prepared[::2]]  # between them are weights
+    given = (*map(without_data, weights), *tensors(state), *map(without_data, prepared))
     plan = passes.plan._replace(interval=min(passes.interval, 2))
     layout = Layout(sizes, passes.layout.keep)
     with torch.no_grad():

@@ -166,7 +166,7 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_gradient()
+        refuse_second_gradient(*gradients)
         inputs, repeat = ctx.saved_tensors, ctx.repeat
         replay, ctx.replay = ctx.replay, None
         if replay is None:  # the capture may be in use for other inputs

@@ -199,7 +199,7 @@ def draw_loss(
         note_above(axes, "training: on the lessons; evaluation: on the whole task")
     if spikes["step"].numel():
         label = f"spike of the gradient, up to {float(spikes['factor'].max()):.0f} times the usual"
-        look = {"color": BLACK, "marker": "v", "markersize": 4, "linestyle": "none"}
+        look: dict[str, Any] = {"color": BLACK, "marker": "v", "markersize": 4, "linestyle": "none"}
         place = spikes["step"].numpy(), torch.ones_like(spikes["step"]).numpy()
         axes.plot(*place, transform=axes.get_xaxis_transform(), label=label, **look)
     if axes.lines:

@@ -105,7 +105,7 @@ def graph_view(
 def move_apart(figure: Figure, labels: list[Annotation]) -> None:
     """Move labels that cover each other up and down, each by as little as will do."""
     figure.draw_without_rendering()
-    boxes = torch.tensor([label.get_window_extent().extents.tolist() for label in labels])
+    boxes = torch.tensor([list(label.get_window_extent().extents) for label in labels])
     middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     start = middle.clone()
     for _ in range(ROUNDS):
