@@ -101,12 +101,12 @@ def test_no_spills_forward_and_few_backward(compiled):
 
 
 # Machine instructions of the loop for each number of the link matrix that a thread goes through,
-# with 4 read heads: by kernel and warps, what they were, with either of Triton 3.6 and 3.9.
+# with 4 read heads, by kernel and warps; by Triton 3.9, those by Triton 3.6 are a few less.
 LOOP = {
-    ("pass_kernel", 2): 23.6,
-    ("pass_kernel", 4): 29.4,
-    ("pass_backward_kernel", 2): 47.3,
-    ("pass_backward_kernel", 4): 47.9,
+    ("pass_kernel", 2): 23.2,
+    ("pass_kernel", 4): 28.3,
+    ("pass_backward_kernel", 2): 47.2,
+    ("pass_backward_kernel", 4): 47.8,
 }
 
 
@@ -122,9 +122,11 @@ def test_link_pass_does_not_wait():
     for record in map(json.loads, done.stdout.splitlines()):
         if "kernel" not in record:
             continue
-        sizes, name = record["constants"], record["kernel"].partition(".")[2]
-        numbers = sizes["M"] * sizes.get("UNROLL", 1) * sizes["BN"] / 32
         assert record["loop_barriers"] == 0, described(record)
+        sizes, name = record["constants"], record["kernel"].partition(".")[2]
+        if not sizes.get("READ", True):  # the link matrix alone: so short that it is unrolled
+            continue
+        numbers = sizes["M"] * sizes.get("UNROLL", 1) * sizes["BN"] / 32
         assert 0 < record["loop_instructions"] <= 1.1 * LOOP[name, record["warps"]] * numbers
         seen.add((name, record["warps"]))
     assert seen == LOOP.keys(), done.stderr
