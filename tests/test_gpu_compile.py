@@ -101,14 +101,14 @@ def test_no_spills_forward_and_few_backward(compiled):
 
 
 def test_launches_of_a_step(records):
-    """One program does a small step; a large one is a few launches, sums by torch included."""
+    """Two for a small step; a large one is a few more, sums by torch included."""
     seen = set()
     for record in records:
         if not record.get("call", "").endswith(" step"):
             continue
         _, N, _, _, Hw = map(int, record["size"].split(","))
         small = N <= 64
-        most = 1 if small else 8 if record["backward"] else 6
+        most = 2 if small else 8 if record["backward"] else 6
         if Hw == 1:
             assert record["launches"] + record["torch_kernels"] <= most, record
             seen.add((small, record["backward"]))
