@@ -51,7 +51,12 @@ DRY_SIZES: dict[str, MemorySizes | LSTMSizes] = {
     "tiled": MemorySizes(1, 80, 4, 1, 1),
     "lstm": LSTMSizes(2, 8),
 }
-IN_PLACE = {"pass_backward_kernel": ("d_link",), "backward_kernel": ("d_cells",)}
+IN_PLACE = {
+    "pass_backward_kernel": ("d_link",),
+    "backward_kernel": ("d_cells",),
+    "strip_backward_kernel": ("d_link", "d_memory"),
+    "gradients_kernel": ("d_memory",),
+}
 
 
 def step_launches(sizes: MemorySizes, device: torch.device) -> dict[str, list[launch.Launch]]:

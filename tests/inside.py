@@ -196,7 +196,7 @@ def shared_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets sizes of tiles, such as `tiles(SMALL_CELLS=0)`: no step is small enough for one program.
+    """Sets sizes of tiles, such as `tiles(SMALL_CELLS=0)`: every memory is divided into tiles.
 
     Small tiles give many programs and blocks, as only large memories have.
     """

@@ -212,55 +212,6 @@ def test_launches_of_kernels_are_recorded(
     assert calls == FIRST + SECOND + THIRD
 
 
-SMALLEST = {"num_cells": 2, "cell_size": 1, "num_read_heads": 1}
-"""What takes the interpreter the least time."""
-
-
-@needs_triton
-@pytest.mark.parametrize(
-    "options, expected",
-    [
-        ({}, (3, 3)),
-        ({"controller": "gru", "num_layers": 2}, (4, 5)),
-        ({"controller": "feedforward"}, (3, 3)),
-        ({"half": torch.float16}, (3, 3)),
-    ],
-    ids=str,
-)
-def test_a_step_takes_a_handful_of_kernels(
-    recorded_kernels: None, calls: list[str], options: dict[str, Any], expected: tuple[int, int]
-) -> None:
-    """With up to 64 cells, all link matrices kept: the memory, each layer, the interface layer."""
-    counts, options = [], {**SMALLEST, "checkpoint_interval": 1, **options}
-    half = options.pop("half", None)
-    for steps in (2, 4):
-        model, _ = two_models(backend="triton", **options)
-        x, state = inputs(model, 0, steps, batch_size=1)
-        if half is not None:
-            model, x, state = model.float(), x.float(), state.to(torch.float32)
-        for _ in range(2):
-            with torch.autocast("cpu", half, enabled=half is not None):
-                train(model, x, state)
-        forward, backward = RecordedGraph.made
-        counts.append((len(forward.kernels), len(backward.kernels)))
-        RecordedGraph.made.clear()
-    per_step = tuple((many - few) / 2 for few, many in zip(*counts, strict=True))
-    assert per_step == expected, (forward.kernels, backward.kernels)
-
-
-@needs_triton
-def test_a_step_without_gradients_takes_as_few(recorded_kernels: None, calls: list[str]) -> None:
-    counts = []
-    for steps in (2, 4):
-        model, _ = two_models(backend="triton", **SMALLEST)
-        x, state = inputs(model, 0, steps, batch_size=1)
-        for _ in range(2):
-            with torch.no_grad():
-                model(x, state)
-        counts.append(len(RecordedGraph.made.pop().kernels))
-    assert counts[1] - counts[0] == 2 * 3
-
-
 def test_the_stand_in_refuses_a_look_at_a_value() -> None:
     graph, x = RecordedGraph(torch.device("cpu")), torch.ones(2)
     with torch.no_grad(), pytest.raises(AssertionError, match="reads a tensor's value"):

@@ -533,7 +533,7 @@ def test_sequences_equal_the_reference(lengths: tuple[int, ...], options: dict[s
     assert_sequences_equal_the_reference(lengths, {"checkpoint_interval": 2, **options})
 
 
-@pytest.mark.parametrize("small_cells", [64, 0], ids=["one program", "tiles"])
+@pytest.mark.parametrize("small_cells", [64, 0], ids=["strips", "tiles"])
 @pytest.mark.parametrize(
     ("lengths", "options"),
     [

@@ -44,18 +44,25 @@ def test_strips_are_as_low_as_a_wave_of_programs_allows(
     assert (scratch.forward_rows, scratch.backward_rows) == (forward, backward)
 
 
+def test_strips_are_lower_with_many_heads() -> None:
+    """Registers would run out."""
+    heads = ((4, 1), (4, 2), (4, 3), (8, 1), (16, 1))
+    assert [small_step.most_rows(*pair) for pair in heads] == [32, 32, 16, 16, 8]
+
+
 @pytest.mark.parametrize(
-    ("N", "W", "R", "alone"),
+    ("N", "W", "R", "Hw", "alone"),
     [
-        (32, 32, 4, True),
-        (32, 64, 4, False),
-        (32, 32, 5, False),
-        (16, 16, 1, True),
-        (33, 1, 1, False),
+        (32, 32, 4, 1, True),
+        (16, 16, 1, 4, True),
+        (33, 1, 1, 1, False),
+        (32, 64, 4, 1, False),
+        (32, 8, 5, 1, False),
+        (32, 8, 4, 3, False),
     ],
 )
-def test_few_cells_are_one_program(N: int, W: int, R: int, alone: bool) -> None:
-    assert small_step.is_alone(N, W, R) == alone
+def test_few_cells_are_one_program(N: int, W: int, R: int, Hw: int, alone: bool) -> None:
+    assert small_step.is_alone(N, W, R, Hw) == alone
 
 
 @pytest.mark.parametrize("programs", [1, math.inf])

@@ -37,8 +37,9 @@ from dnc_fast.kernels.arrays import Adjoint, Step
 from dnc_fast.kernels.gpu import launch, linkage, small_step
 from dnc_fast.kernels.gpu import step as kernels
 
-CELLS = (1, 3, 16, 33, 64, 100, 128, 257, 512)
-CELL_SIZES, READ_HEADS, WRITE_HEADS = (1, 5, 32, 64), (1, 2, 4, 5), (1, 2, 3)
+SMALL_CELLS = (1, 2, 5, 16, 17, 33, 63, 64)
+CELLS = (*SMALL_CELLS, 100, 128, 257, 512)
+CELL_SIZES, READ_HEADS, WRITE_HEADS = (1, 5, 16, 32, 64), (1, 2, 3, 4, 5, 16), (1, 2, 3)
 SIZES = MemorySizes(2, 4, 3, 2, 1)
 TIED = ("tied", "zero")
 
@@ -74,12 +75,14 @@ class Case(NamedTuple):
 
 
 def covering(N: int, tiled: bool) -> list[Case]:
-    """Every cell size with every number of read heads, each of them with every kind of state.
+    """Every cell size with most numbers of read heads, each of them with every kind of state.
 
     With ties, rounding decides the exact order of a second write head.
     """
     chance, found = random.Random(N), []
     for (w, W), (r, R) in itertools.product(enumerate(CELL_SIZES), enumerate(READ_HEADS)):
+        if (w + r + N) % 3 == 0 or (R == 16 and N > 64):
+            continue
         kind, order = STATES[(w + r) % len(STATES)], chance.choice(USAGE_ORDERS)
         Hw = chance.choice(WRITE_HEADS)
         if Hw > 1 and kind in TIED:
@@ -91,11 +94,12 @@ def covering(N: int, tiled: bool) -> list[Case]:
 def some_cases() -> list[tuple[Case, torch.dtype]]:
     """Two for each small number of cells, with both implementations; few of the large ones."""
     chance, found = random.Random(0), []
-    for N in CELLS[:5]:
-        for i, place in enumerate(chance.sample(range(16), 2)):
-            for tiled in (False, True):
-                dtype = (torch.float64, torch.float32)[(i + tiled) % 2]
-                found.append((covering(N, tiled)[place], dtype))
+    for N in SMALL_CELLS:
+        for i, case in enumerate(chance.sample(covering(N, False), 2)):
+            dtypes = (torch.float64, torch.float32)
+            found.append((case, dtypes[i]))
+            if (i + N) % 2:
+                found.append((case._replace(tiled=True), dtypes[1 - i]))
     for kind, *sizes in (
         ("random", 100, 5, 1, 2),
         ("zero", 128, 64, 2, 1),

@@ -22,10 +22,11 @@ SHORT, LONG = 3, 6
 
 LAUNCHES = {
     # B, N, W, R: forward, backward
-    (16, 64, 32, 4): (5, 6),
-    (8, 16, 16, 1): (5, 6),
-    (32, 256, 64, 4): (10, 12),
-    (8, 1024, 64, 4): (10, 12),
+    (16, 64, 32, 4): (4, 4),
+    (8, 16, 16, 1): (3, 4),
+    (32, 256, 64, 4): (7, 7),
+    (8, 1024, 64, 4): (7, 7),
+    (1, 4096, 64, 4): (7, 8),
 }
 """What a time step takes at most, with an LSTM of one layer and every link matrix kept."""
 
@@ -62,6 +63,22 @@ def counted(work: Any) -> tuple[list[str], Any]:
 
 
 def training_step(sizes: tuple[int, int, int, int], steps: int, **options: Any) -> Counts:
+    """Of a run with some steps, forward and backward."""
+    model, x = model_and_input(sizes, steps, **options)
+    forward, (output, _) = counted(lambda: model(x))
+    backward, _ = counted(output.sum().backward)
+    return Counts(forward, backward)
+
+
+def inference(sizes: tuple[int, int, int, int], steps: int) -> list[str]:
+    """Of a run with some steps."""
+    model, x = model_and_input(sizes, steps)
+    return counted(lambda: model(x))[0]
+
+
+def model_and_input(
+    sizes: tuple[int, int, int, int], steps: int, **options: Any
+) -> tuple[DNC, torch.Tensor]:
     B, N, W, R = sizes
     model = DNC(
         8,
@@ -75,10 +92,7 @@ def training_step(sizes: tuple[int, int, int, int], steps: int, **options: Any) 
         device="meta",
         **options,
     )
-    x = torch.empty(steps, B, 8, device="meta")
-    forward, (output, _) = counted(lambda: model(x))
-    backward, _ = counted(output.sum().backward)
-    return Counts(forward, backward)
+    return model, torch.empty(steps, B, 8, device="meta")
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +110,27 @@ def test_launches_of_a_time_step(sizes: tuple[int, int, int, int]) -> None:
         more = len(long) - len(short)
         assert more <= most * (LONG - SHORT), (direction, more / (LONG - SHORT), long)
         assert more > 0, direction
+
+
+@pytest.mark.parametrize(
+    ("options", "forward", "backward"),
+    [
+        ({"controller": "gru", "num_layers": 2}, 5, 7),
+        ({"num_layers": 3}, 6, 9),
+        ({"controller": "rnn"}, 4, 4),
+        ({"controller": "feedforward"}, 4, 4),
+    ],
+    ids=str,
+)
+def test_a_layer_takes_one_launch_forward_and_two_backward(
+    options: dict[str, Any], forward: int, backward: int
+) -> None:
+    few, many = (training_step((16, 64, 32, 4), steps, **options) for steps in (SHORT, LONG))
+    more = [len(long) - len(short) for short, long in zip(few, many, strict=True)]
+    assert more == [forward * (LONG - SHORT), backward * (LONG - SHORT)], many
+
+
+def test_a_step_without_gradients() -> None:
+    with torch.no_grad():
+        few, many = (inference((16, 64, 32, 4), steps) for steps in (SHORT, LONG))
+    assert len(many) - len(few) == 4 * (LONG - SHORT), many

@@ -38,7 +38,7 @@ by_hand = pytest.mark.parametrize("backend", HAND_DERIVED)  # on a CPU
 
 @pytest.fixture(params=["eager", "cpu", "triton", "triton in tiles"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every backend with hand-derived gradients; a small memory is one program or in tiles."""
+    """Every backend with hand-derived gradients; a small memory in strips or in tiles."""
     name, _, in_tiles = request.param.partition(" in ")
     problem = backend_problem(name, torch.device(device_of(name)), torch.float64)
     if problem is not None:

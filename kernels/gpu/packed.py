@@ -16,6 +16,12 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
+def no_tensors():
+    """An empty tuple, to add tensors to."""
+    return ()
+
+
+@triton.jit
 def add2(a0, a1, b0, b1):
     return a0 + b0, a1 + b1
 
@@ -44,7 +50,7 @@ def add6(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):
 def sums(xs, K: tl.constexpr, axis: tl.constexpr):
     """The sums of K tensors along an axis: a tuple. Up to six share their barriers."""
     if INTERPRETED or K == 1:
-        found = ()
+        found = no_tensors()
         for k in tl.static_range(K):
             found = found + (tl.sum(xs[k], axis),)
     elif K == 2:

@@ -13,7 +13,7 @@ import triton.language as tl
 from . import interface
 from . import small_layout as layout
 from .content import EPSILON
-from .packed import carried, padded, store_rows, sums, times
+from .packed import carried, no_tensors, padded, store_rows, sums, times
 from .small_layout import load, store
 
 
@@ -50,8 +50,8 @@ def link_strip(
     d_next = load(d_precedence + head * N + j, in_j, FULL_N, DTYPE)
     d_next_i = load(d_precedence + head * N + i, in_i, FULL_I, DTYPE)
     modes = kept + layout.kept_modes(N, R, HW) + head * R
-    aheads = ()
-    behinds = ()
+    aheads = no_tensors()
+    behinds = no_tensors()
     for r in tl.static_range(R):
         ahead = tl.load(modes + (1 + HW) * R + r)
         aheads = aheads + (ahead * load(read0 + r * N + j, in_j, FULL_N, DTYPE),)
@@ -62,8 +62,8 @@ def link_strip(
     by_rows = times(padded((new,), 1, R), changes, R)
     by_behinds = times(behinds, changes, R)
     rows = carried(changes, link, R)
-    xs = ()
-    ys = ()
+    xs = no_tensors()
+    ys = no_tensors()
     for r in tl.static_range(R):
         own = tl.sum(tl.where(same, rows[r], 0.0), 1)
         gradient += own[:, None] * aheads[r][None, :] + by_behinds[r]
@@ -118,8 +118,8 @@ def cells_strip(
     if not FULL_I:
         lengths = tl.where(in_i, lengths, 1.0)
     # Reading.
-    totals = ()
-    own = ()
+    totals = no_tensors()
+    own = no_tensors()
     for r in tl.static_range(R):
         totals = totals + (changes[r] * load(kept + r * N + n, in_n, FULL_N, DTYPE),)
         d_read_vector = load(d_reads + r * W + w, in_w, FULL_W, DTYPE)
@@ -127,8 +127,8 @@ def cells_strip(
     totals = sums(totals, R, 0)
     own = sums(own, R, 1)
     d_lengths = tl.zeros_like(lengths)
-    columns = ()
-    changes = ()
+    columns = no_tensors()
+    changes = no_tensors()
     for r in tl.static_range(R):
         change = own[r] + load(d_read + r * N + i, in_i, FULL_I, DTYPE)
         changes = changes + (change,)
@@ -148,15 +148,15 @@ def cells_strip(
     d_cells += (d_lengths / lengths)[:, None] * cells
     store_rows(scratch, changes, i, N, R)
     # Writing.
-    weights = ()
-    erases = ()
+    weights = no_tensors()
+    erases = no_tensors()
     for head in tl.static_range(HW):
         weights = weights + (load(write1 + head * N + i, in_i, FULL_I, DTYPE)[:, None],)
         erase = vector + interface.erase_vectors(W, R, HW) + head * W + w
         erase = tl.where(in_w, tl.sigmoid(load(erase, in_w, FULL_W, DTYPE)), 0.0)
         erases = erases + (erase[None, :],)
-    added = ()
-    d_written = ()
+    added = no_tensors()
+    d_written = no_tensors()
     d_before = d_cells
     for head in tl.static_range(HW):
         # Not by dividing the product of all heads by this head's factor, which may be 0.
@@ -204,12 +204,12 @@ def strip_backward_kernel(
     FULL_W: tl.constexpr = W == BW
     in_cells = in_n[:, None] & in_w[None, :]
     cells = load(memory1 + n[:, None] * W + w[None, :], in_cells, FULL_N and FULL_W, DTYPE)
-    found = ()
+    found = no_tensors()
     for r in tl.static_range(R):
         d_read_vector = load(d_reads + r * W + w, in_w, FULL_W, DTYPE)
         found = found + (cells * d_read_vector[None, :],)
     found = sums(found, R, 1)
-    changes = ()
+    changes = no_tensors()
     for r in tl.static_range(R):
         changes = changes + (found[r] + load(d_read + r * N + n, in_n, FULL_N, DTYPE),)
     if head < HW:

@@ -18,7 +18,7 @@ from . import interface
 from . import small_layout as layout
 from .arithmetic import oneplus, product
 from .content import EPSILON
-from .packed import carried, store_rows, sums
+from .packed import carried, no_tensors, store_rows, sums
 from .small_layout import load, store
 from .usage_order import cell_key, comes_before, lift
 
@@ -61,15 +61,15 @@ def write_strip(
     in_own = in_i[:, None] & in_w[None, :]
     place = i[:, None] * W + w[None, :]
     own = load(memory0 + place, in_own, FULL_I and FULL_W, DTYPE)
-    last_writes = ()
-    links = ()
-    precedences = ()
-    write_keys = ()
-    erases = ()
-    adds = ()
-    strengths = ()
-    allocation_gates = ()
-    write_gates = ()
+    last_writes = no_tensors()
+    links = no_tensors()
+    precedences = no_tensors()
+    write_keys = no_tensors()
+    erases = no_tensors()
+    adds = no_tensors()
+    strengths = no_tensors()
+    allocation_gates = no_tensors()
+    write_gates = no_tensors()
     for head in tl.static_range(HW):
         last_writes = last_writes + (load(write0 + head * N + n, in_n, FULL_N, DTYPE),)
         links = links + (load(link0 + head * N * N + offset, in_link, FULL_N and FULL_I, DTYPE),)
@@ -86,9 +86,9 @@ def write_strip(
         allocation_gates = allocation_gates + (tl.sigmoid(tl.load(raw).to(DTYPE)),)
         raw = vector + interface.write_gates(W, R, HW) + head
         write_gates = write_gates + (tl.sigmoid(tl.load(raw).to(DTYPE)),)
-    keys = ()
-    lasts = ()
-    own_lasts = ()
+    keys = no_tensors()
+    lasts = no_tensors()
+    own_lasts = no_tensors()
     for r in tl.static_range(R):
         keys = keys + (load(vector + r * W + w, in_w, FULL_W, DTYPE),)
         lasts = lasts + (load(read0 + r * N + n, in_n, FULL_N, DTYPE),)
@@ -96,13 +96,13 @@ def write_strip(
 
     # Similarities of the write keys, in each row of the strip as the link matrix lies: each warp
     # has all of them, so that softmax needs no barriers.
-    found = ()
+    found = no_tensors()
     for head in tl.static_range(HW):
         found = found + (cells * write_keys[head][None, :],)
     found = sums(found + (cells * cells,), HW + 1, 1)
     lengths = length(found[HW])
-    alike = ()
-    key_lengths = ()
+    alike = no_tensors()
+    key_lengths = no_tensors()
     for head in tl.static_range(HW):
         key_lengths = key_lengths + (length(tl.sum(write_keys[head] * write_keys[head], 0)),)
         alike = alike + (found[head] / (key_lengths[head] * lengths + EPSILON),)
@@ -118,10 +118,10 @@ def write_strip(
     # For each write head: write weighting, link matrix, precedence.
     same = i[:, None] == n[None, :]
     added = tl.zeros([BS, BW], DTYPE)
-    aheads = ()
-    products = ()
-    contents = ()
-    weights = ()
+    aheads = no_tensors()
+    products = no_tensors()
+    contents = no_tensors()
+    weights = no_tensors()
     for head in tl.static_range(HW):
         lifted = lift(seen)
         key = lifted
@@ -144,8 +144,8 @@ def write_strip(
         erase = tl.where(in_w, tl.sigmoid(erases[head]), 0.0)
         own *= 1.0 - mine * erase[None, :]
         added += mine * adds[head][None, :]
-        ahead = ()
-        behinds = ()
+        ahead = no_tensors()
+        behinds = no_tensors()
         for r in tl.static_range(R):
             ahead = ahead + (link * lasts[r][None, :],)
             behinds = behinds + (link * own_lasts[r][:, None],)
@@ -213,15 +213,15 @@ def read(
     strength = oneplus(load(vector + interface.read_strengths(W, R) + r, in_r, FULL_R, DTYPE))
     M: tl.constexpr = 1 + 2 * HW
     raw = vector + interface.read_modes(W, R, HW) + r * M
-    modes = ()
+    modes = no_tensors()
     for m in tl.static_range(M):
         modes = modes + (load(raw + m, in_r, FULL_R, DTYPE),)
     alike = load(scratch + tile, in_tile, FULL, DTYPE)
     in_cells = in_n[:, None] & in_w[None, :]
     cells = load(memory1 + n[:, None] * W + w[None, :], in_cells, FULL_N and FULL_W, DTYPE)
     lengths = load(kept + layout.kept_lengths_after(N, R, HW) + n, in_n, FULL_N, DTYPE)
-    aheads = ()
-    behinds = ()
+    aheads = no_tensors()
+    behinds = no_tensors()
     for head in tl.static_range(HW):
         ahead = scratch + layout.forward_ahead(N, R) + head * R * N + tile
         aheads = aheads + (load(ahead, in_tile, FULL, DTYPE),)
@@ -234,13 +234,13 @@ def read(
     top = modes[0]
     for m in tl.static_range(1, M):
         top = tl.maximum(top, modes[m])
-    powers = ()
+    powers = no_tensors()
     total = tl.zeros_like(top)
     for m in tl.static_range(M):
         powers = powers + (tl.exp(modes[m] - top),)
         total += powers[m]
     total = 1.0 / total
-    modes = ()
+    modes = no_tensors()
     for m in tl.static_range(M):
         modes = modes + (powers[m] * total,)
     # Read weightings.

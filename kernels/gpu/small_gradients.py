@@ -16,7 +16,7 @@ import triton.language as tl
 from . import interface
 from . import small_layout as layout
 from .content import EPSILON
-from .packed import store_columns, sums
+from .packed import no_tensors, store_columns, sums
 from .small_layout import load, store
 from .usage_order import EPSILON as LEAST_USAGE
 from .usage_order import cell_key, comes_before, lift
@@ -81,20 +81,20 @@ def modes_backward(
     last = load(read0 + tile, in_tile, FULL, DTYPE)
     content = load(kept + tile, in_tile, FULL, DTYPE)
     change = load(scratch + tile, in_tile, FULL, DTYPE)
-    behinds = ()
-    aheads = ()
+    behinds = no_tensors()
+    aheads = no_tensors()
     for head in tl.static_range(HW):
         x, y = linked_sums(scratch, head, tile, in_tile, FULL, N, R, HW, S, DTYPE)
         behinds = behinds + (last * x,)
         aheads = aheads + (last * y,)
     d_modes = sums(behinds + (content * change,) + aheads, M, 1)
-    modes = ()
+    modes = no_tensors()
     mean = tl.zeros([BR], DTYPE)
     for m in tl.static_range(M):
         mode = load(kept + layout.kept_modes(N, R, HW) + m * R + r, r < R, FULL_R, DTYPE)
         modes = modes + (mode,)
         mean += mode * d_modes[m]
-    d_raw = ()
+    d_raw = no_tensors()
     for m in tl.static_range(M):
         d_raw = d_raw + (modes[m] * (d_modes[m] - mean),)
     store_columns(d_vector + interface.read_modes(W, R, HW), d_raw, r, R, M)
@@ -115,17 +115,17 @@ def write_scores_backward(
     FULL_N: tl.constexpr = N == BN
     in_n = n < N
     lengths = load(kept + layout.kept_lengths_before(N, R, HW) + n, in_n, FULL_N, DTYPE)
-    changes = ()
-    contents = ()
+    changes = no_tensors()
+    contents = no_tensors()
     for head in tl.static_range(HW):
         d_written = written_gradient(scratch, head, n, N, R, HW, BN, S, BSTRIPS, DTYPE)
         start = kept + layout.kept_write_content(N, R) + head * N
         contents = contents + (load(start + n, in_n, FULL_N, DTYPE),)
         changes = changes + (tl.where(in_n, d_written, 0.0) * contents[head],)
     totals = sums(changes, HW, 0)
-    d_scores = ()
-    d_products = ()
-    alike = ()
+    d_scores = no_tensors()
+    d_products = no_tensors()
+    alike = no_tensors()
     for head in tl.static_range(HW):
         allocation_gate = tl.load(kept + layout.kept_allocation_gates(N, R, HW) + head)
         write_gate = tl.load(kept + layout.kept_write_gates(N, R, HW) + head)
@@ -155,8 +155,8 @@ def cells_backward(
     offset = n[:, None] * W + w[None, :]
     cells = load(memory0 + offset, inside, FULL_N and FULL_W, DTYPE)
     d_cells = load(d_memory + offset, inside, FULL_N and FULL_W, DTYPE)
-    d_nexts = ()
-    kept_shares = ()
+    d_nexts = no_tensors()
+    kept_shares = no_tensors()
     for head in tl.static_range(HW):
         weights = load(write1 + head * N + n, in_n, FULL_N, DTYPE)
         kept_shares = kept_shares + (1.0 - tl.sum(weights, 0),)
@@ -245,8 +245,8 @@ def keys_backward(
     d_scores, d_products, alike, lengths = write_scores_backward(
         kept, scratch, n, N, R, HW, BN, S, BSTRIPS, DTYPE
     )
-    columns = ()
-    numbers = ()
+    columns = no_tensors()
+    numbers = no_tensors()
     for head in tl.static_range(HW):
         columns = columns + (d_products[head][:, None] * cells,)
         d_strength = d_scores[head] * alike[head]
@@ -283,9 +283,9 @@ def usage_backward(
     last = load(read0 + tile, in_tile, FULL, DTYPE)
     free = load(kept + layout.kept_free_gates(N, R, HW) + r_tile, in_r, FULL_R, DTYPE)
     # The usage that each head saw.
-    seen = (load(usage1 + n, in_n, FULL_N, DTYPE),)
-    products = ()
-    shares = ()
+    seen = no_tensors() + (load(usage1 + n, in_n, FULL_N, DTYPE),)
+    products = no_tensors()
+    shares = no_tensors()
     for head in tl.static_range(HW):
         start = kept + layout.kept_products(N, R, HW) + head * N
         products = products + (load(start + n, in_n, FULL_N, DTYPE),)
@@ -339,7 +339,7 @@ def usage_backward(
         factor = 1.0 - gate * load(read0 + r * N + n, in_n, FULL_N, DTYPE)
         retained *= factor
         others *= tl.where(r_tile[:, None] == r, 1.0, factor[None, :])
-    last_writes = ()
+    last_writes = no_tensors()
     written = tl.zeros([BN], DTYPE)
     unwritten = tl.full([BN], 1.0, DTYPE)
     for head in tl.static_range(HW):

@@ -1,15 +1,15 @@
 """The memory step for small memories: how it is divided among programs, and its launches.
 
-Microseconds on an H200, W = 32, R = 4, four warps, by rows in a strip:
+Microseconds on an H200 of kernels of this structure, W = 32, R = 4, Hw = 1, by rows in a strip:
 
-    B x N        forward: 8     16    32    all     backward: 8     16    32
-    16 x 64               5.9   6.4                           7.9   6.1
-    64 x 64              10.0   8.0   7.5   7.5              16.7         9.2
-    32 x 32               5.2               4.5               6.0
+    B x N        forward: 8     16    32    one program    backward: 8     16    32
+    16 x 64               5.9   6.4         7.1                      7.9   6.1
+    64 x 64              10.0   8.0   7.5   7.5                     16.7         9.2
+    32 x 32               5.2               4.5                      6.0
 
 So strips are as low as a wave of programs allows, one to a multiprocessor; backward not lower than
-16, as two programs share the work of a strip. One program does all of the forward pass of at most
-32 cells; it was measured without strips, and never with as many registers as 64 cells take.
+16, as two programs share the work of a strip. With 32 cells or fewer one program does all of the
+forward pass, which saves the second launch; with 64 it would not be faster at any batch size.
 """
 
 from __future__ import annotations
@@ -31,13 +31,22 @@ ROWS, ROWS_BACKWARD, MOST_ROWS = 8, 16, 32
 """Rows of a strip: at least, in each pass, and at most ..."""
 
 ROW_HEADS = 128
-"""... if rows times read heads are not more: each takes registers for a row of the link matrix."""
+"""... if rows times read heads are not more, or half that with three write heads or four: each pair
+takes registers for a row of the link matrix."""
 
 ALONE_CELLS = 32
-"""With at most this many cells, one program does the forward pass of a batch element ..."""
+"""With at most this many cells, one program does the forward pass of a batch element."""
+
+ALONE_HEADS = 4
+"""It pads read heads to at least these: of tiles with fewer numbers than threads, the compiler
+calculates all again in each layout that is needed, which doubled the instructions."""
 
 READ_NUMBERS = 4096
-"""... if cells times read heads are not more numbers; else each takes a part of all W."""
+"""Cells times read heads times W that a program reads with; where there are more, each reads a
+part of W."""
+
+MANY_HEADS = 16
+"""Read heads times write heads from which strips have eight warps: with four, registers run out."""
 
 
 def kept_size(N: int, W: int, R: int, Hw: int) -> int:
@@ -45,19 +54,24 @@ def kept_size(N: int, W: int, R: int, Hw: int) -> int:
     return small_layout.kept_size(N, R, Hw)
 
 
-def strip_rows(B: int, N: int, R: int, least: int) -> int:
+def most_rows(R: int, Hw: int) -> int:
+    """The most rows for which a program has registers."""
+    return max(1, ROW_HEADS // (launch.block(R) * launch.block(launch.cdiv(Hw, 2))))
+
+
+def strip_rows(B: int, N: int, R: int, Hw: int, least: int) -> int:
     """How many rows of link matrix and memory a program takes."""
     rows = least
     while rows < MOST_ROWS and B * launch.cdiv(N, rows) > PROGRAMS:
         rows *= 2
-    return max(1, min(rows, launch.block(N), ROW_HEADS // launch.block(R)))
+    return min(rows, launch.block(N), most_rows(R, Hw))
 
 
-def is_alone(N: int, W: int, R: int) -> bool:
+def is_alone(N: int, W: int, R: int, Hw: int) -> bool:
     """Whether one program does the whole forward pass of a batch element."""
-    BN, BR = launch.block(N), launch.block(R)
-    fits = BN * BR <= ROW_HEADS and BN * BR * launch.block(W) <= READ_NUMBERS
-    return N <= ALONE_CELLS and fits
+    BN = launch.block(N)
+    reads = BN * launch.block(R) * launch.block(W)
+    return N <= ALONE_CELLS and most_rows(R, Hw) >= BN and reads <= READ_NUMBERS
 
 
 class Scratch(NamedTuple):
@@ -73,9 +87,8 @@ def make_scratch(
     B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
 ) -> Scratch:
     """Scratch for these sizes or smaller batches, which are divided in the same way."""
-    forward_rows, backward_rows = (strip_rows(B, N, R, least) for least in (ROWS, ROWS_BACKWARD))
-    if is_alone(N, W, R):
-        forward_rows = launch.block(N)
+    forward_rows = launch.block(N) if is_alone(N, W, R, Hw) else strip_rows(B, N, R, Hw, ROWS)
+    backward_rows = strip_rows(B, N, R, Hw, ROWS_BACKWARD)
     size = max(
         small_layout.forward_size(N, R, Hw, launch.cdiv(N, forward_rows)),
         small_layout.backward_size(N, W, R, Hw, launch.cdiv(N, backward_rows)),
@@ -109,7 +122,7 @@ def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, A
         "S": S,
         "BSTRIPS": launch.block(S),
         "PARTS": max(1, min(BW, max(2, BN * BW * BR // READ_NUMBERS))),
-        "ALONE": is_alone(N, W, R),
+        "ALONE": is_alone(N, W, R, Hw),
         "ROBUST": robust,
         "DTYPE": launch.compute_dtype(step.memory0.dtype),
     }
@@ -119,7 +132,10 @@ def _run(
     kernel: Any, programs: int, arrays: Mapping[str, Tensor], sizes: Mapping[str, Any]
 ) -> None:
     """Launch a kernel with some programs for each batch element."""
-    warps = 1 if sizes["BN"] * max(sizes["BN"], sizes["BW"]) * sizes["BR"] <= 256 else 4
+    BN, BW, R, Hw = (sizes[name] for name in ("BN", "BW", "R", "HW"))
+    warps = 1 if BN * max(BN, BW) * R <= 256 else 4
+    if "BS" in kernel.arg_names and R * Hw >= MANY_HEADS:
+        warps = 8
     launch.run_by_name(kernel, (len(arrays["vector"]), programs), arrays, sizes, warps)
 
 
@@ -130,6 +146,8 @@ def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None) -> 
         "scratch": scratch.numbers,
         "kept": scratch.unkept if kept is None else kept,
     }
+    if sizes["ALONE"]:
+        sizes["BR"] = max(sizes["BR"], ALONE_HEADS)
     _run(small_forward.strip_kernel, sizes["S"], arrays, sizes)
     if not sizes["ALONE"]:
         _run(small_forward.read_kernel, sizes["PARTS"], arrays, sizes)
