@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.gpu.compile import builds_of, described, name_of, target_named
@@ -120,7 +120,8 @@ class Function:
 
 
 def test_what_a_kernel_calls_is_named_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "JITFunction", Function)
+    monkeypatch.setattr(launch.triton, "JITFunction", Function)
+    monkeypatch.setattr(launch, "_settled", set())
     known: dict[str, Any] = {"number": 3}
     kernel = Function("kernel", known, ("half", "number", "whole", "unknown"))
     Function("whole", known, ("half", "whole"))  # it calls itself
