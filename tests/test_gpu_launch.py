@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,33 @@ def launch_kernel() -> Kernel:
     kernel = Kernel()
     kernel.arg_names, kernel.fn = ("x", "N"), launch_kernel  # type: ignore[attr-defined]
     return kernel
+
+
+class Function:
+    """Stands in for a compiled function; `named` hears when Triton looks for its name."""
+
+    def __init__(self, name: str, known: dict[str, Any], calls: tuple[str, ...]) -> None:
+        self.name, self.named = name, known.setdefault("named", [])
+        self.fn = SimpleNamespace(__globals__=known, __code__=SimpleNamespace(co_names=calls))
+        known[name] = self
+
+    @property
+    def cache_key(self) -> str:
+        self.named.append(self.name)
+        return self.name
+
+
+def test_what_a_kernel_calls_is_named_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.triton, "JITFunction", Function)
+    monkeypatch.setattr(launch, "_settled", set())
+    known: dict[str, Any] = {"number": 3}
+    kernel = Function("kernel", known, ("half", "number", "whole", "unknown"))
+    Function("whole", known, ("half", "whole"))  # it calls itself
+    Function("half", known, ("whole",))
+    assert launch.settle(kernel) is kernel
+    assert known["named"] == ["whole", "half", "kernel"]
+    launch.settle(kernel)
+    assert len(known["named"]) == 3
 
 
 def test_amd_has_its_own_options() -> None:

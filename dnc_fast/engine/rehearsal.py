@@ -53,20 +53,19 @@ def rehearse(record: Record, passes: Passes, given: Sequence[Tensor]) -> None:
 
     Arguments as in `prepare_kernels`, on any device.
     """
-    controller, sizes = passes.controller, passes.layout.batch_sizes
-    assert isinstance(controller, Layers)
+    sizes = passes.layout.batch_sizes
     if len(sizes) > STEPS:
         sizes = [*sizes[: STEPS // 2], *sizes[-STEPS // 2 :]]
     weights, parts = given[: passes.num_weights], iter(given[passes.num_weights :])
     state = map_tensors(lambda _: without_data(next(parts)), passes.form)
-    rows = sum(sizes)
     prepared = list(parts)
-    prepared[::2] = [x_part[:rows] for x_part in prepared[::2]]  # between them are weights
+    prepared[::2] = [x_part[: sum(sizes)] for x_part in prepared[::2]]  # the others are weights
     given = (*map(without_data, weights), *tensors(state), *map(without_data, prepared))
     plan = passes.plan._replace(interval=min(passes.interval, 2))
     layout = Layout(sizes, passes.layout.keep)
     with torch.no_grad():
-        recording = record(Passes(plan, controller, layout, state, len(weights)), given)
+        few = Passes(plan, passes.controller, layout, state, len(weights))
+        recording = record(few, given)
         results = recording.results()
         if layout.keep:
             recording.backward(tuple(map(torch.empty_like, results)))

@@ -148,12 +148,12 @@ def settle(kernel: Any) -> Any:
     launched before, and kernels that another process compiled would not be found.
     """
     if id(kernel) not in _settled:
+        _settled.add(id(kernel))  # before the functions that it calls: it may be one of them
         used = map(kernel.fn.__globals__.get, kernel.fn.__code__.co_names)
         for function in used:
             if isinstance(function, triton.JITFunction):
                 settle(function)
         _ = kernel.cache_key
-        _settled.add(id(kernel))
     return kernel
 
 
