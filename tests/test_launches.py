@@ -115,8 +115,8 @@ def test_launches_of_a_time_step(sizes: tuple[int, int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("options", "forward", "backward"),
     [
-        ({"controller": "gru", "num_layers": 2}, 5, 7),
-        ({"num_layers": 3}, 6, 9),
+        ({"controller": "gru", "num_layers": 2}, 5, 6),
+        ({"num_layers": 3}, 6, 8),
         ({"controller": "rnn"}, 4, 4),
         ({"controller": "feedforward"}, 4, 4),
     ],
