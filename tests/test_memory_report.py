@@ -10,6 +10,7 @@ import pytest
 from bench.harness.providers import LINKAGES
 from bench.harness.sizes import CPU_SIZES, DENSE_UP_TO, LARGE_STUDY, Size
 from dnc_fast import DNC
+from dnc_fast.backends import Backend
 from dnc_fast.engine.memory_tape import checkpoint_interval
 from dnc_fast.engine.report import checkpoints_held, matrices_held
 from dnc_fast.state import MemorySizes
@@ -46,6 +47,16 @@ def test_bad_arguments_are_named():
         model.memory_report(2, 0)
     with pytest.raises(ValueError, match='got "reference"'):
         DNC(3, 4, backend="reference", **SMALL).memory_report(2, 8)
+
+
+def test_what_fused_steps_keep_counts(monkeypatch):
+    """A number more for each batch element and step, of four bytes; composed steps keep none."""
+    model = DNC(3, 4, backend="eager", **SMALL)
+    cut = DNC(3, 4, backend="eager", write_topk=2, **SMALL)
+    before = [one.memory_report(2, 8).weightings for one in (model, cut)]
+    monkeypatch.setattr(Backend, "kept_numbers", lambda self, sizes: 1)
+    after = [one.memory_report(2, 8).weightings for one in (model, cut)]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [4 * 2 * 8, 0]
 
 
 def test_dense_links_with_cut_weightings_take_a_little_more():
