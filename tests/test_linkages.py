@@ -21,7 +21,6 @@ from states import (
 )
 
 from dnc_fast import DNC, DNCCell, DNCState, MemoryState, memory_step
-from dnc_fast.backends import load_backend
 from dnc_fast.linkages import LINKAGES, SeparableLink, SparseLink, linkage_of
 from dnc_fast.linkages.dense import directional_weightings, update_link
 from dnc_fast.linkages.selection import Kept, keep_largest, keep_largest_backward
