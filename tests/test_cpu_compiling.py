@@ -149,7 +149,7 @@ from test_cpu_compiling import works, was_compiled
 assert was_compiled(works()) and was_compiled(works())
 """
     python(code.format(tests=os.path.dirname(__file__)), NUMBA_CACHE_DIR=str(tmp_path))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing half written
 
 
 def test_folders_of_other_versions_go_when_unused_for_a_month(folder: Path) -> None:
@@ -272,7 +272,10 @@ def test_workers_compile_and_this_process_loads(
 ) -> None:
     assert largest_is_ready() == [False]
     assert_told(told)
-    assert len(list(folder.iterdir())) == 1
+    assert {path.name.partition("-")[0] for path in folder.iterdir()} == {
+        "lock",
+        "selection.largest",
+    }
     count = len(told)
     largest_is_ready()
     assert len(told) == count  # nothing to do any more
@@ -283,6 +286,38 @@ def test_workers_bring_what_the_disk_does_not_take(
 ) -> None:
     monkeypatch.setattr("tempfile.mkstemp", fails_with(errno.ENOSPC))
     assert largest_is_ready() == [False]
+
+
+def test_one_process_compiles_for_all(tmp_path: Path) -> None:
+    """Such as the ranks of a distributed run."""
+    code = """
+import sys
+sys.path.insert(0, {tests!r})
+import numpy, torch
+from dnc_fast.backends.cpu import compiling
+started = []
+in_workers = compiling._in_workers
+compiling._in_workers = lambda *given: started.append(given) or in_workers(*given)
+compiling.ensure(torch.float32, "parts backward")
+print(len(started))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code.format(tests=os.path.dirname(__file__))]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
+    assert sum(int(process.communicate(timeout=120)[0]) for process in running) == 1
+
+
+def test_a_lock_that_is_never_given_back(folder: Path) -> None:
+    pytest.importorskip("fcntl")
+    with store.locked():
+        begun = time.monotonic()
+        with store.locked(0.3):
+            assert time.monotonic() - begun >= 0.3
+    with store.locked(60):
+        assert time.monotonic() - begun < 30
 
 
 NO_WORKERS = {

@@ -61,14 +61,16 @@ def _compile(kind: str, names: list[str]) -> None:
         tell(WHAT, done, total)
 
     tell(WHAT, 0, total)
-    if not _in_workers(kind, _shares(parts), step):
-        kernels.on_part.append(step)
-        try:
-            for name in names:
-                for kernel, signature in groups.calls(name, kind):
-                    kernel.compile(signature)
-        finally:
-            kernels.on_part.remove(step)
+    with store.locked():
+        parts = {name: count for name, count in parts.items() if not is_compiled(kind, name)}
+        if parts and not _in_workers(kind, _shares(parts), step):
+            kernels.on_part.append(step)
+            try:
+                for name in parts:
+                    for kernel, signature in groups.calls(name, kind):
+                        kernel.compile(signature)
+            finally:
+                kernels.on_part.remove(step)
     tell(WHAT, total, total)
 
 
