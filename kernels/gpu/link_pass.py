@@ -311,13 +311,13 @@ def pass_backward_kernel(
             changes = changes + (change,)
     for _ in tl.static_range(R + 2):
         sums = sums + (tl.zeros([BM, BN], DTYPE),)
+    after = strip * 0  # carried on, so that rows are not counted twice, in more registers
     for block in range(BLOCKS):
         slots = ()
         for _ in tl.static_range(R + 1):
             slots = slots + (tl.zeros([BM, 32], DTYPE),)
         for step in tl.range(SLOTS // M, num_stages=1):
-            first = block * (SLOTS * BM) + step * M
-            after = next_step(block, step, BLOCKS, SLOTS, BM, M)
+            first, after = after, next_step(block, step, BLOCKS, SLOTS, BM, M)
             units, gradient_units = links_ahead, gradients_ahead
             links_ahead = load_units(link0 + after * N, i0 + after, j0, N, SLOTS, BM, BN, M, EVEN)
             gradients_ahead = load_units(
