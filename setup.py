@@ -11,7 +11,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").rea
 CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
 TENSORBOARD = ["tensorboard>=2.12"]
-TEST = [*CPU, *TRAIN, *TENSORBOARD, "hypothesis>=6.80", "pytest>=7.4", "pytest-benchmark>=4.0"]
+PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
+TEST = [*CPU, *TRAIN, *TENSORBOARD, *PYTEST, "hypothesis>=6.80"]
 
 setup(
     name="dnc_fast",

@@ -162,7 +162,7 @@ COMMON: dict[str, Any] = {
 
 @every_backend
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=150, **COMMON)
+@settings(max_examples=100, **COMMON)
 @given(call=calls())
 def test_a_few_hundred_calls(backend: str, call: Any) -> None:
     check(call, backend)

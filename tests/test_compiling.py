@@ -107,7 +107,7 @@ def test_without_another_python_this_process_compiles(here, monkeypatch, caplog)
         here.compile_missing(some_builds(4), TARGET)
         here.compile_missing(some_builds(4), TARGET)
     assert here.done == [f"kernel_{index}" for index in range(4)]
-    assert told == [("GPU kernels", index, 4) for index in range(5)]
+    assert told == [("4 GPU kernels", index, 4) for index in range(5)]
     assert "compiling 4 GPU kernels in" in caplog.text and "compiled in" in caplog.text
 
 

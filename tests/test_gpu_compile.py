@@ -20,7 +20,7 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942":
 # By default a small and a large step, once each; with -m full everything that the script knows.
 SELECTION = (
     *("--target", "sm_90", "gfx942"),
-    *("--size", "16,64,32,4,1", "8,1024,64,4,1"),
+    *("--size", "16,64,32,4,1", "1,4096,64,4,1"),
     *("--order", "exact"),
 )
 

@@ -104,7 +104,7 @@ def some_cases() -> list[tuple[Case, torch.dtype]]:
         ("random", 100, 5, 1, 2),
         ("zero", 128, 64, 2, 1),
         ("tied", 257, 32, 1, 1),
-        ("saturated", 512, 1, 1, 1),
+        ("saturated", 130, 1, 1, 1),
     ):
         found.append((Case(kind, MemorySizes(1, *sizes), "exact", tiled=True), torch.float32))
     return found
@@ -501,7 +501,7 @@ def test_link_matrix_of_more_than_2_31_numbers(last_programs_only: list[int]) ->
 # Sequences
 
 
-@pytest.mark.parametrize("updates", [20, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("updates", [8, pytest.param(200, marks=pytest.mark.full)])
 def test_training_follows_the_reference(updates: int) -> None:
     """The copy task in float32. In an untouched memory, rounding would decide the exact order, so
     cells are ordered robustly.

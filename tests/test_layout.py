@@ -127,7 +127,7 @@ def test_installed_kernels_are_the_folder_kernels():
 def test_ci_runs_the_test_command_of_the_readme():
     commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.M)
     train, test = commands
-    assert train.endswith("dnc-fast train copy") and test.endswith("pytest")
+    assert train.endswith("dnc-fast train copy") and test.endswith("pytest -n auto")
     assert test in (ROOT / ".ci/run").read_text().splitlines()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -175,16 +174,15 @@ def zero_state(controller: Any, batch_size: int, like: Tensor) -> Any:
     """
     given = {"device": like.device, "dtype": like.dtype}
     kind: Any = type(controller)
-    taken = _options_of_zero_state(kind)
-    return controller.zero_state(batch_size, **{name: given[name] for name in taken})
+    if kind not in _taken:
+        parameters = inspect.signature(kind.zero_state).parameters
+        every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        _taken[kind] = [name for name in given if every or name in parameters]
+    return controller.zero_state(batch_size, **{name: given[name] for name in _taken[kind]})
 
 
-@cache
-def _options_of_zero_state(kind: Any) -> list[str]:
-    """Which of `device` and `dtype` a kind of controller takes."""
-    parameters = inspect.signature(kind.zero_state).parameters
-    every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    return [name for name in ("device", "dtype") if every or name in parameters]
+_taken: dict[Any, list[str]] = {}
+"""Which of `device` and `dtype` a kind of controller takes."""
 
 
 def check_controller(controller: Any) -> Any:

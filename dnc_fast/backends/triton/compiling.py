@@ -42,7 +42,6 @@ FOLDER = "dnc_fast"
 
 log = logging.getLogger("dnc_fast")
 
-WHAT = "GPU kernels"
 _compiled: set[tuple[str, Build]] = set()
 """Targets and builds that this process need not compile again."""
 _lock = threading.Lock()
@@ -126,14 +125,18 @@ def compile_anywhere(builds: Sequence[Build], target: Any) -> dict[Build, str]:
     return _compile_here(builds, target)
 
 
+def _named(builds: Sequence[Build]) -> str:
+    return f"{len(builds)} GPU kernels"
+
+
 def _compile_here(builds: Sequence[Build], target: Any) -> dict[Build, str]:
     """Compile builds in this process, one by one; returns errors."""
-    errors = {}
+    errors, what = {}, _named(builds)
     for count, build in enumerate(builds):
-        tell(WHAT, count, len(builds))
+        tell(what, count, len(builds))
         if (error := compile_one(build, target)) is not None:
             errors[build] = error
-    tell(WHAT, len(builds), len(builds))
+    tell(what, len(builds), len(builds))
     return errors
 
 
@@ -170,8 +173,8 @@ def compile_in_processes(
         "PYTHONPATH": os.pathsep.join(places), "TRITON_CACHE_DIR": str(cache_folder().resolve())
     }  # fmt: skip
     environment.pop("TRITON_INTERPRET", None)
-    errors, done = {}, 0
-    tell(WHAT, done, len(builds))
+    errors, done, what = {}, 0, _named(builds)
+    tell(what, done, len(builds))
     with (
         TemporaryFile() as said,
         subprocess.Popen(
@@ -187,7 +190,7 @@ def compile_in_processes(
             for line in server.stdout:
                 index, error = json.loads(line)
                 done += 1
-                tell(WHAT, done, len(builds))
+                tell(what, done, len(builds))
                 if error is not None:
                     errors[builds[index]] = error
         except BaseException:
