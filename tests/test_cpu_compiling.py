@@ -48,6 +48,7 @@ def squares(values):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for compiled kernels."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "of workers"))
     monkeypatch.setattr(store, "BASE", tmp_path)
     monkeypatch.setattr(store, "FOLDER", tmp_path / "kernels-now")
     monkeypatch.setattr(store, "_received", {})
