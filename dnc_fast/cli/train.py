@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -67,6 +67,8 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
             choices=tuple(PUBLISHED[name]),
             help="a published set of options; other options given here override it",
         )
+    else:
+        run.add_argument("--preset", type=_no_preset, help=argparse.SUPPRESS)
     run.add_argument(
         "--out",
         type=Path,
@@ -151,6 +153,11 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _no_preset(text: str) -> NoReturn:
+    """Refuse a preset for a task that has none."""
+    raise argparse.ArgumentTypeError(f"only {', '.join(PUBLISHED)} have presets, got {text}")
+
+
 def _threads(text: str) -> int:
     """The number of threads; 0 for "auto"."""
     if text == "auto":
@@ -168,7 +175,9 @@ def _why_finished(trainer: Trainer) -> str:
             "evaluations in a row); to train beyond that, begin a run with --solved-at 2 in "
             "another folder, --out FOLDER"
         )
-    return f"the run has taken its {trainer.step} steps; --max-steps {2 * trainer.step} allows more"
+    return (
+        f"the run has taken its {_steps(trainer.step)}; --max-steps {2 * trainer.step} allows more"
+    )
 
 
 def _runs(options: argparse.Namespace) -> dict[Path, dict[str, dict[str, Any]]]:
@@ -190,7 +199,7 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
         print(f"seed {result.seed}: {figures}", file=sys.stderr)
         return
     print(
-        f"{'solved' if result.solved else 'not solved'} after {result.steps} steps, "
+        f"{'solved' if result.solved else 'not solved'} after {_steps(result.steps)}, "
         f"{result.seconds:.0f} s of training, "
         f"{100 * trainer.waited / max(result.seconds, 1e-9):.1f} % of it waiting for batches"
     )
@@ -199,6 +208,10 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
     print(f"to look again: dnc-fast show {shlex.quote(str(options.out))}")
     if trainer.finished and not result.solved:
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
+
+
+def _steps(count: int) -> str:
+    return f"{count} step" if count == 1 else f"{count} steps"
 
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
