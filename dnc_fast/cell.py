@@ -343,7 +343,10 @@ class DNCCell(nn.Module):
         if not memory or not len(rows):
             zeros = self.zero_state(batch_sizes[0]) if state is None else state
             return unroll(self._step_without_memory, rows, batch_sizes, zeros)
-        backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
+        backend = self.config.backend
+        if backend == "auto" and _is_exporting():  # which can follow only plain torch
+            backend = "reference"
+        backend = resolve_backend(backend, rows.device, self.state_dtype)
         precision = run_precision(self.like, rows, self.state_dtype)
         plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
         if precision is not None and precision.half is not None:
@@ -415,6 +418,11 @@ class DNCCell(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self.config)
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export is at work; torch 2.6 does not tell."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -187,6 +187,13 @@ def test_dynamic_quantization(controller: str, kinds: Any) -> None:
     assert (output - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch 2.6 does not tell")
+def test_export_takes_the_reference() -> None:
+    model = lively_dnc()
+    exported = torch.export.export(model, (X,), strict=False).module()
+    assert_close(exported(X)[0], model(X)[0], "float64")
+
+
 @every_linkage
 def test_saved_states_load_without_running_code(linkage: str) -> None:
     model = lively_dnc(linkage=linkage)

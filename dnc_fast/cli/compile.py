@@ -1,4 +1,4 @@
-"""`dnc-fast compile`: a model's GPU kernels, compiled without a GPU into a folder that travels."""
+"""`dnc-fast compile`: a model's GPU kernels, compiled without a GPU into a portable folder."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ..backends import VARIABLE, backend_names, backend_problem, resolve_backend
 
 
 def add_info_options(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """There are none."""
     parser.set_defaults(run=_show_info)
 
 
