@@ -482,3 +482,14 @@ def test_compiling_is_shown_and_not_counted(tmp_path):
         ) == shown
         seconds = load_checkpoint(tmp_path / str(number))["progress"]["seconds"]
         assert seconds < 2
+
+
+def test_a_run_begins_with_what_it_will_do(tmp_path):
+    arguments = ("train", "copy", *TINY, "--no-pictures", "--progress", "lines", "--out", tmp_path)
+    planned = r"^copy 1 to 2 vectors of 2 bits: [\d,]+ parameters on cpu, "
+    often = ", an evaluation every 5 steps$"
+    printed = run(*arguments, "--max-steps", 1)
+    assert re.search(f"{planned}at most 1 step{often}", printed, re.M)
+    printed = run(*arguments, "--max-steps", 2, "--resume")
+    assert re.search(f"{planned}from step 1 on, at most 2 steps{often}", printed, re.M)
+    assert not re.search(planned, run(*arguments, "--resume"), re.M)  # there is nothing to do

@@ -211,13 +211,26 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
 
 
 def _steps(count: int) -> str:
-    return f"{count} step" if count == 1 else f"{count} steps"
+    return f"{count:,} step" if count == 1 else f"{count:,} steps"
 
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
-    """Train; what must be compiled first is shown."""
+    """Train; what is to be done, and what must be compiled first, is shown."""
+    if options.progress != "off" and not trainer.finished:
+        print(_plan(trainer), file=sys.stderr)
     with shown_compiling(options.progress != "off"):
         trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
+
+
+def _plan(trainer: Trainer) -> str:
+    """What a run will do, in a line."""
+    config = trainer.config
+    numbers = sum(parameter.numel() for parameter in trainer.model.parameters())
+    begin = f"from step {trainer.step:,} on, " if trainer.step else ""
+    return (
+        f"{trainer.task}: {numbers:,} parameters on {trainer.device}, {begin}at most "
+        f"{_steps(config.max_steps)}, an evaluation every {_steps(config.evaluate_every)}"
+    )
 
 
 def _again(options: argparse.Namespace) -> str:
