@@ -200,10 +200,12 @@ class DNCCell(nn.Module):
                 f"state.memory.link must have linkage {config.linkage!r} like the model, got "
                 f"{given!r}"
             )
-        if len(memory.memory) != batch_size:
+        held = len(memory.memory)
+        if held != batch_size:
+            hint = "; state.slice_batch(...) takes some of them" if held > batch_size else ""
             raise ValueError(
                 f"state must be for {batch_size} sequences, like the input, got one for "
-                f"{len(memory.memory)}; state.slice_batch(...) takes some of them"
+                f"{held}{hint}"
             )
         sizes, linkage = config.memory_sizes(batch_size, N), LINKAGES[given]
         link_sizes = LinkSizes(batch_size, sizes.num_write_heads, N, config.link_fan_out)

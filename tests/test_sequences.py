@@ -303,7 +303,7 @@ def test_unbatched_wants_a_state_without_batch() -> None:
 def test_packed_wants_a_state_for_each_sequence(batch_size: int, kind: str) -> None:
     """Neither fewer nor more, of which sorting would use only the first."""
     _, packed = ragged_batch(kind)
-    with pytest.raises(ValueError, match=rf"state must be for 4 .*got one for {batch_size};"):
+    with pytest.raises(ValueError, match=rf"state must be for 4 .*got one for {batch_size}"):
         MODEL(packed, lively_state(MODEL, batch_size))
 
 
