@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
 from .config import OPTION_NAMES, DNCConfig
-from .controllers import CONTROLLERS, check_controller, zero_state
+from .controllers import CONTROLLERS, call_controller, check_controller, zero_state
 from .engine import (
     MemoryReport,
     Plan,
@@ -200,6 +200,13 @@ class DNCCell(nn.Module):
                 f"state.memory.link must have linkage {config.linkage!r} like the model, got "
                 f"{given!r}"
             )
+        held = len(memory.memory)
+        if held != batch_size:
+            hint = "; state.slice_batch(...) takes some of them" if held > batch_size else ""
+            raise ValueError(
+                f"state must be for {batch_size} sequences, like the input, got one for "
+                f"{held}{hint}"
+            )
         sizes, linkage = config.memory_sizes(batch_size, N), LINKAGES[given]
         link_sizes = LinkSizes(batch_size, sizes.num_write_heads, N, config.link_fan_out)
         expected = memory_state_shapes(sizes)
@@ -286,8 +293,8 @@ class DNCCell(nn.Module):
         """
         assert state.read_vectors is not None and state.memory is not None
         last_read = state.read_vectors.flatten(1).to(inputs.dtype)
-        hidden, controller_state = self.controller(
-            torch.cat([inputs, last_read], dim=-1), state.controller
+        hidden, controller_state = call_controller(
+            self.controller, torch.cat([inputs, last_read], dim=-1), state.controller
         )
         if autocasts(inputs.device):  # the state keeps the model's dtype
             dtype = self.like.dtype
@@ -309,7 +316,9 @@ class DNCCell(nn.Module):
         """One step as in `step` that reads zeros and writes nothing."""
         reads = self._zero_read_vectors(len(inputs))
         zeros = reads.flatten(1).to(inputs.dtype)
-        hidden, controller = self.controller(torch.cat([inputs, zeros], dim=-1), state.controller)
+        hidden, controller = call_controller(
+            self.controller, torch.cat([inputs, zeros], dim=-1), state.controller
+        )
         features = torch.cat([hidden, zeros.to(hidden.dtype)], dim=-1)
         return features, DNCState(controller, state.memory, reads)
 
@@ -336,7 +345,10 @@ class DNCCell(nn.Module):
         if not memory or not len(rows):
             zeros = self.zero_state(batch_sizes[0]) if state is None else state
             return unroll(self._step_without_memory, rows, batch_sizes, zeros)
-        backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
+        backend = self.config.backend
+        if backend == "auto" and _is_exporting():  # which can follow only plain torch
+            backend = "reference"
+        backend = resolve_backend(backend, rows.device, self.state_dtype)
         precision = run_precision(self.like, rows, self.state_dtype)
         plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
         if precision is not None and precision.half is not None:
@@ -408,6 +420,11 @@ class DNCCell(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self.config)
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export is at work; torch 2.6 does not tell."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -120,6 +120,12 @@ class Sequences:
         """The user's state, with a batch axis added where the input has none."""
         if not self.unbatched:
             return state
+        memory = getattr(getattr(state, "memory", None), "memory", None)
+        if isinstance(memory, Tensor) and memory.dim() == 3:
+            raise ValueError(
+                f"state must have no batch axis, like the input, got memory {tuple(memory.shape)}; "
+                "give the input a batch axis too, or start from the state of an unbatched call"
+            )
         return map_tensors(lambda tensor: tensor.unsqueeze(0), state)
 
     def sort_state(self, state: State) -> State:

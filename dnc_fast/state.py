@@ -345,9 +345,11 @@ def _memory_lines(state: MemoryState) -> dict[str, str]:
     }
     if usage.device.type != "meta" and usage.numel():
         used = (usage > 0.5).sum(-1).flatten()
-        lines["in use"] = f"{used.min()} to {used.max()} cells (usage above 0.5)"
+        least, most = int(used.min()), int(used.max())
+        count = f"{least}" if least == most else f"{least} to {most}"
+        lines["in use"] = f"{count} cells (usage above 0.5)"
     return lines
 
 
-# So that torch.load reads saved states with weights_only=True, its default.
+# So that torch.load loads saved states with its default, weights_only=True.
 add_safe_globals([DNCState, MemoryState, SeparableLink, SparseLink])

@@ -1,4 +1,4 @@
-"""Marks for torch.compile that do not import it: that takes as long as importing torch."""
+"""Markers for torch.compile that do not import it, which takes as long as importing torch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def untraced(function: Function) -> Function:
 
 
 def constant(function: Function) -> Function:
-    """`torch.compiler.assume_constant_result`: torch.compile calls it once for all."""
+    """`torch.compiler.assume_constant_result`: torch.compile calls it once and for all."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -16,7 +16,7 @@ def python_executable() -> str | None:
     """The file of the Python that runs this process; None where that is not certain.
 
     In a frozen program, and in one that embeds Python, `sys.executable` may be the program itself:
-    starting it would start the program once more, and that one the next. So where there is any
+    starting it would start the program again, and that one the next. So where there is any
     doubt, no process is started, and the caller does the work itself.
     """
     if getattr(sys, "frozen", False) or "__compiled__" in globals():  # the latter by Nuitka

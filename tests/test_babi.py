@@ -517,6 +517,7 @@ def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     assert (
         "40 held-out sequences" in printed and "| 4 | " in printed and "% of questions" in printed
     )
+    assert f"error in % of questions: ours on {folder}; the other columns" in printed
     stored = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     found = evaluate(restore_model(stored), BabiTask(str(folder), "4"), 99, 0)
     assert f"| 4 | {100 * (1 - found.right):.1f} |" in printed
@@ -529,7 +530,7 @@ def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     assert (
         "text: 'marie' is not one of the 158 words of bAbI; similar words: are, mice, mary" in error
     )
-    assert "must hold a question" in run(capsys, "ask", tmp_path, "Mary went.", status=2).err
+    assert "must contain a question" in run(capsys, "ask", tmp_path, "Mary went.", status=2).err
 
     lines = "Mary went to the garden.\nWhere is Mary?\n\nIs John in the office?\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))

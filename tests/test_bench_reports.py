@@ -225,7 +225,7 @@ def test_a_table_shows_where_there_is_no_figure_and_why(tmp_path: Path) -> None:
 
 def test_every_table_and_the_report(tmp_path: Path) -> None:
     results = made_up(tmp_path)
-    assert "dnc` 10.0 times as long as our backend `cpu`" in tables.headline(results)
+    assert "dnc` takes 10.0 times as long as with our backend `cpu`" in tables.headline(results)
     assert "| N | 32, 2,048 | cpu | N^2.00 | N^2.00 | N^1.00 | N^1.00 |" in tables.exponents(
         results
     )

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from dnc_fast.compiling import tell
 from dnc_fast.tasks import TASKS
 from dnc_fast.training import Trainer, load_checkpoint, read_metrics
 from dnc_fast.training.checkpoint import save_checkpoint
+from dnc_fast.training.progress import takes_bar
 
 SMALL = {
     "--max-length": 2,
@@ -254,7 +256,9 @@ def test_resume_refuses_another_run(tmp_path):
     wrong = run("eval", tmp_path, "--task", "max_length=long", status=2)
     assert "--task max_length takes int, got 'long'" in wrong
     unknown = run("eval", tmp_path, "--task", "bits=3", status=2)
-    assert "--task takes NAME=VALUE" in unknown
+    assert "--task takes NAME=VALUE, where NAME is one of min_length, max_length" in unknown
+    misspelt = run("eval", tmp_path, "--task", "min_lenght=3", status=2)
+    assert "got 'min_lenght=3'; did you mean min_length?" in misspelt
 
 
 def test_compile_for_a_gpu_elsewhere(tmp_path):
@@ -299,6 +303,16 @@ def test_compiling_is_shown_while_training(capsys, monkeypatch):
     assert "compiling GPU kernels, only this once:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("columns", "bar"), [(80, True), (0, False)])
+def test_a_terminal_without_columns_gets_lines(columns, bar):
+    """A bar would be invisible there."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(master), open(slave, "w") as terminal:
+        assert takes_bar(terminal) == bar
+
+
 # Messages
 
 
@@ -310,6 +324,10 @@ def test_compiling_is_shown_while_training(capsys, monkeypatch):
         (("train", "copy", "--hiden-size", 3), "train copy: error: .*did you mean --hidden-size?"),
         (("train", "copy", "--controller", "lst"), "did you mean lstm?"),
         (("train", "copy", "--hidden-size", "x"), "argument --hidden-size: invalid int value: 'x'"),
+        (("--verison",), "did you mean --version?"),
+        (("compile",), "required: --target, --out\n"),
+        (("compile", "--tarjet", "sm_90"), "required: --target, --out; did you mean --target?"),
+        (("train", "copy", "--preset", "paper"), "only babi, .* have presets, got paper\n"),
     ],
 )
 def test_the_nearest_word_is_named(words, message):
@@ -388,7 +406,7 @@ def test_number_of_threads_is_checked():
 def test_info_says_where_kernels_are_kept(tmp_path):
     pytest.importorskip("numba")
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    for folder, words in ((tmp_path, "MB in all\n"), ("/dev/null", "it cannot be written")):
+    for folder, words in ((tmp_path, "MB in all\n"), ("/dev/null", "it is not writable")):
         environment["NUMBA_CACHE_DIR"] = str(folder)
         done = subprocess.run(command("info"), capture_output=True, text=True, env=environment)
         (line,) = [line for line in done.stdout.splitlines(True) if line.startswith("cpu kernels")]
@@ -464,3 +482,14 @@ def test_compiling_is_shown_and_not_counted(tmp_path):
         ) == shown
         seconds = load_checkpoint(tmp_path / str(number))["progress"]["seconds"]
         assert seconds < 2
+
+
+def test_a_run_begins_with_what_it_will_do(tmp_path):
+    arguments = ("train", "copy", *TINY, "--no-pictures", "--progress", "lines", "--out", tmp_path)
+    planned = r"^copy 1 to 2 vectors of 2 bits: [\d,]+ parameters on cpu, "
+    often = ", an evaluation every 5 steps$"
+    printed = run(*arguments, "--max-steps", 1)
+    assert re.search(f"{planned}at most 1 step{often}", printed, re.M)
+    printed = run(*arguments, "--max-steps", 2, "--resume")
+    assert re.search(f"{planned}from step 1 on, at most 2 steps{often}", printed, re.M)
+    assert not re.search(planned, run(*arguments, "--resume"), re.M)  # there is nothing to do

@@ -230,3 +230,37 @@ def broken(**parts: Any) -> nn.Module:
 def test_message_names_the_missing_part_of_the_protocol(controller: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"controller .*{message}"):
         DNC(3, 4, controller=controller)
+
+
+class Returning(nn.Module):
+    """A controller that returns what it is told to."""
+
+    output_size = 4
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def zero_state(self, batch_size: int) -> Tensor:
+        return torch.zeros(batch_size, 4)
+
+    def forward(self, inputs: Tensor, state: Tensor) -> Any:
+        return self.returned
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (torch.zeros(2, 4), "a Tensor"),  # which could be unpacked into two rows
+        ((torch.zeros(2, 4),), "a tuple of 1"),
+        ((None, torch.zeros(2, 4)), "a tuple of 2"),
+    ],
+)
+def test_message_says_what_a_step_must_return(
+    returned: Any, got: str, memory: bool, backend: str
+) -> None:
+    model = DNC(3, 4, controller=Returning(returned), backend=backend)
+    with pytest.raises(TypeError, match=rf"Returning must return \(outputs, state\), got {got}"):
+        model(torch.randn(2, 2, 3), memory=memory)

@@ -291,12 +291,19 @@ def test_dtype_of_the_input_must_be_that_of_the_parameters() -> None:
         MODEL(X.float())
 
 
+def test_unbatched_wants_a_state_without_batch() -> None:
+    model = lively_dnc()
+    _, state = model(normal(4, 2, 3))
+    with pytest.raises(ValueError, match=r"state must have no batch axis.*\(2, 5, 3\)"):
+        model(normal(4, 3), state)
+
+
 @pytest.mark.parametrize("kind", LENGTHS)
 @pytest.mark.parametrize("batch_size", [3, 5])
 def test_packed_wants_a_state_for_each_sequence(batch_size: int, kind: str) -> None:
     """Neither fewer nor more, of which sorting would use only the first."""
     _, packed = ragged_batch(kind)
-    with pytest.raises(ValueError, match=rf"state\..*must have shape.*got.*\({batch_size}, 5, 3\)"):
+    with pytest.raises(ValueError, match=rf"state must be for 4 .*got one for {batch_size}"):
         MODEL(packed, lively_state(MODEL, batch_size))
 
 

@@ -116,6 +116,12 @@ def test_to_casts_every_tensor() -> None:
     assert {part.device.type for part in STATE.to(device="meta")} == {"meta"}
 
 
+@pytest.mark.parametrize(("usage", "said"), [([[0.9, 0.1]], "1"), ([[0.9, 0], [0, 0]], "0 to 1")])
+def test_summary_counts_the_cells_in_use(usage: list[list[float]], said: str) -> None:
+    memory = MemoryState.zeros(len(usage), 2, 3)._replace(usage=torch.tensor(usage))
+    assert f"in use        {said} cells" in str(DNCState(None, memory, None))
+
+
 def test_slices_of_the_batch_join_to_the_whole() -> None:
     state = DNCState({"h": STATE.usage, "none": None}, STATE, STATE.memory)
     parts = [state.slice_batch(slice(0, 1)), state.slice_batch(slice(1, 3))]

@@ -174,15 +174,24 @@ def test_batched_backward_is_refused_with_the_remedy() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # torch has moved quantization to another package
-def test_dynamic_quantization() -> None:
+@pytest.mark.parametrize("controller", ["lstm", "gru", "rnn", "feedforward"])
+@pytest.mark.parametrize("kinds", [{nn.Linear}, None], ids=["linear", "all"])
+def test_dynamic_quantization(controller: str, kinds: Any) -> None:
     torch.manual_seed(0)
-    model, x = DNC(3, 8), torch.randn(4, 2, 3)
+    model, x = DNC(3, 8, controller=controller), torch.randn(4, 2, 3)
     with torch.no_grad():
         expected, _ = model(x)
-        quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+        quantized = torch.ao.quantization.quantize_dynamic(model, kinds)
         output, state = quantized(x)
         quantized(x, state)
     assert (output - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch 2.6 does not tell")
+def test_export_takes_the_reference() -> None:
+    model = lively_dnc()
+    exported = torch.export.export(model, (X,), strict=False).module()
+    assert_close(exported(X)[0], model(X)[0], "float64")
 
 
 @every_linkage

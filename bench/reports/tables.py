@@ -290,11 +290,11 @@ def headline(results: Results) -> str:
     date = results.header.get("date")
     when = f" (commit {results.provenance['commit']}, {date})" if date else ""
     text = (
-        f"On {results.provenance['device']}{when}, at {len(rows)} sizes, a training step takes the "
-        f"package `dnc` {than_peer} as long as our backend `{mine}`"
+        f"On {results.provenance['device']}{when}, at {len(rows)} sizes, a training step with the "
+        f"package `dnc` takes {than_peer} as long as with our backend `{mine}`"
     )
     if than_compiled := between(rows, "torch.compile", "seconds"):
-        text += f", torch.compile of our reference {than_compiled} as long"
+        text += f", and with torch.compile of our reference {than_compiled}"
     if less := between(memory, "dnc", "peak_bytes"):
         text += f"; `dnc` takes {less} as much memory"
     return text + ".\n"

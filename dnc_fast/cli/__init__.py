@@ -93,6 +93,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See argparse; options that nobody knows are refused here, with this command's usage."""
+        self._given = list(sys.argv[1:] if args is None else args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unknown argument{'s' * (len(unknown) > 1)} {' '.join(unknown)}")
@@ -103,11 +104,14 @@ class Parser(argparse.ArgumentParser):
         if choice:
             words, names = [choice[1]], re.findall(r"[\w-]+", choice[2])
         else:
-            words = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
             names = [name for name in self._option_string_actions if name.startswith("--")]
+            # Something may be missing because its name is wrong.
+            missing = message.startswith("the following arguments are required")
+            told = self._given if missing else message.split()
+            words = [word.partition("=")[0].rstrip(":") for word in told if word.startswith("--")]
         for word in words:
             near = difflib.get_close_matches(word, names, n=1)
-            if near and word.rstrip(":") not in names:
+            if near and word not in names:
                 message = f"{message}; did you mean {near[0]}?"
         hint = f"`{self.prog} --help` lists what there is"
         self.exit(2, f"{self.prog}: error: {message}\n{hint}\n")

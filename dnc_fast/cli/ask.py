@@ -80,7 +80,7 @@ def _ask(options: argparse.Namespace) -> int:
                 print(f"{_last_sentence(story)} {_answer(model, task, story, options.words)}")
                 story += [ANSWER] * options.words
     if not asked and not typed:
-        raise UserError("text must hold a question, which ends with a question mark, got none")
+        raise UserError("text must contain a question, which ends with a question mark; got none")
     return 0
 
 

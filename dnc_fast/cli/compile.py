@@ -1,4 +1,4 @@
-"""`dnc-fast compile`: a model's GPU kernels, compiled without a GPU into a folder that travels."""
+"""`dnc-fast compile`: a model's GPU kernels, compiled without a GPU into a portable folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="NAME",
-        help="what to compile for, such as sm_90 (H100, H200) or gfx942 (MI300); several times",
+        help="what to compile for, such as sm_90 (H100, H200) or gfx942 (MI300); may be repeated",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="for the compiled kernels"

@@ -10,6 +10,7 @@ from importlib import util
 from typing import Any
 
 from ..compiling import watched
+from ..training.progress import takes_bar
 
 
 @contextmanager
@@ -31,7 +32,7 @@ class _Display:
         self._begun = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        in_terminal = sys.stderr.isatty() and util.find_spec("tqdm") is not None
+        in_terminal = takes_bar(sys.stderr) and util.find_spec("tqdm") is not None
         if done == 0 and self._bar is None:
             self._begun = time.monotonic()
             if in_terminal:

@@ -15,7 +15,7 @@ from ..backends import VARIABLE, backend_names, backend_problem, resolve_backend
 
 
 def add_info_options(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """There are none."""
     parser.set_defaults(run=_show_info)
 
 
@@ -52,7 +52,7 @@ def _where_kernels_are() -> str:
     size = f"{store.FOLDER}, {store.size() / 1e6:.1f} MB in all"
     if store.is_writable():
         return size
-    return f"{size}; it cannot be written, so every process compiles what it lacks"
+    return f"{size}; it is not writable, so every process compiles what is missing"
 
 
 def _auto_and_why(device: torch.device) -> str:

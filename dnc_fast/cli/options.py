@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -70,7 +71,12 @@ def parse_change(kind: type, change: str) -> tuple[str, Any]:
     name = name.replace("-", "_")
     names = tuple(field.name for field in fields(kind))
     if not separator or name not in names:
-        raise UserError(f"--task takes NAME=VALUE with a name of {names}, got {change!r}")
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean {near[0]}?" if near and name not in names else ""
+        raise UserError(
+            f"--task takes NAME=VALUE, where NAME is one of {', '.join(names)}; "
+            f"got {change!r}{hint}"
+        )
     value_type = field_type(kind, name)
     try:
         return name, value_type(value)

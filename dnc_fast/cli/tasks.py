@@ -8,7 +8,7 @@ from ..tasks import TASKS, summary
 
 
 def add_tasks_options(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """There are none."""
     parser.set_defaults(run=_show_tasks)
 
 

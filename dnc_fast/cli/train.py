@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -67,6 +67,8 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
             choices=tuple(PUBLISHED[name]),
             help="a published set of options; other options given here override it",
         )
+    else:
+        run.add_argument("--preset", type=_no_preset, help=argparse.SUPPRESS)
     run.add_argument(
         "--out",
         type=Path,
@@ -151,6 +153,11 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _no_preset(text: str) -> NoReturn:
+    """Refuse a preset for a task that has none."""
+    raise argparse.ArgumentTypeError(f"only {', '.join(PUBLISHED)} have presets, got {text}")
+
+
 def _threads(text: str) -> int:
     """The number of threads; 0 for "auto"."""
     if text == "auto":
@@ -168,7 +175,9 @@ def _why_finished(trainer: Trainer) -> str:
             "evaluations in a row); to train beyond that, begin a run with --solved-at 2 in "
             "another folder, --out FOLDER"
         )
-    return f"the run has taken its {trainer.step} steps; --max-steps {2 * trainer.step} allows more"
+    return (
+        f"the run has taken its {_steps(trainer.step)}; --max-steps {2 * trainer.step} allows more"
+    )
 
 
 def _runs(options: argparse.Namespace) -> dict[Path, dict[str, dict[str, Any]]]:
@@ -190,7 +199,7 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
         print(f"seed {result.seed}: {figures}", file=sys.stderr)
         return
     print(
-        f"{'solved' if result.solved else 'not solved'} after {result.steps} steps, "
+        f"{'solved' if result.solved else 'not solved'} after {_steps(result.steps)}, "
         f"{result.seconds:.0f} s of training, "
         f"{100 * trainer.waited / max(result.seconds, 1e-9):.1f} % of it waiting for batches"
     )
@@ -201,10 +210,27 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
 
 
+def _steps(count: int) -> str:
+    return f"{count:,} step" if count == 1 else f"{count:,} steps"
+
+
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
-    """Train; what must be compiled first is shown."""
+    """Train; what is to be done, and what must be compiled first, is shown."""
+    if options.progress != "off" and not trainer.finished:
+        print(_plan(trainer), file=sys.stderr)
     with shown_compiling(options.progress != "off"):
         trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
+
+
+def _plan(trainer: Trainer) -> str:
+    """What a run will do, in a line."""
+    config = trainer.config
+    numbers = sum(parameter.numel() for parameter in trainer.model.parameters())
+    begin = f"from step {trainer.step:,} on, " if trainer.step else ""
+    return (
+        f"{trainer.task}: {numbers:,} parameters on {trainer.device}, {begin}at most "
+        f"{_steps(config.max_steps)}, an evaluation every {_steps(config.evaluate_every)}"
+    )
 
 
 def _again(options: argparse.Namespace) -> str:

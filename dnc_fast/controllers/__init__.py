@@ -5,7 +5,7 @@ the interface vector and the DNC's output are computed. `Controller` is all that
 A built-in one is a file with its module and its tape, which runs it without autograd.
 """
 
-from .base import Controller, LayeredController, check_controller, zero_state
+from .base import Controller, LayeredController, call_controller, check_controller, zero_state
 from .gru import GRUController
 from .layer_tape import LayerBuffers, LayerGradients, LayerTape
 from .lstm import LSTMController
@@ -29,6 +29,7 @@ __all__ = [
     "LayerTape",
     "LayeredController",
     "RNNController",
+    "call_controller",
     "check_controller",
     "zero_state",
 ]

@@ -134,7 +134,10 @@ class LayeredController(nn.Module, ABC):
 
     def zeros(self, batch_size: int) -> Tensor:
         """Zeros (B, H) of the parameters' dtype and device."""
-        return next(self.parameters()).new_zeros(batch_size, self.hidden_size)
+        like: Tensor | None = next(self.parameters(), None)
+        if like is None:  # torch's dynamic quantization leaves none, and runs in float32 on a CPU
+            like = torch.empty(0, device="cpu", dtype=torch.float32)
+        return like.new_zeros(batch_size, self.hidden_size)
 
     def reset_parameters(self) -> None:
         """Draw new initial values for the parameters, as torch's own layers do."""
@@ -183,6 +186,26 @@ def zero_state(controller: Any, batch_size: int, like: Tensor) -> Any:
 
 _taken: dict[Any, list[str]] = {}
 """Which of `device` and `dtype` a kind of controller takes."""
+
+
+def call_controller(controller: Any, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """One step of a controller, see `Controller.__call__`.
+
+    Raises:
+        TypeError: it does not return a pair that begins with a tensor.
+    """
+    returned = controller(inputs, state)
+    if (
+        not isinstance(returned, (tuple, list))
+        or len(returned) != 2
+        or not isinstance(returned[0], Tensor)
+    ):
+        kind = type(returned).__name__
+        got = f"a {kind} of {len(returned)}" if isinstance(returned, (tuple, list)) else f"a {kind}"
+        raise TypeError(
+            f"controller {type(controller).__name__} must return (outputs, state), got {got}"
+        )
+    return returned[0], returned[1]
 
 
 def check_controller(controller: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..backends import Backend
+from ..controllers import call_controller
 from ..layout import Layout
 from ..precision import Precision
 from ..state import map_tensors, tensors
@@ -76,7 +77,7 @@ class CalledTape:
             for leaf in leaves:
                 leaf.requires_grad_(leaf.is_floating_point())
         with torch.set_grad_enabled(keep):
-            hidden, new_state = self.of.controller(inputs, state)
+            hidden, new_state = call_controller(self.of.controller, inputs, state)
         results = [hidden, *tensors(new_state)]
         expected = (size, self.output.shape[1])
         if tuple(hidden.shape) != expected or len(results) != len(leaves):

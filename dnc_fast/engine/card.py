@@ -1,4 +1,4 @@
-"""How much memory a device has, and what may be taken of it."""
+"""How much memory a device has, and how much of it is free."""
 
 from __future__ import annotations
 

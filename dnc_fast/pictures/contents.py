@@ -50,7 +50,7 @@ def contents_view(
     memories = memories.detach().to("cpu", torch.float32)
     limits = colour_range(memories)
     colours = SIGNED_MAP if limits[0] < 0 else BIT_MAP
-    rows = [("cells", "cell", "number", memories, limits, colours, "value")]
+    rows = [("cells", "cell", "element", memories, limits, colours, "value")]
     if links is not None:
         links = links.detach().to("cpu", torch.float32).sum(1)
         rows.append(("links", "cell", "cell", links, colour_range(links), WEIGHT_MAP, "link"))

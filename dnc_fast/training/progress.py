@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from typing import Any
 
@@ -121,6 +122,16 @@ class Bar(Progress):
         self._bar.close()
 
 
+def takes_bar(stream: Any) -> bool:
+    """Whether a bar can be seen there: in a terminal, unless it says that it has no columns."""
+    if not stream.isatty():
+        return False
+    try:  # such as that of `script` or `docker run --tty` without a window
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return True
+
+
 def make_progress(kind: str, task: Task, first_step: int, max_steps: int) -> Progress:
     """The display of a kind.
 
@@ -138,7 +149,7 @@ def make_progress(kind: str, task: Task, first_step: int, max_steps: int) -> Pro
     if kind == "bar" and not has_tqdm:
         raise ModuleNotFoundError("progress 'bar' needs tqdm; `pip install tqdm` brings it")
     if kind == "auto":
-        kind = "bar" if has_tqdm and sys.stderr.isatty() else "lines"
+        kind = "bar" if has_tqdm and takes_bar(sys.stderr) else "lines"
     if kind == "bar":
         return Bar(task, first_step, max_steps)
     return Lines(task) if kind == "lines" else Progress()

@@ -1,8 +1,8 @@
 """Compiled kernels on disk, a file for each kernel and the types of its arguments.
 
-Files are written to the end before they get their name, and begin with a checksum: what a full disk
-or a crash left of one is removed, and the kernel compiled again. Where nothing can be written,
-kernels are kept in memory only. Folders whose kernels nobody loaded for a month are removed.
+Files are written completely before they get their name, and begin with a checksum: one that a full
+disk or a crash left incomplete is removed, and the kernel compiled again. Where nothing can be
+written, kernels are kept in memory only. Folders that nobody used for a month are removed.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def forget(name: str) -> None:
 
 
 def prune() -> None:
-    """Remove what no process used for `UNUSED_DAYS`, and what killed ones left half written."""
+    """Remove what no process has used for `UNUSED_DAYS`, and what killed ones left half written."""
     if BASE is None or FOLDER is None:
         return
     now = time.time()

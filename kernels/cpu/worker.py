@@ -12,7 +12,7 @@ from . import groups, store
 
 
 def main(dtype: str, *names: str) -> None:
-    """Compile groups of kernels for a dtype; standard output gets what is done.
+    """Compile groups of kernels for a dtype; writes what is done to standard output.
 
     That is pickled: None for each part that is begun, and the name and content of each file.
     """

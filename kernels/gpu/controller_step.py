@@ -51,7 +51,7 @@ def four_gates(found, MB: tl.constexpr, U: tl.constexpr):
 def store_four_at_once(
     place, first, second, third, fourth, H: tl.constexpr, mask, MB: tl.constexpr, U: tl.constexpr
 ):
-    """`store_four` in one store, before which numbers change threads once and not four times."""
+    """`store_four` in one store, before which numbers change threads once instead of four times."""
     four = tl.join(tl.join(first, third), tl.join(second, fourth))
     part = 2 * tl.arange(0, 2)[:, None] + tl.arange(0, 2)[None, :]
     places = place[:, :, None, None] + (part * H)[None, None, :, :]

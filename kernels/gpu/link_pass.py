@@ -152,7 +152,7 @@ def next_step(
     block, step,
     BLOCKS: tl.constexpr, SLOTS: tl.constexpr, BM: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
-    """The first row of the step after this one; of the last step itself, which has none."""
+    """The first row of the step after this one; for the last step, its own."""
     first = block * (SLOTS * BM) + (step + 1) * M
     if step + 1 == SLOTS // M:
         first = (block + 1) * (SLOTS * BM)

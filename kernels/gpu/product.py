@@ -1,7 +1,7 @@
 """Products of a few rows with a weight matrix, a tile of the result per program.
 
 A program finds (MB, N): MB rows a (rows, inner) times N lines or columns of w. The inner dimension
-is taken KS slices of BK at a time; each slice is multiplied by itself, `tl.dot` with the slices as
+is taken KS slices of BK at a time; each slice is multiplied separately, `tl.dot` with the slices as
 a batch, so that every warp has one, and the slices are added up at the end, in a fixed order. HOW:
 
 | value  | product                                                                             |

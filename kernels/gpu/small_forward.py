@@ -6,7 +6,8 @@
 
 Where one program takes all rows, it goes on to read. Finding all write weightings in each program
 costs less than a launch: at these sizes a program's time is that of its instructions and barriers
-in a row, so that more programs with fewer rows each win while there are multiprocessors for them.
+one after another, so more programs with fewer rows each are faster while there are multiprocessors
+for them.
 """
 
 from __future__ import annotations

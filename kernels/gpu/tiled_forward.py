@@ -1,6 +1,6 @@
 """The forward pass of the memory step over tiles of cells, around allocation and link pass.
 
-What a kernel finds out and the backward pass needs again is kept, see `tiled_step.kept_offsets`.
+What a kernel computes and the backward pass needs again is kept, see `tiled_step.kept_offsets`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def activate(
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
     REST: tl.constexpr, KEPT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Keep what of an interface vector has an activation, and the lengths of its keys.
+    """Keep the activated parts of an interface vector, and the lengths of its keys.
 
-    But not the strengths of the write keys: `start_kernel` keeps them.
+    Except for the strengths of the write keys, which `start_kernel` keeps.
     """
     r, head, m = tl.arange(0, BR), tl.arange(0, BHW), tl.arange(0, BMODES)
     COUNT: tl.constexpr = 1 + 2 * HW
@@ -206,7 +206,7 @@ def write_kernel(
     START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
     BW: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Write weightings of a tile; its cells after the write, their likeness to the read keys."""
+    """Write weightings of a tile; its cells after the write, their similarity to the read keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
     vector += b * SIZE

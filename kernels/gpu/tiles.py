@@ -94,7 +94,7 @@ def softmax_totals(
     parts, strengths,
     H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """`softmax_total` of all keys, given their strengths (BH): (BH) each; 0, 1 where is none."""
+    """`softmax_total` of all keys, given their strengths (BH): (BH) each; 0 and 1 beyond."""
     h, t = tl.arange(0, BH)[:, None], tl.arange(0, BT)[None, :]
     place, inside = parts + h * 2 * TILES + t, (h < H) & (t < TILES)
     tops = tl.load(place, mask=inside, other=-float("inf"))

@@ -1,8 +1,9 @@
 """All kernels of a run compiled at once, in several processes, before the first is launched.
 
-One after another, inside of the first step, they take a minute. What is compiled lies in Triton's
-cache, where launches find it; a marker beside it says that it does, so that the next process starts
-no others. If anything goes wrong here, kernels are compiled at their first launch as usual.
+Compiled one after another, during the first step, they take a minute. What is compiled here goes
+into Triton's cache, where launches find it; a marker beside it records that, so that the next
+process starts no others. If anything goes wrong here, kernels are compiled at their first launch as
+usual.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ _lock = threading.Lock()
 def builds_of_rehearsal(rehearse: Callable[[], None]) -> list[Build]:
     """What is compiled for the launches of a rehearsal.
 
-    If it needs values that a launch computes, it ends there. Nobody else hears of its launches, nor
-    of its operations of torch.
+    If it needs values that a launch computes, it ends there. Its launches and its torch operations
+    are not reported to anyone else.
     """
     patch: Any = config.patch  # type: ignore[attr-defined]
     with (

@@ -1,7 +1,7 @@
-"""A folder of compiled kernels that travels: made without a GPU, taken as Triton's cache elsewhere.
+"""A portable folder of compiled kernels: made without a GPU, used as Triton's cache elsewhere.
 
 Triton finds a kernel there if its own version and that of Python are the same, and if its list of
-the kernel's files holds absolute paths. So the lists are written anew where the folder arrives.
+the kernel's files holds absolute paths. So the lists are rewritten where the folder arrives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("dnc_fast")
 def compile_folder(
     builds: Sequence[Build], targets: Sequence[str], folder: Path
 ) -> dict[tuple[Build, str], str]:
-    """Compile builds for targets into a folder that travels; returns errors, by build and target.
+    """Compile builds for targets into a portable folder; returns errors, by build and target.
 
     Compiling for more targets, or more builds, into the same folder adds to it.
 
@@ -60,7 +60,7 @@ def compile_folder(
 
 
 class _as_cache:
-    """Inside of the context, Triton's cache is a folder."""
+    """Inside the context, Triton's cache is a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -89,7 +89,7 @@ def _list_files(folder: Path) -> None:
 
 
 def arrive() -> None:
-    """If Triton's cache is a folder that travelled, make its kernels known where it lies now."""
+    """If Triton's cache is a portable folder, make its kernels known where it lies now."""
     folder = cache_folder()
     manifest = _read(folder)
     if manifest is None or manifest["place"] == str(folder.resolve()):
@@ -118,7 +118,7 @@ def _versions(manifest: dict[str, Any]) -> str:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder; None if it is no folder that travels."""
+    """The manifest of a folder; None if it is not a portable one."""
     path = folder / FOLDER / MANIFEST
     return json.loads(path.read_text()) if path.is_file() else None
 
