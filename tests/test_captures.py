@@ -10,6 +10,7 @@ import gc
 import pickle
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -618,6 +619,35 @@ def test_what_does_not_fit_is_launched_and_the_rest_is_recorded(
         calls.clear()
         assert_same(model, plain, batch_size=1, steps=2)
     assert calls == FIRST + SECOND + THIRD + THIRD
+
+
+def test_the_warm_up_is_gone_when_the_next_call_is_recorded(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a forward pass would be held twice: nothing is freed while a graph is recorded."""
+    found: list[weakref.ref[Any]] = []
+    record = RecordedGraph.record
+
+    def watched(graph: RecordedGraph, work: Callable[[], Any]) -> Any:
+        if graph.name == "backward":
+            return record(graph, work)
+        found.clear()
+
+        def counted() -> Any:
+            held.append(sum(one() is not None for one in found))
+            return work()
+
+        return record(graph, counted)
+
+    held: list[int] = []
+    at_results(monkeypatch, lambda recording: found.append(weakref.ref(recording)))
+    monkeypatch.setattr(RecordedGraph, "record", watched)
+    gc.disable()
+    try:
+        assert_same(*two_models())
+    finally:
+        gc.enable()
+    assert len(held) >= 2 and not any(held)
 
 
 def test_no_warning_otherwise() -> None:
