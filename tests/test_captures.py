@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnc_fast import DNC, release_cuda_graphs
-from dnc_fast.backends import backend_problem
+from dnc_fast.backends import backend_problem, load_backend
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.captures import MAX_STEPS, part_lengths
 from dnc_fast.engine.cuda_graph import CudaGraph
@@ -538,6 +538,21 @@ def test_captures_are_bounded_in_bytes(calls: list[str], limits: Callable[..., N
     limits(MAX_BYTES=100)
     assert_same(model, plain)
     assert calls == [] and captures_held() == 0
+
+
+def test_what_kernels_keep_takes_room(
+    calls: list[str], limits: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of passes that may be followed by a backward pass."""
+    model, plain = two_models()
+    monkeypatch.setattr(type(load_backend("eager")), "kept_numbers", lambda *_: 10**6)
+    limits(MAX_BYTES=10**7)
+    assert_same(model, plain)
+    assert calls == []
+    with torch.no_grad():
+        for _ in range(2):
+            model(normal(T, B, 3))
+    assert calls == ["record forward", "replay forward"]
 
 
 def test_a_capture_in_use_is_not_dropped(calls: list[str], limits: Callable[..., None]) -> None:
