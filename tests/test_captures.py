@@ -10,6 +10,7 @@ import gc
 import pickle
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnc_fast import DNC, release_cuda_graphs
-from dnc_fast.backends import backend_problem
+from dnc_fast.backends import backend_problem, load_backend
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.captures import MAX_STEPS, part_lengths
 from dnc_fast.engine.cuda_graph import CudaGraph
@@ -539,6 +540,21 @@ def test_captures_are_bounded_in_bytes(calls: list[str], limits: Callable[..., N
     assert calls == [] and captures_held() == 0
 
 
+def test_what_kernels_keep_takes_room(
+    calls: list[str], limits: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of passes that may be followed by a backward pass."""
+    model, plain = two_models()
+    monkeypatch.setattr(type(load_backend("eager")), "kept_numbers", lambda *_: 10**6)
+    limits(MAX_BYTES=10**7)
+    assert_same(model, plain)
+    assert calls == []
+    with torch.no_grad():
+        for _ in range(2):
+            model(normal(T, B, 3))
+    assert calls == ["record forward", "replay forward"]
+
+
 def test_a_capture_in_use_is_not_dropped(calls: list[str], limits: Callable[..., None]) -> None:
     limits(MAX_CAPTURES=1, STALE_AFTER=0)
     model, plain = two_models()
@@ -618,6 +634,35 @@ def test_what_does_not_fit_is_launched_and_the_rest_is_recorded(
         calls.clear()
         assert_same(model, plain, batch_size=1, steps=2)
     assert calls == FIRST + SECOND + THIRD + THIRD
+
+
+def test_the_warm_up_is_gone_when_the_next_call_is_recorded(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a forward pass would be held twice: nothing is freed while a graph is recorded."""
+    found: list[weakref.ref[Any]] = []
+    record = RecordedGraph.record
+
+    def watched(graph: RecordedGraph, work: Callable[[], Any]) -> Any:
+        if graph.name == "backward":
+            return record(graph, work)
+        found.clear()
+
+        def counted() -> Any:
+            held.append(sum(one() is not None for one in found))
+            return work()
+
+        return record(graph, counted)
+
+    held: list[int] = []
+    at_results(monkeypatch, lambda recording: found.append(weakref.ref(recording)))
+    monkeypatch.setattr(RecordedGraph, "record", watched)
+    gc.disable()
+    try:
+        assert_same(*two_models())
+    finally:
+        gc.enable()
+    assert len(held) >= 2 and not any(held)
 
 
 def test_no_warning_otherwise() -> None:

@@ -94,6 +94,18 @@ def test_random_numbers_go_on_after_a_failed_recording(
     assert CudaGraph._broken == [graph]
 
 
+def test_what_a_failed_warm_up_launched_is_waited_for(
+    generators: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work is then launched instead, on scratch memory that the warm-up still writes to."""
+    waits: list[Any] = []  # of the side stream for the main one, and the other way round
+    stream: Any = cuda_graph.torch.cuda.current_stream()
+    monkeypatch.setattr(stream, "wait_stream", waits.append)
+    with pytest.raises(ZeroDivisionError):
+        CudaGraph(torch.device("cuda", 0)).record(lambda: [1 // 0])
+    assert len(waits) == 2
+
+
 def test_a_successful_recording_leaves_the_generator_alone(
     generators: list[FakeGenerator], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -157,3 +158,28 @@ def test_targets_have_names() -> None:
     for name in ("h100", "sm_", "90", "gfx"):
         with pytest.raises(ValueError, match="named like sm_90 or gfx942"):
             target_named(name)
+
+
+def test_recordings_of_several_threads_end_in_any_order() -> None:
+    """None goes on for ever, which would keep the tensors of all launches; alone means alone."""
+    began, ended = threading.Event(), threading.Event()
+    found: list[int] = []
+
+    def rehearse() -> None:
+        with launch.recorded(alone=True) as launches:
+            began.set()
+            launch.run(Kernel(), (1,), torch.empty(1, device="meta"))
+            ended.wait()
+        found.append(len(launches))
+
+    thread = threading.Thread(target=rehearse)
+    with launch.recorded() as launches, launch.recorded(alone=True) as alone:
+        thread.start()
+        began.wait()
+        launch.run(Kernel(), (1,), torch.empty(1, device="meta"))
+    ended.set()
+    thread.join()
+    assert (len(launches), len(alone), found) == (0, 1, [1])
+    with launch.recorded() as launches:
+        launch.run(Kernel(), (1,), torch.empty(1, device="meta"))
+    assert (len(launches), len(alone), found) == (1, 1, [1])

@@ -377,6 +377,26 @@ def test_few_launches(sizes: MemorySizes, forward: int, backward: int) -> None:
         assert len(launches) == backward
 
 
+def test_after_a_failed_backward_pass_the_next_begins_at_the_last_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when a GPU's memory runs out while a backward pass is recorded, which is then launched."""
+    from dnc_fast.backends.triton.backend import TritonFusedRun
+
+    step, adjoint, _ = new_step(SIZES, lambda shape: torch.empty(shape, device="meta"))
+    run = TritonFusedRun(SIZES, torch.float32, step.vector.device, "exact", keep=True)
+    for _ in range(3):
+        run.forward(step)
+    used: list[Tensor] = []
+    monkeypatch.setattr(kernels, "backward", lambda *given: used.append(given[-1]))
+    for steps in (1, 3, 2, 3):
+        used.clear()
+        run.begin_backward([None])
+        for _ in range(steps):
+            run.backward(step, adjoint)
+        assert [id(kept) for kept in used] == [id(kept) for kept in run._kept[::-1][:steps]]
+
+
 # Beyond 2^31 numbers
 
 

@@ -82,6 +82,17 @@ class Given(NamedTuple):
     passes: Callable[[int], Passes]
 
 
+class _Results(list[Tensor]):
+    """The results of a recording, which they keep: that of a warm-up goes with its results.
+
+    So its memory is free before the next call is recorded, while nothing can be freed.
+    """
+
+    def __init__(self, recording: RecordingFromInputs) -> None:
+        super().__init__(one.contiguous() for one in recording.results())
+        self.recording = recording
+
+
 class Capture:
     """The captured forward and backward pass over a batch.
 
@@ -107,7 +118,6 @@ class Capture:
         self.last_use = 0
         self._graph_type, self._refuse = graph, refuse
         self._graph = graph(passes.device)
-        self._recordings: list[RecordingFromInputs] = []  # the one that the graph fills
         with plain_mode(passes.device):
             contiguous = torch.contiguous_format
             self._own = [torch.empty_like(one, memory_format=contiguous) for one in given.inputs]
@@ -116,17 +126,17 @@ class Capture:
             self._zeros = list(tensors(start.zeros())) if start.state is None else []
             self._controller = with_parameters(given.controller, self._own[1 : given.leaves])
             self._results = self._graph.record(self._forward)
+            assert isinstance(self._results, _Results)
+            self._recording = self._results.recording
         self.bytes = max(self.bytes, self._graph.bytes)
         self._gradients: list[Tensor] = []
         self._filled = [False] * len(self._results)
         self._backward_graph: Graph | None = None
         self._found: dict[int, Tensor] = {}  # by place among the inputs, then the zeros
 
-    def _forward(self) -> list[Tensor]:
-        self._recordings.clear()  # drop that of the warm-up call
+    def _forward(self) -> _Results:
         given, wanted = [*self._own, *self._zeros], self.kind.wanted
-        self._recordings.append(RecordingFromInputs(self.passes, self._controller, given, wanted))
-        return [one.contiguous() for one in self._recordings[0].results()]
+        return _Results(RecordingFromInputs(self.passes, self._controller, given, wanted))
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The results of the forward pass."""
@@ -152,7 +162,7 @@ class Capture:
             self._fill(gradients)
         if not self._found:  # it could not be recorded
             with plain_mode(self.device):
-                return self._recordings[0].backward(tuple(self._gradients))[: len(needed)]
+                return self._recording.backward(tuple(self._gradients))[: len(needed)]
         self._backward_graph.replay()
         places = [place for place in self._found if place < len(needed) and needed[place]]
         found: list[Tensor | None] = [None] * len(needed)
@@ -175,7 +185,7 @@ class Capture:
         places: list[int] = []
 
         def work() -> list[Tensor]:
-            found = self._recordings[0].backward(gradients)
+            found = self._recording.backward(gradients)
             places[:] = [place for place, one in enumerate(found) if one is not None]
             return [one.contiguous() for one in found if one is not None]
 

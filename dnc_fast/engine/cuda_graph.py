@@ -91,9 +91,11 @@ class CudaGraph:
             main, side = torch.cuda.current_stream(), self._sides[self._device]
             side.wait_stream(main)
             try:
-                with torch.cuda.stream(side):
-                    work()
-                main.wait_stream(side)
+                try:
+                    with torch.cuda.stream(side):
+                        work()
+                finally:  # after an error, too, the work may be launched on the same memory
+                    main.wait_stream(side)
                 torch.cuda.synchronize()
                 torch._C._cuda_clearCublasWorkspaces()
                 with torch.cuda.graph(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -111,19 +112,35 @@ class Launch(NamedTuple):
 _recorders: list[Callable[[Launch], None]] = []
 
 
+class _Alone(threading.local):
+    """Who alone hears of the launches of a thread."""
+
+    recorder: Callable[[Launch], None] | None = None
+
+
+_alone = _Alone()
+
+
 @contextmanager
 def recorded(alone: bool = False) -> Iterator[list[Launch]]:
     """The launches made inside the context, in order. On meta tensors nothing is run.
 
-    alone: who records around the context does not hear of them.
+    alone: of this thread only, and nobody else hears of them. Contexts of several threads may end
+    in any order.
     """
     launches: list[Launch] = []
-    before = _recorders[:]
-    _recorders[:] = [launches.append] if alone else [*before, launches.append]
+    recorder, before = launches.append, _alone.recorder
+    if alone:
+        _alone.recorder = recorder
+    else:
+        _recorders.append(recorder)
     try:
         yield launches
     finally:
-        _recorders[:] = before
+        if alone:
+            _alone.recorder = before
+        else:
+            _recorders.remove(recorder)
 
 
 def on_amd(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +194,7 @@ def run(
     Args:
         maxnreg: the most registers of a thread; only compilers for NVIDIA know this option.
     """
-    for record in _recorders:
+    for record in [_alone.recorder] if _alone.recorder else _recorders:
         record(Launch(kernel, grid, arguments, constants, num_warps, enable_fp_fusion, maxnreg))
     device = arguments[0].device
     if device.type == "meta":

@@ -57,11 +57,12 @@ class TritonFusedRun(StepRun):
         kernels.rebuild(step, with_link)
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
-        self._undone = self._undone % len(self._kept) + 1
+        self._undone += 1
         kept = self._kept[-self._undone]
         kernels.backward(step, adjoint, self._scratch, self._robust, kept)
 
     def begin_backward(self, d_final: list[Tensor | None]) -> Tensor | None:
+        self._undone = 0  # the last backward pass may have been ended by an error
         kernels.begin_backward(self._scratch)
         return super().begin_backward(d_final)
 
