@@ -8,6 +8,7 @@ Names are imported when they are first used, so that commands that need no torch
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +65,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "torch" in sys.modules:  # its `torch.load` is to know our states, see `state`
+    import_module(".state", __name__)

@@ -104,7 +104,7 @@ def step_calls(size: MemorySizes, dtype: torch.dtype, orders: Iterable[str]) -> 
         yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust, kept))
     memory = meta(dtype, B, N, W)
     yield Call("end of all steps", True, kernels.finish_backward, (memory, memory, scratch))
-    yield Call("rebuild", False, kernels.rebuild, (step, True))
+    yield Call("rebuild", True, kernels.rebuild, (step, True))
 
 
 def composed_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:
