@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,6 +203,13 @@ def test_saved_states_load_without_running_code(linkage: str) -> None:
     torch.save(state, file)
     file.seek(0)
     assert_close(torch.load(file, weights_only=True), state, "equal")
+
+
+def test_torch_load_knows_states_where_torch_was_imported_first(tmp_path: Path) -> None:
+    torch.save(lively_dnc()(X)[1], tmp_path / "state.pt")
+    code = "import torch, dnc_fast, sys; print(type(torch.load(sys.argv[1])).__name__)"
+    command = [sys.executable, "-c", code, str(tmp_path / "state.pt")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "DNCState\n"
 
 
 # No sequences; no memory
