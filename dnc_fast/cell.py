@@ -23,16 +23,14 @@ from .engine import (
     run_sequences,
     unroll,
 )
-from .linkages import LINKAGES, LinkSizes, linkage_of
+from .given_state import check_like, check_memory, check_state_type
+from .linkages import LINKAGES, linkage_of
 from .options import read_options, takes_options
 from .precision import Precision, run_precision
 from .state import (
     DNCState,
     MemoryState,
-    check_memory_state,
     map_tensors,
-    memory_state_shapes,
-    tensors,
 )
 from .trace import Trace, trace_step
 
@@ -173,62 +171,14 @@ class DNCCell(nn.Module):
         if memory is None:
             memory = self._zero_memory(batch_size)
         else:
-            self._check_memory(memory, batch_size)
+            check_memory(memory, self.config, batch_size, self.like.device, self.state_dtype)
         if read_vectors is None:
             read_vectors = zero_reads
         if controller is None:
             controller = zero_controller
-        for name, given, zeros in (
-            ("read_vectors", read_vectors, zero_reads),
-            ("controller", controller, zero_controller),
-        ):
-            try:
-                shapes = map_tensors(_shape, given)
-            except TypeError as error:
-                raise TypeError(f"state.{name} is not a state: {error}") from None
-            _check_shapes(name, shapes, map_tensors(_shape, zeros), batch_size)
-            for part, zero in zip(tensors(given), tensors(zeros), strict=True):
-                self._check_kind(name, part, zero.dtype)
+        check_like("read_vectors", read_vectors, zero_reads, batch_size)
+        check_like("controller", controller, zero_controller, batch_size)
         return DNCState(controller, memory, read_vectors)
-
-    def _check_memory(self, memory: MemoryState, batch_size: int) -> None:
-        """Raise unless a user's memory fits the model; its number of cells may differ."""
-        config, given = self.config, linkage_of(memory.link).name
-        N = check_memory_state(memory).num_cells
-        if given != config.linkage:
-            raise ValueError(
-                f"state.memory.link must have linkage {config.linkage!r} like the model, got "
-                f"{given!r}"
-            )
-        held = len(memory.memory)
-        if held != batch_size:
-            hint = "; state.slice_batch(...) takes some of them" if held > batch_size else ""
-            raise ValueError(
-                f"state must be for {batch_size} sequences, like the input, got one for "
-                f"{held}{hint}"
-            )
-        sizes, linkage = config.memory_sizes(batch_size, N), LINKAGES[given]
-        link_sizes = LinkSizes(batch_size, sizes.num_write_heads, N, config.link_fan_out)
-        expected = memory_state_shapes(sizes)
-        expected |= linkage.shapes(memory.link, link_sizes)
-        parts = {**memory._asdict(), **linkage.tensors(memory.link)}
-        shapes = {name: _shape(parts[name]) for name in expected}
-        _check_shapes("memory", shapes, expected, batch_size)
-        self._check_kind("memory", memory.memory, self.state_dtype)  # the other fields match it
-
-    def _check_kind(self, name: str, part: Tensor, dtype: torch.dtype) -> None:
-        """Raise unless a state's tensor is on the model's device and has the given dtype."""
-        device = self.like.device
-        if part.device != device:
-            raise ValueError(
-                f"state.{name} must be on {device} like the model, got {part.device}; "
-                f"state.to({str(device)!r}) moves it"
-            )
-        if part.dtype != dtype:
-            way = f"state.{name}.to({dtype}) casts it"
-            if name == "controller":
-                way = f"cast each of its tensors with .to({dtype})"
-            raise ValueError(f"state.{name} must be {dtype} in this model, got {part.dtype}; {way}")
 
     def reset_parameters(self) -> None:
         """Draw new initial values for all parameters, as at construction."""
@@ -425,27 +375,6 @@ class DNCCell(nn.Module):
 def _is_exporting() -> bool:
     """Whether torch.export is at work; torch 2.6 does not tell."""
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
-
-
-def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> None:
-    """Raise unless a state's field has the expected shapes."""
-    if shapes != expected:
-        raise ValueError(
-            f"state.{name} must have shapes {expected} for a batch of {batch_size}, got {shapes}"
-        )
-
-
-def check_state_type(state: Any) -> None:
-    """Raise unless a user's state is a `DNCState` or None."""
-    if state is not None and not isinstance(state, DNCState):
-        raise TypeError(
-            f"state must be a DNCState or None, got {type(state).__name__}; a DNC's state is "
-            "what an earlier call returned, or zero_state(batch_size)"
-        )
 
 
 def describe(config: DNCConfig) -> str:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .cell import DNCCell, check_state_type, describe
+from .cell import DNCCell, describe
 from .checks import check_flag, check_integer
 from .config import OPTION_NAMES, DNCConfig
 from .engine import MemoryReport
+from .given_state import check_state_type
 from .options import arguments_of, read_options
 from .sequences import Sequences
 from .state import DNCState

@@ -21,6 +21,7 @@ FLOORS = (
     {"functional", "precision"},
     {"controllers"},
     {"engine", "config"},
+    {"given_state"},
     {"cell"},
     {"dnc"},
     {"tasks", "pictures"},
