@@ -201,7 +201,7 @@ def draw_loss(
         label = f"spike of the gradient, up to {float(spikes['factor'].max()):.0f} times the usual"
         look: dict[str, Any] = {"color": BLACK, "marker": "v", "markersize": 4, "linestyle": "none"}
         place = spikes["step"].numpy(), torch.ones_like(spikes["step"]).numpy()
-        axes.plot(*place, transform=axes.get_xaxis_transform(), label=label, **look)
+        axes.plot(*place, transform=axes.get_xaxis_transform(), label=label, clip_on=False, **look)
     if axes.lines:
         legend_above(axes)
     note_absence(axes, torch.cat([losses, scores["loss"]]))
