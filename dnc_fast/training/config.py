@@ -46,7 +46,7 @@ class TrainingConfig:
     )
     clip_norm: float = _option(10.0, "largest norm of the gradient", minimum=0.0, above=True)
     spike_factor: float = _option(
-        100.0, "a gradient norm this many times the usual one is a spike", minimum=1.0, above=True
+        20.0, "a gradient norm this many times the usual one is a spike", minimum=1.0, above=True
     )
     spikes: str = _option("note", "what is done with the step of a spike", choices=SPIKES)
     precision: str = _option(
