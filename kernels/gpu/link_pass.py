@@ -67,12 +67,6 @@ def store_unit(link, unit, mask, EVEN: tl.constexpr):
 
 
 @triton.jit
-def decay(row_weights, column_weights):
-    """1 - ww_i - ww_j, (rows, columns)."""
-    return (1.0 - row_weights)[:, None] - column_weights[None, :]
-
-
-@triton.jit
 def without_diagonal(tile, i, j):
     """The tile of rows i and columns j with zeros on the diagonal."""
     return tl.where(i[:, None] == j[None, :], 0.0, tile)
