@@ -60,6 +60,10 @@ class StepOptions:
         """Whether any weighting keeps only its largest entries."""
         return self.read_topk is not None or self.write_topk is not None
 
+    def fusible(self, matrix: bool) -> bool:
+        """Whether a backend may fuse the step: its link is a matrix, and no weighting is cut."""
+        return matrix and not self.cut_weightings
+
 
 PAPER = StepOptions()
 """The step of the paper."""

@@ -47,7 +47,7 @@ def step_run(
         ValueError: a separable link has no room for that many writes.
     """
     linkage = linkage_of(state.link)
-    if linkage.is_matrix and not options.cut_weightings:
+    if options.fusible(linkage.is_matrix):
         dtype, device = state.memory.dtype, state.memory.device
         fused = backend.fused_step(state.sizes, dtype, device, options.usage_order, keep)
         if fused is not None:

@@ -119,7 +119,7 @@ class TritonBackend(Backend):
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
         """See `Backend.memory_step`; the paper's step is an op that torch.compile supports."""
-        if options.cut_weightings or not linkage_of(state.link).is_matrix:
+        if not options.fusible(linkage_of(state.link).is_matrix):
             return super().memory_step(vector, state, options)
         dtype = state.memory.dtype
         arithmetic = torch.promote_types(dtype, torch.float32)
