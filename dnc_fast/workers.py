@@ -1,10 +1,22 @@
-"""Other Python processes, which compile kernels: whether they can be started, how, how many."""
+"""Other Python processes, which compile kernels: whether they can be started, how, how many.
+
+And how those that compile into one folder wait for each other.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 VARIABLE = "DNC_FAST_WORKER"
 """Set in the environment of a worker, which starts no workers itself."""
@@ -45,6 +57,27 @@ def worker_command(module: str, *arguments: str) -> list[str] | None:
 def worker_environment() -> dict[str, str]:
     """The environment for a worker."""
     return {**os.environ, VARIABLE: "1"}
+
+
+@contextmanager
+def one_at_a_time(folder: Path, seconds: float = float("inf")) -> Iterator[None]:
+    """Let one process at a time compile into a folder, so that others find what it compiled.
+
+    Goes on without the lock after so many seconds, and where the system has none.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "ab") as file:
+        until = time.monotonic() + seconds
+        while fcntl is not None and time.monotonic() < until:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # the lock ends with the process that holds it
+                time.sleep(0.1)
+        yield
 
 
 def cores() -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from states import HAS_NUMBA
 
+from dnc_fast import workers
 from dnc_fast.compiling import watched
 
 # On a CPU
@@ -101,7 +102,7 @@ def here(monkeypatch, tmp_path):
 
 
 def test_without_another_python_this_process_compiles(here, monkeypatch, caplog):
-    monkeypatch.setattr(here, "python_executable", lambda: None)
+    monkeypatch.setattr(workers, "python_executable", lambda: None)
     told = []
     with caplog.at_level(logging.INFO, "dnc_fast"), watched(lambda *given: told.append(given)):
         here.compile_missing(some_builds(4), TARGET)
@@ -112,7 +113,7 @@ def test_without_another_python_this_process_compiles(here, monkeypatch, caplog)
 
 
 def test_what_another_process_compiled_is_left_alone(here, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(here, "python_executable", lambda: None)
+    monkeypatch.setattr(workers, "python_executable", lambda: None)
     for index in range(2, 6):
         (tmp_path / f"kernel_{index}").touch()
     here.compile_missing(some_builds(6), TARGET)  # two are left, whose launches compile them
@@ -125,7 +126,7 @@ def test_what_another_process_compiled_is_left_alone(here, monkeypatch, tmp_path
 
 def test_processes_that_cannot_be_started_stop_nothing(here, monkeypatch, caplog):
     for program, reason in (("/bin/false", "ended early"), ("/nowhere/python", "No such file")):
-        monkeypatch.setattr(here, "python_executable", lambda program=program: program)
+        monkeypatch.setattr(workers, "python_executable", lambda program=program: program)
         monkeypatch.setattr(here, "_compiled", set())
         monkeypatch.setattr(here, "builds_of_rehearsal", lambda rehearse: some_builds(3))
         with caplog.at_level(logging.WARNING, "dnc_fast"):

@@ -313,11 +313,11 @@ print(len(started))
 
 def test_a_lock_that_is_never_given_back(folder: Path) -> None:
     pytest.importorskip("fcntl")
-    with store.locked():
+    with compiling.locked():
         begun = time.monotonic()
-        with store.locked(0.3):
+        with compiling.locked(0.3):
             assert time.monotonic() - begun >= 0.3
-    with store.locked(60):
+    with compiling.locked(60):
         assert time.monotonic() - begun < 30
 
 

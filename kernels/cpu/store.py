@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,6 @@ import numba
 from numba.core import config, serialize
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LOG = logging.getLogger("dnc_fast")
 
@@ -156,27 +151,6 @@ def _write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-@contextlib.contextmanager
-def locked(seconds: float = 120.0) -> Iterator[None]:
-    """Let one process at a time compile, so that the others can load what it stores.
-
-    Goes on without the lock after so many seconds, and where there can be none.
-    """
-    with contextlib.ExitStack() as stack:
-        if fcntl is not None and FOLDER is not None:
-            with contextlib.suppress(OSError):
-                FOLDER.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(FOLDER / "lock", "ab"))
-                until = time.monotonic() + seconds
-                while time.monotonic() < until:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:  # the lock ends with the process that holds it
-                        time.sleep(0.1)
-        yield
 
 
 def forget(name: str) -> None:

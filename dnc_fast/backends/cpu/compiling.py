@@ -6,7 +6,8 @@ import pickle
 import queue
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def _compile(kind: str, names: list[str]) -> None:
         tell(WHAT, done, total)
 
     tell(WHAT, 0, total)
-    with store.locked():
+    with locked():
         parts = {name: count for name, count in parts.items() if not is_compiled(kind, name)}
         if parts and not _in_workers(kind, _shares(parts), step):
             kernels.on_part.append(step)
@@ -72,6 +73,16 @@ def _compile(kind: str, names: list[str]) -> None:
             finally:
                 kernels.on_part.remove(step)
     tell(WHAT, total, total)
+
+
+@contextmanager
+def locked(seconds: float = 120.0) -> Iterator[None]:
+    """Let one process at a time compile, for so long; also where nothing can be stored."""
+    with ExitStack() as stack:
+        if store.FOLDER is not None:
+            with suppress(OSError):
+                stack.enter_context(workers.one_at_a_time(store.FOLDER, seconds))
+        yield
 
 
 def _parts(name: str) -> int:

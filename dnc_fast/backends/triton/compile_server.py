@@ -1,6 +1,6 @@
-"""Compiles kernels in several processes: `python -m dnc_fast.backends.triton.compile_server`.
+"""Compiles kernels in several processes, for the process that started this one.
 
-It is given builds through its standard input (see `compiling.compile_in_processes`), and writes a
+It is given builds through its standard input (see `compiling._compile_in_processes`), and writes a
 line for each that is done: its index and its error, or null. It never touches a GPU.
 """
 
@@ -31,7 +31,3 @@ def main() -> None:
             futures[pool.submit(work, builds[index])] = index
         for future in as_completed(futures):
             print(json.dumps((futures[future], future.result())), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,12 +14,10 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib import util
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -33,10 +31,13 @@ from ...compiling import tell
 from ...kernels.gpu import compile as compiler
 from ...kernels.gpu import launch
 from ...kernels.gpu.compile import Build
-from ...workers import cores, python_executable
+from ...workers import cores, one_at_a_time, worker_command, worker_environment
 
 FEW = 2
 """So few kernels are compiled as they are launched: starting a process takes longer."""
+
+SERVER = f"{__package__}.compile_server"
+"""The module that compiles in processes of its own."""
 
 FOLDER = "dnc_fast"
 """Of the markers, in Triton's cache."""
@@ -54,7 +55,7 @@ def builds_of_rehearsal(rehearse: Callable[[], None]) -> list[Build]:
     If it needs values that a launch computes, it ends there. Its launches and its torch operations
     are not reported to anyone else.
     """
-    patch: Any = config.patch  # type: ignore[attr-defined]
+    patch: Any = config.patch  # type: ignore[attr-defined]  # torch adds it at run time
     with (
         launch.recorded(alone=True) as launches,
         patch(meta_nonzero_assume_all_nonzero=True),
@@ -93,7 +94,7 @@ def compile_missing(builds: Sequence[Build], target: Any) -> None:
         _compiled.update((name, build) for build in todo)
         if len(todo) <= FEW:
             return
-        with _one_at_a_time():
+        with one_at_a_time(cache_folder() / FOLDER):
             todo = [build for build in todo if not marker(build, target).exists()]
             if len(todo) > FEW:
                 _compile_loudly(todo, target)
@@ -104,10 +105,10 @@ def _compile_loudly(builds: list[Build], target: Any) -> None:
     processes = min(cores(), len(builds))
     log.info("compiling %d GPU kernels in %d processes", len(builds), processes)
     started = time.monotonic()
-    if python_executable() is None:
+    if (command := worker_command(SERVER)) is None:
         errors = _compile_here(builds, target)
     else:
-        errors = compile_in_processes(builds, target, processes, launchers=True)
+        errors = _compile_in_processes(command, builds, target, processes, launchers=True)
     log.info("compiled in %.1f s", time.monotonic() - started)
     for build, error in errors.items():  # whoever launches it gets the error itself
         log.warning("%s was not compiled: %s", build, error)
@@ -120,8 +121,8 @@ def compile_anywhere(builds: Sequence[Build], target: Any) -> dict[Build, str]:
     """
     if not builds:
         return {}
-    if python_executable() is not None:
-        return compile_in_processes(builds, target, min(cores(), len(builds)))
+    if (command := worker_command(SERVER)) is not None:
+        return _compile_in_processes(command, builds, target, min(cores(), len(builds)))
     compiler.without_device(target)
     return _compile_here(builds, target)
 
@@ -155,24 +156,23 @@ def compile_one(build: Build, target: Any, launcher: bool = False) -> str | None
     return None
 
 
-def compile_in_processes(
-    builds: Sequence[Build], target: Any, processes: int, launchers: bool = False
+def _compile_in_processes(
+    command: list[str],
+    builds: Sequence[Build],
+    target: Any,
+    processes: int,
+    launchers: bool = False,
 ) -> dict[Build, str]:
     """Compile builds for any target in new processes; returns errors.
 
     Args:
+        command: starts the server.
         launchers: also compile what launches kernels; needs the target's own libraries.
 
     Raises:
         OSError, SubprocessError: the processes cannot be started, or were ended.
     """
-    program = python_executable()
-    assert program is not None
-    command = [program, "-m", f"{__package__}.compile_server"]
-    places = (os.path.abspath(place) for place in sys.path)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(places), "TRITON_CACHE_DIR": str(cache_folder().resolve())
-    }  # fmt: skip
+    environment = worker_environment() | {"TRITON_CACHE_DIR": str(cache_folder())}
     environment.pop("TRITON_INTERPRET", None)
     errors, done, what = {}, 0, _named(builds)
     tell(what, done, len(builds))
@@ -180,7 +180,7 @@ def compile_in_processes(
         TemporaryFile() as said,
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment,
-            cwd="/", start_new_session=True,
+            start_new_session=True,
         ) as server,
     ):  # fmt: skip
         assert server.stdin is not None and server.stdout is not None
@@ -212,16 +212,3 @@ def cache_folder() -> Path:
 def marker(build: Build, target: Any) -> Path:
     """The file that says that a build is in Triton's cache."""
     return cache_folder() / FOLDER / build.identity(target)
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """One process of a machine compiles; others wait, and then find what it compiled."""
-    folder = cache_folder() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        if util.find_spec("fcntl") is not None:  # not on Windows
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
