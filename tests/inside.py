@@ -16,6 +16,7 @@ import pytest
 import torch
 from recorded_graph import RecordedGraph, recorded_launch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnc_fast.backends import choice
 from dnc_fast.engine import captures, rehearsal
@@ -147,6 +148,26 @@ def recorded_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes launches in Triton's interpreter recordable."""
     launch = pytest.importorskip("dnc_fast.kernels.gpu.launch")
     monkeypatch.setattr(launch, "run", recorded_launch(launch.run))
+
+
+# What a GPU is asked for
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of torch's operations that start a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results, name = func._schema.returns, func._schema.name.removeprefix("aten::")
+        view = any(one.alias_info is not None and not one.alias_info.is_write for one in results)
+        if not view and "empty" not in name and name != "_unsafe_view":
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 # Threads of the CPU kernels

@@ -10,6 +10,19 @@ COPY = CopyTask(1, 4, num_bits=2)
 ECHO = EchoTask(delay=3, chunk_length=4, num_chunks=3)
 LESSONS = {"curriculum": "on", "lesson_every": 3, "lesson_pass": 0.4, "lesson_share": 0.5}
 
+TINY_OPTIONS = {
+    "--max-length": 2,
+    "--num-bits": 2,
+    "--hidden-size": 8,
+    "--cell-size": 3,
+    "--batch-size": 2,
+    "--evaluate-every": 5,
+    "--evaluation-size": 4,
+    "--threads": 1,
+    "--progress": "off",
+}
+"""Of `dnc-fast train copy`."""
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import at_results, captures_held
+from inside import Operations, at_results, captures_held
 from recorded_graph import LOOKS, RecordedGraph
 from states import assert_close, lively_dnc, lively_states, normal, require_grad, run
 from test_engine import Own
@@ -674,27 +674,6 @@ def test_no_warning_otherwise() -> None:
 # What surrounds the replays
 
 
-class Launches(TorchDispatchMode):
-    """Names the operations that would launch a kernel on a GPU."""
-
-    NONE = (
-        *("detach", "view", "_unsafe_view", "t", "slice", "expand", "alias", "split"),
-        *("empty", "empty_like", "empty_strided", "new_empty"),
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = func.name().removeprefix("aten::").split(".")[0]
-        if name not in self.NONE:
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("steps", [4, 7])
 def test_few_launches_surround_the_replays(
     calls: list[str], monkeypatch: pytest.MonkeyPatch, steps: int
@@ -707,11 +686,11 @@ def test_few_launches_surround_the_replays(
     monkeypatch.setattr(RecordedGraph, "replay", lambda _: None)
     model.zero_grad()
     x = normal(steps, B, 3)
-    with Launches() as forward:
+    with Operations() as forward:
         output, _ = model(x)
     assert forward.names == ["_foreach_copy_", "_foreach_mul", "addmm"]
     gradient = torch.ones_like(output)
-    with Launches() as backward:
+    with Operations() as backward:
         output.backward(gradient)
     around = ["mm", "mm", "sum"]  # the output layer
     assert backward.names == [*around, "_foreach_copy_", "_foreach_mul"]

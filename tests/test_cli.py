@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
+from runs import TINY_OPTIONS
 
 from dnc_fast.cli import COMMANDS, main
 from dnc_fast.cli.compiling import shown_compiling
@@ -21,18 +22,7 @@ from dnc_fast.training import Trainer, load_checkpoint, read_metrics
 from dnc_fast.training.checkpoint import save_checkpoint
 from dnc_fast.training.progress import takes_bar
 
-SMALL = {
-    "--max-length": 2,
-    "--num-bits": 2,
-    "--hidden-size": 8,
-    "--cell-size": 3,
-    "--batch-size": 2,
-    "--evaluate-every": 5,
-    "--evaluation-size": 4,
-    "--threads": 1,
-    "--progress": "off",
-}
-TINY = [word for option in SMALL.items() for word in option]
+TINY = [word for option in TINY_OPTIONS.items() for word in option]
 PICTURES = {"learning_curve.png", "memory.png", "hidden.png", "contents.png"}
 
 

@@ -13,23 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from runs import TINY_OPTIONS
 from states import HAS_NUMBA
 
 from dnc_fast.training import load_checkpoint, read_metrics
 
-TINY = {
-    "--max-length": 2,
-    "--num-bits": 2,
-    "--hidden-size": 8,
-    "--cell-size": 3,
-    "--batch-size": 2,
-    "--evaluate-every": 5,
-    "--evaluation-size": 4,
-    "--threads": 1,
-    "--progress": "off",
-    "--max-steps": 150,
-    "--solved-at": 2,
-}
+TINY = TINY_OPTIONS | {"--max-steps": 150, "--solved-at": 2}
 
 
 def start(folder: Path, cache: Path, *more: str) -> subprocess.Popen:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from inside import Operations
 
 from dnc_fast import DNC
 
@@ -29,23 +29,6 @@ LAUNCHES = {
     (1, 4096, 64, 4): (7, 8),
 }
 """What a time step takes at most, with an LSTM of one layer and every link matrix kept."""
-
-
-class Operations(TorchDispatchMode):
-    """Collects the names of torch's operations that start a kernel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        results, name = func._schema.returns, func._schema.name.removeprefix("aten::")
-        view = any(one.alias_info is not None and not one.alias_info.is_write for one in results)
-        if not view and "empty" not in name and name != "_unsafe_view":
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 class Counts(NamedTuple):
