@@ -168,6 +168,7 @@ class Scratch(NamedTuple):
     parts: Tensor  # (B, T, PART), see `part_offsets`
     free_parts: Tensor  # (B, ranges of cells, R), parts of the gradients of the free gates
     pending: Tensor  # (B, (Hw + 1) N + Hw W), see `add_pending`
+    sizes: dict[str, Any]  # see `constants`
 
 
 def make_scratch(
@@ -202,6 +203,7 @@ def make_scratch(
         parts=new(B, T, sizes["PART"]),
         free_parts=new(B, sizes["RANGES"], R),
         pending=new(B, (Hw + 1) * N + Hw * W),
+        sizes=sizes,
     )
 
 
@@ -257,10 +259,12 @@ def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, 
 class Run:
     """The launches of a step: its arrays by name, and the constants of its kernels."""
 
-    def __init__(self, step: Step, robust: bool, arrays: dict[str, Any]) -> None:
-        (self.B, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
+    def __init__(
+        self, step: Step, arrays: dict[str, Any], sizes: dict[str, Any], robust: bool = False
+    ) -> None:
+        self.B = step.memory0.shape[0]
         self.step = step
-        self.sizes = constants(N, W, R, Hw, step.memory0.dtype) | {"ROBUST": robust}
+        self.sizes = sizes | {"ROBUST": robust}
         self.arrays = step._asdict() | arrays
 
     def launch(self, kernel: Any, programs: int, num_warps: int, **options: Any) -> None:
@@ -297,7 +301,7 @@ def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = No
     arrays: dict[str, Any] = scratch._asdict() | scratch.tiles._asdict()
     if kept is not None:
         arrays["kept"] = kept
-    run = Run(step, robust, arrays)
+    run = Run(step, arrays, scratch.sizes, robust)
     sizes = run.sizes
     programs = sizes["ORDER_TILES"] + sizes["START_TILES"] + 1
     # Without fused operations, equal usages are equally lifted wherever they are compared.
@@ -316,7 +320,9 @@ def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = No
 
 def rebuild(step: Step, with_link: bool) -> None:
     """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
-    Run(step, False, {}).over_tiles(tiled_forward.rebuild_kernel)
+    (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
+    sizes = constants(N, W, R, Hw, step.memory0.dtype)
+    Run(step, {}, sizes).over_tiles(tiled_forward.rebuild_kernel)
     if with_link:
         linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
 
@@ -334,7 +340,7 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
     """
     arrays: dict[str, Any] = scratch._asdict() | {"kept": kept, "d_reads": step.reads}
     arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
-    run = Run(step, robust, arrays)
+    run = Run(step, arrays, scratch.sizes, robust)
     run.over_tiles(tiled_backward.read_backward_kernel)
     linkage.launch_pass_backward(
         step.write1, step.precedence0, step.read0, step.link0, adjoint.link, scratch.changes,
