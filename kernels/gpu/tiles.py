@@ -7,23 +7,19 @@ import triton.language as tl
 
 
 @triton.jit
-def load_numbers(pointer, n, N: tl.constexpr, DTYPE: tl.constexpr):
-    """Cells n of (N), 0 outside."""
+def load_numbers(pointer, n, N: tl.constexpr, DTYPE: tl.constexpr, OTHER: tl.constexpr = 0.0):
+    """Cells n of (N), OTHER outside."""
     if N // n.shape[0] * n.shape[0] == N:
         found = tl.load(pointer + n)
     else:
-        found = tl.load(pointer + n, mask=n < N, other=0.0)
+        found = tl.load(pointer + n, mask=n < N, other=OTHER)
     return found.to(DTYPE)
 
 
 @triton.jit
 def load_norms(pointer, n, N: tl.constexpr, DTYPE: tl.constexpr):
     """Lengths of cells n, 1 outside: they are divided by."""
-    if N // n.shape[0] * n.shape[0] == N:
-        found = tl.load(pointer + n)
-    else:
-        found = tl.load(pointer + n, mask=n < N, other=1.0)
-    return found.to(DTYPE)
+    return load_numbers(pointer, n, N, DTYPE, 1.0)
 
 
 @triton.jit
