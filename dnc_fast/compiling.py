@@ -16,7 +16,7 @@ def _log_first(what: str, done: int, total: int) -> None:
     """Say once that kernels are compiled, for those who use this as a library."""
     if done == 0 and what not in _said:
         _said.add(what)
-        LOG.warning("compiling %s, only this once; `dnc-fast info` says where they are kept", what)
+        LOG.warning("compiling %s, only this once", what)
 
 
 _said: set[str] = set()
