@@ -11,7 +11,8 @@ import logging
 import os
 import platform
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +60,18 @@ def compile_folder(
     return errors
 
 
-class _as_cache:
+@contextmanager
+def _as_cache(folder: Path) -> Iterator[None]:
     """Inside the context, Triton's cache is a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._before: str | None = None
-
-    def __enter__(self) -> None:
-        self._before = os.environ.get("TRITON_CACHE_DIR")
-        os.environ["TRITON_CACHE_DIR"] = str(self._folder)
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is None:
+    before = os.environ.get("TRITON_CACHE_DIR")
+    os.environ["TRITON_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
             del os.environ["TRITON_CACHE_DIR"]
         else:
-            os.environ["TRITON_CACHE_DIR"] = self._before
+            os.environ["TRITON_CACHE_DIR"] = before
 
 
 def _list_files(folder: Path) -> None:
