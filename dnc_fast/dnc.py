@@ -84,9 +84,9 @@ class DNC(nn.Module):
             sum of all (after Rae et al. 2016; not in the paper); None for all.
         state_dtype: dtype of the memory; None for float32, or float64 in a double model.
         checkpoint_interval: K; memory and link matrix are kept for the backward pass at every K-th
-            step only, and rebuilt in between. None for 1 if all steps' matrices fit in a quarter of
-            a GPU's free memory (off a GPU: link matrices in 32 MiB), otherwise the square root of
-            T.
+            step only, and rebuilt in between. None, on a GPU: the smallest K whose matrices fit in
+            a quarter of its free memory; elsewhere 1 if link matrices fit in 32 MiB. Where none
+            fits: the square root of T.
         checkpoint_dtype: dtype of the link matrices in checkpoints; None for the state's.
             torch.float16 halves their size and rounds the gradients, but not the outputs, see
             docs/precision.md.
