@@ -101,6 +101,8 @@ def test_results_and_gradients_equal_the_reference_at_any_size(
 @every_function
 @every_backend
 def test_the_gradient_that_the_caller_gives_stays_as_it_is(name: str, backend: str) -> None:
+    if not runnable(backend):
+        pytest.skip("cannot run here")
     leaves = require_grad(arguments()[name])
     results = getattr(functional, name)(**leaves, backend=backend)
     results = [results] if isinstance(results, Tensor) else list(results)
