@@ -221,7 +221,7 @@ class DNC(nn.Module):
                 f"memory={memory} and B={sequences.batch_size}"
             )
         outputs, states, traces = [], [], []
-        for cell, initial in zip(self.cells, self._states_by_direction(state), strict=True):
+        for cell, initial in zip(self.cells, self.states_by_direction(state), strict=True):
             order = sequences.reversal() if cell is self.reverse_cell else None
             steps: list[Trace] | None = [] if return_trace else None
             features, final = cell.run(
@@ -244,7 +244,7 @@ class DNC(nn.Module):
             result.append(tuple(parts) if self.config.bidirectional else parts[0])
         return tuple(result)
 
-    def _states_by_direction(self, state: Any) -> list[DNCState | None]:
+    def states_by_direction(self, state: Any) -> list[DNCState | None]:
         """The user's state, one for each direction."""
         if not self.config.bidirectional:
             states = [state]

@@ -21,9 +21,10 @@ FLOORS = (
     {"functional", "precision"},
     {"controllers"},
     {"engine", "config"},
-    {"given_state"},
+    {"given_state", "state_pair"},
     {"cell"},
     {"dnc"},
+    {"memory_lstm"},
     {"tasks", "pictures"},
     {"presets"},
     {"training"},
@@ -132,7 +133,9 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert test in (ROOT / ".ci/run").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("page", "count"), [("docs/large_memories.md", 1)])  # README: examples
+@pytest.mark.parametrize(  # README: examples
+    ("page", "count"), [("docs/large_memories.md", 1), ("docs/like_nn_lstm.md", 2)]
+)
 def test_examples_in_the_docs_run(page, count):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert len(examples) == count

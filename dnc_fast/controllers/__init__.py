@@ -10,6 +10,7 @@ from .gru import GRUController
 from .layer_tape import LayerBuffers, LayerGradients, LayerTape
 from .lstm import LSTMController
 from .plain import FeedForwardController, RNNController
+from .projected import ProjectedLSTMController
 
 CONTROLLERS: dict[str, type[LayeredController]] = {
     "lstm": LSTMController,
@@ -28,6 +29,7 @@ __all__ = [
     "LayerGradients",
     "LayerTape",
     "LayeredController",
+    "ProjectedLSTMController",
     "RNNController",
     "call_controller",
     "check_controller",
