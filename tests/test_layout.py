@@ -24,6 +24,7 @@ FLOORS = (
     {"given_state"},
     {"cell"},
     {"dnc"},
+    {"compat"},
     {"tasks", "pictures"},
     {"presets"},
     {"training"},
