@@ -108,6 +108,12 @@ class DNCArguments(Last, First):  # the fields of the last base come first
         given = self.share_memory_between_layers
         return self.share_memory if given is None else given
 
+    @property
+    def memory_list(self) -> bool:
+        """Whether states have a list of memories: several, or as always in pytorch-dnc 2.0."""
+        newer = self.share_memory_between_layers is not None or self.device is not None
+        return newer or not self.one_memory
+
     def warn_of_idle_arguments(self) -> None:
         """Warn about arguments without effect, at the line that builds the model."""
         if self.dropout and self.num_hidden_layers == 1:

@@ -46,8 +46,8 @@ class DNC(nn.Module):
             otherwise each has its own. It runs step by step with more than one layer.
         debug: also return what each step left in the memory; runs step by step.
         clip: clip what controllers output to [-clip, clip]; 0 for not at all.
-        share_memory_between_layers: the name of share_memory in pytorch-dnc 2.0.
-        device: as in pytorch-dnc 2.0, in place of gpu_id.
+        share_memory_between_layers: pytorch-dnc 2.0's name of share_memory.
+        device: its way to give the device, instead of gpu_id.
 
     Raises:
         TypeError, ValueError: an argument is unknown, or has the wrong type or value.
@@ -88,9 +88,9 @@ class DNC(nn.Module):
         Returns:
             output: in the form of the input, X features.
             hx: after each sequence's own last step: controller_hidden is a list with (h, c), or h,
-                for each layer, each (num_hidden_layers, B, H); memory a dict if the layers share
-                it, otherwise a list of dicts, see `dnc_fast.compat.states`; read_vectors (B, R W)
-                those of the last layer.
+                for each layer, each (num_hidden_layers, B, H); memory a dict, see
+                `dnc_fast.compat.states`, or a list of dicts if the layers do not share it, or if an
+                argument of pytorch-dnc 2.0 was given; read_vectors (B, R W) of the last layer.
             debug: only with debug=True: a dict of NumPy arrays (T * num_layers, size), what each
                 step left in the memory of the first sequence, by the keys of the memory.
 
@@ -122,7 +122,7 @@ class DNC(nn.Module):
                 rows, sequences.batch_sizes, state, pass_through_memory, looks[-1], place
             )
             ended.append(sequences.restore_state(state))
-        result = sequences.restore(rows), write_states(ended, self.arguments.one_memory)
+        result = sequences.restore(rows), write_states(ended, self.arguments.memory_list)
         return (*result, join_looks(looks)) if self.arguments.debug else result
 
 

@@ -27,17 +27,17 @@ from ..state import DNCState, MemoryState
 from .arguments import DNCArguments
 
 
-def write_states(states: list[DNCState], one_memory: bool) -> tuple[Any, Any, Tensor]:
+def write_states(states: list[DNCState], memory_list: bool) -> tuple[Any, Any, Tensor]:
     """The states of all stages in the form of pytorch-dnc.
 
     Args:
         states: of each `Stage`.
-        one_memory: whether the layers share a memory: a dict instead of a list of dicts.
+        memory_list: whether a single memory, too, is a list of one dict.
     """
     controllers = [_write_controller(one) for state in states for one in state.controller]
     memories = [memory_dict(state.memory, state.read_vectors) for state in states]
     read_vectors: Any = states[-1].read_vectors
-    return controllers, memories[0] if one_memory else memories, read_vectors.flatten(1)
+    return controllers, memories if memory_list else memories[0], read_vectors.flatten(1)
 
 
 def read_states(hx: Any, arguments: DNCArguments, batch_size: int) -> list[DNCState | None]:
@@ -117,7 +117,7 @@ def _read_memory(parts: Any) -> MemoryState:
     missing = [key for key in names.values() if key not in parts]
     if missing:
         raise ValueError(
-            f"memory must have the keys that an earlier call returned, got none of {missing}; "
+            f"memory must have the keys that an earlier call returned, but lacks {missing}; "
             "None starts with an empty memory"
         )
     link: Any = parts.get("link_matrix")
