@@ -78,7 +78,7 @@ deep_output, (deep_hidden, deep_memory, deep_reads) = \\
 
 @pytest.mark.parametrize("package", ["dnc_fast.compat", "dnc"])
 def test_a_script_runs_with_either_package(package):
-    """A copy task, debug output and four layers, as in the other package's README."""
+    """A copy task, debug output and several layers, as in the README of `dnc`."""
     pytest.importorskip(package)
     names: dict[str, Any] = {}
     exec(SCRIPT.format(package=package), names)

@@ -13,7 +13,7 @@ from ..options import arguments_of, read_options
 from ..sequences import Sequences
 from ..state import DNCState
 from .arguments import DNCArguments, SAMArguments, SDNCArguments
-from .looks import join_looks
+from .debug import join_looks
 from .stage import Stage
 from .states import read_states, write_states
 
@@ -63,8 +63,9 @@ class DNC(nn.Module):
         arguments.warn_of_idle_arguments()
         self.arguments = arguments
         for field in fields(arguments):
-            if field.name not in ("share_memory", "device"):  # a method of nn.Module; parameters'
+            if field.name != "share_memory":  # which is a method of nn.Module
                 setattr(self, field.name, getattr(arguments, field.name))
+        self.share_memory_between_layers = arguments.one_memory
         layers = arguments.layers()
         groups = [layers] if arguments.one_memory else [[layer] for layer in layers]
         self.stages = nn.ModuleList(Stage(group, arguments.parameter_device) for group in groups)

@@ -12,7 +12,7 @@ from ..cell import DNCCell
 from ..config import DNCConfig
 from ..engine import unroll
 from ..state import DNCState
-from .looks import Look, look
+from .debug import Look, look
 
 
 class Stage(nn.Module):
