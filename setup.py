@@ -38,6 +38,7 @@ setup(
         "dnc_fast.backends.cpu",
         "dnc_fast.backends.triton",
         "dnc_fast.cli",
+        "dnc_fast.compat",
         "dnc_fast.controllers",
         "dnc_fast.engine",
         "dnc_fast.kernels",

@@ -24,7 +24,7 @@ FLOORS = (
     {"given_state", "state_pair"},
     {"cell"},
     {"dnc"},
-    {"memory_lstm"},
+    {"memory_lstm", "compat"},
     {"tasks", "pictures"},
     {"presets"},
     {"training"},
