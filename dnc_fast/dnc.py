@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from .config import OPTION_NAMES, DNCConfig
 from .engine import MemoryReport
 from .given_state import check_state_type
 from .options import arguments_of, read_options
+from .pretrained import fill, read_pretrained, write_pretrained
 from .sequences import Sequences
 from .state import DNCState
 from .trace import Trace, join_steps
@@ -136,6 +139,62 @@ class DNC(nn.Module):
         self.reverse_cell = (
             DNCCell.from_config(one, device, dtype) if config.bidirectional else None
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **changes: Any,
+    ) -> DNC:
+        """Load a model that `save_pretrained` has saved, in evaluation mode. No code is run.
+
+        Args:
+            folder: on this machine.
+            device, dtype: of the parameters; a dtype of None is that of the saved model.
+            changes: options to change, out of those that no parameter depends on, such as
+                num_cells, linkage and backend; a controller of your own must be given again.
+
+        Raises:
+            FileNotFoundError: the folder or a file in it is missing.
+            CheckpointError: it holds no model that this version can read, or the weights do not
+                fit the changed options. (A ValueError, of `dnc_fast.files`.)
+            TypeError, ValueError: a change is invalid, or the controller is missing.
+            ModuleNotFoundError: the package safetensors is not installed.
+        """
+        config, saved_dtype, weights = read_pretrained(folder, changes)
+        model = cls.from_config(config, device, saved_dtype if dtype is None else dtype)
+        fill(model, weights, folder)
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        *,
+        dtype: torch.dtype | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save the model as a folder to share: `model.safetensors` and `config.json`.
+
+        A model that is already there is replaced when the new one is written.
+
+        Args:
+            folder: is made if there is none.
+            dtype: of the weights in the file, such as torch.float16 for half the size; None for
+                the model's own, in which they will be loaded in any case.
+            metadata: what others should know, such as task, score and licence; what JSON can hold.
+                `dnc_fast.pretrained.read_metadata(folder)` returns it.
+
+        Raises:
+            TypeError, ValueError: an argument is invalid, a weight is too large for the dtype, or
+                the model is quantized.
+            OSError: the files could not be written.
+            ModuleNotFoundError: the package safetensors is not installed.
+        """
+        own = self.cell.like.dtype
+        write_pretrained(folder, self.config, self.state_dict(), own, dtype, metadata)
 
     @property
     def cells(self) -> list[DNCCell]:
