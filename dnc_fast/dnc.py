@@ -69,6 +69,8 @@ class DNC(nn.Module):
             With these two, hidden_size only sets the default of output_size.
         activation_clip: clip gradients of the controller's activations to this (the paper: 10);
             with a loss scale, the scaled gradients are clipped.
+        value_clip: clip the DNC's outputs, and a built-in controller's activations and state, to
+            this (the official code: 20); None for no bound.
         input_gain: factor for the initial weights of x in a built-in controller. One-hot inputs
             need more than 1: drawn from +-1 / sqrt(H), a word's weights hardly move the gates, see
             docs/stories_and_graphs.md.
@@ -85,6 +87,10 @@ class DNC(nn.Module):
         link_history: maximum number of writes that a separable link holds.
         read_topk, write_topk: keep only this many largest entries of each weighting, scaled to the
             sum of all (after Rae et al. 2016; not in the paper); None for all.
+        strengths: activation of the keys' strengths: "oneplus" is the paper's, 1 + log(1 + e^x);
+            "softplus" is the official code's, without the 1.
+        usage_gradient: whether gradients reach the last write weightings through the usage; the
+            official code stops them there.
         state_dtype: dtype of the memory; None for float32, or float64 in a double model.
         checkpoint_interval: K; memory and link matrix are kept for the backward pass at every K-th
             step only, and rebuilt in between. None, on a GPU: the smallest K whose matrices fit in
@@ -290,7 +296,7 @@ class DNC(nn.Module):
                 steps,
                 memory,
             )
-            output = cell.output(features)
+            output = cell.outputs(features)
             outputs.append(output if order is None else output[order])
             states.append(sequences.restore_state(final))
             if steps is not None:

@@ -22,8 +22,10 @@ def controller_run(controller: nn.Module) -> Layers | CalledModule:
 
 
 def has_tape(controller: nn.Module) -> bool:
-    """Whether a controller is an unmodified one of `CONTROLLERS` with a tape."""
+    """Whether a controller is an unmodified one of `CONTROLLERS` whose tape can run it."""
     if not isinstance(controller, LayeredController) or controller.tape is None:
+        return False
+    if controller.value_clip is not None:  # of which no tape knows
         return False
     kind = controller.make_layer
     return (
