@@ -1,4 +1,4 @@
-"""Weights of the official code (google-deepmind/dnc, TensorFlow 1 and Sonnet 1), in both directions.
+"""Weights of the official code (google-deepmind/dnc, TensorFlow 1, Sonnet 1), in both directions.
 
 Its variables are NumPy arrays by name, as a TensorFlow checkpoint holds them. What differs:
 
@@ -44,7 +44,7 @@ ROOMS = ("lstm/", "memory_access/", "output_linear/")
 GATES = [0, 2, 1, 3]
 """Input, forget, cell, output among input, cell, forget, output; and the other way round."""
 
-SAME = {
+SAME: dict[str, Any] = {
     "controller": "lstm",
     "num_layers": 1,
     "bias": True,

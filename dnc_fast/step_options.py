@@ -67,11 +67,6 @@ class StepOptions:
         """Whether any weighting keeps only its largest entries."""
         return self.read_topk is not None or self.write_topk is not None
 
-    def fusible(self, matrix: bool) -> bool:
-        """Whether a backend may fuse the step: the paper's, with a link that is a matrix."""
-        paper = self.strengths == "oneplus" and self.usage_gradient and not self.cut_weightings
-        return matrix and paper
-
 
 PAPER = StepOptions()
 """The step of the paper."""

@@ -80,6 +80,21 @@ class Step(NamedTuple):
     reads: Any
 
 
+class Choices(NamedTuple):
+    """In what a step may differ from the paper's.
+
+    | field          | what                                                                      |
+    |----------------|---------------------------------------------------------------------------|
+    | robust         | usages that round to the same multiple of 2^-8 count as equal             |
+    | least_strength | strengths are this plus log(1 + e^x)                                      |
+    | usage_gradient | whether gradients reach the last write weightings through the usage       |
+    """
+
+    robust: bool = False
+    least_strength: float = 1.0
+    usage_gradient: bool = True
+
+
 class Adjoint(NamedTuple):
     """Gradients of a step's vector and state; the state's go from step t to t - 1 in place."""
 

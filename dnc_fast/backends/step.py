@@ -47,9 +47,9 @@ def step_run(
         ValueError: a separable link has no room for that many writes.
     """
     linkage = linkage_of(state.link)
-    if options.fusible(linkage.is_matrix):
+    if backend.fuses(options, linkage.is_matrix):
         dtype, device = state.memory.dtype, state.memory.device
-        fused = backend.fused_step(state.sizes, dtype, device, options.usage_order, keep)
+        fused = backend.fused_step(state.sizes, dtype, device, options, keep)
         if fused is not None:
             return fused
     backend.prepare(state.memory.dtype, state.memory.shape[1], linkage.name, keep)

@@ -126,7 +126,7 @@ def _copy_reads(b, t, steps):
 
 
 @kernel
-def forward(stage, first, last, start, stop, steps, scratch, robust):
+def forward(stage, first, last, start, stop, steps, scratch, choices):
     """Run all of the steps [start, stop) for the batch elements [first, last).
 
     Or a stage of a single step, see `step.forward`; the controller comes first, the features last.
@@ -137,7 +137,7 @@ def forward(stage, first, last, start, stop, steps, scratch, robust):
             return
         if stage in (kernels.ALL, kernels.BEFORE):
             _control(first, end, t, steps)
-        kernels.forward(stage, first, end, _step(t, steps, steps.reads), scratch, robust)
+        kernels.forward(stage, first, end, _step(t, steps, steps.reads), scratch, choices)
         if stage in (kernels.ALL, kernels.AFTER):
             for b in range(first, end):
                 _copy_reads(b, t, steps)
@@ -229,7 +229,7 @@ def _control_backward(first, last, t, steps, adjoint):
 
 
 @kernel
-def backward(stage, first, last, start, stop, steps, adjoint, scratch, robust):
+def backward(stage, first, last, start, stop, steps, adjoint, scratch, choices):
     """Run all of the steps [start, stop) backward, for the batch elements [first, last).
 
     This rebuilds segments. Or a stage of a single step, whose matrices are already there, see
@@ -241,6 +241,6 @@ def backward(stage, first, last, start, stop, steps, adjoint, scratch, robust):
             _rebuild_segment(first, last, t, steps, scratch)
         if first < end:
             step = _step(t, steps, adjoint.reads)
-            kernels.backward(stage, first, end, step, _adjoint(t, steps, adjoint), scratch, robust)
+            kernels.backward(stage, first, end, step, _adjoint(t, steps, adjoint), scratch, choices)
             if stage in (kernels.ALL, kernels.AFTER):
                 _control_backward(first, end, t, steps, adjoint)
