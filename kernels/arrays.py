@@ -118,6 +118,7 @@ class Steps(NamedTuple):
     |-------------------|------------------------------------------------------------------------|
     | kind, own         | of the layers: LSTM, GRU or PLAIN; H, or 0 if h_{t-1} is not seen      |
     | interval          | K: segments begin at its multiples                                     |
+    | c_clip            | bound for an LSTM's c, or infinity                                     |
     | batch_sizes       | (T), number of sequences at each step                                  |
     | before, after     | (T), first rows in buffers of states, before and after each step       |
     | place, output     | (T), first rows of the step's data, and of its outputs                 |
@@ -141,6 +142,7 @@ class Steps(NamedTuple):
     kind: Any
     own: Any
     interval: Any
+    c_clip: Any
     batch_sizes: Any
     before: Any
     after: Any

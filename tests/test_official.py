@@ -33,6 +33,7 @@ def official_variables(dtype: type = np.float64, **sizes: int) -> dict[str, np.n
 
 ONE = {"output_size": 2}
 SEVERAL = {"num_write_heads": 2, "num_read_heads": 3, "output_size": 7}
+every_clip = pytest.mark.parametrize("clip", [None, 1.1, 0.4])  # a tape takes those from 1 on
 every_size = pytest.mark.parametrize("sizes", [ONE, SEVERAL], ids=["one head", "several"])
 
 
@@ -56,7 +57,7 @@ def theirs(state: DNCState) -> official_oracle.Arrays:
 
 @every_backend
 @every_size
-@pytest.mark.parametrize("clip", [None, 0.4])
+@every_clip
 def test_outputs_and_states_are_the_official_ones(
     clip: float | None, sizes: dict[str, int], backend: str
 ) -> None:
@@ -66,26 +67,30 @@ def test_outputs_and_states_are_the_official_ones(
     expected = official_oracle.dnc(variables, arrays(x), theirs(state), clip)
     assert_close(output, expected[0], "float64")
     assert_close(theirs(final), expected[1], "float64", "final")
-    if clip is not None:  # each of the three is cut somewhere
-        for cut in (output, final.controller[0][0], final.controller[0][1]):
-            assert cut.abs().max() == clip
+    hidden, cell = final.controller[0]
+    for values in (output, cell, hidden):  # each is cut somewhere, which |h| < 1 is only below 1
+        if clip is not None and (clip < 1 or values is not hidden):
+            assert values.abs().max() == clip
 
 
 @every_backend
 @every_size
-def test_gradients_are_the_official_ones(sizes: dict[str, int], backend: str) -> None:
+@every_clip
+def test_gradients_are_the_official_ones(
+    clip: float | None, sizes: dict[str, int], backend: str
+) -> None:
     """Against the difference quotient along a direction, with what the usage saw held fixed."""
     variables = official_variables(**sizes)
-    model, x, state = converted(variables, backend)
+    model, x, state = converted(variables, backend, value_clip=clip)
     start = theirs(state)
-    _, _, fixed = official_oracle.dnc(variables, arrays(x), start)
+    _, _, fixed = official_oracle.dnc(variables, arrays(x), start, clip)
     generator = np.random.default_rng(1)
     direction = {name: generator.normal(size=part.shape) for name, part in variables.items()}
     weights = arrays(normal(STEPS, BATCH, model.config.output_size))
 
     def loss(size: float, fixed: Any = fixed) -> float:
         moved = {name: part + size * direction[name] for name, part in variables.items()}
-        return (official_oracle.dnc(moved, arrays(x), start, None, fixed)[0] * weights).sum()
+        return (official_oracle.dnc(moved, arrays(x), start, clip, fixed)[0] * weights).sum()
 
     output, _ = model(x, state)
     (output * torch.from_numpy(weights)).sum().backward()
@@ -100,7 +105,7 @@ def test_gradients_are_the_official_ones(sizes: dict[str, int], backend: str) ->
     quotient = (loss(1e-6) - loss(-1e-6)) / 2e-6
     assert found == pytest.approx(quotient, rel=1e-6)  # the quotient's own error
     whole = (loss(1e-6, None) - loss(-1e-6, None)) / 2e-6
-    assert abs(whole - quotient) > 1e-3 * abs(whole)  # it matters what is held fixed
+    assert abs(whole - quotient) > 1e-4 * abs(whole)  # it matters what is held fixed
 
 
 @every_size

@@ -25,8 +25,8 @@ def has_tape(controller: nn.Module) -> bool:
     """Whether a controller is an unmodified one of `CONTROLLERS` whose tape can run it."""
     if not isinstance(controller, LayeredController) or controller.tape is None:
         return False
-    if controller.value_clip is not None:  # of which no tape knows
-        return False
+    if controller.value_clip is not None and controller.value_clip < 1:
+        return False  # a tape can only clip an LSTM's c; activations are within 1 as they are
     kind = controller.make_layer
     return (
         type(controller) in CONTROLLERS.values()

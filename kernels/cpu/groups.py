@@ -26,7 +26,7 @@ TUPLES: dict[str, tuple[type, str]] = {
     ),
     "Steps": (
         Steps,
-        "l l l l1 l1 l1 l1 l1 f3 f3 f3 f3 f3 f3 f3 f2 f2 f1 f2 f3 f3 f2 f3 f3 f3 l1 l1 l1 l1 l1",
+        "l l l d l1 l1 l1 l1 l1 f3 f3 f3 f3 f3 f3 f3 f2 f2 f1 f2 f3 f3 f2 f3 f3 f3 l1 l1 l1 l1 l1",
     ),
     "AdjointSteps": (AdjointSteps, "d f3 f2 f2 f3 f3 f3 f2 f2 f3 f3 Adjoint"),
 }
