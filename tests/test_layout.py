@@ -24,7 +24,7 @@ FLOORS = (
     {"given_state", "pretrained", "state_pair"},
     {"cell"},
     {"dnc"},
-    {"memory_lstm", "compat"},
+    {"memory_lstm", "compat", "official"},
     {"tasks", "pictures"},
     {"presets"},
     {"training"},

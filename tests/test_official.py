@@ -108,6 +108,15 @@ def test_gradients_are_the_official_ones(
     assert abs(whole - quotient) > 1e-4 * abs(whole)  # it matters what is held fixed
 
 
+def test_from_the_zero_state() -> None:
+    """With weights small enough that rounding does not decide which unused cell comes first."""
+    variables = {name: 0.3 * part for name, part in official_variables(**SEVERAL).items()}
+    model, _, _ = converted(variables)
+    x, start = normal(30, BATCH, 3), model.zero_state(BATCH)
+    expected, _, _ = official_oracle.dnc(variables, arrays(x), theirs(start))
+    assert_close(model(x)[0], expected, "float64")
+
+
 @every_size
 def test_our_models_become_official_ones(sizes: dict[str, int]) -> None:
     options = SAME | sizes | {"num_cells": 5, "value_clip": 3.0}
