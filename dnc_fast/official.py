@@ -118,12 +118,12 @@ def to_official(
         own = getattr(model.config, name)
         if own != value:
             raise ValueError(
-                f"{name} must be {value!r} for the official code, got {own!r}, with which no "
-                "weights make it compute the same; train a model with that option"
+                f"{name} must be {value!r} for the official code, which has no other, got {own!r}; "
+                f"train a model with {name}={value!r}"
             )
     ours = {name: _array(part) for name, part in model.cell.state_dict().items()}
     found = _to_theirs(ours, model.config, forget_bias)
-    return {f"{scope}/{name}": np.ascontiguousarray(part) for name, part in found.items()}
+    return {f"{scope}/{name}": np.array(part, order="C") for name, part in found.items()}
 
 
 def _array(tensor: Tensor) -> np.ndarray:
