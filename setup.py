@@ -10,9 +10,10 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").rea
 
 CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
+SHARE = ["safetensors>=0.4"]
 TENSORBOARD = ["tensorboard>=2.12"]
 PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
-TEST = [*CPU, *TRAIN, *TENSORBOARD, *PYTEST, "hypothesis>=6.80"]
+TEST = [*CPU, *TRAIN, *SHARE, *TENSORBOARD, *PYTEST, "hypothesis>=6.80"]
 
 setup(
     name="dnc_fast",
@@ -27,6 +28,7 @@ setup(
     extras_require={
         "cpu": CPU,
         "train": [*CPU, *TRAIN],
+        "share": SHARE,
         "tensorboard": TENSORBOARD,
         "test": TEST,
         "bench": [*CPU, *TRAIN, "dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],

@@ -91,6 +91,7 @@ class DNCCell(nn.Module):
                 config.bias,
                 config.dropout,
                 config.activation_clip,
+                config.value_clip,
                 device=device,
                 dtype=dtype,
             )
@@ -223,10 +224,15 @@ class DNCCell(nn.Module):
         state = self.complete_state(state, input.shape[0])
         step = self.step if memory and len(input) else self._step_without_memory
         features, state = step(input, state)
-        output = self.output(features)
+        output = self.outputs(features)
         if unbatched:
             return output.squeeze(0), map_tensors(lambda tensor: tensor.squeeze(0), state)
         return output, state
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """The output layer: y of features [h_t^1; ...; h_t^L; r_t] (..., L H + R W)."""
+        output, clip = self.output(features), self.config.value_clip
+        return output if clip is None else output.clamp(-clip, clip)
 
     def step(
         self, inputs: Tensor, state: DNCState, trace: list[Trace] | None = None

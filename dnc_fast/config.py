@@ -57,6 +57,7 @@ class DNCConfig(StepOptions):
         "lstm", "controller", choices=CONTROLLERS
     )
     activation_clip: float | None = option(None, "clip gradients of controller activations to this")
+    value_clip: float | None = option(None, "clip controller activations and outputs to this")
     input_gain: float = option(1.0, "factor for the controller's initial input weights")
     linkage: str = option("dense", "how writes are linked in time", choices=LINKAGES)
     link_fan_out: int = option(8, "entries in each row of a sparse link matrix")
@@ -85,8 +86,9 @@ class DNCConfig(StepOptions):
         for name in ("bias", "batch_first", "bidirectional", "cuda_graphs"):
             check_flag(name, getattr(self, name))
         check_number("dropout", self.dropout, 0.0, 1.0)
-        if self.activation_clip is not None:
-            check_number("activation_clip", self.activation_clip, 0.0, above=True)
+        for name in ("activation_clip", "value_clip"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0.0, above=True)
         self._check_controller()
         check_choice("linkage", self.linkage, LINKAGES)
         sparse = self.linkage == "sparse" and self.link_threshold is None

@@ -53,7 +53,7 @@ def content_weighting(
 
     Args:
         keys: (B, H, W), any number of heads H.
-        strengths: (B, H), at least 1.
+        strengths: (B, H), not negative.
         memory: (B, N, W).
         backend: one of `BACKENDS`.
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from .kernels.interface import interface_shapes, interface_size
 
 __all__ = [
+    "STRENGTHS",
     "Interface",
     "interface_shapes",
     "interface_size",
@@ -28,8 +29,12 @@ __all__ = [
 ]
 
 
+STRENGTHS = {"oneplus": 1.0, "softplus": 0.0}
+"""Activations of strengths, by their least value: what is added to log(1 + e^x)."""
+
+
 class Interface(NamedTuple):
-    """One step's interface after its activations.
+    """One step's interface after its activations; strengths may be as small as 0 with softplus.
 
     | field             | shape            | range     |
     |-------------------|------------------|-----------|
@@ -57,18 +62,26 @@ class Interface(NamedTuple):
     read_modes: Tensor
 
 
-def oneplus(x: Tensor) -> Tensor:
-    """1 + log(1 + e^x), at least 1 (Graves et al. 2016, Methods).
+def oneplus(x: Tensor, least: float = 1.0) -> Tensor:
+    """1 + log(1 + e^x), at least 1 (Graves et al. 2016, Methods); or another least value.
 
     Above 40, log(1 + e^x) equals x even in float64; torch's own threshold of 20 is off by 2e-9.
     """
-    return 1 + F.softplus(x, threshold=40.0)
+    return least + F.softplus(x, threshold=40.0)
 
 
 def parse_interface(
-    vector: Tensor, cell_size: int, num_read_heads: int, num_write_heads: int = 1
+    vector: Tensor,
+    cell_size: int,
+    num_read_heads: int,
+    num_write_heads: int = 1,
+    strengths: str = "oneplus",
 ) -> Interface:
-    """Split a raw vector (B, interface_size) and apply the activations of each part."""
+    """Split a raw vector (B, interface_size) and apply the activations of each part.
+
+    strengths: one of `STRENGTHS`.
+    """
+    least = STRENGTHS[strengths]
     shapes = interface_shapes(cell_size, num_read_heads, num_write_heads)
     lengths = [torch.Size(shape).numel() for shape in shapes.values()]
     parts = vector.split(lengths, dim=-1)
@@ -77,9 +90,9 @@ def parse_interface(
     )
     return Interface(
         read_keys=raw.read_keys,
-        read_strengths=oneplus(raw.read_strengths),
+        read_strengths=oneplus(raw.read_strengths, least),
         write_keys=raw.write_keys,
-        write_strengths=oneplus(raw.write_strengths),
+        write_strengths=oneplus(raw.write_strengths, least),
         erase_vectors=torch.sigmoid(raw.erase_vectors),
         write_vectors=raw.write_vectors,
         free_gates=torch.sigmoid(raw.free_gates),
@@ -89,22 +102,26 @@ def parse_interface(
     )
 
 
-def parse_interface_backward(d_interface: Interface, interface: Interface) -> Tensor:
+def parse_interface_backward(
+    d_interface: Interface, interface: Interface, strengths: str = "oneplus"
+) -> Tensor:
     """Hand-derived gradient of the raw vector (B, interface_size).
 
     Each gradient follows from the activation's value and d: sigmoid d s (1 - s), softmax
-    p (d - p.d), oneplus d (1 - e^(1 - y)).
+    p (d - p.d), oneplus d (1 - e^(1 - y)), softplus d (1 - e^-y).
 
     Args:
         d_interface: gradient of the interface.
         interface: what `parse_interface` returned.
+        strengths: its argument.
     """
+    least = STRENGTHS[strengths]
 
     def gate(d: Tensor, value: Tensor) -> Tensor:
         return d * value * (1 - value)
 
     def strength(d: Tensor, value: Tensor) -> Tensor:
-        return d * -torch.expm1(1 - value)
+        return d * -torch.expm1(least - value)
 
     d, modes = d_interface, interface.read_modes
     parts = Interface(

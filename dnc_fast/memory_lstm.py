@@ -226,6 +226,7 @@ def _of_dnc(config: DNCConfig, proj_size: int, device: Any, dtype: Any) -> DNCCo
         bias=config.bias,
         dropout=config.dropout,
         activation_clip=config.activation_clip,
+        value_clip=config.value_clip,
         device=device,
         dtype=dtype,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from .checks import check_choice, check_flag, check_integer, check_number
+from .interface import STRENGTHS
 from .options import option
 
 USAGE_ORDERS = ("exact", "robust")
@@ -26,6 +27,8 @@ class StepOptions:
     | link_unit_sums  | whether a sparse link matrix is updated with weightings scaled to sum to  |
     |                 | one, as in the paper, even when the write gate is closed                  |
     | link_history    | maximum number of writes that a separable link holds                      |
+    | strengths       | one of `STRENGTHS`: the activation of strengths                           |
+    | usage_gradient  | whether gradients reach the last write weightings through the usage       |
 
     Raises:
         TypeError, ValueError: a value is invalid.
@@ -39,6 +42,8 @@ class StepOptions:
     )
     link_unit_sums: bool = False
     link_history: int = option(1024, "maximum number of writes that a separable link holds")
+    strengths: str = option("oneplus", "activation of the strengths of keys", choices=STRENGTHS)
+    usage_gradient: bool = True
 
     def __post_init__(self) -> None:
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
@@ -49,6 +54,8 @@ class StepOptions:
             check_number("link_threshold", self.link_threshold, 0.0, 1.0)
         check_flag("link_unit_sums", self.link_unit_sums)
         check_integer("link_history", self.link_history, minimum=1)
+        check_choice("strengths", self.strengths, STRENGTHS)
+        check_flag("usage_gradient", self.usage_gradient)
 
     @cached_property
     def step_options(self) -> StepOptions:
@@ -59,10 +66,6 @@ class StepOptions:
     def cut_weightings(self) -> bool:
         """Whether any weighting keeps only its largest entries."""
         return self.read_topk is not None or self.write_topk is not None
-
-    def fusible(self, matrix: bool) -> bool:
-        """Whether a backend may fuse the step: its link is a matrix, and no weighting is cut."""
-        return matrix and not self.cut_weightings
 
 
 PAPER = StepOptions()

@@ -29,7 +29,7 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     *((name, None, TypeError, "an integer, got None") for name in (*SIZES, *HEADS[:2])),
     *(
         (name, value, TypeError, "True or False, got")
-        for name in ("bias", "batch_first", "bidirectional")
+        for name in ("bias", "batch_first", "bidirectional", "usage_gradient")
         for value in (1, None, "yes")
     ),
     *(
@@ -38,13 +38,18 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ),
     ("dropout", "0.5", TypeError, "a number, got '0.5'"),
     ("dropout", True, TypeError, "a number, got True"),
-    *(("activation_clip", value, ValueError, "above 0, got") for value in (0, -1.0, math.inf)),
+    *(
+        (name, value, ValueError, "above 0, got")
+        for name in ("activation_clip", "value_clip")
+        for value in (0, -1.0, math.inf)
+    ),
     ("activation_clip", "10", TypeError, "a number, got '10'"),
     *(("input_gain", value, ValueError, "above 0, got") for value in (0, -1.0, math.nan)),
     ("input_gain", None, TypeError, "a number, got None"),
     ("controller", "transformer", ValueError, "'lstm'.*'feedforward'.*got 'transformer'"),
     ("controller", 3, TypeError, "'lstm'.*got 3"),
     ("controller", None, TypeError, "'lstm'.*got None"),
+    ("strengths", "exp", ValueError, "'oneplus'.*'softplus'.*got 'exp'"),
     ("usage_order", "sorted", ValueError, "'exact'.*'robust'.*got 'sorted'"),
     ("state_dtype", torch.int64, ValueError, r"got torch\.int64"),
     ("state_dtype", "float32", ValueError, "got 'float32'"),

@@ -512,6 +512,8 @@ CASES = [
     ((3,), {"linkage": "separable", "num_write_heads": 2, "read_topk": 3}),
     ((3, 2, 1), {"linkage": "separable", "usage_order": "robust"}),
     ((2, 1), {"linkage": "separable", "write_topk": 1}),
+    ((3,), {"strengths": "softplus", "value_clip": 1.1}),
+    ((2, 1), {"usage_gradient": False, "num_write_heads": 2}),
 ]
 
 

@@ -19,6 +19,7 @@ from states import (
 )
 
 from dnc_fast.interface import (
+    STRENGTHS,
     Interface,
     interface_shapes,
     interface_size,
@@ -91,11 +92,13 @@ WIDE = np.concatenate([np.linspace(-800, 800, 1601), np.linspace(-45, 45, 1801)]
 
 
 @pytest.mark.parametrize(("dtype", "ulp"), [(torch.float64, 2.3e-16), (torch.float32, 1.2e-7)])
-def test_oneplus_is_accurate(dtype: torch.dtype, ulp: float) -> None:
-    """Within two units in the last place of 1 + log(1 + e^x), everywhere."""
+@pytest.mark.parametrize("least", STRENGTHS.values(), ids=STRENGTHS)
+def test_strengths_are_accurate(least: float, dtype: torch.dtype, ulp: float) -> None:
+    """Within two units in the last place of 1 + log(1 + e^x), or without the 1, everywhere."""
     x = torch.tensor(WIDE, dtype=dtype)
-    exact = torch.from_numpy(1 + np.logaddexp(0, x.double().numpy()))
-    torch.testing.assert_close(oneplus(x).double(), exact, rtol=2 * ulp, atol=0)
+    exact = torch.from_numpy(least + np.logaddexp(0, x.double().numpy()))
+    smallest = torch.finfo(dtype).tiny  # numbers below it lose digits
+    torch.testing.assert_close(oneplus(x, least).double(), exact, rtol=2 * ulp, atol=smallest)
 
 
 def test_oneplus_does_not_fall_below_one() -> None:
@@ -112,14 +115,18 @@ def test_gradient_of_oneplus_is_the_sigmoid() -> None:
     assert_close(x.grad, 1 / (1 + np.exp(-np.maximum(WIDE, -700))), "float64")
 
 
+@pytest.mark.parametrize("strengths", STRENGTHS)
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @given(sizes=SMALL_SIZES, seed=SEEDS)
-def test_backward_equals_autograd(scale: float, sizes: MemorySizes, seed: int) -> None:
-    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads
+def test_backward_equals_autograd(
+    scale: float, strengths: str, sizes: MemorySizes, seed: int
+) -> None:
+    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads, strengths
 
     def backward(*gradients_and_raw: torch.Tensor) -> torch.Tensor:
         *gradients, raw = gradients_and_raw
-        return parse_interface_backward(Interface(*gradients), parse_interface(raw, *heads))
+        told = parse_interface(raw, *heads)
+        return parse_interface_backward(Interface(*gradients), told, strengths)
 
     (raw,) = random_interfaces(1, sizes, seed, scale)
     assert_backward_equals_autograd(backward, lambda raw: parse_interface(raw, *heads), [raw])

@@ -748,6 +748,14 @@ def projected_outcome(clip: float | None, backend: str) -> dict[str, Tensor]:
     return outcome({"output": output, "hx": hx}, leaves, (output.sum() + hx[0].sum()) / 100)
 
 
+def test_projected_values_are_clipped() -> None:
+    rnn = memory_lstm(3, 4, proj_size=2, value_clip=0.01, **F64)
+    _, ((h, c),) = rnn.dnc.cell.controller(
+        normal(5, 3 + rnn.config.read_size), rnn.dnc.zero_state(5).controller
+    )
+    assert h.abs().max() == c.abs().max() == 0.01
+
+
 def test_replicas_have_parameters_of_their_own_at_the_same_time() -> None:
     """As their threads need them."""
     rnn = memory_lstm(3, 4)

@@ -62,7 +62,8 @@ def memory_step(
             the order of `dnc_fast.interface`, before any activation.
         state: the memory after the previous step; `MemoryState.zeros(...)` before the first.
         backend: one of `backend_names()`, see `DNC`.
-        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history: see `DNC`.
+        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history, strengths,
+            usage_gradient: see `DNC`.
 
     Returns:
         read vectors (B, R, W) and the state after the step, both in the state's dtype.
@@ -118,7 +119,7 @@ def inspected_step(
     _, _, W, R, Hw = state.sizes
     meta = vector.device.type == "meta"  # which has no autocast
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
-        interface = parse_interface(vector.to(arithmetic), W, R, Hw)
+        interface = parse_interface(vector.to(arithmetic), W, R, Hw, options.strengths)
         read_vectors, new_state, weightings = reference.memory_step(
             interface, state if dtype == arithmetic else state.to(arithmetic), options
         )

@@ -18,6 +18,7 @@ from ..kernels.arrays import Adjoint, AdjointSteps, Step, Steps
 from ..linkages import LinkRun, selection
 from ..reference import LookUp
 from ..state import MemorySizes, MemoryState
+from ..step_options import StepOptions
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
@@ -93,16 +94,21 @@ class Parts:
     link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {}
     in_torch: ClassVar[bool] = True
 
+    def fuses(self, options: StepOptions, matrix: bool) -> bool:
+        """Whether to ask for a `fused_step`, for a link that is a matrix or is none."""
+        return matrix and not options.cut_weightings
+
     def fused_step(
         self,
         sizes: MemorySizes,
         dtype: torch.dtype,
         device: torch.device,
-        usage_order: str,
+        options: StepOptions,
         keep: bool,
     ) -> StepRun | None:
-        """Kernels for the paper's step as a whole; None to compose the step of parts.
+        """Kernels for the step as a whole; None to compose the step of parts.
 
+        options: of a step that the backend `fuses`.
         keep: whether there will be a backward pass.
         """
         return None

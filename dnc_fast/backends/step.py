@@ -47,9 +47,9 @@ def step_run(
         ValueError: a separable link has no room for that many writes.
     """
     linkage = linkage_of(state.link)
-    if options.fusible(linkage.is_matrix):
+    if backend.fuses(options, linkage.is_matrix):
         dtype, device = state.memory.dtype, state.memory.device
-        fused = backend.fused_step(state.sizes, dtype, device, options.usage_order, keep)
+        fused = backend.fused_step(state.sizes, dtype, device, options, keep)
         if fused is not None:
             return fused
     backend.prepare(state.memory.dtype, state.memory.shape[1], linkage.name, keep)
@@ -86,7 +86,7 @@ class ComposedRun(StepRun):
         self.kept: list[KeptWeights] = []
 
     def forward(self, step: Step) -> None:
-        interface = _interface(step)
+        interface = self._interface(step)
         self.backend.update_usage(step, interface.free_gates)
         content = self._content(interface.write_keys, interface.write_strengths, step.memory0)
         weights = self.backend.write_weighting(
@@ -109,13 +109,13 @@ class ComposedRun(StepRun):
             self.kept.append(KeptWeights(write, read))
 
     def rebuild(self, step: Step, with_link: bool) -> None:
-        self.cells.write(step, _interface(step), None)
+        self.cells.write(step, self._interface(step), None)
         if with_link:
             self.link.rebuild(step)
 
     def rebuild_usage(self, step: Step) -> None:
         """Fill usage1 and precedence1 from usage0, precedence0 and the weightings."""
-        self.backend.update_usage(step, _interface(step).free_gates)
+        self.backend.update_usage(step, self._interface(step).free_gates)
         step.precedence1.copy_(reference.update_precedence(step.precedence0, step.write1))
 
     def link_matrix(self, state: MemoryState) -> Tensor:
@@ -129,6 +129,10 @@ class ComposedRun(StepRun):
 
     def link_gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
         return self.link.gradient(d_matrix)
+
+    def _interface(self, step: Step) -> Interface:
+        sizes = step.memory0.shape[-1], step.read0.shape[1], step.write0.shape[1]
+        return parse_interface(step.vector, *sizes, self.options.strengths)
 
     def _content(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
         return self.backend.look_up(keys, strengths, memory).weights
@@ -144,7 +148,7 @@ class ComposedRun(StepRun):
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
         """See `StepRun`; also restores the link, and memory that is written in place."""
-        backend, interface = self.backend, _interface(step)
+        backend, interface = self.backend, self._interface(step)
         kept = self.kept.pop() if self.options.cut_weightings else KeptWeights()
         d_read = self._read_backward(step, adjoint, kept.read)
         keys, strengths = interface.read_keys, interface.read_strengths
@@ -183,6 +187,8 @@ class ComposedRun(StepRun):
         )
         adjoint.usage.add_(d_usage)
         d_free_gates = backend.update_usage_backward(step, interface.free_gates, adjoint)
+        if not self.options.usage_gradient:
+            adjoint.write.zero_()
         d_interface = Interface(
             read_keys=d_read_keys,
             read_strengths=d_read_strengths,
@@ -195,7 +201,9 @@ class ComposedRun(StepRun):
             write_gates=d_write_gates,
             read_modes=d_modes,
         )
-        adjoint.vector.copy_(parse_interface_backward(d_interface, interface))
+        adjoint.vector.copy_(
+            parse_interface_backward(d_interface, interface, self.options.strengths)
+        )
 
     def _read_backward(self, step: Step, adjoint: Adjoint, read: Kept | None) -> Tensor:
         """Gradient of the read weightings before they were cut; adds to adjoint.memory."""
@@ -210,12 +218,6 @@ class ComposedRun(StepRun):
             index = cells_of_head.unsqueeze(-1).expand_as(parts[:, r])
             adjoint.memory.scatter_add_(1, index, parts[:, r])
         return keep_largest_backward(d_values, read, step.memory1.shape[1])
-
-
-def _interface(step: Step) -> Interface:
-    return parse_interface(
-        step.vector, step.memory0.shape[-1], step.read0.shape[1], step.write0.shape[1]
-    )
 
 
 def _mix(read_modes: Tensor, content: Tensor, linked: tuple[Tensor, Tensor] | None) -> Tensor:

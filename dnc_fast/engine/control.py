@@ -208,7 +208,11 @@ def begin_control(
     layout: Layout,
 ) -> ComposedControl | FusedControl:
     """With the backend's kernels if it has any for the controller and its sizes."""
-    if isinstance(controller, LayeredTape) and controller.of.tape.kernel is not None:
+    if (
+        isinstance(controller, LayeredTape)
+        and controller.of.tape.kernel is not None
+        and controller.of.c_clip is None
+    ):
         weights = interface.weight, *(layer.weight for layer in controller.layers)
         multiplications = layout.batch_size * max(weight.numel() for weight in weights)
         kernels = backend.controller_kernels(multiplications)

@@ -59,7 +59,7 @@ class Passes:
             matrices += checkpoints_held(steps, self.interval)
             vectors = rows + B
         numbers = matrices * B * N * (Hw * N + W) + vectors * (1 + 2 * Hw + R) * N
-        if self.layout.keep and self.plan.options.fusible(self.is_matrix):
+        if self.layout.keep and self.plan.backend.fuses(self.plan.options, self.is_matrix):
             numbers += rows * self.plan.backend.kept_numbers(self.sizes)
         numbers += 2 * rows * (interface_size(W, R, Hw) + R * W + controller.kept_numbers)
         return numbers * self.plan.precision.full.itemsize

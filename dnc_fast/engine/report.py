@@ -140,7 +140,7 @@ def memory_report(
     cut_heads = (Hw + (R if plan.options.read_topk else 0)) if plan.in_place else 0
     vectors = vectors_kept(steps, interval, sizes, plan.in_place, cut_heads)
     kept = 0
-    if plan.options.fusible(linkage.is_matrix):
+    if plan.backend.fuses(plan.options, linkage.is_matrix):
         kept = rows * plan.backend.kept_numbers(sizes)
     else:  # temporary, as measured, about
         vectors += 8 * (R + Hw) + 3 * cut_heads

@@ -56,7 +56,7 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
 
     Args:
         keys: (B, heads, W).
-        strengths: (B, heads), at least 1.
+        strengths: (B, heads), not negative.
         memory: (B, N, W).
 
     Returns:

@@ -7,6 +7,8 @@ step one by one, and the threads share the strips of the link matrices. Both giv
 
 from __future__ import annotations
 
+import math
+
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
@@ -75,6 +77,24 @@ def _add(values, out):
 
 
 @kernel
+def _clip(values, bound):
+    for j in range(values.shape[0]):
+        if values[j] > bound:
+            values[j] = bound
+        if values[j] < -bound:
+            values[j] = -bound
+
+
+@kernel
+def _clip_backward(values, bound, gradient):
+    """The gradient of values before they were clipped: 0 where they were."""
+    zero, limit = values.dtype.type(0), values.dtype.type(bound)
+    for j in range(values.shape[0]):
+        if abs(values[j]) >= limit:
+            gradient[j] = zero
+
+
+@kernel
 def _control(first, last, t, steps):
     """From r_{t-1} to the hidden activations and the interface vectors of step t."""
     before, after, place, output = steps.before[t], steps.after[t], steps.place[t], steps.output[t]
@@ -109,6 +129,8 @@ def _control(first, last, t, steps):
                 steps.tanh_c[index, place + b],
                 steps.features[output + b, index * H : index * H + H],
             )
+            if steps.c_clip < math.inf:
+                _clip(c[after + b], steps.c_clip)
     for b in range(first, last):
         _copy(steps.bias, steps.vectors[place + b])
     add_product(
@@ -126,7 +148,7 @@ def _copy_reads(b, t, steps):
 
 
 @kernel
-def forward(stage, first, last, start, stop, steps, scratch, robust):
+def forward(stage, first, last, start, stop, steps, scratch, choices):
     """Run all of the steps [start, stop) for the batch elements [first, last).
 
     Or a stage of a single step, see `step.forward`; the controller comes first, the features last.
@@ -137,7 +159,7 @@ def forward(stage, first, last, start, stop, steps, scratch, robust):
             return
         if stage in (kernels.ALL, kernels.BEFORE):
             _control(first, end, t, steps)
-        kernels.forward(stage, first, end, _step(t, steps, steps.reads), scratch, robust)
+        kernels.forward(stage, first, end, _step(t, steps, steps.reads), scratch, choices)
         if stage in (kernels.ALL, kernels.AFTER):
             for b in range(first, end):
                 _copy_reads(b, t, steps)
@@ -177,15 +199,6 @@ def _adjoint(t, steps, adjoint):
 
 
 @kernel
-def _clip(values, bound):
-    for j in range(values.shape[0]):
-        if values[j] > bound:
-            values[j] = bound
-        if values[j] < -bound:
-            values[j] = -bound
-
-
-@kernel
 def _control_backward(first, last, t, steps, adjoint):
     """From the gradient of the interface vectors of step t to that of r_{t-1}."""
     place, output = steps.place[t], steps.output[t]
@@ -204,6 +217,9 @@ def _control_backward(first, last, t, steps, adjoint):
             _add(adjoint.hidden[output + b, index * H : index * H + H], d_hidden)
             if index + 1 < layers:  # seen is still that of the layer above
                 _add(seen[b, size : size + H], d_hidden)
+            if steps.c_clip < math.inf:
+                c = steps.c[index, steps.after[t] + b]
+                _clip_backward(c, steps.c_clip, adjoint.c[index, b])
             _clip(d_hidden, adjoint.clip)
             _clip(adjoint.c[index, b], adjoint.clip)
             layer_backward(
@@ -229,7 +245,7 @@ def _control_backward(first, last, t, steps, adjoint):
 
 
 @kernel
-def backward(stage, first, last, start, stop, steps, adjoint, scratch, robust):
+def backward(stage, first, last, start, stop, steps, adjoint, scratch, choices):
     """Run all of the steps [start, stop) backward, for the batch elements [first, last).
 
     This rebuilds segments. Or a stage of a single step, whose matrices are already there, see
@@ -241,6 +257,6 @@ def backward(stage, first, last, start, stop, steps, adjoint, scratch, robust):
             _rebuild_segment(first, last, t, steps, scratch)
         if first < end:
             step = _step(t, steps, adjoint.reads)
-            kernels.backward(stage, first, end, step, _adjoint(t, steps, adjoint), scratch, robust)
+            kernels.backward(stage, first, end, step, _adjoint(t, steps, adjoint), scratch, choices)
             if stage in (kernels.ALL, kernels.AFTER):
                 _control_backward(first, end, t, steps, adjoint)

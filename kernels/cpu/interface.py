@@ -46,22 +46,22 @@ def _sigmoid(values):
 
 
 @kernel
-def _oneplus(values):
-    one = values.dtype.type(1)
+def _strengths(values, least):
+    low = values.dtype.type(least)
     zero = values.dtype.type(0)
     for index in range(values.shape[0]):
         x = values[index]
-        values[index] = one + max(x, zero) + math.log1p(math.exp(-abs(x)))
+        values[index] = low + max(x, zero) + math.log1p(math.exp(-abs(x)))
 
 
 @kernel
-def activate(vector, W, R, Hw, active):
-    """Fill active with a raw vector after the activations of its parts."""
+def activate(vector, W, R, Hw, least, active):
+    """Fill active with a raw vector after the activations of its parts; least: of strengths."""
     for index in range(vector.shape[0]):
         active[index] = vector[index]
     parts = split(active, W, R, Hw)
-    _oneplus(parts[1])
-    _oneplus(parts[3])
+    _strengths(parts[1], least)
+    _strengths(parts[3], least)
     for head in range(Hw):
         _sigmoid(parts[4][head])
     _sigmoid(parts[6])
@@ -89,19 +89,19 @@ def _times_gate_slope(gradient, values):
 
 
 @kernel
-def _times_oneplus_slope(gradient, values):
-    one = values.dtype.type(1)
+def _times_strength_slope(gradient, values, least):
+    low = values.dtype.type(least)
     for index in range(values.shape[0]):
-        gradient[index] *= -math.expm1(one - values[index])
+        gradient[index] *= -math.expm1(low - values[index])
 
 
 @kernel
-def activate_backward(gradient, active, W, R, Hw):
+def activate_backward(gradient, active, W, R, Hw, least):
     """Turn the gradient of the activated vector into that of the raw one, in place."""
     d = split(gradient, W, R, Hw)
     parts = split(active, W, R, Hw)
-    _times_oneplus_slope(d[1], parts[1])
-    _times_oneplus_slope(d[3], parts[3])
+    _times_strength_slope(d[1], parts[1], least)
+    _times_strength_slope(d[3], parts[3], least)
     for head in range(Hw):
         _times_gate_slope(d[4][head], parts[4][head])
     _times_gate_slope(d[6], parts[6])

@@ -200,17 +200,17 @@ def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, write_we
 
 
 @kernel
-def _forward_before(b, step, scratch, robust):
+def _forward_before(b, step, scratch, choices):
     """Usage, write weightings, memory and precedence of step t."""
     memory0, write1, precedence0 = step.memory0[b], step.write1[b], step.precedence0[b]
     N, W = memory0.shape
     Hw, R = write1.shape[0], step.read0.shape[1]
-    activate(step.vector[b], W, R, Hw, scratch.active[b])
+    activate(step.vector[b], W, R, Hw, choices.least_strength, scratch.active[b])
     parts = split(scratch.active[b], W, R, Hw)
     _, _, keys, strengths, erase, vectors, free_gates, allocation_gates, write_gates, _ = parts
     _usage_before_writing(free_gates, step.usage0[b], step.write0[b], step.read0[b], step.usage1[b])
     _look_up(b, keys, strengths, memory0, scratch)
-    _allocate(b, step.usage1[b], allocation_gates, write_gates, robust, scratch, write1)
+    _allocate(b, step.usage1[b], allocation_gates, write_gates, choices.robust, scratch, write1)
     memory.write_memory(memory0, write1, erase, vectors, step.memory1[b])
     for head in range(Hw):
         rest = memory0.dtype.type(1)
@@ -266,7 +266,7 @@ def _forward_after(b, step, scratch):
 
 
 @kernel
-def forward(stage, first, last, step, scratch, robust):
+def forward(stage, first, last, step, scratch, choices):
     """A stage of a step, for the batch elements [first, last), or for the strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
@@ -275,7 +275,7 @@ def forward(stage, first, last, step, scratch, robust):
         return
     for b in range(first, last):
         if stage != AFTER:
-            _forward_before(b, step, scratch, robust)
+            _forward_before(b, step, scratch, choices)
         if stage == ALL:
             for strip in range(strips):
                 _forward_link(b, strip, step, scratch)
@@ -303,7 +303,7 @@ def rebuild(stage, first, last, step, scratch):
                 )
         else:
             active = scratch.active[index]
-            activate(step.vector[index], W, R, Hw, active)
+            activate(step.vector[index], W, R, Hw, 0.0, active)  # strengths are not used
             parts = split(active, W, R, Hw)
             memory.write_memory(
                 step.memory0[index], step.write1[index], parts[4], parts[5], step.memory1[index]
@@ -311,14 +311,14 @@ def rebuild(stage, first, last, step, scratch):
 
 
 @kernel
-def _backward_before(b, step, adjoint, scratch):
+def _backward_before(b, step, adjoint, scratch, choices):
     """Backward of the read vectors and the read content weightings."""
     memory1 = step.memory1[b]
     N, W = memory1.shape
     Hw, R = step.write1.shape[1], step.read1.shape[1]
     d_memory, d_read = adjoint.memory[b], adjoint.read[b]
     memory.read_memory_backward(step.reads[b], memory1, step.read1[b], d_memory, d_read)
-    activate(step.vector[b], W, R, Hw, scratch.active[b])
+    activate(step.vector[b], W, R, Hw, choices.least_strength, scratch.active[b])
     parts = split(scratch.active[b], W, R, Hw)
     d_parts = split(adjoint.vector[b], W, R, Hw)
     modes, found, d_found = parts[9], scratch.found[b], scratch.d_found[b]
@@ -461,8 +461,11 @@ def _allocate_backward(
 
 
 @kernel
-def _usage_backward(b, step, adjoint, free_gates, d_free_gates):
-    """Backward of the usage: adjoint.usage and adjoint.write go to t - 1; adds to adjoint.read."""
+def _usage_backward(b, step, adjoint, free_gates, through_writes, d_free_gates):
+    """Backward of the usage: adjoint.usage and adjoint.write go to t - 1; adds to adjoint.read.
+
+    through_writes: whether adjoint.write is that of the usage, or zero.
+    """
     R, N = step.read0.shape[1:]
     Hw = step.write0.shape[1]
     one = step.usage0.dtype.type(1)
@@ -490,12 +493,12 @@ def _usage_backward(b, step, adjoint, free_gates, d_free_gates):
             for other in range(Hw):
                 if other != head:
                     d_weight *= one - step.write0[b, other, n]
-            adjoint.write[b, head, n] = d_weight
+            adjoint.write[b, head, n] = d_weight if through_writes else step.usage0.dtype.type(0)
         adjoint.usage[b, n] = d_filled * unwritten
 
 
 @kernel
-def _backward_after(b, step, adjoint, scratch, robust):
+def _backward_after(b, step, adjoint, scratch, choices):
     """Backward of the weightings, the writing, the allocation and the usage, to step t - 1."""
     memory0, d_write = step.memory0[b], adjoint.write[b]
     W = memory0.shape[1]
@@ -519,7 +522,7 @@ def _backward_after(b, step, adjoint, scratch, robust):
     )
     _look_up(b, keys, strengths, memory0, scratch)
     written = scratch.written[b]
-    _allocate(b, step.usage1[b], allocation_gates, write_gates, robust, scratch, written)
+    _allocate(b, step.usage1[b], allocation_gates, write_gates, choices.robust, scratch, written)
     _allocate_backward(
         b,
         d_write,
@@ -533,12 +536,12 @@ def _backward_after(b, step, adjoint, scratch, robust):
     _look_up_backward(
         b, keys, strengths, memory0, scratch, d_parts[2], d_parts[3], adjoint.memory[b]
     )
-    _usage_backward(b, step, adjoint, free_gates, d_parts[6])
-    activate_backward(adjoint.vector[b], active, W, R, Hw)
+    _usage_backward(b, step, adjoint, free_gates, choices.usage_gradient, d_parts[6])
+    activate_backward(adjoint.vector[b], active, W, R, Hw, choices.least_strength)
 
 
 @kernel
-def backward(stage, first, last, step, adjoint, scratch, robust):
+def backward(stage, first, last, step, adjoint, scratch, choices):
     """A stage of the backward step, for batch elements [first, last), or strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
@@ -547,9 +550,9 @@ def backward(stage, first, last, step, adjoint, scratch, robust):
         return
     for b in range(first, last):
         if stage != AFTER:
-            _backward_before(b, step, adjoint, scratch)
+            _backward_before(b, step, adjoint, scratch, choices)
         if stage == ALL:
             for strip in range(strips):
                 _backward_link(b, strip, step, adjoint, scratch)
         if stage != BEFORE:
-            _backward_after(b, step, adjoint, scratch, robust)
+            _backward_after(b, step, adjoint, scratch, choices)

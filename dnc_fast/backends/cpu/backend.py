@@ -19,6 +19,7 @@ from ...kernels.cpu import strips
 from ...linkages import LinkRun
 from ...reference import LookUp
 from ...state import MemorySizes
+from ...step_options import StepOptions
 from ..base import Backend
 from ..parts import StepRun
 from . import allocation, selection
@@ -50,10 +51,10 @@ class CpuBackend(Backend):
         sizes: MemorySizes,
         dtype: torch.dtype,
         device: torch.device,
-        usage_order: str,
+        options: StepOptions,
         keep: bool,
     ) -> StepRun:
-        return CpuFusedRun(sizes, dtype, usage_order, keep)
+        return CpuFusedRun(sizes, dtype, options, keep)
 
     def prepare(
         self, dtype: torch.dtype, num_cells: int, linkage: str = "none", keep: bool = True

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...kernels.arrays import Adjoint, AdjointSteps, Step, Steps
+from ...interface import STRENGTHS
+from ...kernels.arrays import Adjoint, AdjointSteps, Choices, Step, Steps
 from ...kernels.cpu import all_steps as all_kernels
 from ...kernels.cpu import step as kernels
 from ...kernels.cpu.step import AFTER, ALL, BEFORE, LINKS
 from ...state import MemorySizes
+from ...step_options import StepOptions
 from ..parts import StepRun
 from .arrays import array
 from .compiling import ensure
@@ -35,24 +37,26 @@ class CpuFusedRun(StepRun):
     Args:
         sizes: of the memory.
         dtype: of the state.
-        usage_order: one of `USAGE_ORDERS`.
+        options: of the steps.
         keep: whether there will be a backward pass.
     """
 
     takes_all_steps = True
 
     def __init__(
-        self, sizes: MemorySizes, dtype: torch.dtype, usage_order: str, keep: bool
+        self, sizes: MemorySizes, dtype: torch.dtype, options: StepOptions, keep: bool
     ) -> None:
         self._dtype, self._keep = dtype, keep
         self._scratch = kernels.make_scratch(*sizes, numpy_dtype(dtype))
-        self._robust = usage_order == "robust"
+        self._choices = Choices(
+            options.usage_order == "robust", STRENGTHS[options.strengths], options.usage_gradient
+        )
 
     array = staticmethod(array)
 
     def forward(self, step: Step) -> None:
         ensure(self._dtype, *(("step", "step backward") if self._keep else ("step",)))
-        _run_stages(step, kernels.forward, step, self._scratch, self._robust)
+        _run_stages(step, kernels.forward, step, self._scratch, self._choices)
 
     def rebuild(self, step: Step, with_link: bool) -> None:
         B, Hw, N, _ = step.link0.shape
@@ -61,11 +65,11 @@ class CpuFusedRun(StepRun):
             _run_strips(B, Hw, N, kernels.rebuild, step, self._scratch)
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
-        _run_stages(step, kernels.backward, step, adjoint, self._scratch, self._robust)
+        _run_stages(step, kernels.backward, step, adjoint, self._scratch, self._choices)
 
     def forward_steps(self, steps: Steps) -> None:
         T = len(steps.batch_sizes)
-        arguments = steps, self._scratch, self._robust
+        arguments = steps, self._scratch, self._choices
         ranges = _ranges_of_sequences(steps)
         backward = ("all steps backward", *(() if ranges else ("all steps rebuilt",)))
         ensure(self._dtype, "all steps", *(backward if self._keep else ()))
@@ -78,7 +82,7 @@ class CpuFusedRun(StepRun):
 
     def backward_steps(self, steps: Steps, adjoint: AdjointSteps) -> None:
         T = len(steps.batch_sizes)
-        arguments = steps, adjoint, self._scratch, self._robust
+        arguments = steps, adjoint, self._scratch, self._choices
         ranges = _ranges_of_sequences(steps)
         if ranges:
             run_ranges(ranges, partial(all_kernels.backward, ALL), 0, T, *arguments)

@@ -98,15 +98,19 @@ class TritonBackend(Backend):
             "or start with TRITON_INTERPRET=1 to test the kernels on a CPU, very slowly"
         )
 
+    def fuses(self, options: StepOptions, matrix: bool) -> bool:
+        paper = options.strengths == "oneplus" and options.usage_gradient
+        return paper and super().fuses(options, matrix)
+
     def fused_step(
         self,
         sizes: MemorySizes,
         dtype: torch.dtype,
         device: torch.device,
-        usage_order: str,
+        options: StepOptions,
         keep: bool,
     ) -> StepRun:
-        return TritonFusedRun(sizes, dtype, device, usage_order, keep)
+        return TritonFusedRun(sizes, dtype, device, options.usage_order, keep)
 
     def kept_numbers(self, sizes: MemorySizes) -> int:
         return kernels.kept_size(*sizes[1:])
@@ -119,7 +123,7 @@ class TritonBackend(Backend):
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
         """See `Backend.memory_step`; the paper's step is an op that torch.compile supports."""
-        if not options.fusible(linkage_of(state.link).is_matrix):
+        if not self.fuses(options, linkage_of(state.link).is_matrix):
             return super().memory_step(vector, state, options)
         dtype = state.memory.dtype
         arithmetic = torch.promote_types(dtype, torch.float32)
