@@ -167,12 +167,12 @@ def names_in(lines: list[str], pattern: str) -> list[str]:
 
 
 def test_every_option_is_documented_once() -> None:
-    """In the docstring that `help(DNC)` shows, and in the table of the README."""
+    """In the docstring that `help(DNC)` shows, and in the table of docs/module.md."""
     arguments = inspect.getdoc(DNC).split("Args:")[1].split("Raises:")[0].splitlines()
     expected = sorted([*OPTIONS, "device", "dtype"])
     assert sorted(names_in(arguments, r" {4}(\w+(?:, \w+)*): ")) == expected
-    readme = (Path(__file__).parents[1] / "README.md").read_text().split("## Options")[1]
-    table = readme.split("\n## ")[0].splitlines()
+    page = (Path(__file__).parents[1] / "docs/module.md").read_text().split("## Options")[1]
+    table = page.split("\n## ")[0].splitlines()
     assert sorted(names_in(table, r"\| (`\w+`(?:, `\w+`)*) \|")) == expected
     assert re.search(r"link_fan_out: '?int'? = 8", pydoc.plain(pydoc.render_doc(DNC)))
 
