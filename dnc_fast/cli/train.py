@@ -17,10 +17,12 @@ from ..presets import PUBLISHED, Preset, model_config, model_options, training_o
 from ..tasks import TASKS, Task, summary
 from ..training import (
     Outcome,
+    Ranks,
     Trainer,
     TrainingConfig,
     describe,
     held_out_size,
+    joined,
     outcome,
     read_run,
     summary_table,
@@ -122,16 +124,22 @@ def _train(options: argparse.Namespace) -> int:
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
     check_folder("--out", options.out)
+    with joined(chosen_device(options.device)) as ranks:
+        return _train_all(options, ranks)
+
+
+def _train_all(options: argparse.Namespace, ranks: Ranks) -> int:
+    """Train one run, or one for each seed; returns the exit status."""
     most = options.threads or torch.get_num_threads()
-    options.device = chosen_device(options.device)
     started = time.monotonic()
     outcomes: list[Outcome] = []
     for folder, wanted in _runs(options).items():
         resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
-        trainer = (_continue if resumed else _begin)(options, folder, wanted)
+        trainer = (_continue if resumed else _begin)(options, folder, wanted, ranks)
         torch.set_num_threads(most)
         if not options.threads:
-            torch.set_num_threads(suitable_threads(trainer.model, trainer.config.batch_size))
+            share = trainer.config.batch_size // ranks.count
+            torch.set_num_threads(suitable_threads(trainer.model, share))
         if trainer.finished:
             print(f"nothing to train: {_why_finished(trainer)}", file=sys.stderr)
         minutes = options.max_minutes
@@ -142,13 +150,14 @@ def _train(options: argparse.Namespace) -> int:
             return _stopped(trainer, options)
         outcomes.append(outcome(trainer))
         _report(trainer, outcomes[-1], options)
-        if not options.no_pictures:
+        if ranks.is_first and not options.no_pictures:
             draw(trainer.model, trainer.task, trainer.config.seed, folder, folder)
         if not trainer.finished:  # out of time
             return _stopped(trainer, options)
     if options.seeds is not None:
         table = summary_table(trainer.task, outcomes)
-        (options.out / "summary.md").write_text(table + "\n")
+        if ranks.is_first:
+            (options.out / "summary.md").write_text(table + "\n")
         print(table)
     return 0
 
@@ -259,7 +268,9 @@ def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]) -> Trainer:
+def _begin(
+    options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]], ranks: Ranks
+) -> Trainer:
     """A new run: the defaults for the task, overridden by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
     model = model_config(task, **wanted["model"])
@@ -269,7 +280,13 @@ def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str
     training = TrainingConfig(**{**defaults, **wanted["training"]})
     try:
         return Trainer(
-            task, model, training, folder, device=options.device, metrics_format=options.metrics
+            task,
+            model,
+            training,
+            folder,
+            device=ranks.device,
+            metrics_format=options.metrics,
+            ranks=ranks,
         )
     except FileExistsError:
         raise UserError(
@@ -279,7 +296,7 @@ def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str
 
 
 def _continue(
-    options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]
+    options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]], ranks: Ranks
 ) -> Trainer:
     """The run of a folder, after a check that the user does not ask for a different one."""
     content = read_run(folder)
@@ -303,4 +320,4 @@ def _continue(
                     f"{flag} must stay {was} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
-    return Trainer.resume(folder, max_steps=max_steps, device=options.device)
+    return Trainer.resume(folder, max_steps=max_steps, device=ranks.device, ranks=ranks)
