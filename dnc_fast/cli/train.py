@@ -250,10 +250,10 @@ def _again(options: argparse.Namespace) -> str:
 
 
 def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
-    """Say that a run was stopped early; returns the exit status."""
+    """Say that a run was stopped early; returns the exit status, of several ranks the first's."""
     reason = "stopped" if trainer.interrupted else "out of time"
     print(f"{reason} at step {trainer.step} and saved; to continue: {_again(options)}")
-    return 128 + trainer.interrupted if trainer.interrupted else 0
+    return 128 + trainer.interrupted if trainer.interrupted and trainer.ranks.is_first else 0
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -92,6 +92,10 @@ class Ranks:
         if self.count > 1:
             torch.manual_seed(stream_seed(seed, "dropout", step * self.count + self.rank))
 
+    def wait(self) -> None:
+        """Go on when all ranks have come here."""
+        self.most(0)
+
     def total(self, number: float) -> float:
         """The sum of a number over all ranks."""
         return self._reduced([number], dist.ReduceOp.SUM)[0]
@@ -142,9 +146,11 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
+            reason = str(error).split(". ")[0]
             raise TrainingError(
                 f"rank {self.rank} of {self.count} has lost another one, which has ended or cannot "
-                f"be reached; what it said is the cause ({str(error).splitlines()[0]})"
+                f"be reached ({reason}); the cause is what that one said; --resume goes on from the "
+                "last checkpoint"
             ) from error
 
 

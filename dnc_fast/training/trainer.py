@@ -183,10 +183,17 @@ class Trainer:
         return map_tensors(lambda zero: next(rest)[rows].to(zero), zeros)
 
     def save(self) -> None:
-        """Write the checkpoint; the metrics up to here are on disk before it."""
+        """Write the checkpoint; the metrics up to here are on disk before it.
+
+        The first rank writes; none goes on, or ends and so ends the others, before that is done.
+        """
         carried = [state and list(tensors(self.ranks.whole(state))) for state in self._carried]
-        if not self.ranks.is_first:
-            return
+        if self.ranks.is_first:
+            self._write(carried)
+        self.ranks.wait()
+
+    def _write(self, carried: list[list[Tensor] | None]) -> None:
+        """Write the checkpoint, with the tensors of the states that are carried over."""
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
@@ -366,7 +373,7 @@ class Trainer:
             outputs, state = self.model(batch.inputs, state)
         carried = None
         if self.task.num_chunks > 1:
-            carried = map_tensors(lambda tensor: tensor.detach().float(), state)
+            carried = map_tensors(_to_carry, state)
         return weight * self.task.loss(outputs.float(), batch), carried
 
     def _raise_not_finite(
@@ -413,3 +420,8 @@ class Trainer:
         for rows in (self._metrics, self._board):
             if rows is not None:
                 rows.add(kind, step=self.step if step is None else step, **values)
+
+
+def _to_carry(tensor: Tensor) -> Tensor:
+    """A tensor of a state without its graph; those of half-precision layers in float32."""
+    return tensor.detach().float() if tensor.is_floating_point() else tensor
