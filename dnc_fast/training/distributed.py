@@ -149,8 +149,8 @@ class Ranks:
             reason = str(error).split(". ")[0]
             raise TrainingError(
                 f"rank {self.rank} of {self.count} has lost another one, which has ended or cannot "
-                f"be reached ({reason}); the cause is what that one said; --resume goes on from the "
-                "last checkpoint"
+                f"be reached ({reason}); see what that one said; --resume goes on from the last "
+                "checkpoint"
             ) from error
 
 
