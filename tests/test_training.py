@@ -81,7 +81,7 @@ def test_checkpoint_with_parts_missing_is_refused(tmp_path):
 
 def test_solved_stops_after_evaluations_in_a_row(tmp_path, monkeypatch):
     shares = iter([1.0, 0.0, 1.0, 1.0])
-    judge_by(monkeypatch, lambda *_: Evaluation(0.0, 0.0, 1.0, next(shares)))
+    judge_by(monkeypatch, lambda *_, **__: Evaluation(0.0, 0.0, 1.0, next(shares)))
     trainer = trained(tmp_path, solved_at=1.0, solved_evaluations=2, max_steps=100)
     assert trainer.solved and trainer.step == 4 * trainer.config.evaluate_every
     Trainer.resume(tmp_path).train("off")  # solved is solved
