@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -36,6 +37,8 @@ from dnc_fast.interface import parse_interface
 from dnc_fast.state import MemorySizes
 from dnc_fast.training import Ranks, Trainer, TrainingError, joined, load_checkpoint, trainer
 
+ROOT = Path(__file__).parent.parent
+
 COPY_RUN: dict[str, Any] = {
     "task": COPY,
     "batch_size": 6,
@@ -60,50 +63,76 @@ ECHO_RUN: dict[str, Any] = {
 """The state is carried from step to step; step 7 is in the middle of a stream."""
 
 
-def training(ranks: Ranks, folder: Path) -> None:
-    """Runs in FOLDER/copy, and in FOLDER/two-one and FOLDER/one-two a part by two ranks."""
-    if not ranks.is_first:  # it writes nothing
-        trainer.save_checkpoint = trainer.MetricsWriter.flush = None
+def training(folder: Path) -> None:
+    with joined("cpu") as ranks:
+        if not ranks.is_first:  # it writes nothing
+            trainer.save_checkpoint = trainer.MetricsWriter.flush = None
+        for part in (whole_run, signal_to_one, clock_of_one, not_finite, lost):
+            part(ranks, folder)
+
+
+def whole_run(ranks: Ranks, folder: Path) -> None:
     run = trainer_of(folder / "copy", **COPY_RUN, ranks=ranks)
     run.train("off")
     assert run.finished
 
+
+def signal_to_one(ranks: Ranks, folder: Path) -> None:
+    """Both stop after the same step."""
     run = trainer_of(folder / "two-one", **ECHO_RUN, ranks=ranks)
-    if not ranks.is_first:  # a signal to one rank stops both
+    if not ranks.is_first:
         at_step(run, 7, lambda *_: signal.raise_signal(signal.SIGTERM))
     run.train("off")
     assert run.interrupted == signal.SIGTERM and run.step == 7
 
+
+def clock_of_one(ranks: Ranks, folder: Path) -> None:
+    """The same with the time, in a run that one process began."""
     run = Trainer.resume(folder / "one-two", max_steps=12, ranks=ranks)
-    run.train("off", max_minutes=None if ranks.is_first else 1e-9)  # and so does the clock of one
+    run.train("off", max_minutes=None if ranks.is_first else 1e-9)
     assert run.out_of_time and run.step == 8
     run.train("off")
     assert run.finished
 
+
+def not_finite(ranks: Ranks, folder: Path) -> None:
+    """A bad gradient on one rank ends both, with the same message."""
     run = trainer_of(folder / "bad", **ECHO_RUN, ranks=ranks)
-    bias = run.model.cell.output.bias
     if not ranks.is_first:
-        bias.register_hook(lambda gradient: gradient * float("nan"))
+        run.model.cell.output.bias.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(TrainingError, match=r"got 0\.\d+ and nan at step 1: gradient of cell"):
         run.train("off")
 
-    run = trainer_of(folder / "lost", **COPY_RUN, ranks=ranks)
-    died = []
-    at_step(run, 30, lambda *_: ranks.is_first or os.kill(os.getpid(), signal.SIGKILL))
-    at_step(run, 30, lambda *_: died.append(time.monotonic()))
+
+def lost(ranks: Ranks, folder: Path) -> None:
+    """One rank is killed; the other ends at once."""
+    run, died = trainer_of(folder / "lost", **COPY_RUN, ranks=ranks), []
+
+    def die(*_: Any) -> None:
+        died.append(time.monotonic())
+        if not ranks.is_first:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    at_step(run, 30, die)
     with pytest.raises(TrainingError, match=r"rank 0 of 2 has lost another one.* --resume goes on"):
         run.train("off")
     assert time.monotonic() - died[0] < 10
     assert load_checkpoint(folder / "lost")["progress"]["step"] == 25
 
 
-def models(ranks: Ranks, folder: Path) -> None:
-    """torch's own wrappers around a model, and a memory in pieces."""
+def models(folder: Path) -> None:
+    """The examples of the docs, torch's own wrappers around a model, and a memory in pieces."""
+    os.chdir(folder)
+    page = (ROOT / "docs/distributed.md").read_text()
+    for example in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(example, {})  # the last one leaves torch.distributed initialised
+    ranks = Ranks(dist.get_rank(), 2)
     for backend in ("reference", "eager", "cpu"):
         for wrap in (torch.nn.parallel.DistributedDataParallel, fully_sharded):
             wrapped(ranks, wrap, backend)
     for linkage in ("dense", "sparse"):
         sharded_memory(linkage)
+    dist.destroy_process_group()
 
 
 def fully_sharded(model: torch.nn.Module) -> torch.nn.Module:
@@ -139,7 +168,7 @@ def wrapped(ranks: Ranks, wrap: Callable[[Any], Any], backend: str) -> None:
 
 def sharded_memory(linkage: str) -> None:
     """Outputs, state and gradients of the steps of examples/sharded_memory.py."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+    sys.path.insert(0, str(ROOT / "examples"))
     from sharded_memory import own_cells, sharded, sharded_step
 
     sizes = MemorySizes(2, 6, 3, 2, 2)
@@ -178,8 +207,7 @@ def _rank(number: int, port: int, name: str, folder: Path) -> None:
     os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with joined("cpu") as ranks:
-        globals()[name](ranks, folder)
+    globals()[name](folder)
 
 
 def main(name: str, folder: str) -> None:

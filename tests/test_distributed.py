@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked
 def run_ranks(name, folder):
     """The exit statuses of both ranks, and what they said."""
     command = [sys.executable, str(Path(__file__).parent / "ranks.py"), name, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return [int(status) for status in done.stdout.split()], done.stderr
 
