@@ -57,6 +57,7 @@ ECHO_RUN: dict[str, Any] = {
     "model": {"linkage": "sparse", "link_fan_out": 2},
     "batch_size": 4,
     "max_steps": 12,
+    "evaluation_size": 1,  # none for rank 0
     "learning_rate": 3e-4,
     **LESSONS,
     "lesson_pass": 0.01,

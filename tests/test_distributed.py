@@ -104,6 +104,19 @@ def test_shares_of_a_batch_add_up_to_its_loss():
         assert torch.equal(joined, batch[number])
 
 
+def test_dropout_depends_on_seed_step_and_rank():
+    def drawn(rank, *where):
+        Ranks(rank, 2).begin_step(*where)
+        return torch.rand(1).item()
+
+    different = {drawn(rank, step, seed) for rank in (0, 1) for step in (0, 1) for seed in (0, 1)}
+    assert len(different) == 8
+    assert drawn(1, 1, 0) == drawn(1, 1, 0)
+    before = torch.get_rng_state()
+    Ranks().begin_step(1, 0)
+    assert torch.equal(torch.get_rng_state(), before), "one process draws on"
+
+
 @pytest.mark.parametrize("size", [0, 1, 5, 250])
 def test_every_sequence_is_one_rank_s(size):
     taken = [range(size)[Ranks(rank, 4).rows(size)] for rank in range(4)]

@@ -91,12 +91,13 @@ def evaluate(
             else:
                 batch = task.batch(size, generator).to(device)
             batch, _ = ranks.share(batch)
+            size = len(batch.lengths)
+            if size == 0:
+                continue
             batch = answered(model, task, batch, num_cells=num_cells)
-            state = model.zero_state(len(batch.lengths), num_cells)
-            outputs, _ = model(batch.inputs, state)
+            outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             scores.append(task.score(outputs, batch))
-    by_batch = zip(*ranks.gathered(scores), strict=True)
-    loss, wrong, counted = map(torch.cat, zip(*chain(*by_batch), strict=True))
+    loss, wrong, counted = map(torch.cat, zip(*chain(*ranks.gathered(scores)), strict=True))
     wrong = wrong.double()
     return Evaluation(
         loss=loss.mean().item(),
