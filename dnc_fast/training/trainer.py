@@ -252,6 +252,7 @@ class Trainer:
 
         Raises:
             TrainingError: loss or gradient is not finite; names the tensor in which this started.
+                Or another rank has ended.
             BlockingIOError: another process trains in the folder.
             ModuleNotFoundError: tensorboard, or tqdm for a bar, is not installed.
         """
