@@ -56,7 +56,7 @@ setup(
         "dnc_fast.training",
     ],
     package_dir={"dnc_fast": "dnc_fast", "dnc_fast.kernels": "kernels"},
-    package_data={"dnc_fast": ["py.typed"]},
+    package_data={"dnc_fast": ["py.typed"], "dnc_fast.pictures": ["page/*"]},
     entry_points={"console_scripts": ["dnc-fast = dnc_fast.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: MIT License",

@@ -12,6 +12,7 @@ import torch
 from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
+from ..files import write_whole
 from ..tasks import Task, read_episode
 from ..training import (
     describe,
@@ -55,6 +56,15 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
     _add_checkpoint_options(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="for the pictures (default: RUN/show)"
+    )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FILE",
+        help="instead of pictures, write a page to walk through a sequence step by step "
+        "(default: viewer.html in the folder for the pictures)",
     )
     parser.set_defaults(run=_show)
 
@@ -106,7 +116,12 @@ def _show(options: argparse.Namespace) -> int:
     out = options.out or folder / "show"  # the run's own pictures stay as they are
     check_folder("--out", out)
     with shown_compiling():
-        draw(model, task, training["seed"], folder, out)
+        if options.html is None:
+            draw(model, task, training["seed"], folder, out)
+        else:
+            page = options.html if options.html.name else out / "viewer.html"
+            check_folder("--html", page.parent)
+            write_page(model, task, training["seed"], page)
     return 0
 
 
@@ -129,6 +144,25 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
         check_integer("--seed", options.seed, minimum=0)
         training["seed"] = options.seed
     return model, task, training
+
+
+def write_page(model: Any, task: Task, seed: int, path: Path) -> None:
+    """Write a page on which to walk through a held-out sequence step by step."""
+    seen = probe(model, task, seed)
+    data = (seen.inputs, seen.outputs, seen.targets, seen.mask, seen.trace, str(task))
+    transcript, graph = None, None
+    if seen.words is not None:
+        right, said = (task.words(part) or [] for part in (seen.targets, seen.outputs))
+        transcript = pictures.Transcript(seen.words, right, said)
+    if seen.names is not None:
+        episode = read_episode(*data[:3], seen.names)
+        graph = pictures.Graph(list(episode.told.values()), episode.wanted, episode.answered)
+        transcript = pictures.Transcript(*episode.words(len(seen.inputs)))
+    links = model.config.linkage == "dense"
+    page = pictures.viewer_page(*data, task.num_classes, transcript, graph, links)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole({path: lambda file: file.write(page.encode())})
+    print(path)
 
 
 def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
@@ -172,8 +206,7 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         return
     episode = read_episode(inputs, outputs, targets, seen.names)
     print(episode)
-    wanted = [triple for exchange in episode.exchanges for triple in exchange.wanted]
-    answered = [triple for exchange in episode.exchanges for triple in exchange.answered]
+    triples = list(episode.told.values())
+    save(pictures.graph_view(triples, episode.wanted, episode.answered, title), "graph")
     told = {step: ", ".join(triple) for step, triple in episode.told.items()}
-    save(pictures.graph_view(list(episode.told.values()), wanted, answered, title), "graph")
     save(pictures.read_view(told, seen.trace, title), "reads")
