@@ -106,10 +106,10 @@ def viewer_page(
         "graph": None,
     }
     if graph is not None:
-        data["graph"], places = _map(graph)
-        arrays["places"] = places
+        first = _first(graph, steps)
+        data["graph"], arrays["places"] = _map(graph)
         write = trace.write_weights.sum(1)
-        arrays["triple_shares"] = triples_read(trace.read_weights, write, _first(graph, steps))
+        arrays["triple_shares"] = triples_read(trace.read_weights, write, first)
     data["arrays"] = {name: encode(array) for name, array in arrays.items()}
     return _fill(title, data)
 

@@ -65,15 +65,17 @@ function contentsAt(step) {
 
 /** M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T */
 function write(step) {
-  for (let cell = 0; cell < CELLS; cell++) {
-    for (let element = 0; element < WIDTH; element++) {
-      let kept = contents.memory[cell * WIDTH + element], added = 0;
-      for (let head = 0; head < WRITE_HEADS; head++) {
-        const weight = ARRAYS.write_weights.at(step, head, cell);
-        kept *= 1 - weight * ARRAYS.erase_vectors.at(step, head, element);
-        added += weight * ARRAYS.write_vectors.at(step, head, element);
-      }
-      contents.memory[cell * WIDTH + element] = kept + added;
+  eachWritten(step, ARRAYS.erase_vectors, (place, part) => { contents.memory[place] *= 1 - part; });
+  eachWritten(step, ARRAYS.write_vectors, (place, part) => { contents.memory[place] += part; });
+}
+
+/** Call `act` with each place of the memory and its part of the outer product of ww_h and vector h. */
+function eachWritten(step, vectors, act) {
+  for (let head = 0; head < WRITE_HEADS; head++) {
+    const first = (step * WRITE_HEADS + head) * WIDTH;
+    for (let cell = 0; cell < CELLS; cell++) {
+      const weight = ARRAYS.write_weights.at(step, head, cell);
+      for (let i = 0; i < WIDTH; i++) act(cell * WIDTH + i, weight * vectors.flat[first + i]);
     }
   }
 }

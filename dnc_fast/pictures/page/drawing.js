@@ -59,7 +59,9 @@ function drawImage(pen, box, columns, rows, value, [low, high], map) {
     for (let column = 0; column < columns; column++) {
       const level = Math.round((255 * (value(column, row) - low)) / (high - low));
       const colour = Number.isNaN(level) ? [213, 94, 0] : table[Math.min(Math.max(level, 0), 255)];
-      image.data.set([...colour, 255], 4 * (row * columns + column));
+      const place = 4 * (row * columns + column);
+      [image.data[place], image.data[place + 1], image.data[place + 2]] = colour;
+      image.data[place + 3] = 255;
     }
   }
   const small = new OffscreenCanvas(columns, rows);

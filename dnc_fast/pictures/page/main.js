@@ -118,11 +118,11 @@ addEventListener("keydown", (event) => {
 addEventListener("hashchange", () => show(stepOfAddress()));
 addEventListener("resize", paint);
 
-const plural = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+const plural = (count, what) => `${count} ${count === 1 ? what : many(what)}`;
 byId("sizes").textContent = [
   plural(STEPS, "step"), plural(CELLS, "cell") + (WIDTH ? ` of ${plural(WIDTH, "element")}` : ""),
   plural(WRITE_HEADS, "write head"), plural(READ_HEADS, "read head"),
-].join(", ");
+].join(", ") + (DATA.contents ? "" : "; the contents of so many cells are not shown");
 if (words) buildWords();
 buildPanels();
 buildMoment();

@@ -31,6 +31,23 @@ function drawLabel(pen, text, x, y, colour) {
   pen.fillText(text, x, y);
 }
 
+/** A name beside each node, where it covers as little as possible of the others and of the nodes. */
+function drawNames(pen, names, places) {
+  const taken = places.map(([x, y]) => [x - 4, y - 4, x + 4, y + 4]);
+  const common = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+  pen.textAlign = "left";
+  places.forEach(([x, y], i) => {
+    const width = pen.measureText(names[i]).width;
+    const boxes = [[x - width / 2, y - 16], [x - width / 2, y + 5], [x + 6, y - 6], [x - 6 - width, y - 6]]
+      .map(([left, top]) => [Math.min(Math.max(left, 0), INNER - width), top])
+      .map(([left, top]) => [left, top, left + width, top + 11]);
+    const covered = (box) => taken.reduce((sum, other) => sum + common(box, other), 0);
+    const box = boxes.reduce((best, other) => (covered(other) < covered(best) ? other : best));
+    taken.push(box);
+    drawLabel(pen, names[i], box[0], box[3] - 2, style("--text"));
+  });
+}
+
 function buildMap() {
   const { nodes, told, wanted, answered, first } = DATA.graph, height = 330, margin = 26;
   const places = nodes.map((_, i) => [
@@ -51,7 +68,7 @@ function buildMap() {
     title: (step) => (step < first ? `graph: triple ${step + 1} of ${first} is told` : "graph: the triple that each head reads"),
     height,
     draw(pen, step) {
-      for (const triple of wanted) drawEdge(pen, ...ends(triple), style("--now"), 10, false);
+      for (const triple of wanted) drawEdge(pen, ...ends(triple), style("--band"), 10, false);
       told.forEach((triple, i) => { if (i <= step) drawEdge(pen, ...ends(triple), style("--line"), 1.1, true); });
       for (const triple of answered) {
         pen.setLineDash([4, 3]);
@@ -63,17 +80,16 @@ function buildMap() {
         const read = reading(step, head);
         if (!read || !read.triple) continue;
         pen.globalAlpha = 0.25 + 0.75 * read.share;
-        drawEdge(pen, ...ends(read.triple), headColour(head), 2 + 2 * (READ_HEADS - head > 1) * head + 2.5 * read.share, true);
+        drawEdge(pen, ...ends(read.triple), headColour(head), 1.5 + 2 * head + 2 * read.share, true);
         pen.globalAlpha = 1;
       }
-      pen.textAlign = "center";
-      places.forEach(([x, y], i) => {
-        pen.fillStyle = style("--text");
+      pen.fillStyle = style("--text");
+      for (const [x, y] of places) {
         pen.beginPath();
         pen.arc(x, y, 3.2, 0, 7);
         pen.fill();
-        drawLabel(pen, nodes[i], x, y - 7, style("--text"));
-      });
+      }
+      drawNames(pen, nodes, places);
     },
     describe(x, y) {
       const near = told.map((triple, i) => {

@@ -62,11 +62,6 @@ function describeCells(x, cell) {
   return strip >= 0 && strip < heads.length ? `${heads[strip].name}, cell ${cell}: ${shown(heads[strip].weight(now, cell))}` : null;
 }
 
-function cellKey() {
-  const note = element("p", "note", "strips: weightings of this step; w the write head" + (WRITE_HEADS > 1 ? "s" : "") + ", numbers the read heads");
-  return [note];
-}
-
 /** The largest size of what M and L hold after any step, so that colours mean the same all the time. */
 function largestEver() {
   let memory = 0, links = 0;
@@ -95,7 +90,10 @@ function memoryCard(limit) {
       const part = indexAt(x - LEFT, width, WIDTH);
       return `M, cell ${cell}, element ${part}: ${shown(contentsAt(now).memory[cell * WIDTH + part])}`;
     },
-    below: () => [colourBar([-limit, limit], "signed", "value"), ...cellKey()],
+    below: () => [
+      colourBar([-limit, limit], "signed", "value"),
+      element("p", "note", "strips: the weightings of this step; w: write heads, 0, 1, …: read heads"),
+    ],
   });
 }
 
@@ -125,6 +123,7 @@ function linkCard(head, limit) {
 
 function buildMoment() {
   if (DATA.graph) buildMap();
+  momentSection.hidden = !DATA.graph && !DATA.contents;
   if (!DATA.contents) return;
   const largest = largestEver();
   memoryCard(largest.memory);

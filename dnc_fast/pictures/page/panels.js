@@ -5,9 +5,9 @@ const timeSection = document.getElementById("time");
 const words = DATA.words;
 const axisWords = words && DATA.axis_words;
 
-/** A row of the page: label, plot, and what stands to its right. */
+/** A row of the page: label (with the ends of its scale), plot, and what stands to its right. */
 class Panel {
-  constructor({ title, note = "", label = "", height, draw, describe, side = () => [], update = () => {} }) {
+  constructor({ title, note = "", label = "", ends = null, height, draw, describe, side = () => [], update = () => {} }) {
     Object.assign(this, { height, draw, side, update });
     const row = element("div", "panel");
     if (title) {
@@ -20,7 +20,9 @@ class Panel {
     this.cursor = element("div", "cursor");
     this.sideBox = element("div", "side");
     this.plot.append(this.canvas, this.cursor);
-    row.append(element("div", "label", label), this.plot, this.sideBox);
+    const name = element("div", ends ? "label scale" : "label", ends ? "" : label);
+    if (ends) name.append(...[ends[1], label, ends[0]].map((text) => element("span", "", String(text))));
+    row.append(name, this.plot, this.sideBox);
     timeSection.append(row);
     const stepAt = (x) => indexAt(x, this.width, STEPS);
     if (describe) hover(this.plot, (x, y) => `step ${stepAt(x)}${spoken(stepAt(x))}\n${describe(stepAt(x), y / this.height)}`);
@@ -66,14 +68,16 @@ function drawAnswerEdges(pen, width, height, colour) {
   pen.restore();
 }
 
+const many = (name) => name + (name.endsWith("s") ? "es" : "s");
+
 /** Values (T, rows) as colours; `marks` (T, rows) are crossed. */
 function imagePanel({ title, note, label, rowName, unit, values, value, rows, map, range, marks, size = 1, strongest = false }) {
   const rowHeight = Math.max(Math.round(Math.min(Math.max(64 / rows, 1), 12)), 1), height = rowHeight * rows;
   const live = element("div", "strongest");
-  const named = (row) => (size === 1 ? `${rowName} ${row}` : `${rowName}s ${row * size} to ${Math.min((row + 1) * size, CELLS) - 1}`);
+  const named = (row) => (size === 1 ? `${rowName} ${row}` : `${many(rowName)} ${row * size} – ${Math.min((row + 1) * size, CELLS) - 1}`);
   new Panel({
     title, note, height,
-    label: `${label ? label + "\n" : ""}${rowName}s 0 – ${rows * size > CELLS && size > 1 ? CELLS - 1 : rows * size - 1}`,
+    label: `${label ? label + "\n" : ""}${many(rowName)} 0 – ${size > 1 ? CELLS - 1 : rows - 1}`,
     draw(pen, width) {
       drawImage(pen, { x: 0, y: 0, width, height }, STEPS, rows, value, range, map);
       drawAnswerEdges(pen, width, height, map === "weight" ? "#ffffff" : style("--text"));
@@ -142,7 +146,7 @@ function linePanel(title, unit, lines, [low, high]) {
   const height = 54, live = lines.map(() => element("b"));
   const y = (value) => 4 + (height - 8) * (1 - (Math.min(Math.max(value, low), high) - low) / (high - low));
   new Panel({
-    title, height, label: `${Number(high.toPrecision(2))}\n${unit}\n${Number(low.toPrecision(2))}`,
+    title, height, label: unit, ends: [low, high].map((end) => Number(end.toPrecision(2))),
     draw(pen, width) {
       pen.strokeStyle = style("--line");
       for (const value of [low, (low + high) / 2, high]) pen.strokeRect(0, y(value), width, 0);
@@ -211,7 +215,7 @@ function axisPanel(title) {
   const longest = axisWords ? Math.max(...words.heard.map((word) => word.length)) : 0;
   const turned = longest > 1, wordsHeight = axisWords ? (turned ? 5 + 6 * longest : 14) : 0;
   new Panel({
-    title, label: axisWords ? "word\nstep" : "step", height: wordsHeight + 14,
+    title, label: "step", height: wordsHeight + 14,
     draw(pen, width, height) {
       const column = width / STEPS;
       const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((n) => n * column >= 26) || 2000;
@@ -237,7 +241,7 @@ function axisPanel(title) {
       }
     },
     describe: (step) => (ARRAYS.mask.at(step) ? "the answer counts" : "no answer is expected"),
-    side: () => [element("span", "", "underlined: the answer counts")],
+    side: () => (title ? [element("span", "", "underlined: the answer counts")] : []),
   });
 }
 
