@@ -448,6 +448,13 @@ def test_answers_are_rendered_by_name(task, graph):
                 assert set(found) <= set(graph.triples)
                 assert all(a[2] == b[0] for a, b in itertools.pairwise(found))
         assert str(episode).count("answered: ") == len(episode.exchanges)
+        heard, wanted, answered = episode.words(int(length))
+        assert len(heard) == len(wanted) == length and wanted == answered
+        assert heard[0] == ", ".join(episode.told[0]) and wanted[0] == ""
+        assert wanted.count("end") == len(episode.exchanges)
+        answers = [", ".join(triple) for triple in episode.wanted]
+        assert [text for text in wanted if text not in ("", "end")] == answers
+        assert episode.wanted == episode.answered
 
 
 def test_a_label_that_stands_for_nothing_is_shown_as_a_number():

@@ -162,8 +162,8 @@ def _fill(title: str, data: Mapping[str, Any]) -> str:
     parts = {
         "title": html.escape(title),
         "data": packed,
-        "style": (PAGE / "viewer.css").read_text(),
-        "script": "".join((PAGE / f"{name}.js").read_text() for name in SCRIPTS),
+        "style": (PAGE / "viewer.css").read_text(encoding="utf-8"),
+        "script": "".join((PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
     }
-    template = (PAGE / "viewer.html").read_text()
+    template = (PAGE / "viewer.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)

@@ -104,7 +104,7 @@ function buildMap() {
         const read = reading(step, head), row = table.insertRow(), sample = element("i"), cell = row.insertCell();
         sample.style.background = headColour(head);
         cell.append(sample, `read head ${READ_HEADS > 1 ? head : ""}`);
-        row.insertCell().textContent = !read ? "–" : read.triple ? named(read.triple) : "(a cell without a triple)";
+        row.insertCell().textContent = !read ? "–" : read.triple ? named(read.triple) : "(no triple)";
         row.insertCell().textContent = read ? shown(read.share) : "";
       }
       const note = "arrows: triples told so far; coloured, the one that most of a head's weighting lies on, with that share; band: the right answer; dashed: the model's answer. Positions are computed and mean nothing.";
