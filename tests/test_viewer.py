@@ -163,8 +163,12 @@ def test_show_writes_the_page(tmp_path, capsys):
     assert main(["show", str(tmp_path / "run"), "--html"]) == 0
     page = tmp_path / "run/show/viewer.html"
     assert capsys.readouterr().out.strip().endswith(str(page))
-    assert main(["show", str(tmp_path / "run"), "--html", str(tmp_path / "new/one.html")]) == 0
-    assert (tmp_path / "new/one.html").read_bytes() == page.read_bytes()
+    other = tmp_path / "new/one.html"
+    assert main(["show", str(tmp_path / "run"), "--linkage", "none", "--html", str(other)]) == 0
+    seen, unlinked = (Reader(path.read_text(encoding="utf-8")).data for path in (page, other))
+    assert (seen["links"], unlinked["links"]) == (True, False)
+    assert main(["show", str(tmp_path / "run"), "--html", str(tmp_path)]) != 0
+    assert f"--html must name a file, got the folder {tmp_path}" in capsys.readouterr().err
 
 
 # In a browser

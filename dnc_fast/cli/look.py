@@ -121,6 +121,8 @@ def _show(options: argparse.Namespace) -> int:
         else:
             page = options.html if options.html.name else out / "viewer.html"
             check_folder("--html", page.parent)
+            if page.is_dir():
+                raise UserError(f"--html must name a file, got the folder {page}")
             write_page(model, task, training["seed"], page)
     return 0
 
@@ -150,16 +152,16 @@ def write_page(model: Any, task: Task, seed: int, path: Path) -> None:
     """Write a page on which to walk through a held-out sequence step by step."""
     seen = probe(model, task, seed)
     data = (seen.inputs, seen.outputs, seen.targets, seen.mask, seen.trace, str(task))
-    transcript, graph = None, None
+    texts, graph = None, None
     if seen.words is not None:
         right, said = (task.words(part) or [] for part in (seen.targets, seen.outputs))
-        transcript = pictures.Transcript(seen.words, right, said)
+        texts = pictures.Transcript(seen.words, right, said)
     if seen.names is not None:
         episode = read_episode(*data[:3], seen.names)
         graph = pictures.Graph(list(episode.told.values()), episode.wanted, episode.answered)
-        transcript = pictures.Transcript(*episode.words(len(seen.inputs)))
+        texts = pictures.Transcript(*episode.words(len(seen.inputs)))
     links = model.config.linkage == "dense"
-    page = pictures.viewer_page(*data, task.num_classes, transcript, graph, links)
+    page = pictures.viewer_page(*data, task.num_classes, texts, graph, links)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole({path: lambda file: file.write(page.encode())})
     print(path)

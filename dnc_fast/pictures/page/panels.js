@@ -25,7 +25,7 @@ class Panel {
     row.append(name, this.plot, this.sideBox);
     timeSection.append(row);
     const stepAt = (x) => indexAt(x, this.width, STEPS);
-    if (describe) hover(this.plot, (x, y) => `step ${stepAt(x)}${spoken(stepAt(x))}\n${describe(stepAt(x), y / this.height)}`);
+    hover(this.plot, (x, y) => `step ${stepAt(x)}${spoken(stepAt(x))}\n${describe(stepAt(x), y / this.height)}`);
     const go = (event) => event.buttons && show(stepAt(event.clientX - this.plot.getBoundingClientRect().left));
     this.plot.addEventListener("pointerdown", (event) => { this.plot.setPointerCapture(event.pointerId); go(event); });
     this.plot.addEventListener("pointermove", go);
@@ -71,7 +71,7 @@ function drawAnswerEdges(pen, width, height, colour) {
 const many = (name) => name + (name.endsWith("s") ? "es" : "s");
 
 /** Values (T, rows) as colours; `marks` (T, rows) are crossed. */
-function imagePanel({ title, note, label, rowName, unit, values, value, rows, map, range, marks, size = 1, strongest = false }) {
+function imagePanel({ title, note, label, rowName, unit, what, value, rows, map, range, marks, size = 1, strongest = false }) {
   const rowHeight = Math.max(Math.round(Math.min(Math.max(64 / rows, 1), 12)), 1), height = rowHeight * rows;
   const live = element("div", "strongest");
   const named = (row) => (size === 1 ? `${rowName} ${row}` : `${many(rowName)} ${row * size} – ${Math.min((row + 1) * size, CELLS) - 1}`);
@@ -100,7 +100,7 @@ function imagePanel({ title, note, label, rowName, unit, values, value, rows, ma
     },
     describe: (step, place) => {
       const row = indexAt(place, 1, rows);
-      return `${values}, ${named(row)}: ${shown(value(step, row))}${marks && marks.at(step, row) ? " (wrong)" : ""}`;
+      return `${what}, ${named(row)}: ${shown(value(step, row))}${marks && marks.at(step, row) ? " (wrong)" : ""}`;
     },
     side: () => (title ? [colourBar(range, map, unit), ...(strongest ? [live] : [])] : strongest ? [live] : []),
     update(step) {
@@ -119,7 +119,7 @@ function weightingPanels(name, title, unit) {
     imagePanel({
       title: head === 0 ? title : "", note: DATA.pool > 1 ? `each row the largest of ${DATA.pool} cells` : "",
       label: heads > 1 ? `head ${head}` : "", rowName: "cell", unit, rows, range, map: "weight", size: DATA.pool,
-      values: heads > 1 ? `${title}, head ${head}` : title, value: (step, row) => array.at(step, head, row), strongest: unit === "weight",
+      what: heads > 1 ? `${title}, head ${head}` : title, value: (step, row) => array.at(step, head, row), strongest: unit === "weight",
     });
   }
 }
@@ -129,7 +129,7 @@ function dataPanel(name, title, rowName, unit, more = {}) {
   const array = ARRAYS[name];
   const range = unit === "probability" ? [0, 1] : array.range();
   imagePanel({
-    title, rowName, unit, values: title, rows: array.shape[1], range, map: mapOf(range),
+    title, rowName, unit, what: title, rows: array.shape[1], range, map: mapOf(range),
     value: (step, row) => array.at(step, row), ...more,
   });
 }
