@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...checks import check_integer, check_number
@@ -87,22 +88,20 @@ class ShortestPathTask(GraphTask):
         description = graphs.describe(generator)
         wanted = uniform(self.min_path, self.max_path, (batch_size,), generator)
         query, lengths = draw_pairs(graphs, wanted, generator)
-        steps = lengths + self.slack + 1
-        blank = torch.full((batch_size, int(steps.max()), 3), BLANK, device=query.device)
-        end = torch.tensor(END, device=query.device).expand_as(blank)
-        one = torch.ones_like(lengths)
-        unanswered = join_phases(
+        path = shortest_walk(description.heard, query, lengths)
+        actions = F.pad(path, (0, 0, 1, self.slack), value=BLANK)
+        steps = torch.arange(actions.shape[1], device=query.device).unsqueeze(-1)
+        end = torch.tensor(END, device=query.device)
+        targets = F.pad(path, (0, 0, 0, 1 + self.slack), value=BLANK)
+        targets = torch.where(steps == lengths.view(-1, 1, 1), end, targets)
+        return join_phases(
             [
                 description,
-                Phase(query.unsqueeze(1), one),
+                Phase(query.unsqueeze(1), torch.ones_like(lengths)),
                 silence(self.planning_steps, batch_size, query.device),
-                Phase(blank, steps, end),
+                Phase(actions, lengths + self.slack + 1, targets),
             ]
         )
-        best = PathAnswerer(unanswered)
-        for step in range(best.first, best.last + 1):
-            best.take(step, unanswered.targets.new_zeros(batch_size, TRIPLE_SIZE))
-        return best.batch()
 
     def answerer(self, batch: Batch, generator: torch.Generator | None) -> PathAnswerer:
         """Replaces the actions of the batch by the model's own."""
@@ -146,6 +145,28 @@ def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tu
     source = graphs.nodes.gather(1, chosen // num_nodes)
     destination = graphs.nodes.gather(1, chosen % num_nodes)
     return torch.cat([source, torch.full_like(source, BLANK), destination], 1), lengths
+
+
+def shortest_walk(edges: Tensor, query: Tensor, lengths: Tensor) -> Tensor:
+    """A shortest path along edges, of several that which takes the first edges.
+
+    Args:
+        edges: (B, E, 3) triples of labels, `BLANK` past the last.
+        query: (B, 3) labels of source, `BLANK` and destination.
+        lengths: (B) of the path.
+
+    Returns:
+        (B, longest, 3) triples of labels, `BLANK` past the last.
+    """
+    rows, node = torch.arange(len(edges), device=edges.device), query[:, 0]
+    to_go = distances(edges, query[:, 2]).gather(1, edges[..., 2].clamp(min=0))
+    path = []
+    for left in lengths - torch.arange(int(lengths.max()), device=edges.device).unsqueeze(-1):
+        leads = (edges[..., 0] == node.unsqueeze(1)) & (to_go == left.unsqueeze(1) - 1)
+        triple = edges[rows, leads.int().argmax(1)]
+        path.append(torch.where((left > 0).unsqueeze(1), triple, BLANK))
+        node = triple[:, 2]
+    return torch.stack(path, 1)
 
 
 def arrivals(inputs: Tensor) -> Tensor:
