@@ -105,6 +105,13 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         "otherwise as many as torch takes)",
     )
     run.add_argument(
+        "--data-workers",
+        type=_data_workers,
+        metavar="INT",
+        help="processes that draw batches; 0: a thread (default: auto, which is up to 2 where a "
+        "GPU trains and batches take long to draw, otherwise 0)",
+    )
+    run.add_argument(
         "--metrics", choices=FORMATS, default="jsonl", help="format of metrics (default: jsonl)"
     )
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
@@ -176,6 +183,15 @@ def _threads(text: str) -> int:
     return int(text)
 
 
+def _data_workers(text: str) -> int | None:
+    """The number of processes that draw batches; None for "auto"."""
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be auto, or an integer of at least 0, got {text}")
+    return int(text)
+
+
 def _why_finished(trainer: Trainer) -> str:
     """Why a run that is resumed has no steps to take."""
     if trainer.solved:
@@ -228,7 +244,12 @@ def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -
     if options.progress != "off" and not trainer.finished:
         print(_plan(trainer), file=sys.stderr)
     with shown_compiling(options.progress != "off"):
-        trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
+        trainer.train(
+            options.progress,
+            max_minutes=minutes,
+            tensorboard=options.tensorboard,
+            data_workers=options.data_workers,
+        )
 
 
 def _plan(trainer: Trainer) -> str:

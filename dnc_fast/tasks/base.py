@@ -32,9 +32,13 @@ class Batch(NamedTuple):
     mask: Tensor
     lengths: Tensor
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on another device."""
-        return Batch(*(tensor.to(device) for tensor in self))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on another device; with `non_blocking`, from pinned memory, without waiting."""
+        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory from which a GPU copies by itself."""
+        return Batch(*(tensor.pin_memory() for tensor in self))
 
     def split(self, parts: int) -> list[Batch]:
         """The batch cut in time into `parts` of equally many steps; each sequence continues.

@@ -18,7 +18,7 @@ from ..dnc import DNC
 from ..state import DNCState, map_tensors, tensors
 from ..tasks import Batch, Task, task_name
 from .answering import answered
-from .batches import Prefetcher
+from .batches import Prefetcher, suitable_workers
 from .checkpoint import CHECKPOINT, read_run, reading, restore_task, save_checkpoint
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
@@ -238,6 +238,7 @@ class Trainer:
         *,
         max_minutes: float | None = None,
         tensorboard: bool = False,
+        data_workers: int | None = 0,
     ) -> None:
         """Train until solved, out of steps or minutes, or interrupted by Ctrl-C or SIGTERM.
 
@@ -249,6 +250,9 @@ class Trainer:
             progress: "auto", "bar", "lines" or "off".
             max_minutes: of this call; None for no limit.
             tensorboard: whether to write curves for TensorBoard into the run's folder.
+            data_workers: processes that draw batches; 0 for a thread, None for what suits task and
+                device. The batches are the same. They need a program whose main module begins
+                nothing when it is imported (`if __name__ == "__main__":`).
 
         Raises:
             TrainingError: loss or gradient is not finite; names the tensor in which this started.
@@ -258,6 +262,10 @@ class Trainer:
         """
         if max_minutes is not None:
             check_number("max_minutes", max_minutes, 0.0, above=True)
+        if data_workers is None:
+            hardest = len(self.curriculum.lessons) - 1
+            data_workers = suitable_workers(self.curriculum.draw, hardest, self.device)
+        check_integer("data_workers", data_workers, minimum=0)
         if not self.finished:
             self._compile()
         seen = self.ranks.is_first
@@ -275,7 +283,8 @@ class Trainer:
             if tensorboard and seen:
                 self._board = TensorBoard(self.folder / "tensorboard", self.step + 1)
                 stack.callback(self._board.close)
-            draws = stack.enter_context(Prefetcher(self.curriculum.draw))
+            prefetcher = Prefetcher(self.curriculum.draw, data_workers, self.device.type == "cuda")
+            draws = stack.enter_context(prefetcher)
             while not self.finished:
                 evaluated = self._step_and_tests(draws)
                 minutes = (time.monotonic() - started) / 60
@@ -325,7 +334,7 @@ class Trainer:
         batches = []
         for index, chunks in enumerate(draws.take(number, self.curriculum.present), first):
             generator = stream_generator(self.config.seed, "answers", index)
-            batch = chunks[chunk].to(self.device)
+            batch = chunks[chunk].to(self.device, self.device.type == "cuda")
             batches.append(answered(self.model, self.task, batch, generator))
         return batches
 
@@ -338,22 +347,24 @@ class Trainer:
         for batch, state in zip(batches, before, strict=True):
             batch_loss, carried = self._forward(batch, state)
             self.optimization.backward(batch_loss / len(batches))
-            losses.append(batch_loss.item())
+            losses.append(batch_loss.detach())
             self._carried.append(carried)
-        loss = self.ranks.total(sum(losses) / len(losses))
         self.ranks.add_up([p.grad for p in self.model.parameters() if p.grad is not None])
-        norm = self.optimization.gradient_norm()
+        total_norm = self.optimization.gradient_norm()
+        # The one time in a step that a single rank waits for its device.
+        *found, norm = torch.stack([*losses, total_norm]).tolist()
+        loss = self.ranks.total(sum(found) / len(found))
         overflow = self.optimization.overflowed(norm)
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
-            self._raise_not_finite(loss, norm.item(), batches, before)
-        factor = None if overflow else self._usual_norm.spike(norm.item())
+            self._raise_not_finite(loss, norm, batches, before)
+        factor = None if overflow else self._usual_norm.spike(norm)
         if factor is not None:
-            self._note_spike(norm.item(), factor)
+            self._note_spike(norm, factor)
         skip = factor is not None and self.config.spikes == "skip"
-        rate = self.optimization.step(norm, skip)
+        rate = self.optimization.step(total_norm, skip or overflow)
         self.step += 1
         self._record(
-            "train", loss=loss, gradient_norm=None if overflow else norm.item(), learning_rate=rate
+            "train", loss=loss, gradient_norm=None if overflow else norm, learning_rate=rate
         )
         return loss
 
