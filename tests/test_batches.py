@@ -11,7 +11,7 @@ import traceback
 
 import pytest
 import torch
-from runs import assert_same_checkpoint, generator, trained, trainer_of
+from runs import TINY_OPTIONS, assert_same_checkpoint, generator, trained, trainer_of
 
 from dnc_fast.tasks import Batch, CopyTask
 from dnc_fast.training import TrainingConfig
@@ -98,6 +98,26 @@ def test_processes_end_when_their_parent_is_killed():
     while is_alive(process) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_alive(process)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no process groups")
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.full), signal.SIGTERM]
+)
+def test_a_run_that_is_stopped_with_its_processes_saves(tmp_path, number):
+    """As a terminal's Ctrl-C and a scheduler do it: the signal goes to every process at once."""
+    options = {**TINY_OPTIONS, "--out": tmp_path, "--data-workers": 1, "--max-steps": 10**6}
+    words = [str(word) for option in options.items() for word in option]
+    command = [sys.executable, "-m", "dnc_fast", "train", "copy", "--no-pictures", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    run = subprocess.Popen([*command, "--solved-at", "2"], start_new_session=True, **pipes)
+    until = time.monotonic() + 100
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(run.pid, number)
+    printed, _ = run.communicate(timeout=60)  # until no process holds its output any more
+    assert run.returncode == 128 + number, printed
+    assert "and saved; to continue" in printed and "Traceback" not in printed
 
 
 def is_alive(process):

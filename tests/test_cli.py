@@ -173,6 +173,17 @@ def test_several_seeds_make_a_table_and_go_on_in_parts(tmp_path):
         assert (whole / metrics).read_bytes() == (parts / metrics).read_bytes()
 
 
+def test_data_workers_are_chosen(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Trainer, "train", lambda *args, **options: asked.append(options))
+    few = ("train", "copy", *TINY, "--no-pictures")
+    for number, more in enumerate(((), ("--data-workers", "auto"), ("--data-workers", 2))):
+        run(*few, "--out", tmp_path / str(number), *more)
+    assert [options["data_workers"] for options in asked] == [None, None, 2]
+    printed = run(*few, "--data-workers", "-1", status=2)
+    assert "must be auto, or an integer of at least 0, got -1" in printed
+
+
 def test_out_of_time_is_told_and_gone_on_with(tmp_path):
     arguments = ("train", "echo", "--out", tmp_path, "--no-pictures", "--hidden-size", 8)
     printed = run(*arguments, "--max-minutes", 0.002, "--solved-at", 2, "--progress", "off")

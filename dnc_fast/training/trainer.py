@@ -334,7 +334,7 @@ class Trainer:
         batches = []
         for index, chunks in enumerate(draws.take(number, self.curriculum.present), first):
             generator = stream_generator(self.config.seed, "answers", index)
-            batch = chunks[chunk].to(self.device, self.device.type == "cuda")
+            batch = chunks[chunk].to(self.device, non_blocking=self.device.type == "cuda")
             batches.append(answered(self.model, self.task, batch, generator))
         return batches
 
