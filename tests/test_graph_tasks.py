@@ -236,7 +236,7 @@ def test_a_pair_without_the_wanted_path_gets_the_longest_there_is():
         assert [target is None for _, _, target in answer] == [False, False, True]
 
 
-def answer_all(task, batch, choose, chance=None, mixing=1.0):
+def answer_all(task, batch, choose, chance=None, mixing=0.0):
     """A batch answered by outputs that `choose(step)` gives."""
     answerer = PathAnswerer(batch, chance, mixing)
     for step in range(answerer.first, answerer.last + 1):

@@ -105,7 +105,7 @@ class ShortestPathTask(GraphTask):
 
     def answerer(self, batch: Batch, generator: torch.Generator | None) -> PathAnswerer:
         """Replaces the actions of the batch by the model's own."""
-        return PathAnswerer(batch, generator, 0.0 if generator is None else self.mixing)
+        return PathAnswerer(batch, generator, self.mixing)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
         """Whether each path in the batch arrives; the batch must be answered by the model.
@@ -184,11 +184,11 @@ class PathAnswerer(Answerer):
     Args:
         batch: of a `ShortestPathTask`; its answers are ignored.
         generator: of random actions in training; None takes the most likely edge at every step.
-        mixing: share of best actions; without a generator, 1 for all and otherwise none.
+        mixing: share of best actions in training; without a generator there are none.
     """
 
     def __init__(
-        self, batch: Batch, generator: torch.Generator | None = None, mixing: float = 1.0
+        self, batch: Batch, generator: torch.Generator | None = None, mixing: float = 0.0
     ) -> None:
         inputs = batch.inputs
         heard, phase = decode_triples(inputs[..., :TRIPLE_SIZE]), phase_numbers(inputs)
@@ -251,7 +251,7 @@ class PathAnswerer(Answerer):
     def _takes_best(self, known: Tensor) -> Tensor:
         """(B) in which sequences the best action is taken, whatever the outputs are."""
         if self._generator is None:
-            return known & (self._mixing == 1.0)
+            return torch.zeros_like(known)
         shares = random_shares(tuple(known.shape), self._generator).to(known.device)
         return known & (shares < self._mixing)
 
