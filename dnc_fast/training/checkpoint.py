@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         OSError: the file could not be written; the old one is still there.
     """
     whole = {"format": FORMAT, "version": VERSION, **content}
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f"{path.name}.part")  # of a killed process: written over
     try:
         with open(draft, "wb") as file:
             torch.save(whole, file)
