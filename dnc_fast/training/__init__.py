@@ -12,6 +12,7 @@ from .checkpoint import (
 )
 from .config import TrainingConfig
 from .evaluation import Evaluation, describe, evaluate, held_out_size
+from .guessing import guess
 from .metrics import read_metrics
 from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
@@ -29,6 +30,7 @@ __all__ = [
     "answered",
     "describe",
     "evaluate",
+    "guess",
     "held_out_size",
     "load_checkpoint",
     "load_run",
