@@ -1,6 +1,7 @@
 """Package metadata of dnc_fast; everything about the package itself is here."""
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -14,6 +15,29 @@ SHARE = ["safetensors>=0.4"]
 TENSORBOARD = ["tensorboard>=2.12"]
 PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
 TEST = [*CPU, *TRAIN, *SHARE, *TENSORBOARD, *PYTEST, "hypothesis>=6.80"]
+
+LINKS = {"dnc_fast/kernels": "../kernels", ".editable/dnc_fast": "../dnc_fast"}
+
+
+def package_dir() -> dict[str, str]:
+    """Where the packages are; an editable installation finds them through `LINKS`.
+
+    So setuptools puts the folder `.editable` on Python's path. Without links it would install an
+    import hook, which Python asks last: started in the folder that contains a clone named dnc_fast,
+    it would import the clone, as a package without code.
+    """
+    folders = {"dnc_fast": "dnc_fast", "dnc_fast.kernels": "kernels"}
+    if "editable_wheel" not in sys.argv:
+        return folders
+    try:
+        for link, target in LINKS.items():
+            (ROOT / link).parent.mkdir(exist_ok=True)
+            if not (ROOT / link).is_symlink():
+                (ROOT / link).symlink_to(target, target_is_directory=True)
+    except OSError:  # such as on Windows without the right to make links
+        return folders
+    return {"": ".editable"}
+
 
 setup(
     name="dnc_fast",
@@ -55,7 +79,7 @@ setup(
         "dnc_fast.tasks.graphs",
         "dnc_fast.training",
     ],
-    package_dir={"dnc_fast": "dnc_fast", "dnc_fast.kernels": "kernels"},
+    package_dir=package_dir(),
     package_data={"dnc_fast": ["py.typed"], "dnc_fast.pictures": ["page/*"]},
     entry_points={"console_scripts": ["dnc-fast = dnc_fast.cli:main"]},
     classifiers=[

@@ -23,7 +23,8 @@ def write_whole(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
     Raises:
         OSError: a file could not be written; the old ones are still there.
     """
-    drafts = {path: path.with_name(f"{path.name}.{os.getpid()}.part") for path in files}
+    # A killed process leaves its drafts behind, and the next writes over them.
+    drafts = {path: path.with_name(f"{path.name}.part") for path in files}
     try:
         for path, write in files.items():
             with open(drafts[path], "wb") as file:

@@ -144,7 +144,10 @@ def test_every_task_trains_is_scored_and_drawn(name, tmp_path):
         "echo": "% of bits right",
         "babi": "% of questions right",
     }
-    assert published.get(name, "% of sequences right") in printed and "seed 3" in printed
+    first, model, guessing = printed.splitlines()[:3]
+    assert first.endswith("seed 3") and guessing.startswith("by guessing: ")
+    for line in (model, guessing):
+        assert published.get(name, "% of sequences right") in line
 
 
 def test_tasks_are_listed_a_line_each():

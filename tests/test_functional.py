@@ -179,6 +179,17 @@ def test_order_is_checked() -> None:
         functional.allocation_weighting(torch.rand(1, 2), usage_order="random")
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="values are checked on a CPU only")
+def test_strengths_below_zero_are_refused() -> None:
+    """The kernels take the highest similarity for the highest logit."""
+    given = arguments()["content_weighting"]
+    given["strengths"][0, 1] = -3.0
+    with pytest.raises(ValueError, match=r"^strengths must be at least 0, got -3; softplus"):
+        functional.content_weighting(**given)
+    given["strengths"][0, 1] = 0.0
+    assert functional.content_weighting(**given)[0, 1].allclose(torch.full((5,), 0.2).double())
+
+
 @every_function
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_each_argument_is_checked(name: str, backend: str) -> None:

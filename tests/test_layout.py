@@ -1,7 +1,10 @@
 """The layout of the code is as CONTRIBUTING.md says: packages, layers, commands of the README."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,7 +126,23 @@ def test_every_package_is_installed():
 
 def test_installed_kernels_are_the_folder_kernels():
     kernels = pytest.importorskip("dnc_fast.kernels", reason="dnc_fast is not installed")
-    assert Path(kernels.__file__).parent == ROOT / "kernels"
+    assert Path(kernels.__file__).resolve().parent == ROOT / "kernels"
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
+    """Such as the clone, when Python is started in the folder that contains it."""
+    (tmp_path / "dnc_fast").mkdir()
+    code = "import dnc_fast, sys; print(dnc_fast.__file__, *sys.meta_path, sep='\\n')"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def found_in(folder):
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    elsewhere = found_in(tmp_path / "dnc_fast").stdout
+    if not elsewhere or "_EditableFinder" in elsewhere:
+        pytest.skip("dnc_fast is not installed, or where setup.py could make no links")
+    assert found_in(tmp_path).stdout == elsewhere
 
 
 def test_ci_runs_the_test_command_of_the_readme():

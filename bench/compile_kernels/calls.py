@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
 from dnc_fast.kernels import gpu
 from dnc_fast.kernels.arrays import GATES, GRU, LSTM, PLAIN, Adjoint, LayerGradient, LayerStep, Step
 from dnc_fast.kernels.interface import interface_size
-from torch import Tensor
-
 from dnc_fast.state import MemorySizes
 
 ORDERS = ("exact", "robust")

@@ -15,8 +15,10 @@ from ..config import DNCConfig
 from ..files import write_whole
 from ..tasks import Task, read_episode
 from ..training import (
+    Evaluation,
     describe,
     evaluate,
+    guess,
     held_out_size,
     probe,
     read_metrics,
@@ -25,6 +27,7 @@ from ..training import (
     restore_task,
     transcript,
 )
+from ..training.evaluation import FIGURES
 from ..training.metrics import FORMATS
 from .compiling import shown_compiling
 from .options import (
@@ -95,19 +98,29 @@ def _score(model: Any, task: Task, training: dict[str, Any], sequences: int | No
     if sequences is None:
         sequences = held_out_size(task, training["evaluation_size"])
     check_integer("--sequences", sequences, minimum=1)
-    result = evaluate(model, task, sequences, training["seed"])
-    print(f"{task}; {model.config.num_cells} cells, seed {training['seed']}")
+    seed = training["seed"]
+    result = evaluate(model, task, sequences, seed)
+    print(f"{task}; {model.config.num_cells} cells, seed {seed}")
     print(
-        f"{sequences} held-out sequences: {describe(task, result)}, "
+        f"{sequences} held-out sequences: {_figures(task, result)}, "
         f"loss {result.loss:.5f} nats per {task.unit}"
     )
-    shares = {
-        name: getattr(evaluate(model, part, sequences, training["seed"]), task.goal)
-        for name, part in task.parts().items()
-    }
+    print(f"by guessing: {_figures(task, guess(task, sequences, seed))}")
+    shares, guesses = {}, {}
+    for name, part in task.parts().items():
+        shares[name] = getattr(evaluate(model, part, sequences, seed), task.goal)
+        guesses[name] = getattr(guess(part, sequences, seed), task.goal)
     if shares:
-        print(task.parts_table(shares))
+        print(f"\n{task.parts_table(shares, guesses)}")
     return 0
+
+
+def _figures(task: Task, result: Evaluation) -> str:
+    """The published figures, and the share of right answers where that is another one."""
+    words = describe(task, result)
+    if "right" in task.published or result.right == result.solved:
+        return words
+    return f"{words}, {FIGURES['right'](result, task.unit)}"
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from .checkpoint import (
 from .config import TrainingConfig
 from .distributed import Ranks, joined
 from .evaluation import Evaluation, describe, evaluate, held_out_size
+from .guessing import guess
 from .health import TrainingError
 from .metrics import read_metrics
 from .probe import Moment, Probe, probe, transcript
@@ -32,6 +33,7 @@ __all__ = [
     "answered",
     "describe",
     "evaluate",
+    "guess",
     "held_out_size",
     "joined",
     "load_checkpoint",
