@@ -11,8 +11,9 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").rea
 CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
 TENSORBOARD = ["tensorboard>=2.12"]
+EXAMPLES = ["accelerate>=1.2", "lightning>=2.5"]
 PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
-TEST = [*CPU, *TRAIN, *TENSORBOARD, *PYTEST, "hypothesis>=6.80"]
+TEST = [*CPU, *TRAIN, *TENSORBOARD, *EXAMPLES, *PYTEST, "hypothesis>=6.80"]
 
 setup(
     name="dnc_fast",
@@ -28,6 +29,7 @@ setup(
         "cpu": CPU,
         "train": [*CPU, *TRAIN],
         "tensorboard": TENSORBOARD,
+        "examples": [*CPU, *EXAMPLES],
         "test": TEST,
         "bench": [*CPU, *TRAIN, "dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],

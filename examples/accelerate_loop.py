@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from dnc_fast import DNC
 from dnc_fast.tasks import CopyTask
 
-parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument(
     "--steps", type=int, default=1000, help="until when to train, not how many more"
 )

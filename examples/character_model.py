@@ -35,8 +35,8 @@ with tempfile.TemporaryDirectory() as folder:
     trainer.train("off")
 print(f"{options.steps} steps; held out: {describe(task, trainer.held_out())}")
 
-written, state = task.alphabet.index("T"), None
-text = ["T"]
+written, state = int(torch.randint(len(task.alphabet), ())), None
+text = [task.alphabet[written]]
 with torch.no_grad():
     for _ in range(300):
         step = F.one_hot(torch.tensor([[written]]), len(task.alphabet)).float()

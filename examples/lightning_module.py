@@ -73,7 +73,7 @@ class Copier(lightning.LightningModule):
         return DataLoader(Batches(self.task, 0, 1, batch_size=200), batch_size=None)
 
 
-parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--epochs", type=int, default=10, help="until when to train, not how much more")
 parser.add_argument("--epoch-steps", type=int, default=100, help="training steps in an epoch")
 parser.add_argument("--folder", type=Path, default="runs/lightning", help="for checkpoints")

@@ -11,7 +11,6 @@ the memory of each row whose episode has ended.
 import argparse
 
 import torch
-from torch.distributions import Categorical
 
 from dnc_fast import DNCCell
 
@@ -56,16 +55,16 @@ class TMaze:
         signs = torch.randint(0, 2, self.signs.shape, generator=self.generator)
         least, most = self.junctions + self.corridor // 2, self.junctions + self.corridor
         ends = torch.randint(least, most + 1, self.end.shape, generator=self.generator)
-        self.signs = torch.where(rows.unsqueeze(1), signs, self.signs)
         self.end = torch.where(rows, ends, self.end)
+        self.signs = torch.where(rows.unsqueeze(1), signs, self.signs)
         self.place, self.time = self.place * ~rows, self.time * ~rows
 
     def _sign(self, number):
         return self.signs.gather(1, number.clamp(0, self.junctions - 1).unsqueeze(1)).squeeze(1)
 
     def _observations(self):
-        beyond = 2 + (self.place >= self.end)
-        seen = torch.where(self.place < self.junctions, self._sign(self.place), beyond)
+        signs, beyond = self._sign(self.place), 2 + (self.place >= self.end)
+        seen = torch.where(self.place < self.junctions, signs, beyond)
         return torch.nn.functional.one_hot(seen, 4).float()
 
 
@@ -93,12 +92,12 @@ class Walk:
         return map(torch.stack, zip(*happened, strict=True))
 
 
-def train(walk, updates, discount=0.9, trace=0.95):
-    optimizer = torch.optim.Adam(walk.policy.parameters(), lr=1e-3)
+def train(walk, updates, discount=0.9, trace=0.8):
+    optimizer = torch.optim.Adam(walk.policy.parameters(), lr=3e-3)
     all_rewards = []
     for update in range(1, updates + 1):
         outputs, actions, rewards, terminated, over, counted = walk.rollout(32)
-        values, chances = outputs[..., 3], Categorical(logits=outputs[..., :3])
+        values, chances = outputs[..., 3], torch.distributions.Categorical(logits=outputs[..., :3])
         with torch.no_grad():  # generalised advantage estimation (Schulman et al. 2016)
             output, _ = walk.policy(walk.observations, walk.state, memory=walk.memory)
             following, advantage, advantages = output[:, 3], 0.0, torch.empty_like(values)
@@ -108,7 +107,7 @@ def train(walk, updates, discount=0.9, trace=0.95):
                 following, advantages[t] = values[t], advantage
             targets = values + advantages
         losses = 0.5 * (values - targets).square() - advantages * chances.log_prob(actions)
-        loss = (losses - 0.02 * chances.entropy())[counted].mean()
+        loss = (losses - 0.05 * chances.entropy())[counted].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(walk.policy.parameters(), 1.0)
@@ -126,7 +125,7 @@ def share_of(rewards):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--updates", type=int, default=1500, help="rollouts (%(default)s)")
+    parser.add_argument("--updates", type=int, default=1000, help="rollouts (%(default)s)")
     parser.add_argument("--junctions", type=int, default=4, help="turns in a maze (%(default)s)")
     parser.add_argument("--corridor", type=int, default=10, help="longest corridor (%(default)s)")
     parser.add_argument("--memory", choices=["on", "off"], default="on", help="(%(default)s)")
@@ -139,7 +138,6 @@ def main():
     policy = DNCCell(4, 64, input_gain=4, **sizes)  # its inputs are one-hot, see the README
     given = options.seed, options.memory == "on"
     train(Walk(policy, TMaze(32, options.corridor, options.junctions), *given), options.updates)
-
     for corridor in (options.corridor, 2 * options.corridor, 4 * options.corridor):
         walk = Walk(policy, TMaze(100, corridor, options.junctions), *given)
         with torch.no_grad():
