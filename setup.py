@@ -13,8 +13,9 @@ CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
 SHARE = ["safetensors>=0.4"]
 TENSORBOARD = ["tensorboard>=2.12"]
+EXAMPLES = ["accelerate>=1.2", "lightning>=2.5"]
 PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
-TEST = [*CPU, *TRAIN, *SHARE, *TENSORBOARD, *PYTEST, "hypothesis>=6.80"]
+TEST = [*CPU, *TRAIN, *SHARE, *TENSORBOARD, *EXAMPLES, *PYTEST, "hypothesis>=6.80"]
 
 LINKS = {"dnc_fast/kernels": "../kernels", ".editable/dnc_fast": "../dnc_fast"}
 
@@ -54,6 +55,7 @@ setup(
         "train": [*CPU, *TRAIN],
         "share": SHARE,
         "tensorboard": TENSORBOARD,
+        "examples": [*CPU, *EXAMPLES],
         "test": TEST,
         "bench": [*CPU, *TRAIN, "dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],
