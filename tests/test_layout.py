@@ -132,7 +132,7 @@ def test_installed_kernels_are_the_folder_kernels():
 def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
     """Such as the clone, when Python is started in the folder that contains it."""
     (tmp_path / "dnc_fast").mkdir()
-    code = "import dnc_fast, sys; print(dnc_fast.__file__, *sys.meta_path, sep='\\n')"
+    code = "import dnc_fast, sys; print(dnc_fast.__file__, [str(type(f)) for f in sys.meta_path])"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def found_in(folder):
