@@ -80,6 +80,8 @@ def parse_interface(
     """Split a raw vector (B, interface_size) and apply the activations of each part.
 
     strengths: one of `STRENGTHS`.
+
+    Equation (1) of docs/primer.md.
     """
     least = STRENGTHS[strengths]
     shapes = interface_shapes(cell_size, num_read_heads, num_write_heads)

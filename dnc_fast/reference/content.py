@@ -41,6 +41,8 @@ def cosine_similarity(keys: Tensor, memory: Tensor) -> Tensor:
 
         D(k, m) = k.m / (sqrt(k.k + e) sqrt(m.m + e) + e),  e = 1e-6
 
+    Equation (2) of docs/primer.md.
+
     Args:
         keys: (B, heads, W).
         memory: (B, N, W).
@@ -53,6 +55,8 @@ def cosine_similarity(keys: Tensor, memory: Tensor) -> Tensor:
 
 def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
     """Softmax over the cells of strength times similarity, C(M, k, beta).
+
+    Equation (3) of docs/primer.md.
 
     Args:
         keys: (B, heads, W).

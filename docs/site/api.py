@@ -53,5 +53,7 @@ def place(root: Path, path: str, name: str) -> tuple[str, str] | None:
 
 def link_pages(html: str) -> str:
     """Make the pages that docstrings name, and the primer's equations, links to them."""
-    html = EQUATION.sub(r'<a href="../primer.html#equation-\1">equation (\1) of the primer</a>', html)
+    html = EQUATION.sub(
+        r'<a href="../primer.html#equation-\1">equation (\1) of the primer</a>', html
+    )
     return PAGE.sub(r'<a href="../\1.html">docs/\1.md</a>', html)

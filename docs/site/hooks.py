@@ -1,7 +1,8 @@
 """What the site adds to MkDocs: pages from outside docs/, and pages made from code.
 
-Links are written as they work in the repository. Here a link to a file outside docs/ leads to a copy
-of that file in the site; one to a function, as `../dnc_fast/dnc.py#DNC`, to its place in the API.
+Links are written as they work in the repository. Here a link to a file outside docs/ leads to a
+copy of that file in the site; one to a function, as `../dnc_fast/dnc.py#DNC`, to its place in the
+API.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 ROOT = Path(__file__).parent.parent.parent
 HOME = {"README.md": "index.md"}
 SHOWN = {".md", ".png"}
-"""Kinds of files that are a page or a picture of the site; text of any other kind is shown as code."""
+"""Kinds of files that are a page or a picture of the site; of others, the text is shown as code."""
 
 LINK = re.compile(r"(\]\()([^)#\s]*)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^(```.*?^```\s*?$)", re.M | re.S)
@@ -96,7 +97,9 @@ def on_page_markdown(markdown: str, page: Any, **others: Any) -> str:
         there, anchor = place(path), link[3] or ""
         if found := api.place(ROOT, path, anchor.removeprefix("#")):
             there, anchor = found
-        return f"{link[1]}{posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor}{link[4]}"
+        return (
+            f"{link[1]}{posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor}{link[4]}"
+        )
 
     parts = FENCE.split(markdown)  # every second one is a block of code
     return "".join(part if n % 2 else LINK.sub(turned, part) for n, part in enumerate(parts))
