@@ -15,7 +15,7 @@ SHARE = ["safetensors>=0.4"]
 TENSORBOARD = ["tensorboard>=2.12"]
 EXAMPLES = ["accelerate>=1.2", "lightning>=2.5"]
 PYDOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
-TEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
+PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
 DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
 TEST = [*CPU, *TRAIN, *SHARE, *TENSORBOARD, *EXAMPLES, *PYTEST, "hypothesis>=6.80"]
 

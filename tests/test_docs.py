@@ -1,13 +1,28 @@
-"""Links in the documentation lead somewhere: to a file of the project, and to a heading in it."""
+"""The documentation holds: links lead somewhere, snippets run, every public name is explained."""
 
+import ast
+import importlib
+import inspect
 import re
+import runpy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from runs import trained
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 ELSEWHERE = ("http://", "https://", "mailto:")
+SNIPPET = re.compile(r"(<!-- not run: (?P<reason>.+?) -->\n)?```python\n(?P<code>.*?)```", re.S)
+"""Code in a page; above it, the reason why it is not run here, if it is not."""
+
+API = runpy.run_path(str(ROOT / "docs/site/api.py"))
+PUBLIC = API["modules"](ROOT)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def prose(page: Path) -> str:
@@ -15,13 +30,18 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
 
 
-def anchors(page: Path) -> set[str]:
-    """What a link can name in a page: its headings, as they are shown on GitHub."""
-    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
+def anchors(file: Path) -> set[str]:
+    """What a link can name: a page's headings, as they are shown on GitHub; a module's functions.
+
+    On GitHub a link to a function opens the file, in the site it leads to the page of the API.
+    """
+    if file.suffix == ".py":
+        return {node.name for node in ast.parse(file.read_text()).body if hasattr(node, "name")}
+    headings = re.findall(r"^#+ (.+)$", prose(file), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith(ELSEWHERE):
@@ -30,7 +50,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), f"{target}: there is no such file"
         if anchor:
-            assert anchor in anchors(file), f"{target}: there is no such heading"
+            assert anchor in anchors(file), f"{target}: there is no such heading or function"
 
 
 def test_every_page_is_linked() -> None:
@@ -42,3 +62,71 @@ def test_every_page_is_linked() -> None:
     }
     lost = [page.name for page in ROOT.glob("docs/*.md") if page not in linked]
     assert not lost
+
+
+def test_equations_of_the_primer_and_their_functions_name_each_other() -> None:
+    primer = (ROOT / "docs/primer.md").read_text()
+    equation = r'<a id="equation-(\d+)"></a>\n\*\*\((\d+)\)\*\* \[`(\w+)`\]\(\.\./(\S+)\.py#(\w+)\)'
+    found = re.findall(equation, primer)
+    assert [int(number) for number, *_ in found] == list(range(1, 14)) and "(14)**" not in primer
+    for anchor, number, shown, path, function in found:
+        assert anchor == number and shown == function
+        explained = getattr(importlib.import_module(path.replace("/", ".")), function).__doc__
+        assert f"Equation ({number}) of docs/primer.md." in explained
+        assert API["place"](ROOT, f"{path}.py", function), f"{function} is not in the API"
+
+
+WITH_SNIPPETS = [page for page in PAGES if "```python" in page.read_text()]
+
+
+@pytest.mark.parametrize("page", WITH_SNIPPETS, ids=name_of)
+def test_snippets_run(page: Path, monkeypatch, tmp_path) -> None:
+    """All of a page, one after another, as a reader would who types them in."""
+    monkeypatch.chdir(tmp_path)  # for the files that they write
+    if "runs/copy" in page.read_text():
+        trained("runs/copy", max_steps=1)
+    names: dict[str, object] = {}
+    for snippet in SNIPPET.finditer(page.read_text()):
+        if not snippet["reason"]:
+            exec(compile(snippet["code"], name_of(page), "exec"), names)
+
+
+def values_explained() -> set[str]:
+    """The names at the top of modules that have a string below them: what they are."""
+    bodies = [ast.parse(path.read_text()).body for path in (ROOT / "dnc_fast").rglob("*.py")]
+    return {
+        ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+        for body in bodies
+        for node, below in pairwise(body)
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+def explanation(value: object, name: str, values: set[str]) -> str | None:
+    """The docstring of a public name, if it is its own and a person wrote it."""
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return name if name in values else None
+    text = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+    return None if text and text.startswith(f"{name}(") else text  # as dataclasses have
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_explained(module: str) -> None:
+    values = values_explained()
+    for name in PUBLIC[module]:
+        value = getattr(importlib.import_module(module), name)
+        assert explanation(value, name, values), f"{module}.{name} has no docstring"
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_methods_are_explained(module: str) -> None:
+    for name in PUBLIC[module]:
+        value = getattr(importlib.import_module(module), name)
+        if not inspect.isclass(value):
+            continue
+        for attribute, member in vars(value).items():
+            member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if inspect.isfunction(member) and not attribute.startswith("_"):
+                assert inspect.getdoc(getattr(value, attribute)), f"{module}.{name}.{attribute}"

@@ -18,6 +18,7 @@ CONTROLLERS: dict[str, type[LayeredController]] = {
     "rnn": RNNController,
     "feedforward": FeedForwardController,
 }
+"""The built-in controllers by the names that `DNC` takes."""
 
 __all__ = [
     "CONTROLLERS",
