@@ -3,16 +3,20 @@
 import ast
 import importlib
 import inspect
+import json
 import re
 import runpy
+import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from runs import trained
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 ELSEWHERE = ("http://", "https://", "mailto:")
 SNIPPET = re.compile(r"(<!-- not run: (?P<reason>.+?) -->\n)?```python\n(?P<code>.*?)```", re.S)
 """Code in a page; above it, the reason why it is not run here, if it is not."""
@@ -26,8 +30,16 @@ def name_of(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks of code."""
+    """A page or notebook without its code."""
+    if page.suffix == ".ipynb":
+        return "\n".join(text for kind, text, _ in cells(page) if kind == "markdown")
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+
+
+def cells(notebook: Path) -> list[tuple[str, str, dict]]:
+    """Each cell of a notebook: its kind, its text, and all of it."""
+    content = json.loads(notebook.read_text())["cells"]
+    return [(cell["cell_type"], "".join(cell["source"]), cell) for cell in content]
 
 
 def anchors(file: Path) -> set[str]:
@@ -41,7 +53,7 @@ def anchors(file: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith(ELSEWHERE):
@@ -60,7 +72,8 @@ def test_every_page_is_linked() -> None:
         for target in re.findall(r"\]\(([^)\s]+)\)", prose(page))
         if not target.startswith(ELSEWHERE)
     }
-    lost = [page.name for page in ROOT.glob("docs/*.md") if page not in linked]
+    pages = [*ROOT.glob("docs/*.md"), *NOTEBOOKS]
+    lost = [page.name for page in pages if page not in linked]
     assert not lost
 
 
@@ -89,6 +102,30 @@ def test_snippets_run(page: Path, monkeypatch, tmp_path) -> None:
     for snippet in SNIPPET.finditer(page.read_text()):
         if not snippet["reason"]:
             exec(compile(snippet["code"], name_of(page), "exec"), names)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
+def test_notebooks_run(notebook: Path, monkeypatch, tmp_path) -> None:
+    """At tiny size, by `exec`: Jupyter would bring a hundred packages and a server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, Image=Path))
+    names: dict[str, object] = {}
+    for kind, text, cell in cells(notebook):
+        if kind == "code":
+            exec(compile(text, name_of(notebook), "exec"), names)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            names.update(STEPS=2, EPISODES=2)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
+def test_notebooks_keep_their_outputs(notebook: Path) -> None:
+    assert notebook.stat().st_size < 300_000
+    counts = [cell["execution_count"] for kind, _, cell in cells(notebook) if kind == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "run all cells, from the first to the last"
+    outputs = [output for *_, cell in cells(notebook) for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    for output in outputs:
+        assert output["output_type"] != "error" and output.get("name") != "stderr"
 
 
 def values_explained() -> set[str]:

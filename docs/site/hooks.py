@@ -14,6 +14,7 @@ from typing import Any
 
 import api
 import math_ml
+import notebook
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 
@@ -39,7 +40,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is linked from outside docs/, and from what is added, and the API."""
     for name, text in api.pages(ROOT).items():
         files.append(File.generated(config, name, content=text))
-    waiting = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *map("docs/{}".format, docs_pages())]
+    for path in sorted((ROOT / "docs").rglob("*.ipynb")):
+        folder = path.relative_to(ROOT / "docs").parent
+        for name, content in notebook.contents(path):
+            files.append(File.generated(config, (folder / name).as_posix(), content=content))
+    waiting = [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{file.src_uri}" for file in files.documentation_pages() if not file.generated_by),
+    ]
     seen: set[str] = set()
     while waiting:
         path = waiting.pop()
@@ -52,13 +62,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text = FENCE.sub("", (ROOT / path).read_text())
             waiting += [there for link in LINK.finditer(text) if (there := target(path, link[2]))]
     return files
-
-
-def docs_pages() -> list[str]:
-    """The pages in docs/, by their paths there."""
-    docs = ROOT / "docs"
-    paths = [*docs.rglob("*.md"), *docs.rglob("*.ipynb")]
-    return [path.relative_to(docs).as_posix() for path in paths]
 
 
 def target(page: str, link: str) -> str | None:
@@ -80,7 +83,7 @@ def outside(config: MkDocsConfig, path: str) -> File:
 def place(path: str) -> str:
     """Where the site has a file of the repository."""
     if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+        return path.removeprefix("docs/").replace(".ipynb", ".md")
     return HOME.get(path, path if Path(path).suffix in SHOWN else f"{path}.md")
 
 
