@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
+from .backends import inspected_step, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
 from .config import OPTION_NAMES, DNCConfig
 from .controllers import CONTROLLERS, call_controller, check_controller, zero_state
@@ -21,12 +21,15 @@ from .engine import (
     memory_report,
     rehearse_batch,
     run_sequences,
+    sequences_operation,
     unroll,
 )
 from .given_state import check_like, check_memory, check_state_type
 from .linkages import LINKAGES, linkage_of
+from .opaque import is_traced
 from .options import read_options, takes_options
 from .precision import Precision, run_precision
+from .sequences import Sequences
 from .state import (
     DNCState,
     MemoryState,
@@ -221,7 +224,7 @@ class DNCCell(nn.Module):
             input = input.unsqueeze(0)
             state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
         state = self.complete_state(state, input.shape[0])
-        step = self.step if memory and len(input) else self._step_without_memory
+        step = self.step if memory and input.shape[0] else self._step_without_memory
         features, state = step(input, state)
         output = self.output(features)
         if unbatched:
@@ -264,7 +267,7 @@ class DNCCell(nn.Module):
 
     def _step_without_memory(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
         """One step as in `step` that reads zeros and writes nothing."""
-        reads = self._zero_read_vectors(len(inputs))
+        reads = self._zero_read_vectors(inputs.shape[0])
         zeros = reads.flatten(1).to(inputs.dtype)
         hidden, controller = call_controller(
             self.controller, torch.cat([inputs, zeros], dim=-1), state.controller
@@ -275,7 +278,7 @@ class DNCCell(nn.Module):
     def run(
         self,
         rows: Tensor,
-        batch_sizes: list[int],
+        sequences: Sequences,
         state: DNCState | None,
         trace: list[Trace] | None,
         memory: bool = True,
@@ -283,8 +286,8 @@ class DNCCell(nn.Module):
         """Run whole sequences, as fast as the backend and the dtypes allow.
 
         Args:
-            rows: (sum of batch_sizes, X), one step after another.
-            batch_sizes: number of sequences at each step; never increases.
+            rows: those of the sequences, one step after another, in either direction.
+            sequences: how many rows each step has.
             state: complete, before the first step; None for zeros.
             trace: if given, each step's trace is appended to it.
             memory: whether to use the memory, see `DNC.forward`.
@@ -292,22 +295,35 @@ class DNCCell(nn.Module):
         Returns:
             features (rows, L H + R W), and the state of each sequence after its own last step.
         """
-        if not memory or not len(rows):
-            zeros = self.zero_state(batch_sizes[0]) if state is None else state
-            return unroll(self._step_without_memory, rows, batch_sizes, zeros)
-        backend = self.config.backend
-        if backend == "auto" and _is_exporting():  # which can follow only plain torch
-            backend = "reference"
-        backend = resolve_backend(backend, rows.device, self.state_dtype)
+        B = sequences.batch_size
+        if not memory or not B:
+            state = self.zero_state(B) if state is None else state
+            return unroll(self._step_without_memory, rows, sequences, state)
+        backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
         precision = run_precision(self.like, rows, self.state_dtype)
         plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
-        if precision is not None and precision.half is not None:
+        one_operation = is_traced() and sequences.packed is None
+        if one_operation or (precision is not None and precision.half is not None):
             # A custom controller must run step by step, under torch's own autocast.
             plain = plain and has_tape(self.controller)
+        if one_operation:
+            plain = plain and not (self.training and self.controller.dropout)
         if backend == "reference" or trace is not None or not plain or precision is None:
-            state = self.zero_state(batch_sizes[0]) if state is None else state
-            return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
-        start, plan = self._start(state, batch_sizes[0]), self._plan(backend, precision)
+            state = self.zero_state(B) if state is None else state
+            return unroll(partial(self.step, trace=trace), rows, sequences, state)
+        if one_operation:
+            state = self.zero_state(B) if state is None else state
+            return sequences_operation(
+                self.controller,
+                self.interface,
+                sequences.split(rows),
+                state,
+                self.config,
+                backend,
+                precision.half,
+            )
+        start, plan = self._start(state, B), Plan.of(self.config, backend, precision)
+        batch_sizes = sequences.batch_sizes
         return run_sequences(self.controller, self.interface, rows, batch_sizes, start, plan)
 
     def _start(self, state: DNCState | None, batch_size: int) -> Start:
@@ -320,18 +336,6 @@ class DNCCell(nn.Module):
             sizes, link = state.memory.sizes, linkage_of(state.memory.link)
         return Start(state, sizes, link.is_matrix, zeros)
 
-    def _plan(self, backend: str, precision: Precision) -> Plan:
-        """How the engine runs sequences."""
-        return Plan(
-            backend=load_backend(backend),
-            options=self.config.step_options,
-            in_place=self.config.in_place,
-            interval=self.config.checkpoint_interval,
-            checkpoint_dtype=self.config.checkpoint_dtype,
-            precision=precision,
-            capture=self.config.cuda_graphs,
-        )
-
     def rehearse(self, batch_size: int, half: torch.dtype | None = None) -> None:
         """Make the launches of training and inference by backend "triton" on tensors without data.
 
@@ -339,7 +343,7 @@ class DNCCell(nn.Module):
             batch_size: B.
             half: of the controller's products; None for full precision. The cell is on "meta".
         """
-        plan = self._plan("triton", Precision(self.state_dtype, half))
+        plan = Plan.of(self.config, "triton", Precision(self.state_dtype, half))
         state, X = self.zero_state(batch_size), self.config.input_size
         for keep in (False, True):
             rehearse_batch(self.controller, self.interface, plan, state, X, keep)
@@ -354,7 +358,7 @@ class DNCCell(nn.Module):
                 '"reference", which keeps what autograd keeps: several link matrices for every step'
             )
         return memory_report(
-            self._plan(backend, Precision(self.state_dtype)),
+            Plan.of(config, backend, Precision(self.state_dtype)),
             config.memory_sizes(batch_size),
             LINKAGES[config.linkage],
             weight.device,
@@ -370,11 +374,6 @@ class DNCCell(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self.config)
-
-
-def _is_exporting() -> bool:
-    """Whether torch.export is at work; torch 2.6 does not tell."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def describe(config: DNCConfig) -> str:

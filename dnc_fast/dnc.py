@@ -226,7 +226,7 @@ class DNC(nn.Module):
             steps: list[Trace] | None = [] if return_trace else None
             features, final = cell.run(
                 sequences.rows if order is None else sequences.rows[order],
-                sequences.batch_sizes,
+                sequences,
                 None if initial is None else _complete(cell, sequences, initial),
                 steps,
                 memory,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals
+from torch.utils._pytree import _register_namedtuple
 
 from .checks import check_choice, check_integer
 from .linkages import LINKAGES, LinkSizes, SeparableLink, SparseLink, linkage_of
@@ -351,5 +352,8 @@ def _memory_lines(state: MemoryState) -> dict[str, str]:
     return lines
 
 
-# So that torch.load loads saved states with its default, weights_only=True.
-add_safe_globals([DNCState, MemoryState, SeparableLink, SparseLink])
+# So that torch.load loads saved states with its default, weights_only=True; and so that
+# torch.export.save can save programs that they go into or come out of.
+for _kind in (DNCState, MemoryState, SeparableLink, SparseLink):
+    add_safe_globals([_kind])
+    _register_namedtuple(_kind, serialized_type_name=f"dnc_fast.{_kind.__name__}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import reference
 from ..checks import check_tensor
 from ..interface import Interface, interface_size, parse_interface
+from ..opaque import is_traced
 from ..options import read_options, takes_options
 from ..reference import Weightings
 from ..state import MemoryState, check_memory_state
@@ -30,6 +31,7 @@ from .choice import (
     load_backend,
     resolve_backend,
 )
+from .operation import step_operation
 
 __all__ = [
     "FULL_DTYPES",
@@ -93,7 +95,7 @@ def backend_now(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     There "auto" is the reference, unless the kernels are ops that can be part of a graph.
     """
     name = resolve_backend(backend, device, dtype)
-    if backend == "auto" and name != "triton" and torch.compiler.is_compiling():
+    if backend == "auto" and name != "triton" and is_traced():
         return "reference"
     return name
 
@@ -106,7 +108,10 @@ def unchecked_step(
     if name == "reference":
         read_vectors, new_state, _, _ = inspected_step(vector, state, options)
         return read_vectors, new_state
-    return load_backend(name).memory_step(vector, state, options)
+    loaded = load_backend(name)
+    if is_traced() and not loaded.step_is_operation(state, options):
+        return step_operation(name, vector, state, options)
+    return loaded.memory_step(vector, state, options)
 
 
 def inspected_step(

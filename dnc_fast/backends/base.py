@@ -39,6 +39,10 @@ class Backend(Parts):
             '"reference" accepts every float dtype'
         )
 
+    def step_is_operation(self, state: MemoryState, options: StepOptions) -> bool:
+        """Whether `memory_step` can be recorded as it is, see `opaque`."""
+        return False
+
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:

@@ -203,6 +203,10 @@ class Linkage(ABC):
         """Pad links that will be joined along the batch to the same other sizes."""
         return links
 
+    def lengthened(self, link: Any, steps: int) -> Any:
+        """A link with the shapes that this one has after so many more steps."""
+        return link
+
     def tensors(self, link: Any) -> dict[str, Any]:
         """The tensors of a link, by their names in error messages."""
         return {} if link is None else {f"link.{k}": part for k, part in link._asdict().items()}

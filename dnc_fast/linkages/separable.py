@@ -283,6 +283,9 @@ class SeparableLinkage(Linkage):
         shape = (B, Hw, writes.shape[-2] if writes.dim() == 4 else 0, N)
         return {"link.write_weights": shape, "link.precedence": shape}
 
+    def lengthened(self, link: SeparableLink, steps: int) -> SeparableLink:
+        return link.filled(link.write_weights.shape[-2] + steps)
+
     def join(self, links: list[SeparableLink]) -> list[SeparableLink]:
         """Pad links that have fewer writes with empty ones."""
         most = max(link.write_weights.shape[-2] for link in links)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..kernels.arrays import Step
+from ..opaque import is_traced
 from ..step_options import StepOptions
 from . import selection
 from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
@@ -409,7 +410,7 @@ class SparseLinkage(Linkage):
         On a CPU only: elsewhere the check would have to wait for the device.
         """
         columns = link.columns
-        if columns.device.type != "cpu" or not columns.numel():
+        if columns.device.type != "cpu" or is_traced() or not columns.numel():
             return
         lowest, highest = columns.aminmax()
         if lowest < -1 or highest >= num_cells:

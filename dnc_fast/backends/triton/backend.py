@@ -115,11 +115,14 @@ class TritonBackend(Backend):
         if device.type == "cuda" and not interpreted():
             compile_rehearsed(rehearse, device)
 
+    def step_is_operation(self, state: MemoryState, options: StepOptions) -> bool:
+        return options.fusible(linkage_of(state.link).is_matrix)
+
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
         """See `Backend.memory_step`; the paper's step is an op that torch.compile supports."""
-        if not options.fusible(linkage_of(state.link).is_matrix):
+        if not self.step_is_operation(state, options):
             return super().memory_step(vector, state, options)
         dtype = state.memory.dtype
         arithmetic = torch.promote_types(dtype, torch.float32)
