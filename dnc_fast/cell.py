@@ -316,7 +316,7 @@ class DNCCell(nn.Module):
             return sequences_operation(
                 self.controller,
                 self.interface,
-                sequences.split(rows),
+                rows,
                 state,
                 self.config,
                 backend,

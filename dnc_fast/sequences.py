@@ -99,10 +99,6 @@ class Sequences:
         lengths = torch.bincount(places)
         return starts[lengths[places] - 1 - steps] + places
 
-    def split(self, rows: Tensor) -> Tensor:
-        """Rows of sequences of one length, step by step: (T, B, ...)."""
-        return rows.unflatten(0, (self.steps, self.batch_size))
-
     def restore(self, rows: Tensor) -> Tensor | PackedSequence:
         """Rows of results in the form of the input."""
         if self.packed is not None:

@@ -120,7 +120,7 @@ def inspected_step(
     """The reference step without checks; also returns its interface and weightings."""
     dtype = state.memory.dtype
     arithmetic = torch.promote_types(dtype, torch.float32)
-    _, _, W, R, Hw = state.sizes
+    W, R, Hw = state.memory.shape[2], state.read_weights.shape[1], state.write_weights.shape[1]
     meta = vector.device.type == "meta"  # which has no autocast
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
         interface = parse_interface(vector.to(arithmetic), W, R, Hw)

@@ -41,7 +41,7 @@ def sequences_operation(
 
     Args:
         controller, interface: the cell's parts; the controller has a tape and does not drop out.
-        x: (T, B, X).
+        x: (T B, X), one step after another.
         state: before the first step, complete.
         config: of the model.
         backend: by name.
@@ -62,7 +62,7 @@ def sequences_operation(
     layers += [] if interface.bias is None else [interface.bias]
     features, *final = _sequences([x, *parts[0], *parts[1], state.read_vectors, *layers], text)
     found = iter(final)
-    return features.flatten(0, 1), map_tensors(lambda _: next(found), state)
+    return features, map_tensors(lambda _: next(found), state)
 
 
 class _Given(NamedTuple):
@@ -70,7 +70,7 @@ class _Given(NamedTuple):
 
     | field      | what                                                   |
     |------------|--------------------------------------------------------|
-    | x          | (T, B, X)                                              |
+    | x          | (T B, X), one step after another                       |
     | controller | tensors of the controller's state                      |
     | memory     | a `MemoryState`                                        |
     | reads      | (B, R, W), read vectors                                |
@@ -105,9 +105,9 @@ def _read(given: list[Tensor], text: str) -> tuple[_Given, DNCConfig, torch.dtyp
 def _run(given: list[Tensor], text: str) -> list[Tensor]:
     parts, config, half, backend = _read(given, text)
     x, layers = parts.x, iter(parts.layers)
-    T, B, X = x.shape
+    B, R, W = parts.reads.shape
     controller = CONTROLLERS[config.controller](
-        X + parts.reads[0].numel(),
+        x.shape[1] + R * W,
         config.hidden_size,
         config.num_layers,
         config.bias,
@@ -130,21 +130,21 @@ def _run(given: list[Tensor], text: str) -> list[Tensor]:
         features, final = run_sequences(
             controller,
             interface,
-            x.flatten(0, 1),
-            [B] * T,
+            x,
+            [B] * (x.shape[0] // B),
             start,
             Plan.of(config, backend, precision),
         )
-    return [features.view(T, B, -1), *tensors(final)]
+    return [features, *tensors(final)]
 
 
 def _fake(given: list[Tensor], text: str) -> list[Tensor]:
     parts, config, half, _ = _read(given, text)
-    (T, B, _), (_, R, W) = parts.x.shape, parts.reads.shape
+    rows, (B, R, W) = parts.x.shape[0], parts.reads.shape
     size = config.num_layers * config.hidden_size + R * W
-    features = parts.x.new_empty(T, B, size, dtype=half or parts.reads.dtype)
+    features = parts.x.new_empty(rows, size, dtype=half or parts.reads.dtype)
     own = [torch.empty_like(one) for one in (*parts.controller, parts.reads)]
-    return [features, *own[:-1], *shapes_after(parts.memory, T), own[-1]]
+    return [features, *own[:-1], *shapes_after(parts.memory, rows // B), own[-1]]
 
 
 _sequences = as_one_operation("sequences", _run, _fake)
