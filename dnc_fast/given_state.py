@@ -68,8 +68,9 @@ def check_memory(
         )
     sizes, linkage = config.memory_sizes(batch_size, N), LINKAGES[given]
     link_sizes = LinkSizes(batch_size, sizes.num_write_heads, N, config.link_fan_out)
-    expected = memory_state_shapes(sizes) | linkage.shapes(memory.link, link_sizes)
-    parts = {**memory._asdict(), **linkage.tensors(memory.link)}
+    expected = {**memory_state_shapes(sizes), **linkage.shapes(memory.link, link_sizes)}
+    fields = dict(zip(MemoryState._fields, memory, strict=True))
+    parts = {**fields, **linkage.tensors(memory.link)}
     shapes = {name: _shape(parts[name]) for name in expected}
     _check_shapes("memory", shapes, expected, batch_size)
     _check_kind("memory", memory.memory, device, dtype)  # the other fields match it

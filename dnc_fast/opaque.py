@@ -95,13 +95,16 @@ def as_one_operation(name: str, function: Function, fake: Function) -> Function:
     return call
 
 
-HOLDS_ON_CUDA = "tags" in inspect.signature(torch.library.custom_op).parameters
+HOLDS_ON_CUDA = (
+    hasattr(torch.Tag, "cudagraph_unsafe")
+    and "tags" in inspect.signature(torch.library.custom_op).parameters
+)
 """Whether torch can be told to leave an operation out of its CUDA graphs, which know nothing of
 what it holds. Otherwise it holds nothing on a CUDA device, and repeats the forward pass."""
 
 
 def _define(name: str, schema: str, function: Callable[..., Any]) -> Any:
-    tags: Any = {"tags": torch.Tag.cudagraph_unsafe} if HOLDS_ON_CUDA else {}
+    tags: Any = {"tags": [torch.Tag.cudagraph_unsafe]} if HOLDS_ON_CUDA else {}
     name = f"dnc_fast::{name}"
     return torch.library.custom_op(name, function, mutates_args=(), schema=schema, **tags)
 

@@ -147,7 +147,7 @@ class MemoryState(NamedTuple):
                 linkage is unknown.
         """
         sizes = MemorySizes(batch_size, num_cells, cell_size, num_read_heads, num_write_heads)
-        for name, size in zip(sizes._fields, sizes, strict=True):
+        for name, size in zip(MemorySizes._fields, sizes, strict=True):
             check_integer(name, size, minimum=0 if name == "batch_size" else 1)
         check_choice("linkage", linkage, LINKAGES)
         check_integer("link_fan_out", link_fan_out, minimum=1)
@@ -162,14 +162,7 @@ class MemoryState(NamedTuple):
     @property
     def sizes(self) -> MemorySizes:
         """B, N, W, R, Hw, as in the memory and the weightings."""
-        batch_size, num_cells, cell_size = self.memory.shape
-        return MemorySizes(
-            batch_size,
-            num_cells,
-            cell_size,
-            self.read_weights.shape[1],
-            self.write_weights.shape[1],
-        )
+        return sizes_of(self)
 
     def detach(self) -> MemoryState:
         """The same values, detached from the graph (for truncated backpropagation)."""
@@ -189,6 +182,12 @@ class MemoryState(NamedTuple):
 
     def __repr__(self) -> str:
         return _described("MemoryState", self, _memory_lines(self))
+
+
+def sizes_of(state: MemoryState) -> MemorySizes:
+    """`MemoryState.sizes`, also where torch.compile knows no properties of a tuple (torch 2.8)."""
+    R, Hw = state.read_weights.shape[1], state.write_weights.shape[1]
+    return MemorySizes(*state.memory.shape, R, Hw)
 
 
 def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
@@ -215,9 +214,9 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
             f"state must be a MemoryState, got {type(state).__name__}; "
             "MemoryState.zeros(batch_size, num_cells, cell_size, ...) makes an empty one"
         )
-    parts = state._asdict()
+    parts = dict(zip(MemoryState._fields, state, strict=True))
     linkage = linkage_of(parts.pop("link"))
-    parts |= linkage.tensors(state.link)
+    parts = {**parts, **linkage.tensors(state.link)}
     for name, tensor in parts.items():
         integer = name in linkage.integers
         if not isinstance(tensor, Tensor) or not (
@@ -234,9 +233,9 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
         shape = tuple(parts[name].shape)
         if len(shape) != 3 or 0 in shape[1:]:
             raise ValueError(f"state.{name} must have shape {axes}, no size 0, got {shape}")
-    sizes = state.sizes
+    sizes = sizes_of(state)
     link_sizes = LinkSizes(sizes.batch_size, sizes.num_write_heads, sizes.num_cells)
-    shapes = memory_state_shapes(sizes) | linkage.shapes(state.link, link_sizes)
+    shapes = {**memory_state_shapes(sizes), **linkage.shapes(state.link, link_sizes)}
     for name, tensor in parts.items():
         if tuple(tensor.shape) != shapes[name]:
             raise ValueError(

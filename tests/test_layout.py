@@ -11,7 +11,7 @@ PACKAGE = ROOT / "dnc_fast"
 
 # From the ground up, as in CONTRIBUTING.md; nothing imports from a floor above its own.
 FLOORS = (
-    {"checks", "compiling", "kernels", "opaque", "untraced", "workers"},
+    {"checks", "compiling", "kernels", "opaque", "portable", "untraced", "workers"},
     {"options", "interface", "layout"},
     {"step_options"},
     {"linkages"},

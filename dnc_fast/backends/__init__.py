@@ -19,9 +19,9 @@ from ..interface import Interface, interface_size, parse_interface
 from ..opaque import is_traced
 from ..options import read_options, takes_options
 from ..reference import Weightings
-from ..state import MemoryState, check_memory_state
+from ..state import MemoryState, check_memory_state, sizes_of
 from ..step_options import PAPER, StepOptions
-from .base import FULL_DTYPES, Backend
+from .base import FULL_DTYPES, Backend, full_dtype
 from .choice import (
     REGISTRY,
     VARIABLE,
@@ -119,8 +119,8 @@ def inspected_step(
 ) -> tuple[Tensor, MemoryState, Interface, Weightings]:
     """The reference step without checks; also returns its interface and weightings."""
     dtype = state.memory.dtype
-    arithmetic = torch.promote_types(dtype, torch.float32)
-    W, R, Hw = state.memory.shape[2], state.read_weights.shape[1], state.write_weights.shape[1]
+    arithmetic = full_dtype(dtype)
+    _, _, W, R, Hw = sizes_of(state)
     meta = vector.device.type == "meta"  # which has no autocast
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
         interface = parse_interface(vector.to(arithmetic), W, R, Hw)

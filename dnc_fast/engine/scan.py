@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..linkages import linkage_of
 from ..state import DNCState, map_tensors, tensors
-from .unroll import Step
+
+Step = Callable[[Tensor, DNCState], tuple[Tensor, DNCState]]
 
 
 def scan(step: Step, x: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
@@ -34,22 +37,25 @@ def scan(step: Step, x: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
             'or a single one (DNCCell), or with backend "cpu", "eager" or "triton"'
         )
 
-    def next_step(carried: list[Tensor], inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-        features, after = step(inputs, like_state(carried))
-        return [tensor.to(_carried(tensor), copy=True) for tensor in tensors(after)], features
+    likes = [(tensor.shape[1:], tensor.dtype) for tensor in tensors(state)]
 
-    def like_state(carried: list[Tensor]) -> DNCState:
-        parts = iter(carried)
-        return map_tensors(lambda tensor: next(parts).to(tensor.dtype), state)
+    def carried(state: DNCState) -> list[Tensor]:
+        """Matrices (B, ...) of floats, whose contiguity torch can tell, in memory of their own."""
+        parts = [tensor.flatten(1) for tensor in tensors(state)]
+        return [p.to(p.dtype if p.is_floating_point() else torch.float64, copy=True) for p in parts]
+
+    def restored(parts: list[Tensor]) -> DNCState:
+        given = iter(
+            [p.view(-1, *shape).to(dtype) for p, (shape, dtype) in zip(parts, likes, strict=True)]
+        )
+        return map_tensors(lambda _: next(given), state)
+
+    def next_step(parts: list[Tensor], inputs: Tensor) -> tuple[list[Tensor], Tensor]:
+        features, after = step(inputs, restored(parts))
+        return carried(after), features
 
     if not torch.compiler.is_dynamo_compiling():
         torch.compiler.reset()  # else it may take over the sizes of an earlier export
-    first = [tensor.to(_carried(tensor)) for tensor in tensors(state)]
     with torch.no_grad():
-        final, features = torch_scan(next_step, first, x)
-    return features, like_state(final)
-
-
-def _carried(tensor: Tensor) -> torch.dtype:
-    """The dtype in which `scan` carries a tensor: a floating-point one, also for integers."""
-    return tensor.dtype if tensor.is_floating_point() else torch.float64
+        final, features = torch_scan(next_step, carried(state), x)
+    return features, restored(final)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ..sequences import Sequences
 from ..state import DNCState, join_batches, map_tensors
-
-Step = Callable[[Tensor, DNCState], tuple[Tensor, DNCState]]
+from .scan import Step, scan
 
 
 def unroll(
@@ -27,6 +24,9 @@ def unroll(
     Returns:
         features (rows, F), and the state of each sequence after its own last step.
     """
+    if isinstance(sequences.steps, torch.SymInt):
+        features, final = scan(step, rows.view(sequences.steps, -1, rows.shape[1]), state)
+        return features.flatten(0, 1), final
     if torch._C._are_functorch_transforms_active() and rows.shape[0]:
         # torch's cells add to a product with the state in place: it must be batched by vmap
         # wherever the inputs are.
@@ -34,7 +34,7 @@ def unroll(
         state = state._replace(
             controller=map_tensors(lambda part: part + zero.to(part.dtype), state.controller)
         )
-    features, finished = [], []
+    outputs, finished = [], []
     active, batch_sizes = sequences.batch_size, sequences.batch_sizes
     for inputs, size in zip(rows.split(batch_sizes), batch_sizes, strict=True):
         if size < active:
@@ -42,5 +42,6 @@ def unroll(
             state = state.slice_batch(slice(0, size))
             active = size
         output, state = step(inputs, state)
-        features.append(output)
-    return torch.cat(features), join_batches([state, *reversed(finished)])
+        outputs.append(output)
+    final = join_batches([state, *reversed(finished)]) if finished else state
+    return torch.cat(outputs), final

@@ -209,7 +209,8 @@ class Linkage(ABC):
 
     def tensors(self, link: Any) -> dict[str, Any]:
         """The tensors of a link, by their names in error messages."""
-        return {} if link is None else {f"link.{k}": part for k, part in link._asdict().items()}
+        names = [] if link is None else [f"link.{name}" for name in type(link)._fields]
+        return dict(zip(names, link or (), strict=True))
 
     def run(
         self,

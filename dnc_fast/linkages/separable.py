@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..kernels.arrays import Step
+from ..portable import cumulative_product
 from ..step_options import StepOptions
 from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
 
@@ -81,7 +82,7 @@ def decays(write_weights: Tensor) -> Tensor:
     after = torch.cat(
         [1 - write_weights[..., 1:, :], torch.ones_like(write_weights[..., :1, :])], dim=-2
     )
-    return after.flip(-2).cumprod(-2).flip(-2)
+    return cumulative_product(after.flip(-2), dim=-2).flip(-2)
 
 
 def separable_directional_weightings(

@@ -20,7 +20,7 @@ from ...linkages import LinkRun, linkage_of
 from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
 from ...step_options import StepOptions
-from ..base import Backend
+from ..base import Backend, full_dtype
 from ..parts import StepRun
 from . import allocation, interpreted, links
 from .compiling import compile_rehearsed
@@ -125,7 +125,7 @@ class TritonBackend(Backend):
         if not self.step_is_operation(state, options):
             return super().memory_step(vector, state, options)
         dtype = state.memory.dtype
-        arithmetic = torch.promote_types(dtype, torch.float32)
+        arithmetic = full_dtype(dtype)
         fields = state if dtype == arithmetic else state.to(arithmetic)
         robust = options.usage_order == "robust"
         read_vectors, *new_state, _ = kernels.memory_step(vector, *fields, robust)
