@@ -26,7 +26,7 @@ from .engine import (
 )
 from .given_state import check_like, check_memory, check_state_type
 from .linkages import LINKAGES, linkage_of
-from .opaque import is_traced
+from .opaque import is_traced, refuse_jit_script, refuse_jit_trace
 from .options import read_options, takes_options
 from .precision import Precision, run_precision
 from .sequences import Sequences
@@ -211,6 +211,7 @@ class DNCCell(nn.Module):
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
         """
+        refuse_jit_trace()
         weight = self.like
         check_tensor("input", input, weight.device, weight.dtype)
         if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
@@ -371,6 +372,8 @@ class DNCCell(nn.Module):
             output_size=self.output.out_features,
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
         )
+
+    __prepare_scriptable__ = refuse_jit_script
 
     def extra_repr(self) -> str:
         return describe(self.config)

@@ -13,7 +13,7 @@ from .opaque import is_traced
 
 
 def check_integer(name: str, value: Any, minimum: int) -> None:
-    """Raise unless `value` is an int (not a bool) of at least `minimum`; torch.export's count too."""
+    """Raise unless `value` is an int (not a bool) or a traced one, of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
     if value < minimum:

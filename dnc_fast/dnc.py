@@ -15,6 +15,7 @@ from .checks import check_flag, check_integer
 from .config import OPTION_NAMES, DNCConfig
 from .engine import MemoryReport
 from .given_state import check_state_type
+from .opaque import refuse_jit_script, refuse_jit_trace
 from .options import arguments_of, read_options
 from .sequences import Sequences
 from .state import DNCState
@@ -211,6 +212,7 @@ class DNC(nn.Module):
                 a CPU) the input is not finite; or a trace is asked for where there is no memory,
                 or no sequence.
         """
+        refuse_jit_trace()
         check_flag("memory", memory)
         sequences = Sequences.of(
             input, self.config.input_size, self.config.batch_first, self.cell.like
@@ -260,6 +262,8 @@ class DNC(nn.Module):
         for one in states:
             check_state_type(one)
         return states
+
+    __prepare_scriptable__ = refuse_jit_script
 
     def extra_repr(self) -> str:
         return describe(self.config)

@@ -1,4 +1,4 @@
-"""What torch.compile, torch.export and torch.jit.trace record as one operation.
+"""What torch.compile and torch.export record as one operation.
 
 They cannot look into compiled kernels, nor into what a forward pass keeps for its backward pass.
 """
@@ -20,18 +20,33 @@ Function = Callable[[list[Tensor], str], list[Tensor]]
 
 
 def is_traced() -> bool:
-    """Whether operations are being recorded, to be run later."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Whether torch.compile or torch.export records operations, to be run later."""
+    return torch.compiler.is_compiling()
 
 
 def is_exported() -> bool:
-    """Whether torch.export, torch.onnx or torch.jit.trace records them, for use elsewhere."""
-    if torch.jit.is_tracing():
-        return True
+    """Whether torch.export (or torch.onnx) records them, for use elsewhere."""
     if hasattr(torch.compiler, "is_exporting"):
         return torch.compiler.is_exporting()
     # Before torch 2.7; with strict=True it exports what torch.compile records, and cannot be told.
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
+def refuse_jit_trace() -> None:
+    """Raise if torch.jit.trace is at work, which makes tensors of all sizes."""
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace (and torch.onnx.export with dynamo=False) cannot follow a DNC; export "
+            "it first: torch.jit.trace(torch.export.export(model, args).module(), args)"
+        )
+
+
+def refuse_jit_script(module: Any) -> Any:
+    """Raise: for `__prepare_scriptable__`, which torch.jit.script calls."""
+    raise RuntimeError(
+        f"torch.jit.script cannot compile a {type(module).__name__}; torch.export can, and then "
+        "torch.jit.trace(torch.export.export(model, args).module(), args)"
+    )
 
 
 def as_one_operation(name: str, function: Function, fake: Function) -> Function:

@@ -14,7 +14,7 @@ def _to_onnx() -> bool:
 
 
 def stable_order(keys: Tensor, descending: bool = False) -> Tensor:
-    """The index of the entry (..., n) at each place of the order, ties by index; int64, no gradient.
+    """The index of the entry at each place of the order, ties by index: (..., n), int64.
 
     For ONNX it is TopK, which puts the lower index first there, though not in torch.
     """

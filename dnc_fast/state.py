@@ -185,9 +185,9 @@ class MemoryState(NamedTuple):
 
 
 def sizes_of(state: MemoryState) -> MemorySizes:
-    """`MemoryState.sizes`, also where torch.compile knows no properties of a tuple (torch 2.8)."""
-    R, Hw = state.read_weights.shape[1], state.write_weights.shape[1]
-    return MemorySizes(*state.memory.shape, R, Hw)
+    """`MemoryState.sizes`, for torch.compile, which may know no properties of tuples."""
+    B, N, W = state.memory.shape
+    return MemorySizes(B, N, W, state.read_weights.shape[1], state.write_weights.shape[1])
 
 
 def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:

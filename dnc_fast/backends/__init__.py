@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import reference
 from ..checks import check_tensor
 from ..interface import Interface, interface_size, parse_interface
-from ..opaque import is_traced
+from ..opaque import is_traced, refuse_jit_trace
 from ..options import read_options, takes_options
 from ..reference import Weightings
 from ..state import MemoryState, check_memory_state, sizes_of
@@ -77,6 +77,7 @@ def memory_step(
         RuntimeError: from a backward pass that is to be differentiated again (create_graph=True),
             unless by the reference.
     """
+    refuse_jit_trace()
     chosen = read_options(StepOptions, also=("backend",), given=options) if options else PAPER
     B, _, W, R, Hw = check_memory_state(state)
     check_tensor("interface", interface, state.memory.device)

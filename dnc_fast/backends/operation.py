@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,22 +35,33 @@ def shapes_after(state: MemoryState, steps: int) -> list[Tensor]:
     return [torch.empty_like(tensor, memory_format=whole) for tensor in after]
 
 
-def _run(given: list[Tensor], text: str) -> list[Tensor]:
+class _Text(NamedTuple):
+    """What the text of an operation says."""
+
+    backend: str
+    link_type: type
+    options: StepOptions
+
+
+@cache
+def _read(text: str) -> _Text:
     read = json.loads(text)
-    vector, state = given[0], _state(given, read)
-    backend, options = load_backend(read["backend"]), StepOptions.of(read)
+    link_type = LINKAGES[read["linkage"]].link_type
+    return _Text(read["backend"], link_type, StepOptions.of(read))
+
+
+def _run(given: list[Tensor], text: str) -> list[Tensor]:
+    backend, link_type, options = _read(text)
+    vector, *parts = given
+    state = memory_state(link_type, parts)
     with torch.autocast(vector.device.type, enabled=False):
-        return [*tensors(backend.memory_step(vector, state, options))]
+        return [*tensors(load_backend(backend).memory_step(vector, state, options))]
 
 
 def _fake(given: list[Tensor], text: str) -> list[Tensor]:
-    state = _state(given, json.loads(text))
+    state = memory_state(_read(text).link_type, given[1:])
     (B, _, W), R = state.memory.shape, state.read_weights.shape[1]
     return [state.memory.new_empty(B, R, W), *shapes_after(state, 1)]
-
-
-def _state(given: list[Tensor], read: dict[str, str]) -> MemoryState:
-    return memory_state(LINKAGES[read["linkage"]].link_type, given[1:])
 
 
 _step = as_one_operation("step", _run, _fake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -16,13 +17,13 @@ from ..controllers import CONTROLLERS, LayeredController
 from ..linkages import LINKAGES
 from ..opaque import as_one_operation
 from ..precision import Precision
-from ..state import DNCState, map_tensors, tensors
+from ..state import DNCState, MemoryState, map_tensors, tensors
 from .from_inputs import layer_parameters
 from .plan import Plan, Start
 from .run import run_sequences
 
 NEEDED = (
-    *("hidden_size", "num_layers", "bias", "controller", "linkage"),
+    *("input_size", "hidden_size", "num_layers", "bias", "controller", "linkage"),
     *("checkpoint_interval", "checkpoint_dtype", "cuda_graphs"),
 )
 """The options of a model that a run depends on, besides those of its steps."""
@@ -40,111 +41,116 @@ def sequences_operation(
     """`run_sequences` with sequences of one length.
 
     Args:
-        controller, interface: the cell's parts; the controller has a tape and does not drop out.
+        controller, interface: the cell's parts; the controller has a tape and drops nothing out.
         x: (T B, X), one step after another.
-        state: before the first step, complete.
+        state: complete, before the first step.
         config: of the model.
-        backend: by name.
+        backend: by its name.
         half: see `Precision`.
 
     Returns:
         features (T B, L H + R W), and the state after the last step.
     """
-    parts = [*tensors(state.controller)], [*tensors(state.memory)]
+    own, memory = [*tensors(state.controller)], [*tensors(state.memory)]
     text = config.text(
         **{name: getattr(config, name) for name in NEEDED},
         activation_clip=controller.activation_clip,
         backend=backend,
         half=half,
-        state=[len(part) for part in parts],
+        counts=(len(own), len(memory)),
     )
     layers = [*layer_parameters(controller), interface.weight]
     layers += [] if interface.bias is None else [interface.bias]
-    features, *final = _sequences([x, *parts[0], *parts[1], state.read_vectors, *layers], text)
+    given: list[Any] = [x, *own, *memory, state.read_vectors, *layers]
+    features, *final = _sequences(given, text)
     found = iter(final)
     return features, map_tensors(lambda _: next(found), state)
 
 
-class _Given(NamedTuple):
-    """What the operation is given.
+class _Text(NamedTuple):
+    """What the text of the operation says.
 
-    | field      | what                                                   |
-    |------------|--------------------------------------------------------|
-    | x          | (T B, X), one step after another                       |
-    | controller | tensors of the controller's state                      |
-    | memory     | a `MemoryState`                                        |
-    | reads      | (B, R, W), read vectors                                |
-    | layers     | parameters of the controller and of the interface      |
+    | field   | what                                                               |
+    |---------|--------------------------------------------------------------------|
+    | config  | the options in `NEEDED`, and those of the steps                    |
+    | backend | its name                                                           |
+    | half    | see `Precision`                                                    |
+    | counts  | of tensors in the controller's state, and in the memory            |
     """
 
-    x: Tensor
-    controller: list[Tensor]
-    memory: Any
-    reads: Tensor
-    layers: list[Tensor]
+    config: DNCConfig
+    backend: str
+    half: torch.dtype | None
+    counts: tuple[int, int]
 
 
-def _read(given: list[Tensor], text: str) -> tuple[_Given, DNCConfig, torch.dtype | None, str]:
-    """What is given; the configuration, the half precision and the backend that a text names."""
+@cache
+def _read(text: str) -> _Text:
     read = json.loads(text)
-    end = 1 + read["state"][0]
-    last = end + read["state"][1]
-    memory = memory_state(LINKAGES[read["linkage"]].link_type, given[end:last])
-    parts = _Given(given[0], given[1:end], memory, given[last], given[last + 1 :])
     for name in ("checkpoint_dtype", "half"):
         if read[name] is not None:
             read[name] = getattr(torch, read[name].removeprefix("torch."))
-    return (
-        parts,
-        DNCConfig.of({**read, "input_size": given[0].shape[-1]}),
-        read["half"],
-        read["backend"],
-    )
+    return _Text(DNCConfig.of(read), read["backend"], read["half"], read["counts"])
+
+
+class _Given(NamedTuple):
+    """The tensors that the operation is given, sorted."""
+
+    x: Tensor
+    controller_state: list[Tensor]
+    memory: MemoryState
+    read_vectors: Tensor
+    layers: list[Tensor]
+
+
+def _sorted(given: list[Tensor], text: _Text) -> _Given:
+    first, second = text.counts
+    memory, rest = given[1 + first :], given[1 + first + second :]
+    state = memory_state(LINKAGES[text.config.linkage].link_type, memory[:second])
+    return _Given(given[0], given[1 : 1 + first], state, rest[0], rest[1:])
+
+
+def _controller(config: DNCConfig, read_size: int, parameters: Any) -> Any:
+    """A controller with the given parameters, the first of an iterator."""
+    kind: Any = CONTROLLERS[config.controller]  # type: ignore[index]
+    sizes = config.input_size + read_size, config.hidden_size, config.num_layers
+    clip = config.activation_clip
+    controller = kind(*sizes, config.bias, activation_clip=clip, device="meta")
+    for layer in controller.layers:
+        own = layer._parameters
+        own.update({name: next(parameters) for name, part in own.items() if part is not None})
+    return controller
 
 
 def _run(given: list[Tensor], text: str) -> list[Tensor]:
-    parts, config, half, backend = _read(given, text)
-    x, layers = parts.x, iter(parts.layers)
-    B, R, W = parts.reads.shape
-    controller = CONTROLLERS[config.controller](
-        x.shape[1] + R * W,
-        config.hidden_size,
-        config.num_layers,
-        config.bias,
-        activation_clip=config.activation_clip,
-        device="meta",
-    )
-    for layer in controller.layers:
-        for name, parameter in layer._parameters.items():
-            layer._parameters[name] = None if parameter is None else next(layers)
-    weight, *bias = layers
-    interface: Any = SimpleNamespace(weight=weight, bias=bias[0] if bias else None)
-    own = iter(parts.controller)
-    own_state = map_tensors(lambda _: next(own), controller.zero_state(1))
-    state = DNCState(own_state, parts.memory, parts.reads)
-    linkage = LINKAGES[config.linkage]
-    start = Start(state, parts.memory.sizes, linkage.is_matrix, lambda: state)
-    precision = Precision(parts.memory.memory.dtype, half)
-    autocast = half is not None and weight.dtype != half
-    with torch.autocast(x.device.type, half, enabled=autocast):
-        features, final = run_sequences(
-            controller,
-            interface,
-            x,
-            [B] * (x.shape[0] // B),
-            start,
-            Plan.of(config, backend, precision),
-        )
+    read = _read(text)
+    x, own, memory, read_vectors, layers = _sorted(given, read)
+    B = read_vectors.shape[0]
+    if not B:
+        raise ValueError("a DNC in a graph needs at least one sequence, got B=0")
+    parameters, parts = iter(layers), iter(own)
+    controller = _controller(read.config, read_vectors[0].numel(), parameters)
+    weight, bias = next(parameters), next(parameters, None)
+    own_state = map_tensors(lambda _: next(parts), controller.zero_state(1))
+    state = DNCState(own_state, memory, read_vectors)
+    start = Start(state, memory.sizes, LINKAGES[read.config.linkage].is_matrix, lambda: state)
+    plan = Plan.of(read.config, read.backend, Precision(read_vectors.dtype, read.half))
+    interface: Any = SimpleNamespace(weight=weight, bias=bias)
+    autocast = read.half is not None and weight.dtype != read.half
+    with torch.autocast(x.device.type, read.half, enabled=autocast):
+        batch_sizes = [B] * (x.shape[0] // B)
+        features, final = run_sequences(controller, interface, x, batch_sizes, start, plan)
     return [features, *tensors(final)]
 
 
 def _fake(given: list[Tensor], text: str) -> list[Tensor]:
-    parts, config, half, _ = _read(given, text)
-    rows, (B, R, W) = parts.x.shape[0], parts.reads.shape
-    size = config.num_layers * config.hidden_size + R * W
-    features = parts.x.new_empty(rows, size, dtype=half or parts.reads.dtype)
-    own = [torch.empty_like(one) for one in (*parts.controller, parts.reads)]
-    return [features, *own[:-1], *shapes_after(parts.memory, rows // B), own[-1]]
+    read = _read(text)
+    x, own, memory, read_vectors, _ = _sorted(given, read)
+    B, R, W = read_vectors.shape
+    size = read.config.num_layers * read.config.hidden_size + R * W
+    features = x.new_empty(x.shape[0], size, dtype=read.half or read_vectors.dtype)
+    *after, reads = map(torch.empty_like, (*own, read_vectors))
+    return [features, *after, *shapes_after(memory, x.shape[0] // B), reads]
 
 
 _sequences = as_one_operation("sequences", _run, _fake)
