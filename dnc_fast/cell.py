@@ -302,30 +302,33 @@ class DNCCell(nn.Module):
             return unroll(self._step_without_memory, rows, sequences, state)
         backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
         precision = run_precision(self.like, rows, self.state_dtype)
-        plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
-        one_operation = is_traced() and sequences.packed is None
-        if one_operation or (precision is not None and precision.half is not None):
-            # A custom controller must run step by step, under torch's own autocast.
-            plain = plain and has_tape(self.controller)
-        if one_operation:
-            plain = plain and not (self.training and self.controller.dropout)
-        if backend == "reference" or trace is not None or not plain or precision is None:
+        recorded = is_traced() and sequences.sizes is None
+        if backend == "reference" or trace is not None or not self._is_plain(precision, recorded):
             state = self.zero_state(B) if state is None else state
             return unroll(partial(self.step, trace=trace), rows, sequences, state)
-        if one_operation:
+        assert precision is not None
+        parts = self.controller, self.interface, rows
+        if recorded:
             state = self.zero_state(B) if state is None else state
-            return sequences_operation(
-                self.controller,
-                self.interface,
-                rows,
-                state,
-                self.config,
-                backend,
-                precision.half,
-            )
+            return sequences_operation(*parts, state, self.config, backend, precision.half)
         start, plan = self._start(state, B), Plan.of(self.config, backend, precision)
-        batch_sizes = sequences.batch_sizes
-        return run_sequences(self.controller, self.interface, rows, batch_sizes, start, plan)
+        return run_sequences(*parts, sequences.batch_sizes, start, plan)
+
+    def _is_plain(self, precision: Precision | None, recorded: bool) -> bool:
+        """Whether the engine may run the cell's parts itself, in a precision that it supports.
+
+        recorded: as one operation.
+        """
+        if precision is None or type(self.interface) is not nn.Linear:
+            return False
+        if not (is_plain(self) and is_plain(self.interface)):
+            return False
+        if not recorded and precision.half is None:
+            return True
+        # A custom controller is no part of an operation, and must run under torch's own autocast;
+        # and an operation draws no random numbers.
+        draws = recorded and self.training
+        return has_tape(self.controller) and not (draws and self.controller.dropout)
 
     def _start(self, state: DNCState | None, batch_size: int) -> Start:
         """The state before the first step; its number of cells may differ from the model's."""

@@ -82,10 +82,18 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> None:
     """Raise unless a state's field has the expected shapes."""
-    if shapes != expected:
+    if not _equal(shapes, expected):
         raise ValueError(
             f"state.{name} must have shapes {expected} for a batch of {batch_size}, got {shapes}"
         )
+
+
+def _equal(shapes: Any, expected: Any) -> bool:
+    """Whether two nests of shapes are equal; torch.compile cannot compare dicts of unknown sizes."""
+    if isinstance(shapes, dict) and isinstance(expected, dict):
+        same = shapes.keys() == expected.keys()
+        return same and all([_equal(part, expected[name]) for name, part in shapes.items()])
+    return bool(shapes == expected)
 
 
 def _check_kind(name: str, part: Tensor, device: torch.device, dtype: torch.dtype) -> None:

@@ -21,14 +21,23 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Sequences:
-    """A batch of sequences as rows; converts results back to the form of the input."""
+    """A batch of sequences as rows; converts results back to the form of the input.
+
+    Attributes:
+        rows: (rows, X), one step after another.
+        steps: T, of the longest sequence.
+        batch_size: B, the number of sequences.
+        batch_first, unbatched, packed: the form of the input.
+        sizes: number of sequences at each step; None if they are of one length.
+    """
 
     rows: Tensor
     steps: int
     batch_size: int
     batch_first: bool
     unbatched: bool
-    packed: PackedSequence | None
+    packed: PackedSequence | None = None
+    sizes: list[int] | None = None
 
     @classmethod
     def of(
@@ -52,7 +61,8 @@ class Sequences:
                 raise ValueError(
                     f"input.data must have shape (rows, {input_size}), got {tuple(x.data.shape)}"
                 )
-            return cls(x.data, len(x.batch_sizes), int(x.batch_sizes[0]), batch_first, False, x)
+            sizes = x.batch_sizes.tolist()
+            return cls(x.data, len(sizes), sizes[0], batch_first, False, x, sizes)
         check_tensor("input", x, like.device, like.dtype)
         layout = "(B, T, X)" if batch_first else "(T, B, X)"
         if x.dim() not in (2, 3) or x.shape[-1] != input_size:
@@ -68,14 +78,12 @@ class Sequences:
         steps, batch_size, _ = x.shape
         if not steps:
             raise ValueError(f"input must have at least one step, got T=0, B={batch_size}")
-        return cls(x.flatten(0, 1), steps, batch_size, batch_first, unbatched, None)
+        return cls(x.flatten(0, 1), steps, batch_size, batch_first, unbatched)
 
     @property
     def batch_sizes(self) -> list[int]:
-        """Number of sequences at each step; torch.export then takes T as fixed."""
-        if self.packed is not None:
-            return self.packed.batch_sizes.tolist()
-        return [self.batch_size] * self.steps
+        """Number of sequences at each step; never increases. It fixes T in an exported graph."""
+        return [self.batch_size] * self.steps if self.sizes is None else self.sizes
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """Each row's step and its index in the batch."""

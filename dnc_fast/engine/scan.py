@@ -12,7 +12,7 @@ from ..state import DNCState, map_tensors, tensors
 
 Step = Callable[[Tensor, DNCState], tuple[Tensor, DNCState]]
 
-TOO_OLD = torch.__version__ < (2, 8)
+TOO_OLD = torch.__version__ < "2.8"  # not as strings: it is a TorchVersion
 """Whether torch's scan takes no step that has parameters."""
 
 
