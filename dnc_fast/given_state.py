@@ -60,7 +60,7 @@ def check_memory(
         raise ValueError(
             f"state.memory.link must have linkage {config.linkage!r} like the model, got {given!r}"
         )
-    held = len(memory.memory)
+    held = memory.memory.shape[0]
     if held != batch_size:
         hint = "; state.slice_batch(...) takes some of them" if held > batch_size else ""
         raise ValueError(

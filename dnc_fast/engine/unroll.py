@@ -25,7 +25,8 @@ def unroll(
         features (rows, F), and the state of each sequence after its own last step.
     """
     if isinstance(sequences.steps, torch.SymInt):
-        features, final = scan(step, rows.view(sequences.steps, -1, rows.shape[1]), state)
+        x = rows.clone(memory_format=torch.contiguous_format).view(sequences.steps, sequences.batch_size, -1)
+        features, final = scan(step, x, state)
         return features.flatten(0, 1), final
     if torch._C._are_functorch_transforms_active() and rows.shape[0]:
         # torch's cells add to a product with the state in place: it must be batched by vmap
