@@ -148,8 +148,8 @@ class Ranks:
         except RuntimeError as error:
             reason = str(error).split(". ")[0]
             raise TrainingError(
-                f"rank {self.rank} of {self.count} has lost another one, which has ended or cannot "
-                f"be reached ({reason}); see what that one said; --resume goes on from the last "
+                f"rank {self.rank} of {self.count} has lost another rank, which has ended or "
+                f"cannot be reached ({reason}); see its output; --resume continues from the last "
                 "checkpoint"
             ) from error
 

@@ -396,7 +396,7 @@ class Trainer:
         """Raise with the first tensor that is not finite."""
         pairs = zip(batches, map(self.ranks.whole, states), strict=True)
         found = (first_bad_tensor(self.model, batch, state) for batch, state in pairs)
-        first = next(filter(None, found), "no tensor is to blame when the step is run again")
+        first = next(filter(None, found), "every tensor is finite when the step is run again")
         raise TrainingError(
             f"loss and gradient norm must be finite, got {loss:g} and {norm:g} at step "
             f"{self.step + 1}: {first}; the last checkpoint is in {self.folder}; a smaller "

@@ -1,4 +1,4 @@
-"""Traversal: hear a graph, then follow a sequence of edges through it (Graves et al. 2016)."""
+"""Traversal: read a graph, then follow a sequence of edges through it (Graves et al. 2016)."""
 
 from __future__ import annotations
 
