@@ -18,6 +18,8 @@ from .config import STATE_DTYPES, DNCConfig
 from .files import CheckpointError, write_whole
 from .options import read_options
 
+__all__ = ["CheckpointError", "read_metadata"]
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = "dnc_fast model"

@@ -3,7 +3,7 @@
 pip install -e ".[examples]"
 python examples/accelerate_loop.py                          about ten seconds on a CPU
 python examples/accelerate_loop.py --precision bf16         matrix products in bfloat16
-python examples/accelerate_loop.py --resume --steps 2000    goes on where the last call ended
+python examples/accelerate_loop.py --resume --steps 2000    continues where the last call ended
 accelerate launch examples/accelerate_loop.py               as `accelerate config` says
 """
 

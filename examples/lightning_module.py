@@ -2,7 +2,7 @@
 
 pip install -e ".[examples]"
 python examples/lightning_module.py                         about 15 seconds on a CPU
-python examples/lightning_module.py --resume --epochs 20    goes on where the last call ended
+python examples/lightning_module.py --resume --epochs 20    continues where the last call ended
 
 A run that was stopped and resumed ends with exactly the parameters of one that never stopped.
 """

@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import sys
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,20 @@ from types import SimpleNamespace
 import pytest
 from runs import trained
 
+from dnc_fast.tasks import CopyTask
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 ELSEWHERE = ("http://", "https://", "mailto:")
-SNIPPET = re.compile(r"(<!-- not run: (?P<reason>.+?) -->\n)?```python\n(?P<code>.*?)```", re.S)
-"""Code in a page; above it, the reason why it is not run here, if it is not."""
+RUN_ELSEWHERE = {
+    "docs/distributed.md": "ranks.py",  # takes two processes
+    "docs/export.md": "test_export.py",
+    "docs/migration.md": "test_compat.py",
+    "docs/official_weights.md": "test_official.py",  # with a stand-in for TensorFlow
+    "docs/sharing.md": "test_pretrained.py",
+}
+"""Pages whose snippets another file of tests runs, and looks at what they make."""
 
 API = runpy.run_path(str(ROOT / "docs/site/api.py"))
 PUBLIC = API["modules"](ROOT)
@@ -89,19 +98,30 @@ def test_equations_of_the_primer_and_their_functions_name_each_other() -> None:
         assert API["place"](ROOT, f"{path}.py", function), f"{function} is not in the API"
 
 
-WITH_SNIPPETS = [page for page in PAGES if "```python" in page.read_text()]
+def test_pictures_of_the_primer_are_drawn(monkeypatch, tmp_path) -> None:
+    trained(tmp_path / "run", CopyTask(6, 6, num_bits=2, num_sequences=2), max_steps=1)
+    monkeypatch.setattr(sys, "argv", ["primer.py", f"{tmp_path}/run", "--out", f"{tmp_path}/out"])
+    runpy.run_path(str(ROOT / "docs/pictures/primer.py"), run_name="__main__")
+    drawn = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert drawn == sorted(path.name for path in ROOT.glob("docs/pictures/primer_*.png"))
 
 
-@pytest.mark.parametrize("page", WITH_SNIPPETS, ids=name_of)
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
+
+
+@pytest.mark.parametrize("page", filter(snippets, PAGES), ids=name_of)
 def test_snippets_run(page: Path, monkeypatch, tmp_path) -> None:
     """All of a page, one after another, as a reader would who types them in."""
+    if name_of(page) in RUN_ELSEWHERE:
+        assert name_of(page) in (ROOT / "tests" / RUN_ELSEWHERE[name_of(page)]).read_text()
+        return
     monkeypatch.chdir(tmp_path)  # for the files that they write
     if "runs/copy" in page.read_text():
         trained("runs/copy", max_steps=1)
     names: dict[str, object] = {}
-    for snippet in SNIPPET.finditer(page.read_text()):
-        if not snippet["reason"]:
-            exec(compile(snippet["code"], name_of(page), "exec"), names)
+    for code in snippets(page):
+        exec(compile(code, name_of(page), "exec"), names)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
@@ -128,6 +148,7 @@ def test_notebooks_keep_their_outputs(notebook: Path) -> None:
         assert output["output_type"] != "error" and output.get("name") != "stderr"
 
 
+@cache
 def values_explained() -> set[str]:
     """The names at the top of modules that have a string below them: what they are."""
     bodies = [ast.parse(path.read_text()).body for path in (ROOT / "dnc_fast").rglob("*.py")]
@@ -141,20 +162,19 @@ def values_explained() -> set[str]:
     }
 
 
-def explanation(value: object, name: str, values: set[str]) -> str | None:
+def explanation(value: object, name: str) -> str | None:
     """The docstring of a public name, if it is its own and a person wrote it."""
     if not (inspect.isclass(value) or inspect.isfunction(value)):
-        return name if name in values else None
+        return name if name in values_explained() else None
     text = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
     return None if text and text.startswith(f"{name}(") else text  # as dataclasses have
 
 
 @pytest.mark.parametrize("module", PUBLIC)
 def test_public_names_are_explained(module: str) -> None:
-    values = values_explained()
     for name in PUBLIC[module]:
         value = getattr(importlib.import_module(module), name)
-        assert explanation(value, name, values), f"{module}.{name} has no docstring"
+        assert explanation(value, name), f"{module}.{name} has no docstring"
 
 
 @pytest.mark.parametrize("module", PUBLIC)

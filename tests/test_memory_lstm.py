@@ -200,7 +200,7 @@ def test_zeros(LSTM: Any) -> None:
 
 @both
 def test_zeros_like(LSTM: Any) -> None:
-    """`torch.zeros_like(c)`, `h * mask`, `c * mask`: sequences begin anew"""
+    """`torch.zeros_like(c)`, `h * mask`, `c * mask`: sequences start over"""
     rnn, x = LSTM(3, 4, 2, **F64), normal(5, 6, 3)
     _, (h, c) = rnn(x)
     assert_close(rnn(x, (torch.zeros_like(h), torch.zeros_like(c))), rnn(x), "equal")
