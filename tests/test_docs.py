@@ -110,7 +110,7 @@ def snippets(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
 
 
-@pytest.mark.parametrize("page", filter(snippets, PAGES), ids=name_of)
+@pytest.mark.parametrize("page", list(filter(snippets, PAGES)), ids=name_of)
 def test_snippets_run(page: Path, monkeypatch, tmp_path) -> None:
     """All of a page, one after another, as a reader would who types them in."""
     if name_of(page) in RUN_ELSEWHERE:

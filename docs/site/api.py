@@ -11,7 +11,7 @@ HOME = "api/dnc_fast.md"
 ALSO = {"dnc_fast.linkages.dense": ["update_link", "directional_weightings"]}
 """Names of the primer that their package does not list, because other linkages have them too."""
 
-EQUATION = re.compile(r"[Ee]quation \((\d+)\) of docs/primer\.md")
+EQUATION = re.compile(r"Equation \((\d+)\) of docs/primer\.md")
 PAGE = re.compile(r"(?<![\w/])docs/(\w+)\.md")
 
 
@@ -54,6 +54,6 @@ def place(root: Path, path: str, name: str) -> tuple[str, str] | None:
 def link_pages(html: str) -> str:
     """Make the pages that docstrings name, and the primer's equations, links to them."""
     html = EQUATION.sub(
-        r'<a href="../primer.html#equation-\1">equation (\1) of the primer</a>', html
+        r'<a href="../primer.html#equation-\1">Equation (\1) of the primer</a>', html
     )
     return PAGE.sub(r'<a href="../\1.html">docs/\1.md</a>', html)
