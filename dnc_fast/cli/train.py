@@ -36,6 +36,9 @@ from .compiling import shown_compiling
 from .look import draw
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
+MAY_CHANGE = ("max_steps", "learning_rate")
+"""Options of training that may change when a run is resumed."""
+
 NO_PRESET = Preset({}, {}, {})
 
 MODEL_OPTIONS = tuple(
@@ -80,7 +83,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
     run.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in that folder; only --max-steps may change",
+        help="continue the run in that folder; only --max-steps and --learning-rate may change",
     )
     run.add_argument(
         "--seeds",
@@ -340,7 +343,7 @@ def _continue(
             f"{options.task_name!r}"
         )
     training = dict(wanted["training"])
-    max_steps = training.pop("max_steps", None)
+    changed = {name: training.pop(name, None) for name in MAY_CHANGE}
     for kind, asked, held in (
         (TASKS[options.task_name], wanted["task"], content["task"]["options"]),
         (DNCConfig, wanted["model"], content["model"]),
@@ -354,4 +357,4 @@ def _continue(
                     f"{flag} must stay {was} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
-    return Trainer.resume(folder, max_steps=max_steps, device=ranks.device, ranks=ranks)
+    return Trainer.resume(folder, **changed, device=ranks.device, ranks=ranks)

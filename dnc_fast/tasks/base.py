@@ -40,6 +40,14 @@ class Batch(NamedTuple):
         """The batch in memory from which a GPU copies by itself."""
         return Batch(*(tensor.pin_memory() for tensor in self))
 
+    def padded(self, multiple: int) -> Batch:
+        """The batch with T a multiple of this, by empty steps at the end that do not count."""
+        missing = -len(self.inputs) % multiple
+        inputs, targets, mask = (
+            F.pad(one, (0, 0) * (one.dim() - 1) + (0, missing)) for one in self[:3]
+        )
+        return Batch(inputs, targets, mask, self.lengths)
+
     def split(self, parts: int) -> list[Batch]:
         """The batch cut in time into `parts` of equally many steps; each sequence continues.
 

@@ -18,7 +18,7 @@ from ..dnc import DNC
 from ..state import DNCState, map_tensors, tensors
 from ..tasks import Batch, Task, task_name
 from .answering import answered
-from .batches import Prefetcher, suitable_workers
+from .batches import Prefetcher, rounded, suitable_workers
 from .checkpoint import CHECKPOINT, read_run, reading, restore_task, save_checkpoint
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
@@ -124,6 +124,7 @@ class Trainer:
         folder: Path | str,
         *,
         max_steps: int | None = None,
+        learning_rate: float | None = None,
         device: torch.device | str = "cpu",
         ranks: Ranks = ALONE,
     ) -> Trainer:
@@ -132,6 +133,7 @@ class Trainer:
         Args:
             folder: of an earlier run.
             max_steps: a new limit of the steps; None for the run's own.
+            learning_rate: a new one, from here on; None for the run's own.
             device: where to train.
             ranks: the processes that train together; there may be another number of them.
 
@@ -157,6 +159,10 @@ class Trainer:
         if max_steps is not None:
             check_integer("max_steps", max_steps, minimum=trainer.step)
             trainer.config = dataclasses.replace(trainer.config, max_steps=max_steps)
+        if learning_rate is not None:
+            check_number("learning_rate", learning_rate, 0.0, above=True)
+            trainer.optimization.scale_rate(learning_rate / trainer.config.learning_rate)
+            trainer.config = dataclasses.replace(trainer.config, learning_rate=learning_rate)
         trainer._metrics = MetricsWriter(trainer.metrics_path, progress["metrics_size"])
         return trainer
 
@@ -337,7 +343,9 @@ class Trainer:
         for index, chunks in enumerate(draws.take(number, self.curriculum.present), first):
             generator = stream_generator(self.config.seed, "answers", index)
             batch = chunks[chunk].to(self.device, non_blocking=self.device.type == "cuda")
-            batches.append(answered(self.model, self.task, batch, generator))
+            batch = answered(self.model, self.task, batch, generator)
+            # A state that is carried over must not have taken steps that are no part of a batch.
+            batches.append(rounded(batch) if self.task.num_chunks == 1 else batch)
         return batches
 
     def _training_step(self, batches: list[Batch]) -> float:
