@@ -191,7 +191,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint; the metrics up to here are on disk before it.
 
-        The first rank writes; none goes on, or ends and so ends the others, before that is done.
+        The first rank writes; until then no rank continues, or exits and so ends the others.
         """
         carried = [state and list(tensors(self.ranks.whole(state))) for state in self._carried]
         if self.ranks.is_first:
@@ -309,7 +309,7 @@ class Trainer:
     def _compile(self) -> None:
         """Have the kernels compiled that steps need, while Ctrl-C still interrupts at once.
 
-        A twin of the model takes a step, so that nobody who looks into the model sees it.
+        A copy of the model takes a step, so that the model itself stays as it is.
         """
         if self.device.type != "cpu":
             return
