@@ -87,7 +87,7 @@ class Ranks:
     def begin_step(self, step: int, seed: int) -> None:
         """Give the dropout of this rank its random numbers for a training step.
 
-        They depend on step and rank alone, so none of them need be saved. A single process just continues.
+        They depend on step and rank alone, so none need be saved. A single process just continues.
         """
         if self.count > 1:
             torch.manual_seed(stream_seed(seed, "dropout", step * self.count + self.rank))

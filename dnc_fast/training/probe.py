@@ -60,7 +60,8 @@ class Probe(NamedTuple):
     | words   |        |         | each step's word, see `Task.words`; otherwise None            |
     | moments |        |         | the memory after some steps, see `Moment`                     |
 
-    A feed-forward controller has no state; its `hidden` has H = 0. So do the `cells` of all but an LSTM.
+    A feed-forward controller has no state; its `hidden` has H = 0. So do all `cells`
+    but an LSTM's.
     """
 
     inputs: Tensor

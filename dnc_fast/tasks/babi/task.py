@@ -1,4 +1,4 @@
-"""bAbI question answering: hear a story word by word, answer questions (Weston et al. 2015)."""
+"""bAbI question answering: read a story word by word, answer questions (Weston et al. 2015)."""
 
 from __future__ import annotations
 
