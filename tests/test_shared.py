@@ -96,5 +96,5 @@ def test_bundled_models_are_small():
 
 
 def test_names_that_are_not_there():
-    with pytest.raises(FileNotFoundError, match="name of a model that comes with dnc_fast: .*copy"):
+    with pytest.raises(FileNotFoundError, match=r"a model that comes with dnc_fast: .*copy"):
         DNC.from_pretrained("no-such-model")
