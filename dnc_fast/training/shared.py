@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,7 +102,6 @@ def _card(
     examples = steps * training["batch_size"] * training["accumulate"]
     numbers = sum(one.numel() for one in content["parameters"].values())
     kind = str(dtype or torch.float32).removeprefix("torch.")
-    command = f"dnc-fast show {shlex.quote(name)}"
     lines = [
         f"# {name}",
         "",
@@ -115,7 +113,7 @@ def _card(
         f"- Licence: {metadata['licence']}.",
         *([f"- {notes}"] if notes else []),
         "",
-        f"`{command}` draws what it does; `DNC.from_pretrained({name!r})` loads it.",
+        "`dnc-fast show FOLDER` draws what it does; `DNC.from_pretrained(FOLDER)` loads it.",
     ]
     return "\n".join(lines) + "\n"
 
