@@ -84,7 +84,7 @@ setup(
         "dnc_fast.training",
     ],
     package_dir=package_dir(),
-    package_data={"dnc_fast": ["py.typed"], "dnc_fast.pictures": ["page/*"]},
+    package_data={"dnc_fast": ["py.typed", "bundled/*/*"], "dnc_fast.pictures": ["page/*"]},
     entry_points={"console_scripts": ["dnc-fast = dnc_fast.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: MIT License",

@@ -18,6 +18,7 @@ from .health import TrainingError
 from .metrics import read_metrics
 from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
+from .shared import read_trained, share
 from .trainer import Trainer
 
 __all__ = [
@@ -42,9 +43,11 @@ __all__ = [
     "probe",
     "read_metrics",
     "read_run",
+    "read_trained",
     "restore_model",
     "restore_task",
     "save_checkpoint",
+    "share",
     "summary_table",
     "transcript",
 ]
