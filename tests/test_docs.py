@@ -134,7 +134,7 @@ def test_notebooks_run(notebook: Path, monkeypatch, tmp_path) -> None:
         if kind == "code":
             exec(compile(text, name_of(notebook), "exec"), names)
         if "parameters" in cell["metadata"].get("tags", ()):
-            names.update(STEPS=2, EPISODES=2)
+            names.update(STEPS=2, EPISODES=1)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
