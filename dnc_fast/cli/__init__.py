@@ -16,7 +16,7 @@ from .. import __version__
 
 # What commands need is imported when they are named, because torch takes a second or more.
 COMMANDS = {
-    "train": ("train a DNC on a task", "train"),
+    "train": ("train a DNC, or a model to compare it with, on a task", "train"),
     "eval": ("score a trained model on held-out sequences", "look"),
     "show": ("draw a trained model's pictures", "look"),
     "ask": ("ask a model trained on bAbI about a story", "ask"),
@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   dnc-fast tasks                                   what can be trained on
   dnc-fast train copy                              copy sequences of 1 to 8 vectors of 6 bits
   dnc-fast train copy --controller feedforward --out runs/feedforward
+  dnc-fast train copy --model lstm --out runs/lstm    another model on the same data
   dnc-fast train copy --resume                     continue after Ctrl-C
   dnc-fast train echo --seeds 5                    five seeds and a table
   dnc-fast train priority-sort --max-minutes 60    for an hour; --resume for another

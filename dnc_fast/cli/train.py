@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import torch
 
 from ..checks import check_integer, check_number
-from ..config import OPTION_NAMES, DNCConfig
+from ..config import DNCConfig
+from ..models import config_type
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
 from ..tasks import TASKS, Task, summary
 from ..training import (
@@ -27,17 +28,14 @@ from ..training import (
     read_run,
     summary_table,
 )
-from ..training.checkpoint import CHECKPOINT
+from ..training.checkpoint import CHECKPOINT, model_kind
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
 from ..training.threads import suitable_threads
 from .compiling import shown_compiling
 from .look import draw
+from .models import add_model, check_model_options, flag, given_model_options
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
-
-MODEL_OPTIONS = tuple(
-    name for name in OPTION_NAMES if "help" in DNCConfig.__dataclass_fields__[name].metadata
-)
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +54,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
     """The options of `dnc-fast train NAME`."""
     add_fields(parser.add_argument_group("task"), task)
-    model = parser.add_argument_group("model", "The defaults follow the task's options.")
     preset = model_options(task())
-    add_fields(model, DNCConfig, MODEL_OPTIONS, preset)
+    add_model(parser, preset)
     training = parser.add_argument_group("training")
     controller = preset.get("controller", DNCConfig.controller)
     add_fields(training, TrainingConfig, defaults=training_options(task(), controller))
@@ -284,7 +281,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     preset = PUBLISHED[options.task_name][name] if name else Preset({}, {}, {})
     return {
         "task": {**preset.task, **given(options, kind)},
-        "model": {**preset.model, **given(options, DNCConfig, MODEL_OPTIONS)},
+        "model": {**preset.model, **given_model_options(options)},
         "training": {**preset.training, **given(options, TrainingConfig)},
     }
 
@@ -294,10 +291,15 @@ def _begin(
 ) -> Trainer:
     """A new run: the defaults for the task, overridden by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
-    model = model_config(task, **wanted["model"])
-    for sentence in model.idle_options():
-        print(f"dnc-fast: note: {sentence}", file=sys.stderr)
-    defaults = training_options(task, str(model.controller))
+    kind = options.model or "dnc"
+    if getattr(options, "preset", None) and kind != "dnc":
+        raise UserError(f"--preset is a set of options of the DNC; leave it out for --model {kind}")
+    check_model_options(kind, wanted["model"])
+    model = model_config(task, kind, **wanted["model"])
+    if isinstance(model, DNCConfig):
+        for sentence in model.idle_options():
+            print(f"dnc-fast: note: {sentence}", file=sys.stderr)
+    defaults = training_options(task, str(getattr(model, "controller", kind)))
     training = TrainingConfig(**{**defaults, **wanted["training"]})
     try:
         return Trainer(
@@ -326,19 +328,22 @@ def _continue(
             f"{folder} holds a run of the task {content['task']['name']!r}, got "
             f"{options.task_name!r}"
         )
+    kind = model_kind(content)
+    if options.model not in (None, kind):
+        raise UserError(f"{folder} holds a run of the model {kind!r}, got {options.model!r}")
+    check_model_options(kind, wanted["model"])
     training = dict(wanted["training"])
     max_steps = training.pop("max_steps", None)
-    for kind, asked, held in (
+    for owner, asked, held in (
         (TASKS[options.task_name], wanted["task"], content["task"]["options"]),
-        (DNCConfig, wanted["model"], content["model"]),
+        (config_type(kind), wanted["model"], content["model"]),
         (TrainingConfig, training, content["training"]),
     ):
         for name, value in asked.items():
-            was = held.get(name, getattr(kind, name, None))  # runs lack options that are newer
+            was = held.get(name, getattr(owner, name, None))  # runs lack options that are newer
             if was != value:
-                flag = "--" + name.replace("_", "-")
                 raise UserError(
-                    f"{flag} must stay {was} when a run is resumed, got {value}; leave it "
+                    f"{flag(name)} must stay {was} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
     return Trainer.resume(folder, max_steps=max_steps, device=ranks.device, ranks=ranks)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from .. import tasks
-from ..config import DNCConfig
+from ..models import config_type
 from ..tasks import Task
 
 SMALL = {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
@@ -15,14 +16,21 @@ SMALL_STEPS = {"learning_rate": 1e-3, "clip_norm": 1.0}
 """For tasks that are learned slowly."""
 
 
-def model_config(task: Task, **changes: Any) -> DNCConfig:
-    """The default model of a task, with its input and output size.
+def model_config(task: Task, model: str = "dnc", /, **changes: Any) -> Any:
+    """The default options of a model for a task, with its input and output size.
 
     Args:
-        **changes: options of `DNCConfig` that replace the defaults.
+        model: one of `MODELS`. Others than the DNC get the DNC's options as far as they have them.
+        **changes: options of that model that replace the defaults.
+
+    Raises:
+        TypeError: the model has no such option.
     """
+    kind = config_type(model)
+    names = {one.name for one in fields(kind)}
+    shared = {name: value for name, value in model_options(task).items() if name in names}
     sizes = {"input_size": task.input_size, "output_size": task.output_size}
-    return DNCConfig(**{**sizes, **model_options(task), **changes})
+    return kind(**{**sizes, **shared, **changes})
 
 
 def model_options(task: Task) -> dict[str, Any]:

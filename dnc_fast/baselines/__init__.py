@@ -1,0 +1,32 @@
+"""Models that a DNC is compared with, by name; they are called as a DNC is.
+
+To add one, write it in a file of its own and add a line to `BASELINES`.
+"""
+
+from .base import Baseline, BaselineConfig, BaselineState
+from .deltanet import DeltaNet
+from .ntm import NTM
+from .recurrent import GRU, LSTM, RNN
+from .transformer import Transformer
+
+BASELINES: dict[str, type[Baseline]] = {
+    "rnn": RNN,
+    "gru": GRU,
+    "lstm": LSTM,
+    "ntm": NTM,
+    "transformer": Transformer,
+    "deltanet": DeltaNet,
+}
+
+__all__ = [
+    "BASELINES",
+    "GRU",
+    "LSTM",
+    "NTM",
+    "RNN",
+    "Baseline",
+    "BaselineConfig",
+    "BaselineState",
+    "DeltaNet",
+    "Transformer",
+]

@@ -1,0 +1,54 @@
+"""The model on the command line: `--model`, and the options of all models, each once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..config import OPTION_NAMES, DNCConfig
+from ..models import MODELS, config_type
+from .options import UserError, add_fields
+
+
+def option_names(model: str) -> list[str]:
+    """The options of a model that the command line has."""
+    kind = config_type(model)
+    fields = {one.name: one for one in dataclasses.fields(kind)}
+    order = OPTION_NAMES if kind is DNCConfig else list(fields)
+    return [name for name in order if "help" in fields[name].metadata]
+
+
+def add_model(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
+    """Add `--model` and the options of all models; the defaults that are shown are a DNC's."""
+    group = parser.add_argument_group("model", "The defaults follow the task's options.")
+    group.add_argument("--model", choices=tuple(MODELS), help="what is trained (default: dnc)")
+    add_fields(group, DNCConfig, option_names("dnc"), defaults)
+    added = set(option_names("dnc"))
+    others = parser.add_argument_group(
+        "other models", "They also have those of the options above that apply to them."
+    )
+    for model in MODELS:
+        names = [name for name in option_names(model) if name not in added]
+        add_fields(others, config_type(model), names)
+        added.update(names)
+
+
+def given_model_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of models that the user gave."""
+    names = {name for model in MODELS for name in option_names(model)}
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
+def check_model_options(model: str, names: Iterable[str]) -> None:
+    """Raise unless a model has all of these options."""
+    for name in names:
+        if name not in option_names(model):
+            has = ", ".join(flag(one) for one in option_names(model))
+            raise UserError(f"{flag(name)} is no option of --model {model}; it has {has}")
+
+
+def flag(name: str) -> str:
+    """An option as it is typed."""
+    return "--" + name.replace("_", "-")
