@@ -73,7 +73,7 @@ def test_train_eval_and_show_by_command(name, tmp_path):
     assert (
         f"checkpoint must be of a DNC, whose kernels are compiled, got a run of the model '{name}'"
         in refused
-    )  # noqa: E501
+    )
 
 
 def test_options_of_another_model_are_refused(tmp_path):
@@ -90,7 +90,7 @@ def test_options_of_another_model_are_refused(tmp_path):
     assert "--hidden-size must stay 8" in found
     assert "--linkage is no option of --model gru" in run(
         "eval", tmp_path, "--linkage", "none", status=2
-    )  # noqa: E501
+    )
     preset = ("train", "babi", "--preset", "paper-babi-dnc1", "--model", "lstm")
     assert "--preset is a set of options of the DNC" in run(*preset, status=2)
 
