@@ -10,6 +10,7 @@ from .checkpoint import (
     restore_task,
     save_checkpoint,
 )
+from .comparing import Compared, Finished, comparison_table, finished, models_table
 from .config import TrainingConfig
 from .distributed import Ranks, joined
 from .evaluation import Evaluation, describe, evaluate, held_out_size
@@ -22,7 +23,9 @@ from .trainer import Trainer
 
 __all__ = [
     "CheckpointError",
+    "Compared",
     "Evaluation",
+    "Finished",
     "Moment",
     "Outcome",
     "Probe",
@@ -31,13 +34,16 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "answered",
+    "comparison_table",
     "describe",
     "evaluate",
+    "finished",
     "guess",
     "held_out_size",
     "joined",
     "load_checkpoint",
     "load_run",
+    "models_table",
     "outcome",
     "probe",
     "read_metrics",
