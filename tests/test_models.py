@@ -9,16 +9,18 @@ import torch
 from runs import COPY, ECHO, TINY_OPTIONS, training_config
 
 import dnc_fast
+from dnc_fast.baselines import StoryConfig
 from dnc_fast.cli import main
 from dnc_fast.config import DNCConfig
-from dnc_fast.models import MODELS, build_model, count_parameters, matched, model_name
+from dnc_fast.models import MODELS, build_model, config_type, count_parameters, matched, model_name
 from dnc_fast.presets import model_config
 from dnc_fast.state import tensors
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingError, load_checkpoint
 
 TINY = [str(part) for pair in TINY_OPTIONS.items() for part in pair if "--cell-size" not in pair]
-every_model = pytest.mark.parametrize("name", MODELS)
+STORY_MODELS = [name for name in MODELS if issubclass(config_type(name), StoryConfig)]
+every_model = pytest.mark.parametrize("name", [name for name in MODELS if name not in STORY_MODELS])
 
 
 def run(*arguments, status=0):
@@ -74,6 +76,19 @@ def test_train_eval_and_show_by_command(name, tmp_path):
         f"checkpoint must be of a DNC, whose kernels are compiled, got a run of the model '{name}'"
         in refused
     )
+
+
+@pytest.mark.parametrize("name", STORY_MODELS)
+def test_models_that_read_stories_are_trained_scored_and_asked(name, tmp_path):
+    sizes = ("--hidden-size", 8, "--batch-size", 2, "--evaluation-size", 4, "--evaluate-every", 2)
+    rest = ("--progress", "off", "--no-pictures", "--threads", 1)
+    run("train", "babi", *sizes, *rest, "--model", name, "--max-steps", 2, "--out", tmp_path)
+    run("train", "babi", *rest, "--resume", "--max-steps", 4, "--out", tmp_path)
+    assert f"{name}, seed 0" in run("eval", tmp_path)
+    said = run("ask", tmp_path, "Mary went to the garden. Where is Mary?")
+    assert re.search(r"where is mary \? \S+  \(.*%", said)
+    refused = run("train", "copy", "--model", name, "--out", tmp_path / "copy", status=2)
+    assert f"model '{name}' answers stories, so task must be 'babi', got copy" in refused
 
 
 def test_options_of_another_model_are_refused(tmp_path):

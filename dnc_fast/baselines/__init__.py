@@ -5,8 +5,12 @@ To add one, write it in a file of its own and add a line to `BASELINES`.
 
 from .base import Baseline, BaselineConfig, BaselineState
 from .deltanet import DeltaNet
+from .dmn import DMN
+from .entnet import EntNet
+from .memn2n import MemN2N
 from .ntm import NTM
 from .recurrent import GRU, LSTM, RNN
+from .stories import StoryConfig
 from .transformer import Transformer
 
 BASELINES: dict[str, type[Baseline]] = {
@@ -16,10 +20,14 @@ BASELINES: dict[str, type[Baseline]] = {
     "ntm": NTM,
     "transformer": Transformer,
     "deltanet": DeltaNet,
+    "entnet": EntNet,
+    "memn2n": MemN2N,
+    "dmn": DMN,
 }
 
 __all__ = [
     "BASELINES",
+    "DMN",
     "GRU",
     "LSTM",
     "NTM",
@@ -28,5 +36,8 @@ __all__ = [
     "BaselineConfig",
     "BaselineState",
     "DeltaNet",
+    "EntNet",
+    "MemN2N",
+    "StoryConfig",
     "Transformer",
 ]

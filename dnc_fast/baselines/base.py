@@ -41,7 +41,7 @@ class BaselineConfig:
             elif isinstance(one.default, float):
                 check_number(one.name, value, 0.0, 1.0)
             else:
-                check_integer(one.name, value, minimum=1)
+                check_integer(one.name, value, one.metadata.get("minimum", 1))
 
     @property
     def hidden_step(self) -> int:

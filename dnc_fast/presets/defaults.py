@@ -6,8 +6,10 @@ from dataclasses import fields
 from typing import Any
 
 from .. import tasks
+from ..baselines import StoryConfig
 from ..models import config_type
 from ..tasks import Task
+from ..tasks.babi import ANSWER, VOCABULARY
 
 SMALL = {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
 LARGER = {"hidden_size": 128, "cell_size": 32, "num_read_heads": 4}
@@ -25,11 +27,17 @@ def model_config(task: Task, model: str = "dnc", /, **changes: Any) -> Any:
 
     Raises:
         TypeError: the model has no such option.
+        ValueError: the model does not fit the task.
     """
     kind = config_type(model)
     names = {one.name for one in fields(kind)}
     shared = {name: value for name, value in model_options(task).items() if name in names}
     sizes = {"input_size": task.input_size, "output_size": task.output_size}
+    if issubclass(kind, StoryConfig):
+        if not isinstance(task, tasks.BabiTask):
+            raise ValueError(f"model {model!r} answers stories, so task must be 'babi', got {task}")
+        signs = {"full_stop": ".", "question_mark": "?", "answer_mark": ANSWER}
+        shared |= {name: VOCABULARY.index(sign) for name, sign in signs.items()}
     return kind(**{**sizes, **shared, **changes})
 
 

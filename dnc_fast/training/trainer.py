@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..checks import check_choice, check_integer, check_number
 from ..config import DNCConfig
+from ..dnc import DNC
 from ..models import build_model, model_name
 from ..state import map_tensors, tensors
 from ..tasks import Batch, Task, task_name
@@ -314,10 +315,10 @@ class Trainer:
 
         A twin of the model takes a step, so that nobody who looks into the model sees it.
         """
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or not isinstance(self.model, DNC):
             return
         with torch.random.fork_rng(devices=[]):
-            twin = build_model(self.model.config, self.device, torch.float32)
+            twin = DNC.from_config(self.model.config, self.device, torch.float32)
             x = torch.zeros(1, 1, self.task.input_size, device=self.device, dtype=torch.float32)
             twin(x)[0].sum().backward()
 
