@@ -8,6 +8,7 @@ from .deltanet import DeltaNet
 from .dmn import DMN
 from .entnet import EntNet
 from .memn2n import MemN2N
+from .nalu import NAC, NALU
 from .ntm import NTM
 from .recurrent import GRU, LSTM, RNN
 from .stories import StoryConfig
@@ -30,6 +31,8 @@ __all__ = [
     "DMN",
     "GRU",
     "LSTM",
+    "NAC",
+    "NALU",
     "NTM",
     "RNN",
     "Baseline",

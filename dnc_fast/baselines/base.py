@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import add_safe_globals
 
-from ..checks import check_flag, check_integer, check_number
+from ..checks import check_choice, check_flag, check_integer, check_number
 from ..options import option, read_options
 from ..sequences import Sequences
 from ..state import map_tensors, reset_rows, tensors
@@ -36,7 +36,9 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if isinstance(one.default, bool):
+            if isinstance(one.default, str):
+                check_choice(one.name, value, one.metadata["choices"])
+            elif isinstance(one.default, bool):
                 check_flag(one.name, value)
             elif isinstance(one.default, float):
                 check_number(one.name, value, 0.0, 1.0)

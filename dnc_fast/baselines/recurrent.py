@@ -1,4 +1,4 @@
-"""Recurrent layers without a memory: torch's own RNN, LSTM and GRU, and a linear output layer."""
+"""Recurrent layers without a memory: torch's own RNN, LSTM and GRU, and an output layer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from ..options import option
 from .base import Baseline, BaselineConfig, BaselineState
+from .nalu import NAC, NALU
+
+HEADS: dict[str, Any] = {"linear": nn.Linear, "nac": NAC, "nalu": NALU}
+"""Output layers, from H to Y."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,11 @@ class RecurrentConfig(BaselineConfig):
 
     num_layers: int = option(1, "layers")
     dropout: float = option(0.0, "dropout between layers")
+    head: str = option("linear", "output layer", choices=HEADS)
 
 
 class Recurrent(Baseline):
-    """h_t = layers(x_t, h_{t-1}); y_t = W h_t + b. The state's parts are (B, L, H)."""
+    """h_t = layers(x_t, h_{t-1}); y_t = head(h_t), W h_t + b if linear. State: (B, L, H) each."""
 
     layers_type: ClassVar[Any]
     part_names: ClassVar[tuple[str, ...]] = ("hidden",)
@@ -30,7 +35,7 @@ class Recurrent(Baseline):
         # torch warns of a dropout that has no layers to act between.
         dropout = config.dropout if config.num_layers > 1 else 0.0
         self.layers = self.layers_type(*sizes, dropout=dropout)
-        self.output = nn.Linear(config.hidden_size, config.output_size)
+        self.output = HEADS[config.head](config.hidden_size, config.output_size)
 
     def state_shapes(self, num_cells: int | None) -> dict[str, tuple[int, ...]]:
         return dict.fromkeys(self.part_names, (self.config.num_layers, self.config.hidden_size))
