@@ -15,6 +15,7 @@ from dnc_fast.baselines import (
     NTM,
     BaselineState,
     DeltaNet,
+    Seq2SeqConfig,
     StoryConfig,
     Transformer,
 )
@@ -27,8 +28,8 @@ X, Y, B, T = 3, 5, 4, 7
 SMALL = {"hidden_size": 8, "dtype": torch.float64}
 CELLS = {"num_cells": 5, "cell_size": 3, "num_read_heads": 2, "num_write_heads": 2}
 
-ANY_INPUT = [name for name, kind in BASELINES.items() if not issubclass(kind.Config, StoryConfig)]
-"""Those that take any sequence; test_story_models.py has the others."""
+SPECIAL = (Seq2SeqConfig, StoryConfig)  # test_seq2seq.py and test_story_models.py have these
+ANY_INPUT = [name for name, kind in BASELINES.items() if not issubclass(kind.Config, SPECIAL)]
 
 every_baseline = pytest.mark.parametrize("name", ANY_INPUT)
 

@@ -20,7 +20,8 @@ from dnc_fast.training import Trainer, TrainingError, load_checkpoint
 
 TINY = [str(part) for pair in TINY_OPTIONS.items() for part in pair if "--cell-size" not in pair]
 STORY_MODELS = [name for name in MODELS if issubclass(config_type(name), StoryConfig)]
-every_model = pytest.mark.parametrize("name", [name for name in MODELS if name not in STORY_MODELS])
+SPECIAL = (*STORY_MODELS, "seq2seq")
+every_model = pytest.mark.parametrize("name", [name for name in MODELS if name not in SPECIAL])
 
 
 def run(*arguments, status=0):
@@ -56,7 +57,7 @@ def test_a_stopped_run_resumes_as_if_it_had_never_stopped(name, tmp_path):
     assert model.config == whole.model.config and task == ECHO and not model.training
 
 
-@pytest.mark.parametrize("name", ["lstm", "ntm", "transformer"])
+@pytest.mark.parametrize("name", ["lstm", "ntm", "transformer", "seq2seq"])
 def test_train_eval_and_show_by_command(name, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ("train", "copy", "--out", tmp_path)
@@ -68,7 +69,7 @@ def test_train_eval_and_show_by_command(name, tmp_path):
     run("show", tmp_path)
     assert {path.name for path in (tmp_path / "show").iterdir()} == pictures
     scored = run("eval", tmp_path, "--task", "max_length=3", "--sequences", 5)
-    assert re.search(r"(lstm|4 cells|transformer), seed 0\n5 held-out", scored)
+    assert re.search(r"(lstm|4 cells|transformer|seq2seq), seed 0\n5 held-out", scored)
     refused = run("show", tmp_path, "--html", status=2)
     assert f"--html shows the memory of a DNC, got a run of the model '{name}'" in refused
     refused = run("compile", tmp_path, "--target", "sm_90", "--out", tmp_path / "k", status=2)

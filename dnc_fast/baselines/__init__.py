@@ -4,6 +4,7 @@ To add one, write it in a file of its own and add a line to `BASELINES`.
 """
 
 from .base import Baseline, BaselineConfig, BaselineState
+from .decoding import beam_search, greedy
 from .deltanet import DeltaNet
 from .dmn import DMN
 from .entnet import EntNet
@@ -11,6 +12,7 @@ from .memn2n import MemN2N
 from .nalu import NAC, NALU
 from .ntm import NTM
 from .recurrent import GRU, LSTM, RNN
+from .seq2seq import Seq2Seq, Seq2SeqConfig
 from .stories import StoryConfig
 from .transformer import Transformer
 
@@ -21,6 +23,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "ntm": NTM,
     "transformer": Transformer,
     "deltanet": DeltaNet,
+    "seq2seq": Seq2Seq,
     "entnet": EntNet,
     "memn2n": MemN2N,
     "dmn": DMN,
@@ -41,6 +44,10 @@ __all__ = [
     "DeltaNet",
     "EntNet",
     "MemN2N",
+    "Seq2Seq",
+    "Seq2SeqConfig",
     "StoryConfig",
     "Transformer",
+    "beam_search",
+    "greedy",
 ]

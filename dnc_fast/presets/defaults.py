@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from .. import tasks
-from ..baselines import StoryConfig
+from ..baselines import Seq2SeqConfig, StoryConfig
 from ..models import config_type
 from ..tasks import Task
 from ..tasks.babi import ANSWER, VOCABULARY
@@ -38,7 +38,24 @@ def model_config(task: Task, model: str = "dnc", /, **changes: Any) -> Any:
             raise ValueError(f"model {model!r} answers stories, so task must be 'babi', got {task}")
         signs = {"full_stop": ".", "question_mark": "?", "answer_mark": ANSWER}
         shared |= {name: VOCABULARY.index(sign) for name, sign in signs.items()}
+    if issubclass(kind, Seq2SeqConfig) and not _answers_last(task):
+        raise ValueError(
+            f"model {model!r} answers after the last input, so task must be one that shows a whole "
+            f"sequence first, such as 'copy' or 'autoencoding', got {task}"
+        )
     return kind(**{**sizes, **shared, **changes})
+
+
+def _answers_last(task: Task) -> bool:
+    """Whether every answer of a sequence comes after its last input."""
+    match task:
+        case tasks.CopyTask():
+            return task.num_sequences == 1
+        case tasks.RepeatCopyTask() | tasks.AssociativeRecallTask():
+            return True
+        case tasks.PrioritySortTask() | tasks.AutoencodingTask():
+            return True
+    return False
 
 
 def model_options(task: Task) -> dict[str, Any]:
