@@ -9,18 +9,18 @@ import torch
 from runs import COPY, ECHO, TINY_OPTIONS, training_config
 
 import dnc_fast
-from dnc_fast.baselines import StoryConfig
+from dnc_fast.baselines import StoryModel
 from dnc_fast.cli import main
 from dnc_fast.config import DNCConfig
-from dnc_fast.models import MODELS, build_model, config_type, count_parameters, matched, model_name
+from dnc_fast.models import MODELS, build_model, count_parameters, matched, model_name
 from dnc_fast.presets import model_config
 from dnc_fast.state import tensors
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingError, load_checkpoint
 
 TINY = [str(part) for pair in TINY_OPTIONS.items() for part in pair if "--cell-size" not in pair]
-STORY_MODELS = [name for name in MODELS if issubclass(config_type(name), StoryConfig)]
-SPECIAL = (*STORY_MODELS, "seq2seq")
+STORY_MODELS = [name for name, kind in MODELS.items() if issubclass(kind, StoryModel)]
+SPECIAL = (*STORY_MODELS, "seq2seq", "pointer")
 every_model = pytest.mark.parametrize("name", [name for name in MODELS if name not in SPECIAL])
 
 

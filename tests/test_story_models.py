@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dnc_fast.baselines import BASELINES, StoryConfig
+from dnc_fast.baselines import BASELINES, StoryModel
 from dnc_fast.baselines.dmn import AttentionGRU
 from dnc_fast.baselines.stories import read
 from dnc_fast.presets import model_config
@@ -15,7 +15,7 @@ from dnc_fast.tasks import BabiTask, CopyTask
 from dnc_fast.training.evaluation import evaluate
 
 WORDS = 9
-MODELS = [name for name, kind in BASELINES.items() if issubclass(kind.Config, StoryConfig)]
+MODELS = [name for name, kind in BASELINES.items() if issubclass(kind, StoryModel)]
 every_model = pytest.mark.parametrize("name", MODELS)
 
 # Words are counted from 1: full stop, question mark, answer mark, and others.

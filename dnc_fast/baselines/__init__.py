@@ -3,7 +3,7 @@
 To add one, write it in a file of its own and add a line to `BASELINES`.
 """
 
-from .base import Baseline, BaselineConfig, BaselineState
+from .base import AnswersLast, Baseline, BaselineConfig, BaselineState
 from .decoding import beam_search, greedy
 from .deltanet import DeltaNet
 from .dmn import DMN
@@ -11,9 +11,10 @@ from .entnet import EntNet
 from .memn2n import MemN2N
 from .nalu import NAC, NALU
 from .ntm import NTM
+from .pointer import PointerNetwork
 from .recurrent import GRU, LSTM, RNN
-from .seq2seq import Seq2Seq, Seq2SeqConfig
-from .stories import StoryConfig
+from .seq2seq import Seq2Seq
+from .stories import StoryModel
 from .transformer import Transformer
 
 BASELINES: dict[str, type[Baseline]] = {
@@ -24,6 +25,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "transformer": Transformer,
     "deltanet": DeltaNet,
     "seq2seq": Seq2Seq,
+    "pointer": PointerNetwork,
     "entnet": EntNet,
     "memn2n": MemN2N,
     "dmn": DMN,
@@ -38,15 +40,16 @@ __all__ = [
     "NALU",
     "NTM",
     "RNN",
+    "AnswersLast",
     "Baseline",
     "BaselineConfig",
     "BaselineState",
     "DeltaNet",
     "EntNet",
     "MemN2N",
+    "PointerNetwork",
     "Seq2Seq",
-    "Seq2SeqConfig",
-    "StoryConfig",
+    "StoryModel",
     "Transformer",
     "beam_search",
     "greedy",

@@ -32,10 +32,13 @@ class Bahdanau(nn.Module):
         self.source = nn.Linear(encoded, size, bias=False)
         self.score = nn.Linear(size, 1, bias=False)
 
+    def scores(self, state: Tensor, values: Tensor) -> Tensor:
+        """How well each step of the source suits the state (B, H), (S, B)."""
+        return self.score(torch.tanh(self.state(state) + self.source(values))).squeeze(-1)
+
     def forward(self, state: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """See `read_by`; state is (B, H)."""
-        scores = self.score(torch.tanh(self.state(state) + self.source(values)))
-        return read_by(scores.squeeze(-1), values, known)
+        return read_by(self.scores(state, values), values, known)
 
 
 class Luong(nn.Module):

@@ -251,5 +251,39 @@ class WholePast(Baseline):
         raise NotImplementedError
 
 
+class AnswersLast(WholePast):
+    """A baseline that reads a source whole and then answers; a subclass has `build` and `respond`.
+
+    The source ends with the last input that is not zero; each step after it is answered. Before
+    that outputs are zero.
+    """
+
+    def answer(self, inputs: Tensor, seen: Tensor) -> Tensor:
+        steps, batch_size, _ = inputs.shape
+        zeros = inputs.new_zeros(steps, batch_size, self.config.output_size)
+        count = torch.arange(1, steps + 1, device=inputs.device).unsqueeze(1)
+        ends = (count * (inputs.any(-1) & seen)).amax(0)
+        begins = torch.where(seen, count, steps + 1).amin(0) - 1
+        answers = steps - int(ends.min()) if batch_size else 0
+        if not answers:
+            return zeros + 0 * next(self.parameters()).sum()  # so that it has a gradient
+        places = (begins + count - 1).clamp(max=steps - 1)
+        source = inputs.gather(0, places.unsqueeze(-1).expand_as(inputs))
+        said = self.respond(source, (ends - begins).clamp(min=1), answers)
+        place = (count - 1 - ends).unsqueeze(-1)  # of each step, which of the answers it has
+        chosen = said.gather(0, place.clamp(0, answers - 1).expand_as(zeros))
+        return torch.where(place >= 0, chosen, zeros)
+
+    def respond(self, source: Tensor, lengths: Tensor, steps: int) -> Tensor:
+        """The answers, (steps, B, Y).
+
+        Args:
+            source: (S, B, X).
+            lengths: (B), int64, steps of each source, at least 1.
+            steps: how many answers.
+        """
+        raise NotImplementedError
+
+
 # So that torch.load loads saved states with its default, weights_only=True.
 add_safe_globals([BaselineState])

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..options import option
 from .attention import ATTENTIONS
-from .base import BaselineConfig, WholePast
+from .base import AnswersLast, BaselineConfig
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,12 @@ class Decoding(NamedTuple):
         )
 
 
-class Seq2Seq(WholePast):
+class Seq2Seq(AnswersLast):
     """Reads a source from both ends, then answers step by step; each answer sees the last one.
 
-    Called as a DNC is, the source ends with the last input that is not zero, and every step after
-    it is answered; before it, outputs are zero. The decoder is fed the sigmoid of its own last
-    output. `decode` can be fed the right answers instead (teacher forcing), and `greedy` and
-    `beam_search` in decoding.py make sequences of symbols.
+    Called as a DNC is, the decoder is fed the sigmoid of its own last output. `decode` can be fed
+    the right answers instead (teacher forcing), and `greedy` and `beam_search` in decoding.py make
+    sequences of symbols.
     """
 
     Config = Seq2SeqConfig
@@ -113,18 +112,5 @@ class Seq2Seq(WholePast):
             said = output.sigmoid() if wanted is None else wanted[number]
         return torch.stack(outputs)
 
-    def answer(self, inputs: Tensor, seen: Tensor) -> Tensor:
-        steps, batch_size, _ = inputs.shape
-        outputs = inputs.new_zeros(steps, batch_size, self.config.output_size)
-        count = torch.arange(1, steps + 1, device=inputs.device).unsqueeze(1)
-        ends = (count * (inputs.any(-1) & seen)).amax(0)
-        begins = torch.where(seen, count, steps + 1).amin(0) - 1
-        answers = steps - int(ends.min()) if batch_size else 0
-        if not answers:
-            return outputs + 0 * self.output.bias
-        places = (begins + count - 1).clamp(max=steps - 1)
-        source = inputs.gather(0, places.unsqueeze(-1).expand_as(inputs))
-        said = self.decode(self.encode(source, (ends - begins).clamp(min=1)), answers)
-        place = count - 1 - ends  # of each step, which of the answers it has
-        chosen = said.gather(0, place.clamp(0, answers - 1).unsqueeze(-1).expand_as(outputs))
-        return torch.where((place >= 0).unsqueeze(-1), chosen, outputs)
+    def respond(self, source: Tensor, lengths: Tensor, steps: int) -> Tensor:
+        return self.decode(self.encode(source, lengths), steps)

@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from .. import tasks
-from ..baselines import Seq2SeqConfig, StoryConfig
-from ..models import config_type
+from ..baselines import AnswersLast, PointerNetwork, StoryModel
+from ..models import MODELS, config_type
 from ..tasks import Task
 from ..tasks.babi import ANSWER, VOCABULARY
 
@@ -33,17 +33,25 @@ def model_config(task: Task, model: str = "dnc", /, **changes: Any) -> Any:
     names = {one.name for one in fields(kind)}
     shared = {name: value for name, value in model_options(task).items() if name in names}
     sizes = {"input_size": task.input_size, "output_size": task.output_size}
-    if issubclass(kind, StoryConfig):
-        if not isinstance(task, tasks.BabiTask):
-            raise ValueError(f"model {model!r} answers stories, so task must be 'babi', got {task}")
+    _check_fit(task, model)
+    if issubclass(MODELS[model], StoryModel):
         signs = {"full_stop": ".", "question_mark": "?", "answer_mark": ANSWER}
         shared |= {name: VOCABULARY.index(sign) for name, sign in signs.items()}
-    if issubclass(kind, Seq2SeqConfig) and not _answers_last(task):
+    return kind(**{**sizes, **shared, **changes})
+
+
+def _check_fit(task: Task, model: str) -> None:
+    """Raise unless a model can do a task."""
+    kind = MODELS[model]
+    if issubclass(kind, StoryModel) and not isinstance(task, tasks.BabiTask):
+        raise ValueError(f"model {model!r} answers stories, so task must be 'babi', got {task}")
+    if issubclass(kind, PointerNetwork) and not isinstance(task, tasks.SortTask):
+        raise ValueError(f"model {model!r} answers with places, so task must be 'sort', got {task}")
+    if issubclass(kind, AnswersLast) and not _answers_last(task):
         raise ValueError(
             f"model {model!r} answers after the last input, so task must be one that shows a whole "
             f"sequence first, such as 'copy' or 'autoencoding', got {task}"
         )
-    return kind(**{**sizes, **shared, **changes})
 
 
 def _answers_last(task: Task) -> bool:
@@ -53,7 +61,7 @@ def _answers_last(task: Task) -> bool:
             return task.num_sequences == 1
         case tasks.RepeatCopyTask() | tasks.AssociativeRecallTask():
             return True
-        case tasks.PrioritySortTask() | tasks.AutoencodingTask():
+        case tasks.PrioritySortTask() | tasks.AutoencodingTask() | tasks.SortTask():
             return True
     return False
 
