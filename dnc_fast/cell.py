@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
+from .backends import inspected_step, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
 from .config import OPTION_NAMES, DNCConfig
 from .controllers import CONTROLLERS, call_controller, check_controller, zero_state
@@ -21,12 +21,15 @@ from .engine import (
     memory_report,
     rehearse_batch,
     run_sequences,
+    sequences_operation,
     unroll,
 )
 from .given_state import check_like, check_memory, check_state_type
 from .linkages import LINKAGES, linkage_of
+from .opaque import is_traced, refuse_jit_script, refuse_jit_trace
 from .options import read_options, takes_options
 from .precision import Precision, run_precision
+from .sequences import Sequences
 from .state import (
     DNCState,
     MemoryState,
@@ -209,6 +212,7 @@ class DNCCell(nn.Module):
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
         """
+        refuse_jit_trace()
         weight = self.like
         check_tensor("input", input, weight.device, weight.dtype)
         if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
@@ -222,7 +226,7 @@ class DNCCell(nn.Module):
             input = input.unsqueeze(0)
             state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
         state = self.complete_state(state, input.shape[0])
-        step = self.step if memory and len(input) else self._step_without_memory
+        step = self.step if memory and input.shape[0] else self._step_without_memory
         features, state = step(input, state)
         output = self.outputs(features)
         if unbatched:
@@ -270,7 +274,7 @@ class DNCCell(nn.Module):
 
     def _step_without_memory(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
         """One step as in `step` that reads zeros and writes nothing."""
-        reads = self._zero_read_vectors(len(inputs))
+        reads = self._zero_read_vectors(inputs.shape[0])
         zeros = reads.flatten(1).to(inputs.dtype)
         hidden, controller = call_controller(
             self.controller, torch.cat([inputs, zeros], dim=-1), state.controller
@@ -281,7 +285,7 @@ class DNCCell(nn.Module):
     def run(
         self,
         rows: Tensor,
-        batch_sizes: list[int],
+        sequences: Sequences,
         state: DNCState | None,
         trace: list[Trace] | None,
         memory: bool = True,
@@ -289,8 +293,8 @@ class DNCCell(nn.Module):
         """Run whole sequences, as fast as the backend and the dtypes allow.
 
         Args:
-            rows: (sum of batch_sizes, X), one step after another.
-            batch_sizes: number of sequences at each step; never increases.
+            rows: those of the sequences, one step after another, in either direction.
+            sequences: how many rows each step has.
             state: complete, before the first step; None for zeros.
             trace: if given, each step's trace is appended to it.
             memory: whether to use the memory, see `DNC.forward`.
@@ -298,24 +302,40 @@ class DNCCell(nn.Module):
         Returns:
             features (rows, L H + R W), and the state of each sequence after its own last step.
         """
-        if not memory or not len(rows):
-            zeros = self.zero_state(batch_sizes[0]) if state is None else state
-            return unroll(self._step_without_memory, rows, batch_sizes, zeros)
-        backend = self.config.backend
-        if backend == "auto" and _is_exporting():  # which can follow only plain torch
-            backend = "reference"
-        backend = resolve_backend(backend, rows.device, self.state_dtype)
+        B = sequences.batch_size
+        if not memory or not B:
+            state = self.zero_state(B) if state is None else state
+            return unroll(self._step_without_memory, rows, sequences, state)
+        backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
         precision = run_precision(self.like, rows, self.state_dtype)
-        plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
-        if precision is not None and precision.half is not None:
-            # A custom controller must run step by step, under torch's own autocast.
-            plain = plain and has_tape(self.controller)
-        inspected = backend == "reference" or trace is not None
-        if inspected or not plain or precision is None or _is_quick(rows, batch_sizes, precision):
-            state = self.zero_state(batch_sizes[0]) if state is None else state
-            return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
-        start, plan = self._start(state, batch_sizes[0]), self._plan(backend, precision)
-        return run_sequences(self.controller, self.interface, rows, batch_sizes, start, plan)
+        recorded = is_traced() and sequences.sizes is None
+        inspected = backend == "reference" or trace is not None or _is_quick(sequences, precision)
+        if inspected or not self._is_plain(precision, recorded):
+            state = self.zero_state(B) if state is None else state
+            return unroll(partial(self.step, trace=trace), rows, sequences, state)
+        assert precision is not None
+        parts = self.controller, self.interface, rows
+        if recorded:
+            state = self.zero_state(B) if state is None else state
+            return sequences_operation(*parts, state, self.config, backend, precision.half)
+        start, plan = self._start(state, B), Plan.of(self.config, backend, precision)
+        return run_sequences(*parts, sequences.batch_sizes, start, plan)
+
+    def _is_plain(self, precision: Precision | None, recorded: bool) -> bool:
+        """Whether the engine may run the cell's parts itself, in a precision that it supports.
+
+        recorded: as one operation.
+        """
+        if precision is None or type(self.interface) is not nn.Linear:
+            return False
+        if not (is_plain(self) and is_plain(self.interface)):
+            return False
+        if not recorded and precision.half is None:
+            return True
+        # A custom controller is no part of an operation, and must run under torch's own autocast;
+        # and an operation draws no random numbers.
+        draws = recorded and self.training
+        return has_tape(self.controller) and not (draws and self.controller.dropout)
 
     def _start(self, state: DNCState | None, batch_size: int) -> Start:
         """The state before the first step; its number of cells may differ from the model's."""
@@ -327,18 +347,6 @@ class DNCCell(nn.Module):
             sizes, link = state.memory.sizes, linkage_of(state.memory.link)
         return Start(state, sizes, link.is_matrix, zeros)
 
-    def _plan(self, backend: str, precision: Precision) -> Plan:
-        """How the engine runs sequences."""
-        return Plan(
-            backend=load_backend(backend),
-            options=self.config.step_options,
-            in_place=self.config.in_place,
-            interval=self.config.checkpoint_interval,
-            checkpoint_dtype=self.config.checkpoint_dtype,
-            precision=precision,
-            capture=self.config.cuda_graphs,
-        )
-
     def rehearse(self, batch_size: int, half: torch.dtype | None = None) -> None:
         """Make the launches of training and inference by backend "triton" on tensors without data.
 
@@ -346,7 +354,7 @@ class DNCCell(nn.Module):
             batch_size: B.
             half: of the controller's products; None for full precision. The cell is on "meta".
         """
-        plan = self._plan("triton", Precision(self.state_dtype, half))
+        plan = Plan.of(self.config, "triton", Precision(self.state_dtype, half))
         state, X = self.zero_state(batch_size), self.config.input_size
         for keep in (False, True):
             rehearse_batch(self.controller, self.interface, plan, state, X, keep)
@@ -361,7 +369,7 @@ class DNCCell(nn.Module):
                 '"reference", which keeps what autograd keeps: several link matrices for every step'
             )
         return memory_report(
-            self._plan(backend, Precision(self.state_dtype)),
+            Plan.of(config, backend, Precision(self.state_dtype)),
             config.memory_sizes(batch_size),
             LINKAGES[config.linkage],
             weight.device,
@@ -375,19 +383,17 @@ class DNCCell(nn.Module):
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
         )
 
+    __prepare_scriptable__ = refuse_jit_script
+
     def extra_repr(self) -> str:
         return describe(self.config)
 
 
-def _is_quick(rows: Tensor, batch_sizes: list[int], precision: Precision) -> bool:
+def _is_quick(sequences: Sequences, precision: Precision | None) -> bool:
     """Whether there is one step only, on a CPU: it takes less time than the engine's buffers do."""
-    single = len(batch_sizes) == 1 and rows.device.type == "cpu" and precision.half is None
-    return single and not torch.compiler.is_compiling()
-
-
-def _is_exporting() -> bool:
-    """Whether torch.export is at work; torch 2.6 does not tell."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    if is_traced() or precision is None or precision.half is not None:
+        return False
+    return sequences.steps == 1 and sequences.rows.device.type == "cpu"
 
 
 def describe(config: DNCConfig) -> str:

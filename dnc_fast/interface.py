@@ -84,9 +84,12 @@ def parse_interface(
     least = STRENGTHS[strengths]
     shapes = interface_shapes(cell_size, num_read_heads, num_write_heads)
     lengths = [torch.Size(shape).numel() for shape in shapes.values()]
-    parts = vector.split(lengths, dim=-1)
+    parts = vector.split_with_sizes(lengths, dim=-1)
     raw = Interface(
-        *(part.unflatten(-1, shape) for part, shape in zip(parts, shapes.values(), strict=True))
+        *(
+            part.view(*vector.shape[:-1], *shape)
+            for part, shape in zip(parts, shapes.values(), strict=True)
+        )
     )
     return Interface(
         read_keys=raw.read_keys,

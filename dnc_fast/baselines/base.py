@@ -200,7 +200,7 @@ class Baseline(nn.Module):
         else:
             state = sequences.with_batch(state)
             self._check_state(state, sequences.batch_size)
-        x = sequences.rows.unflatten(0, (len(sequences.batch_sizes), sequences.batch_size))
+        x = sequences.rows.unflatten(0, (sequences.steps, sequences.batch_size))
         output, parts = self.run(x, state.parts)
         restored: Any = sequences.restore(output.flatten(0, 1))
         return restored, sequences.restore_state(BaselineState(parts))

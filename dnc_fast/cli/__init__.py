@@ -18,6 +18,7 @@ from .. import __version__
 COMMANDS = {
     "train": ("train a DNC, or a model to compare it with, on a task", "train"),
     "compare": ("train several models on a task, with a table and curves", "compare"),
+    "campaign": ("train the paper's flagship results", "campaign"),
     "eval": ("score a trained model on held-out sequences", "look"),
     "show": ("draw a trained model's pictures", "look"),
     "ask": ("ask a model trained on bAbI about a story", "ask"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..config import OPTION_NAMES, DNCConfig
@@ -20,18 +20,26 @@ def option_names(model: str) -> list[str]:
     return [name for name in order if "help" in fields[name].metadata]
 
 
-def add_model(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
-    """Add `--model` and the options of all models; the defaults that are shown are a DNC's."""
+def add_models(
+    parser: argparse.ArgumentParser, defaults: Mapping[str, Any], models: Sequence[str]
+) -> None:
+    """Add the options of models, and `--model` to choose one if there are several.
+
+    The defaults that are shown are a DNC's, which comes first.
+    """
+    first, *others = models
     group = parser.add_argument_group("model", "The defaults follow the task's options.")
-    group.add_argument("--model", choices=tuple(MODELS), help="what is trained (default: dnc)")
-    add_fields(group, DNCConfig, option_names("dnc"), defaults)
-    added = set(option_names("dnc"))
-    others = parser.add_argument_group(
+    parser.set_defaults(model=None)
+    if others:
+        group.add_argument("--model", choices=models, help=f"what is trained (default: {first})")
+    add_fields(group, config_type(first), option_names(first), defaults)
+    added = set(option_names(first))
+    rest = parser.add_argument_group(
         "other models", "They also have those of the options above that apply to them."
     )
-    for model in MODELS:
+    for model in others:
         names = [name for name in option_names(model) if name not in added]
-        add_fields(others, config_type(model), names)
+        add_fields(rest, config_type(model), names)
         added.update(names)
 
 

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,9 +14,10 @@ import torch
 
 from ..checks import check_integer, check_number
 from ..config import DNCConfig
-from ..models import config_type
+from ..models import MODELS, config_type
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
 from ..tasks import TASKS, Task, summary
+from ..tasks.base import count
 from ..training import (
     Outcome,
     Ranks,
@@ -34,8 +36,13 @@ from ..training.progress import KINDS
 from ..training.threads import suitable_threads
 from .compiling import shown_compiling
 from .look import draw
-from .models import add_model, check_model_options, flag, given_model_options
+from .models import add_models, check_model_options, flag, given_model_options
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
+
+MAY_CHANGE = ("max_steps", "learning_rate")
+"""Options of training that may change when a run is resumed."""
+
+NO_PRESET = Preset({}, {}, {})
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +60,10 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
     """The options of `dnc-fast train NAME`."""
-    add_fields(parser.add_argument_group("task"), task)
     preset = model_options(task())
-    add_model(parser, preset)
-    training = parser.add_argument_group("training")
     controller = preset.get("controller", DNCConfig.controller)
-    add_fields(training, TrainingConfig, defaults=training_options(task(), controller))
+    defaults = Preset({}, preset, training_options(task(), controller))
+    add_run_options(parser, task, defaults, tuple(MODELS))
     run = parser.add_argument_group("run")
     if name in PUBLISHED:
         run.add_argument(
@@ -78,19 +83,37 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
     run.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in that folder; only --max-steps may change",
-    )
-    run.add_argument(
-        "--max-minutes",
-        type=float,
-        metavar="FLOAT",
-        help="stop and save after this many minutes; --resume continues",
+        help="continue the run in that folder; only --max-steps and --learning-rate may change",
     )
     run.add_argument(
         "--seeds",
         type=int,
         metavar="INT",
         help="train with this many seeds, from --seed on, each in its own folder; show a table",
+    )
+    add_way_options(run)
+    run.set_defaults(run=_train, task_name=name, command=f"train {name}")
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser,
+    task: type[Task],
+    defaults: Preset,
+    models: Sequence[str] = ("dnc",),
+) -> None:
+    """The options of task, model and training; of several models the user chooses one."""
+    add_fields(parser.add_argument_group("task"), task, defaults=defaults.task)
+    add_models(parser, defaults.model, models)
+    add_fields(parser.add_argument_group("training"), TrainingConfig, defaults=defaults.training)
+
+
+def add_way_options(run: Any) -> None:
+    """The options that say how a run is carried out, and change nothing in what it learns."""
+    run.add_argument(
+        "--max-minutes",
+        type=float,
+        metavar="FLOAT",
+        help="stop and save after this many minutes; it can be continued",
     )
     add_device(run)
     run.add_argument(
@@ -119,7 +142,6 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         help="what to show while training (default: auto)",
     )
     run.add_argument("--no-pictures", action="store_true", help="do not draw pictures at the end")
-    run.set_defaults(run=_train, task_name=name)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -128,16 +150,17 @@ def _train(options: argparse.Namespace) -> int:
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
     check_folder("--out", options.out)
+    preset = PUBLISHED[options.task_name][options.preset] if options.preset else NO_PRESET
     with joined(chosen_device(options.device)) as ranks:
-        return _train_all(options, ranks)
+        return train_all(options, preset, ranks)
 
 
-def _train_all(options: argparse.Namespace, ranks: Ranks) -> int:
+def train_all(options: argparse.Namespace, preset: Preset, ranks: Ranks) -> int:
     """Train one run, or one for each seed; returns the exit status."""
     most = options.threads or torch.get_num_threads()
     started = time.monotonic()
     outcomes: list[Outcome] = []
-    for folder, wanted in _runs(options).items():
+    for folder, wanted in _runs(options, preset).items():
         resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
         trainer = (_continue if resumed else _begin)(options, folder, wanted, ranks)
         torch.set_num_threads(most)
@@ -202,9 +225,9 @@ def _why_finished(trainer: Trainer) -> str:
     )
 
 
-def _runs(options: argparse.Namespace) -> dict[Path, dict[str, dict[str, Any]]]:
+def _runs(options: argparse.Namespace, preset: Preset) -> dict[Path, dict[str, dict[str, Any]]]:
     """The folders of the run, or of a run for each seed, and the options for each."""
-    wanted = _wanted(options)
+    wanted = _wanted(options, preset)
     if options.seeds is None:
         return {options.out: wanted}
     first = wanted["training"].get("seed", 0)
@@ -232,8 +255,8 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
 
 
-def _steps(count: int) -> str:
-    return f"{count:,} step" if count == 1 else f"{count:,} steps"
+def _steps(number: int) -> str:
+    return count(number, "step")
 
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
@@ -264,7 +287,8 @@ def _again(options: argparse.Namespace) -> str:
     """The command that continues a run."""
     several = f" --seeds {options.seeds}" if options.seeds else ""
     out = shlex.quote(str(options.out))
-    return f"dnc-fast train {options.task_name} --out {out}{several} --resume"
+    resume = "" if options.command.startswith("campaign") else " --resume"
+    return f"dnc-fast {options.command} --out {out}{several}{resume}"
 
 
 def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
@@ -274,11 +298,9 @@ def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
     return 128 + trainer.interrupted if trainer.interrupted and trainer.ranks.is_first else 0
 
 
-def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _wanted(options: argparse.Namespace, preset: Preset) -> dict[str, dict[str, Any]]:
     """The options of task, model and training that the user asks for."""
     kind = TASKS[options.task_name]
-    name = getattr(options, "preset", None)
-    preset = PUBLISHED[options.task_name][name] if name else Preset({}, {}, {})
     return {
         "task": {**preset.task, **given(options, kind)},
         "model": {**preset.model, **given_model_options(options)},
@@ -333,7 +355,7 @@ def _continue(
         raise UserError(f"{folder} holds a run of the model {kind!r}, got {options.model!r}")
     check_model_options(kind, wanted["model"])
     training = dict(wanted["training"])
-    max_steps = training.pop("max_steps", None)
+    changed = {name: training.pop(name, None) for name in MAY_CHANGE}
     for owner, asked, held in (
         (TASKS[options.task_name], wanted["task"], content["task"]["options"]),
         (config_type(kind), wanted["model"], content["model"]),
@@ -346,4 +368,4 @@ def _continue(
                     f"{flag(name)} must stay {was} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
-    return Trainer.resume(folder, max_steps=max_steps, device=ranks.device, ranks=ranks)
+    return Trainer.resume(folder, **changed, device=ranks.device, ranks=ranks)

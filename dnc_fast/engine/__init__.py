@@ -2,6 +2,7 @@
 
 from .captures import release_cuda_graphs
 from .controller import has_tape, is_plain
+from .operation import sequences_operation
 from .plan import Plan, Start
 from .rehearsal_of_model import rehearse_batch
 from .report import MemoryReport, memory_report
@@ -18,5 +19,6 @@ __all__ = [
     "rehearse_batch",
     "release_cuda_graphs",
     "run_sequences",
+    "sequences_operation",
     "unroll",
 ]

@@ -11,6 +11,7 @@ import torch
 
 from ..tasks import Task
 from .answering import answered, inference
+from .batches import rounded
 from .distributed import ALONE, Ranks
 from .random import stream_generator
 
@@ -71,8 +72,8 @@ def evaluate(
             those of the others.
         num_sequences: how many; no more than the task has.
         seed: of the stream; the same seed gives the same sequences.
-        stream: "validation" for deciding when to stop, "lesson" for tests of a lesson, "held-out"
-            for what is reported.
+        stream: "validation" for deciding when to stop, "lesson" and "milestone" for tests of
+            these, "held-out" for what is reported.
         index: which draw of the stream.
         num_cells: memory cells to run with; None for the model's own.
         ranks: those that share the sequences; all get the same scores.
@@ -93,7 +94,7 @@ def evaluate(
             size = len(batch.lengths)
             if size == 0:
                 continue
-            batch = answered(model, task, batch, num_cells=num_cells)
+            batch = rounded(answered(model, task, batch, num_cells=num_cells))
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             scores.append(task.score(outputs, batch))
     loss, wrong, counted = map(torch.cat, zip(*chain(*ranks.gathered(scores)), strict=True))

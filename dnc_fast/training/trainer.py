@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_choice, check_integer, check_number
-from ..config import DNCConfig
-from ..dnc import DNC
 from ..models import build_model, model_name
 from ..state import map_tensors, tensors
 from ..tasks import Batch, Task, task_name
 from .answering import answered
-from .batches import Prefetcher, suitable_workers
+from .batches import Prefetcher, rounded, suitable_workers
 from .checkpoint import (
     CHECKPOINT,
     read_run,
@@ -34,6 +32,7 @@ from .distributed import ALONE, Ranks
 from .evaluation import Evaluation, evaluate, held_out_size
 from .health import TrainingError, UsualNorm, first_bad_tensor, largest_gradient
 from .metrics import FORMATS, MetricsWriter, TensorBoard
+from .model import check_model, compile_kernels
 from .optimization import Optimization
 from .process import locked, signals_noted
 from .progress import Progress, make_progress
@@ -81,16 +80,7 @@ class Trainer:
         check_choice("metrics_format", metrics_format, FORMATS)
         task_name(task)
         ranks.check(config.batch_size)
-        if isinstance(model, DNCConfig) and not isinstance(model.controller, str):
-            raise ValueError(
-                f"controller must be a name so that a checkpoint can hold it, got "
-                f"{model.controller!r}; train a model with your own controller in your own loop"
-            )
-        if (model.input_size, model.output_size) != (task.input_size, task.output_size):
-            raise ValueError(
-                f"the model must have input_size {task.input_size} and output_size "
-                f"{task.output_size} for this task, got {model.input_size} and {model.output_size}"
-            )
+        check_model(model, task)
         self.folder = Path(folder)
         if (self.folder / CHECKPOINT).is_dir():
             raise IsADirectoryError(
@@ -133,6 +123,7 @@ class Trainer:
         folder: Path | str,
         *,
         max_steps: int | None = None,
+        learning_rate: float | None = None,
         device: torch.device | str = "cpu",
         ranks: Ranks = ALONE,
     ) -> Trainer:
@@ -141,6 +132,7 @@ class Trainer:
         Args:
             folder: of an earlier run.
             max_steps: a new limit of the steps; None for the run's own.
+            learning_rate: a new one, from here on; None for the run's own.
             device: where to train.
             ranks: the processes that train together; there may be another number of them.
 
@@ -166,6 +158,10 @@ class Trainer:
         if max_steps is not None:
             check_integer("max_steps", max_steps, minimum=trainer.step)
             trainer.config = dataclasses.replace(trainer.config, max_steps=max_steps)
+        if learning_rate is not None:
+            check_number("learning_rate", learning_rate, 0.0, above=True)
+            trainer.optimization.scale_rate(learning_rate / trainer.config.learning_rate)
+            trainer.config = dataclasses.replace(trainer.config, learning_rate=learning_rate)
         trainer._metrics = MetricsWriter(trainer.metrics_path, progress["metrics_size"])
         return trainer
 
@@ -277,7 +273,7 @@ class Trainer:
             data_workers = suitable_workers(self.curriculum.draw, hardest, self.device)
         check_integer("data_workers", data_workers, minimum=0)
         if not self.finished:
-            self._compile()
+            compile_kernels(self.model)
         seen = self.ranks.is_first
         self._display = make_progress(
             progress if seen else "off", self.task, self.step, self.config.max_steps
@@ -310,24 +306,14 @@ class Trainer:
                 self._display.solved(self.step)
             self.save()
 
-    def _compile(self) -> None:
-        """Have the kernels compiled that steps need, while Ctrl-C still interrupts at once.
-
-        A twin of the model takes a step, so that nobody who looks into the model sees it.
-        """
-        if self.device.type != "cpu" or not isinstance(self.model, DNC):
-            return
-        with torch.random.fork_rng(devices=[]):
-            twin = DNC.from_config(self.model.config, self.device, torch.float32)
-            x = torch.zeros(1, 1, self.task.input_size, device=self.device, dtype=torch.float32)
-            twin(x)[0].sum().backward()
-
     def _step_and_tests(self, draws: Prefetcher) -> bool:
         """A training step and what is due after it; returns whether the model was evaluated."""
         started, waited = time.perf_counter(), draws.waited
         self._display.stepped(self._training_step(self._next_batches(draws)))
         if self.curriculum.test_is_due(self.step):
             self._test_lesson()
+        if self.config.milestone_every and self.step % self.config.milestone_every == 0:
+            self._test_milestones()
         evaluated = self.step % self.config.evaluate_every == 0
         if evaluated:
             self._evaluate()
@@ -345,7 +331,9 @@ class Trainer:
         for index, chunks in enumerate(draws.take(number, self.curriculum.present), first):
             generator = stream_generator(self.config.seed, "answers", index)
             batch = chunks[chunk].to(self.device, non_blocking=self.device.type == "cuda")
-            batches.append(answered(self.model, self.task, batch, generator))
+            batch = answered(self.model, self.task, batch, generator)
+            # A state that is carried over must not have taken steps that are no part of a batch.
+            batches.append(rounded(batch) if self.task.num_chunks == 1 else batch)
         return batches
 
     def _training_step(self, batches: list[Batch]) -> float:
@@ -420,6 +408,15 @@ class Trainer:
         self.curriculum.tested(share)
         self._record("lesson", lesson=number, share=share)
         self._display.tested(self.step, number, share)
+
+    def _test_milestones(self) -> None:
+        """Test the task's milestones on new sequences."""
+        shares = {}
+        for name, task in self.task.milestones().items():
+            evaluation = self._score(task, TEST_SIZE, "milestone", self.step)
+            shares[name] = getattr(evaluation, task.goal)
+            self._record("milestone", name=name, share=shares[name])
+        self._display.reached(self.step, shares)
 
     def _evaluate(self) -> None:
         """Score the model on the validation sequences."""
