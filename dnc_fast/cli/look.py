@@ -21,6 +21,7 @@ from ..training import (
     evaluate,
     guess,
     held_out_size,
+    predictions,
     probe,
     read_metrics,
     read_run,
@@ -53,6 +54,9 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     _add_checkpoint_options(parser)
     parser.add_argument(
         "--sequences", type=int, metavar="INT", help="how many (default: the run's evaluation size)"
+    )
+    parser.add_argument(
+        "--show", type=int, metavar="INT", help="also print this many sequences with the answers"
     )
     parser.set_defaults(run=_evaluate)
 
@@ -92,11 +96,17 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.show is not None:
+        check_integer("--show", options.show, minimum=1)
     with shown_compiling():
-        return print_scores(*_restore(options), options.sequences)
+        model, task, training = _restore(options)
+        print_scores(model, task, training, options.sequences)
+        if options.show is not None:
+            print(f"\n{predictions(model, task, options.show, training['seed'])}")
+    return 0
 
 
-def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: int | None) -> int:
+def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: int | None) -> None:
     """Print the scores of a model."""
     if sequences is None:
         sequences = held_out_size(task, training["evaluation_size"])
@@ -117,7 +127,6 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
         guesses[name] = getattr(guess(part, sequences, seed), task.goal)
     if shares:
         print(f"\n{task.parts_table(shares, guesses)}")
-    return 0
 
 
 def _figures(task: Task, result: Evaluation) -> str:

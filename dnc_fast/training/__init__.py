@@ -17,6 +17,7 @@ from .evaluation import Evaluation, describe, evaluate, held_out_size
 from .guessing import guess
 from .health import TrainingError
 from .metrics import read_metrics
+from .predictions import predictions
 from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
 from .trainer import Trainer
@@ -45,6 +46,7 @@ __all__ = [
     "load_run",
     "models_table",
     "outcome",
+    "predictions",
     "probe",
     "read_metrics",
     "read_run",
