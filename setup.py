@@ -67,6 +67,7 @@ setup(
         "dnc_fast.backends",
         "dnc_fast.backends.cpu",
         "dnc_fast.backends.triton",
+        "dnc_fast.baselines",
         "dnc_fast.cli",
         "dnc_fast.compat",
         "dnc_fast.controllers",
