@@ -18,14 +18,17 @@ from .options import option
 from .state import MemorySizes
 from .step_options import StepOptions
 
-OF_ONE_LINKAGE = {
-    "link_fan_out": "sparse",
-    "link_threshold": "sparse",
-    "link_unit_sums": "sparse",
-    "link_history": "separable",
-    "checkpoint_dtype": "dense",
+OF_ONE_KIND = {
+    "link_fan_out": ("linkage", "sparse"),
+    "link_threshold": ("linkage", "sparse"),
+    "link_unit_sums": ("linkage", "sparse"),
+    "link_history": ("linkage", "separable"),
+    "checkpoint_dtype": ("linkage", "dense"),
+    "usage_order": ("allocation", "sorted"),
+    "allocation_power": ("allocation", "proportional"),
+    "allocation_temperature": ("allocation", "softmax"),
 }
-"""Options that only one linkage has, and which."""
+"""Options that only one linkage or allocation has, and which."""
 
 STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -161,12 +164,12 @@ class DNCConfig(StepOptions):
                         f"{name} is an option of the built-in controllers, so it has no effect "
                         f"with a controller of your own; got {name}={getattr(self, name)}"
                     )
-        for name, linkage in OF_ONE_LINKAGE.items():
+        for name, (of, kind) in OF_ONE_KIND.items():
             value, default = getattr(self, name), DNCConfig.__dataclass_fields__[name].default
-            if value != default and self.linkage != linkage:
+            if value != default and getattr(self, of) != kind:
                 found.append(
-                    f'{name} is an option of linkage="{linkage}", so it has no effect with '
-                    f'linkage="{self.linkage}"; got {name}={value}'
+                    f'{name} is an option of {of}="{kind}", so it has no effect with '
+                    f'{of}="{getattr(self, of)}"; got {name}={value}'
                 )
         return found
 

@@ -80,6 +80,13 @@ class DNC(nn.Module):
         link_unit_sums: update a sparse link matrix with weightings scaled to sum to one, as in the
             paper, even when the write gate is closed.
         link_history: maximum number of writes that a separable link holds.
+        similarity: how keys are compared with cells: "cosine" as in the paper; minus the distance,
+            "euclidean" or "manhattan"; or "dot", see docs/variants.md.
+        allocation: how free cells share new content: "sorted" as in the paper, "proportional" to
+            their free space, or by a "softmax" of it; the last two are smooth in usage, see
+            docs/variants.md.
+        allocation_power: p of the proportional allocation, at least 1; shares are (1 - u)^p.
+        allocation_temperature: of the softmax allocation; shares are e^(-u / temperature).
         read_topk, write_topk: keep only this many largest entries of each weighting, scaled to the
             sum of all (after Rae et al. 2016; not in the paper); None for all.
         state_dtype: dtype of the memory; None for float32, or float64 in a double model.

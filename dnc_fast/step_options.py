@@ -6,10 +6,14 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from .checks import check_choice, check_flag, check_integer, check_number
+from .kernels.arrays import SIMILARITIES
 from .options import option
 
 USAGE_ORDERS = ("exact", "robust")
 """`exact`: by usage. `robust`: by usage rounded to a coarse grid. Ties by index in both."""
+
+ALLOCATIONS = ("sorted", "proportional", "softmax")
+"""`sorted`: to the freest cell first, by the order of usage. The others are smooth in usage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,10 @@ class StepOptions:
     | link_unit_sums  | whether a sparse link matrix is updated with weightings scaled to sum to  |
     |                 | one, as in the paper, even when the write gate is closed                  |
     | link_history    | maximum number of writes that a separable link holds                      |
+    | similarity      | one of `SIMILARITIES`: how keys are compared with cells                   |
+    | allocation      | one of `ALLOCATIONS`: how free cells share new content                    |
+    | allocation_power | p of the proportional allocation, at least 1                             |
+    | allocation_temperature | of the softmax allocation, above 0                                 |
 
     Raises:
         TypeError, ValueError: a value is invalid.
@@ -39,6 +47,10 @@ class StepOptions:
     )
     link_unit_sums: bool = False
     link_history: int = option(1024, "maximum number of writes that a separable link holds")
+    similarity: str = option("cosine", "how keys are compared with cells", choices=SIMILARITIES)
+    allocation: str = option("sorted", "how free cells share new content", choices=ALLOCATIONS)
+    allocation_power: float = option(1.0, "power of the proportional allocation")
+    allocation_temperature: float = option(0.1, "temperature of the softmax allocation")
 
     def __post_init__(self) -> None:
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
@@ -49,6 +61,10 @@ class StepOptions:
             check_number("link_threshold", self.link_threshold, 0.0, 1.0)
         check_flag("link_unit_sums", self.link_unit_sums)
         check_integer("link_history", self.link_history, minimum=1)
+        check_choice("similarity", self.similarity, SIMILARITIES)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_number("allocation_power", self.allocation_power, 1.0)
+        check_number("allocation_temperature", self.allocation_temperature, 0.0, above=True)
 
     @cached_property
     def step_options(self) -> StepOptions:
@@ -60,9 +76,22 @@ class StepOptions:
         """Whether any weighting keeps only its largest entries."""
         return self.read_topk is not None or self.write_topk is not None
 
+    @property
+    def varied_look_up(self) -> bool:
+        """Whether keys are not compared with cells as in the paper."""
+        return self.similarity != "cosine"
+
+    @property
+    def varied(self) -> bool:
+        """Whether equations of the step are not the paper's."""
+        return self.varied_look_up or self.allocation != "sorted"
+
     def fusible(self, matrix: bool) -> bool:
-        """Whether a backend may fuse the step: its link is a matrix, and no weighting is cut."""
-        return matrix and not self.cut_weightings
+        """Whether a backend may fuse the step.
+
+        It may if the link is a matrix, no weighting is cut, and the equations are the paper's.
+        """
+        return matrix and not self.cut_weightings and not self.varied
 
 
 PAPER = StepOptions()

@@ -108,6 +108,17 @@ def allocation_weighting(usage: np.ndarray, order: str = "exact") -> np.ndarray:
     return allocation
 
 
+def smooth_allocation_weighting(usage: np.ndarray, kind: str, parameter: float) -> np.ndarray:
+    """Shares of 1 - prod u', by free space to a power or by e^(-u' / temperature)."""
+    lifted = [EPSILON + (1 - EPSILON) * u for u in usage]
+    total = 1 - math.prod(lifted)
+    if kind == "proportional":
+        shares = [(1 - u + EPSILON) ** parameter for u in lifted]
+    else:
+        shares = [math.exp(-u / parameter) for u in lifted]
+    return np.array([total * share / sum(shares) for share in shares])
+
+
 def cosine_similarity(key: np.ndarray, cell: np.ndarray) -> float:
     dot = key_square = cell_square = 0.0
     for w in range(len(key)):
@@ -117,8 +128,27 @@ def cosine_similarity(key: np.ndarray, cell: np.ndarray) -> float:
     return dot / (math.sqrt(key_square + EPSILON) * math.sqrt(cell_square + EPSILON) + EPSILON)
 
 
-def content_weighting(key: np.ndarray, strength: float, memory: np.ndarray) -> np.ndarray:
-    return softmax([strength * cosine_similarity(key, cell) for cell in memory])
+def similarity_of(kind: str, key: np.ndarray, cell: np.ndarray) -> float:
+    if kind == "cosine":
+        return cosine_similarity(key, cell)
+    total = 0.0
+    for k, m in zip(key, cell, strict=True):
+        total += {"euclidean": (k - m) ** 2, "manhattan": abs(k - m), "dot": k * m}[kind]
+    if kind == "dot":
+        return total
+    return -total if kind == "manhattan" else -math.sqrt(total + EPSILON)
+
+
+def content_weighting(
+    key: np.ndarray,
+    strength: float,
+    memory: np.ndarray,
+    mask: np.ndarray | None = None,
+    similarity: str = "cosine",
+) -> np.ndarray:
+    if mask is not None:
+        key, memory = key * mask, memory * mask
+    return softmax([strength * similarity_of(similarity, key, cell) for cell in memory])
 
 
 def write_weightings(

@@ -46,6 +46,10 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ("controller", 3, TypeError, "'lstm'.*got 3"),
     ("controller", None, TypeError, "'lstm'.*got None"),
     ("usage_order", "sorted", ValueError, "'exact'.*'robust'.*got 'sorted'"),
+    ("similarity", "cosin", ValueError, "'cosine'.*'dot'.*got 'cosin'"),
+    ("allocation", "sort", ValueError, "'sorted'.*'softmax'.*got 'sort'"),
+    ("allocation_power", 0.5, ValueError, "at least 1, got 0.5"),
+    ("allocation_temperature", 0, ValueError, "above 0, got 0"),
     ("state_dtype", torch.int64, ValueError, r"got torch\.int64"),
     ("state_dtype", "float32", ValueError, "got 'float32'"),
     ("checkpoint_dtype", torch.int32, ValueError, r"got torch\.int32"),
@@ -101,6 +105,10 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         ({"dropout": 0.5}, r"num_layers=1.*dropout=0\.5"),
         ({"link_fan_out": 4}, r'linkage="sparse", so .* no effect.*"dense"; got link_fan_out=4'),
         ({"link_history": 9}, r'linkage="separable", so it has no effect.*link_history=9'),
+        (
+            {"allocation": "softmax", "allocation_power": 2.0},
+            r'allocation_power is an option of allocation="proportional".*"softmax"; got',
+        ),
         (
             {"linkage": "separable", "checkpoint_dtype": torch.float16},
             r'checkpoint_dtype is an option of linkage="dense".*linkage="separable"',

@@ -62,7 +62,8 @@ def memory_step(
             the order of `dnc_fast.interface`, before any activation.
         state: the memory after the previous step; `MemoryState.zeros(...)` before the first.
         backend: one of `backend_names()`, see `DNC`.
-        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history: see `DNC`.
+        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history,
+            similarity, allocation, allocation_power, allocation_temperature: see `DNC`.
 
     Returns:
         read vectors (B, R, W) and the state after the step, both in the state's dtype.

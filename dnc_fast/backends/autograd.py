@@ -158,17 +158,17 @@ def _run_step(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor,
 
 
 class ContentWeighting(torch.autograd.Function):
-    """A backend's `look_up` of keys (B, heads, W) with strengths in a memory (B, N, W)."""
+    """A backend's `look_up`, as a function of keys, strengths, memory and masks."""
 
     @staticmethod
     @_without_autocast
-    def forward(
-        ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
-    ) -> Tensor:
-        backend.prepare(memory.dtype, memory.shape[1])
-        ctx.backend = backend
-        ctx.save_for_backward(keys, strengths, memory)
-        return backend.look_up(keys, strengths, memory).weights
+    def forward(ctx: Any, backend: Parts, similarity: str, *given: Any) -> Tensor:
+        keys, strengths, memory, masks = given
+        varied = masks is not None or similarity != PAPER.similarity
+        backend.prepare(memory.dtype, memory.shape[1], varied=varied)
+        ctx.backend, ctx.similarity = backend, similarity
+        ctx.save_for_backward(*given)
+        return backend.look_up(keys, strengths, memory, masks, similarity).weights
 
     @staticmethod
     @_without_autocast
@@ -176,10 +176,12 @@ class ContentWeighting(torch.autograd.Function):
         refuse_second_gradient(d_weights)
         given = ctx.saved_tensors
         d_memory = torch.zeros_like(given[2], memory_format=torch.contiguous_format)
-        found = ctx.backend.look_up(*given)
+        found = ctx.backend.look_up(*given, similarity=ctx.similarity)
         d_weights = d_weights.clone(memory_format=torch.contiguous_format)  # it is used up
-        d_keys, d_strengths = ctx.backend.look_up_backward(d_weights, found, *given, d_memory)
-        return None, d_keys, d_strengths, d_memory
+        d_keys, d_strengths, d_masks = ctx.backend.look_up_backward(
+            d_weights, found, d_memory, *given, ctx.similarity
+        )
+        return None, None, d_keys, d_strengths, d_memory, d_masks
 
 
 class AllocationWeighting(torch.autograd.Function):
@@ -187,18 +189,18 @@ class AllocationWeighting(torch.autograd.Function):
 
     @staticmethod
     @_without_autocast
-    def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
+    def forward(ctx: Any, backend: Parts, usage: Tensor, options: StepOptions) -> Tensor:
         backend.prepare(usage.dtype, usage.shape[1])
-        ctx.backend, ctx.usage_order = backend, usage_order
+        ctx.backend, ctx.options = backend, options
         ctx.save_for_backward(usage)
-        return backend.allocate(usage, usage_order)
+        return backend.allocate(usage, options)
 
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_weights)
         (usage,) = ctx.saved_tensors
-        return None, ctx.backend.allocate_backward(d_weights, usage, ctx.usage_order), None
+        return None, ctx.backend.allocate_backward(d_weights, usage, ctx.options), None
 
 
 class WriteMemory(torch.autograd.Function):

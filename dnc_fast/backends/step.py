@@ -16,12 +16,16 @@ from ..interface import Interface, parse_interface, parse_interface_backward
 from ..kernels.arrays import Adjoint, Step
 from ..linkages import LinkGradients, LinkRun, linkage_of
 from ..linkages.selection import Kept, keep_largest_backward
+from ..reference import LookUp
 from ..state import MemoryState
 from ..step_options import StepOptions
 from .parts import Parts, StepRun
 from .writing import KeptCells, WholeCells
 
 LINK = MemoryState._fields.index("link")
+
+Query = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""What is looked up: keys, strengths, memory, masks."""
 
 
 def step_run(
@@ -52,7 +56,8 @@ def step_run(
         fused = backend.fused_step(state.sizes, dtype, device, options.usage_order, keep)
         if fused is not None:
             return fused
-    backend.prepare(state.memory.dtype, state.memory.shape[1], linkage.name, keep)
+    dtype, N = state.memory.dtype, state.memory.shape[1]
+    backend.prepare(dtype, N, linkage.name, keep, options.varied_look_up)
     link = linkage.run(state.link, options, steps, keep, backend.link_runs)
     return ComposedRun(backend, link, options, keep, in_place)
 
@@ -88,15 +93,13 @@ class ComposedRun(StepRun):
     def forward(self, step: Step) -> None:
         interface = _interface(step)
         self.backend.update_usage(step, interface.free_gates)
-        content = self._content(interface.write_keys, interface.write_strengths, step.memory0)
-        weights = self.backend.write_weighting(
-            interface, step.usage1, content, self.options.usage_order
-        )
+        content = self._look_up(_write_query(interface, step)).weights
+        weights = self.backend.write_weighting(interface, step.usage1, content, self.options)
         write = self._cut(weights, self.options.write_topk, step.write1)
         self.cells.write(step, interface, write)
         linked = self.link.forward(step)
         step.precedence1.copy_(reference.update_precedence(step.precedence0, step.write1))
-        content = self._content(interface.read_keys, interface.read_strengths, step.memory1)
+        content = self._look_up(_read_query(interface, step)).weights
         weights = _mix(interface.read_modes, content, linked)
         read = self._cut(weights, self.options.read_topk, step.read1)
         if read is None:
@@ -130,8 +133,8 @@ class ComposedRun(StepRun):
     def link_gradient(self, d_matrix: Tensor) -> list[Tensor | None]:
         return self.link.gradient(d_matrix)
 
-    def _content(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
-        return self.backend.look_up(keys, strengths, memory).weights
+    def _look_up(self, query: Query) -> LookUp:
+        return self.backend.look_up(*query, similarity=self.options.similarity)
 
     def _cut(self, weights: Tensor, count: int | None, out: Tensor) -> Kept | None:
         """Fill `out` with a weighting, or with its largest entries and return those."""
@@ -147,13 +150,13 @@ class ComposedRun(StepRun):
         backend, interface = self.backend, _interface(step)
         kept = self.kept.pop() if self.options.cut_weightings else KeptWeights()
         d_read = self._read_backward(step, adjoint, kept.read)
-        keys, strengths = interface.read_keys, interface.read_strengths
-        found = backend.look_up(keys, strengths, step.memory1)
+        query, similarity = _read_query(interface, step), self.options.similarity
+        found = self._look_up(query)
         Hw = step.write1.shape[1]
         behind, content, ahead = interface.read_modes.split([Hw, 1, Hw], dim=-1)
         d_content_mode = (d_read * found.weights).sum(-1, keepdim=True)
-        d_read_keys, d_read_strengths = backend.look_up_backward(
-            content * d_read, found, keys, strengths, step.memory1, adjoint.memory
+        d_read_keys, d_read_strengths, _ = backend.look_up_backward(
+            content * d_read, found, adjoint.memory, *query, similarity
         )
         del found  # free its large arrays
 
@@ -173,13 +176,13 @@ class ComposedRun(StepRun):
         if kept.write is not None:
             d_weights = _cut_backward(d_weights, kept.write)
 
-        keys, strengths = interface.write_keys, interface.write_strengths
-        found = backend.look_up(keys, strengths, step.memory0)
+        query = _write_query(interface, step)
+        found = self._look_up(query)
         d_allocation_gates, d_write_gates, d_usage, d_content = backend.write_weighting_backward(
-            d_weights, interface, step.usage1, found.weights, self.options.usage_order
+            d_weights, interface, step.usage1, found.weights, self.options
         )
-        d_write_keys, d_write_strengths = backend.look_up_backward(
-            d_content, found, keys, strengths, step.memory0, adjoint.memory
+        d_write_keys, d_write_strengths, _ = backend.look_up_backward(
+            d_content, found, adjoint.memory, *query, similarity
         )
         adjoint.usage.add_(d_usage)
         d_free_gates = backend.update_usage_backward(step, interface.free_gates, adjoint)
@@ -210,6 +213,16 @@ class ComposedRun(StepRun):
             index = cells_of_head.unsqueeze(-1).expand_as(parts[:, r])
             adjoint.memory.scatter_add_(1, index, parts[:, r])
         return keep_largest_backward(d_values, read, step.memory1.shape[1])
+
+
+def _write_query(interface: Interface, step: Step) -> Query:
+    """What the write heads look up."""
+    return interface.write_keys, interface.write_strengths, step.memory0, None
+
+
+def _read_query(interface: Interface, step: Step) -> Query:
+    """What the read heads look up."""
+    return interface.read_keys, interface.read_strengths, step.memory1, None
 
 
 def _interface(step: Step) -> Interface:

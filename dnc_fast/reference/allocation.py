@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..step_options import StepOptions
 from .heads import product_over_heads, products_of_others
+
+softmax_backward = torch.ops.aten._softmax_backward_data
 
 EPSILON = 1e-6
 """Keeps usages above zero: u' = e + (1 - e) u."""
@@ -81,6 +84,47 @@ def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
     return torch.zeros_like(usage).scatter(-1, free_list, allocated)
 
 
+def smooth_allocation_weighting(usage: Tensor, options: StepOptions) -> Tensor:
+    """Where new content goes: to all cells, to free ones more; differentiable everywhere.
+
+        a = (1 - prod_j u'_j) softmax(l),  u' = e + (1 - e) u
+        l_i = p log(1 - u'_i + e) ("proportional"), or -u'_i / temperature ("softmax")
+
+    The total is that of `allocation_weighting`, so a full memory allocates nothing.
+
+    Args:
+        usage: (B, N), in [0, 1].
+        options: with allocation and allocation_power or allocation_temperature.
+
+    Returns:
+        (B, N), in [0, 1], sums to at most 1.
+    """
+    usage = EPSILON + (1 - EPSILON) * usage
+    total = 1 - usage.prod(-1, keepdim=True)
+    return total * torch.softmax(_preference(usage, options), dim=-1)
+
+
+def _preference(lifted: Tensor, options: StepOptions) -> Tensor:
+    """l (B, N) of `smooth_allocation_weighting`, from u'."""
+    if options.allocation == "proportional":
+        return options.allocation_power * (1 - lifted + EPSILON).log()
+    return -lifted / options.allocation_temperature
+
+
+def allocate(usage: Tensor, options: StepOptions) -> Tensor:
+    """The allocation weighting (B, N) of a usage (B, N), of the kind that the options name."""
+    if options.allocation == "sorted":
+        return allocation_weighting(usage, options.usage_order)
+    return smooth_allocation_weighting(usage, options)
+
+
+def allocate_backward(d_allocation: Tensor, usage: Tensor, options: StepOptions) -> Tensor:
+    """Gradient of usage (B, N) through `allocate`."""
+    if options.allocation == "sorted":
+        return allocation_weighting_backward(d_allocation, usage, options.usage_order)
+    return smooth_allocation_weighting_backward(d_allocation, usage, options)
+
+
 def retention_backward(
     d_retention: Tensor, free_gates: Tensor, read_weights: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -130,3 +174,34 @@ def allocation_weighting_backward(
     after = torch.cat([terms[:, 1:], none], dim=-1).flip(-1).cumsum(-1).flip(-1)
     d_usage = (after / ordered - products * d_ordered) * (1 - EPSILON)
     return torch.zeros_like(usage).scatter(-1, free_list, d_usage)
+
+
+def smooth_allocation_weighting_backward(
+    d_allocation: Tensor, usage: Tensor, options: StepOptions
+) -> Tensor:
+    """Hand-derived gradient of `smooth_allocation_weighting`.
+
+    With q the softmax and S the total:
+
+        dl = S q (da - q.da);  dS = q.da;  dS/du'_i = -prod_j u'_j / u'_i
+        dl_i/du'_i = -p / (1 - u'_i + e), or -1 / temperature
+
+    u' is at least e.
+
+    Args:
+        d_allocation: (B, N), gradient of the weighting.
+        usage, options: the arguments of `smooth_allocation_weighting`.
+
+    Returns:
+        gradient of usage (B, N).
+    """
+    usage = EPSILON + (1 - EPSILON) * usage
+    product = usage.prod(-1, keepdim=True)
+    shares = torch.softmax(_preference(usage, options), dim=-1)
+    d_total = (d_allocation * shares).sum(-1, keepdim=True)
+    d_preference = softmax_backward((1 - product) * d_allocation, shares, -1, shares.dtype)
+    if options.allocation == "proportional":
+        d_usage = -options.allocation_power * d_preference / (1 - usage + EPSILON)
+    else:
+        d_usage = -d_preference / options.allocation_temperature
+    return (1 - EPSILON) * (d_usage - d_total * product / usage)

@@ -51,6 +51,10 @@ GROUPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
         (strips.usage_backward, "l l f2 f2 f3 f3 f2 f3 f3 f3"),
         (strips.write_memory_backward, "l l f3 f3 f3 f3 f3 f3 f4 f4 f3"),
     ),
+    "varied parts": ((strips.varied_look_up, "l l l f3 f2 f3 f3 f3 f3 f4"),),
+    "varied parts backward": (
+        (strips.varied_look_up_backward, "l l l f2 f3 f3 f3 f3 f2 f3 f3 f4 f3 f4 f3"),
+    ),
     "sparse": (
         (sparse_linkage.touch, "l l f3 n3 u2 f"),
         (sparse_linkage.update, "l l strided strided f3 n3 u2 f2 l2 f2 f f2 n2"),
