@@ -12,7 +12,6 @@ from torch import nn
 from .backends import backend_names
 from .checks import check_choice, check_flag, check_integer, check_number
 from .controllers import CONTROLLERS
-from .interface import interface_size
 from .linkages import LINKAGES
 from .options import option
 from .state import MemorySizes
@@ -27,8 +26,9 @@ OF_ONE_KIND = {
     "usage_order": ("allocation", "sorted"),
     "allocation_power": ("allocation", "proportional"),
     "allocation_temperature": ("allocation", "softmax"),
+    "mask_floor": ("masked_lookup", True),
 }
-"""Options that only one linkage or allocation has, and which."""
+"""Options that have an effect only with one value of another, and which."""
 
 STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -132,7 +132,7 @@ class DNCConfig(StepOptions):
     @property
     def interface_size(self) -> int:
         """Length of a step's raw interface vector."""
-        return interface_size(self.cell_size, self.num_read_heads, self.num_write_heads)
+        return self.interface_length(self.cell_size, self.num_read_heads, self.num_write_heads)
 
     def memory_sizes(self, batch_size: int, num_cells: int | None = None) -> MemorySizes:
         """The sizes of the memory; `num_cells`, if given, replaces the model's own."""
@@ -146,8 +146,9 @@ class DNCConfig(StepOptions):
 
     @property
     def in_place(self) -> bool:
-        """Whether each step writes to few cells, in place in a single memory."""
-        return not LINKAGES[self.linkage].is_matrix and self.write_topk is not None
+        """Whether each step changes few cells, in place in a single memory."""
+        few = self.write_topk is not None and not self.deallocate
+        return few and not LINKAGES[self.linkage].is_matrix
 
     def idle_options(self) -> list[str]:
         """A sentence for each option that is set but has no effect."""
@@ -168,15 +169,25 @@ class DNCConfig(StepOptions):
             value, default = getattr(self, name), DNCConfig.__dataclass_fields__[name].default
             if value != default and getattr(self, of) != kind:
                 found.append(
-                    f'{name} is an option of {of}="{kind}", so it has no effect with '
-                    f'{of}="{getattr(self, of)}"; got {name}={value}'
+                    f"{name} is an option of {of}={_quoted(kind)}, so it has no effect with "
+                    f"{of}={_quoted(getattr(self, of))}; got {name}={value}"
                 )
+        if self.link_sharpness and self.linkage == "none":
+            found.append(
+                "link_sharpness sharpens what is linked in time, so it has no effect with "
+                f'linkage="none"; got link_sharpness={self.link_sharpness}'
+            )
         return found
 
     def warn_of_idle_options(self) -> None:
         """Warn about options without effect, at the line of the caller's caller."""
         for sentence in self.idle_options():
             warnings.warn(sentence, stacklevel=3)
+
+
+def _quoted(value: object) -> str:
+    """An option's value as it is written in Python."""
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 OPTION_NAMES = sorted(

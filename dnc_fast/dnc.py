@@ -87,6 +87,12 @@ class DNC(nn.Module):
             docs/variants.md.
         allocation_power: p of the proportional allocation, at least 1; shares are (1 - u)^p.
         allocation_temperature: of the softmax allocation; shares are e^(-u / temperature).
+        masked_lookup: compare each key with the cells through a mask of its own, which the
+            interface vector holds (Csordas & Schmidhuber 2019).
+        mask_floor: the least value of a mask, at least 0 and below 1.
+        deallocate: erase freed cells as far as their usage is (the same).
+        link_sharpness: sharpen forward and backward weightings by exponents, which the interface
+            vector holds (the same); they sum to one then.
         read_topk, write_topk: keep only this many largest entries of each weighting, scaled to the
             sum of all (after Rae et al. 2016; not in the paper); None for all.
         state_dtype: dtype of the memory; None for float32, or float64 in a double model.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from .checks import check_choice, check_flag, check_integer, check_number
+from .interface import Extras, interface_size
 from .kernels.arrays import SIMILARITIES
 from .options import option
 
@@ -34,6 +35,10 @@ class StepOptions:
     | allocation      | one of `ALLOCATIONS`: how free cells share new content                    |
     | allocation_power | p of the proportional allocation, at least 1                             |
     | allocation_temperature | of the softmax allocation, above 0                                 |
+    | masked_lookup   | whether each key has a mask, for itself and the cells                     |
+    | mask_floor      | the least value of a mask, below 1                                        |
+    | deallocate      | whether freed cells are erased                                            |
+    | link_sharpness  | whether forward and backward weightings are sharpened                     |
 
     Raises:
         TypeError, ValueError: a value is invalid.
@@ -51,6 +56,10 @@ class StepOptions:
     allocation: str = option("sorted", "how free cells share new content", choices=ALLOCATIONS)
     allocation_power: float = option(1.0, "power of the proportional allocation")
     allocation_temperature: float = option(0.1, "temperature of the softmax allocation")
+    masked_lookup: bool = option(False, "mask what a key, and the cells, are compared by")
+    mask_floor: float = option(0.1, "least value of a mask")
+    deallocate: bool = option(False, "erase freed cells")
+    link_sharpness: bool = option(False, "sharpen forward and backward weightings")
 
     def __post_init__(self) -> None:
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
@@ -59,12 +68,16 @@ class StepOptions:
                 check_integer(name, getattr(self, name), minimum=1)
         if self.link_threshold is not None:
             check_number("link_threshold", self.link_threshold, 0.0, 1.0)
-        check_flag("link_unit_sums", self.link_unit_sums)
+        for name in ("link_unit_sums", "masked_lookup", "deallocate", "link_sharpness"):
+            check_flag(name, getattr(self, name))
         check_integer("link_history", self.link_history, minimum=1)
         check_choice("similarity", self.similarity, SIMILARITIES)
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_number("allocation_power", self.allocation_power, 1.0)
         check_number("allocation_temperature", self.allocation_temperature, 0.0, above=True)
+        check_number("mask_floor", self.mask_floor, 0.0, 1.0)
+        if self.mask_floor == 1:
+            raise ValueError("mask_floor must be below 1, where a mask hides nothing, got 1")
 
     @cached_property
     def step_options(self) -> StepOptions:
@@ -79,19 +92,26 @@ class StepOptions:
     @property
     def varied_look_up(self) -> bool:
         """Whether keys are not compared with cells as in the paper."""
-        return self.similarity != "cosine"
+        return self.similarity != "cosine" or self.masked_lookup
 
     @property
     def varied(self) -> bool:
         """Whether equations of the step are not the paper's."""
-        return self.varied_look_up or self.allocation != "sorted"
+        return (
+            self.varied_look_up
+            or self.allocation != "sorted"
+            or self.deallocate
+            or self.link_sharpness
+        )
 
-    def fusible(self, matrix: bool) -> bool:
-        """Whether a backend may fuse the step.
+    @cached_property
+    def extras(self) -> Extras:
+        """Which parts the interface has besides the paper's."""
+        return Extras(self.mask_floor if self.masked_lookup else None, self.link_sharpness)
 
-        It may if the link is a matrix, no weighting is cut, and the equations are the paper's.
-        """
-        return matrix and not self.cut_weightings and not self.varied
+    def interface_length(self, W: int, R: int, Hw: int) -> int:
+        """Length of a step's raw interface vector."""
+        return interface_size(W, R, Hw, self.masked_lookup, self.link_sharpness)
 
 
 PAPER = StepOptions()

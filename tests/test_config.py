@@ -50,6 +50,10 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ("allocation", "sort", ValueError, "'sorted'.*'softmax'.*got 'sort'"),
     ("allocation_power", 0.5, ValueError, "at least 1, got 0.5"),
     ("allocation_temperature", 0, ValueError, "above 0, got 0"),
+    *((name, 1, TypeError, "True or False, got 1") for name in ("masked_lookup", "deallocate")),
+    ("link_sharpness", "yes", TypeError, "True or False, got 'yes'"),
+    ("mask_floor", -0.1, ValueError, "at least 0 and at most 1, got -0.1"),
+    ("mask_floor", 1, ValueError, "below 1, where a mask hides nothing, got 1"),
     ("state_dtype", torch.int64, ValueError, r"got torch\.int64"),
     ("state_dtype", "float32", ValueError, "got 'float32'"),
     ("checkpoint_dtype", torch.int32, ValueError, r"got torch\.int32"),
@@ -108,6 +112,14 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         (
             {"allocation": "softmax", "allocation_power": 2.0},
             r'allocation_power is an option of allocation="proportional".*"softmax"; got',
+        ),
+        (
+            {"mask_floor": 0.2},
+            r"mask_floor is an option of masked_lookup=True.*masked_lookup=False; got mask_floor=",
+        ),
+        (
+            {"linkage": "none", "link_sharpness": True},
+            r'link_sharpness sharpens.*no effect with linkage="none"; got link_sharpness=True',
         ),
         (
             {"linkage": "separable", "checkpoint_dtype": torch.float16},

@@ -37,11 +37,15 @@ from dnc_fast.reference import (
     allocation_weighting_backward,
     content_weighting,
     content_weighting_backward,
+    deallocate,
+    deallocate_backward,
     look_up,
     read_memory,
     read_memory_backward,
     retention,
     retention_backward,
+    sharpen,
+    sharpen_backward,
     update_precedence,
     update_precedence_backward,
     update_usage,
@@ -190,6 +194,34 @@ def smooth_allocation(kind: str, name: str, parameter: float) -> Part:
     )
 
 
+def sharp_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    """Weightings (B, R, N) and a sharpness of each from 1 up; edges: of 1, and weights below 0."""
+    B, N, _, R, _ = sizes
+    weights = random_weighting(B, R, N)
+    if edges:
+        weights[0, :, 0] = -0.01
+    return weights, 1 + (0 if edges else 3) * uniform(B, R)
+
+
+def sharp_by_loops(weights: np.ndarray, sharpness: np.ndarray) -> np.ndarray:
+    rows = []
+    for row, power in zip(weights, sharpness, strict=True):
+        powers = [(max(weight, 0) + E) ** power for weight in row]
+        rows.append([part / sum(powers) for part in powers])
+    return np.array(rows)
+
+
+def sharp_backward(d_sharpened: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return sharpen_backward(d_sharpened, sharpen(*inputs), *inputs)
+
+
+def freed_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    memory, retained = normal(*sizes[:3]), uniform(*sizes[:2])
+    if edges:
+        retained[0, 0], retained[-1] = 0, 1
+    return memory, retained
+
+
 PARTS = {
     **{f"{kind} content": content(kind) for kind in SIMILARITIES},
     **{f"masked {kind} content": masked_content(kind) for kind in SIMILARITIES},
@@ -202,6 +234,10 @@ PARTS = {
         "proportional", "allocation_power", 2.5
     ),
     "softmax allocation": smooth_allocation("softmax", "allocation_temperature", 0.2),
+    "deallocation": Part(
+        deallocate, lambda memory, psi: memory * psi[:, None], freed_inputs, deallocate_backward
+    ),
+    "sharpness": Part(sharpen, sharp_by_loops, sharp_inputs, sharp_backward),
     "write": Part(write_memory, oracle.write_memory, write_inputs, write_memory_backward),
     "read": Part(
         read_memory, oracle.read_memory, weightings("memory", "read"), read_memory_backward
@@ -289,7 +325,7 @@ def test_follows_a_permutation_of_the_cells_where_no_two_tie(part: Part) -> None
     assert_close(list(found), expected, "float64")
 
 
-def double(values: list) -> Tensor:
+def double(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -386,6 +422,19 @@ def test_zeros_weigh_all_cells_alike(dtype: torch.dtype, zeroed: tuple[int, ...]
     assert_close(weights, torch.full_like(weights, 1 / SIZES.num_cells), "float64")
     weighed_sum(weights).backward()
     assert all(part.grad.isfinite().all() for part in inputs)
+
+
+# Sharpness
+
+
+def test_sharpness_by_hand() -> None:
+    weights = double([[0.3, 0.6, 0.0], [0.0, 0.0, 0.0]])
+    found = sharpen(weights, double([2.0, 5.0]))
+    expected = double([[0.2, 0.8, 0.0], [1 / 3] * 3])  # squares; and nothing to prefer
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert_close(found.sum(-1), torch.ones(2).double(), "float64")
+    sharp = sharpen(double([0.3, 0.31, 0.39]), double(1000.0))
+    torch.testing.assert_close(sharp, double([0.0, 0.0, 1.0]), rtol=0, atol=1e-12)
 
 
 # Retention and usage

@@ -33,6 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{kind: {"similarity": kind} for kind in SIMILARITIES[1:]},
     "proportional": {"allocation": "proportional", "allocation_power": 2.5},
     "softmax": {"allocation": "softmax", "allocation_temperature": 0.3},
+    "masks": {"masked_lookup": True},
+    "masks to zero": {"masked_lookup": True, "mask_floor": 0.0, "similarity": "euclidean"},
+    "deallocation": {"deallocate": True},
+    "sharpness": {"link_sharpness": True},
 }
 """Each alone."""
 
@@ -60,9 +64,9 @@ def device_of(backend: str) -> torch.device:
 def assert_step_equals_the_reference(
     backend: str, linkage: str, options: dict[str, Any], sizes: MemorySizes = SIZES, seed: int = 0
 ) -> None:
-    vector = random_interfaces(1, sizes, seed)[0]
+    vector = random_interfaces(1, sizes, seed, **options)[0]
     state = with_link(separated_state(sizes, seed), linkage)
-    given = vector, state, make_cotangents(vector, state)
+    given = vector, state, make_cotangents(vector, state, **options)
     given = map_tensors(lambda tensor: tensor.to(device_of(backend)), given)
     found = [run_step(*given, backend=name, **options) for name in (backend, "reference")]
     assert_close(*found, "float64")
@@ -120,12 +124,15 @@ def combination(seed: int) -> dict[str, Any]:
         "num_layers": draw.choice([1, 2]),
         "similarity": draw.choice(SIMILARITIES),
         "allocation": draw.choice(ALLOCATIONS),
+        **{name: draw.random() < 0.5 for name in ("masked_lookup", "deallocate", "link_sharpness")},
     }
     for name in ("read_topk", "write_topk"):
         if draw.random() < 0.25:
             options[name] = draw.choice([2, 3])
     if options["linkage"] == "sparse":
         options["link_fan_out"] = 3
+    if options["linkage"] == "none":
+        options["link_sharpness"] = False
     if options["allocation"] == "sorted":
         options["usage_order"] = draw.choice(["exact", "robust"])
     return options
@@ -147,9 +154,9 @@ def test_many_combinations_of_variants(seed: int, every_backend: str) -> None:
 @on_a_cpu
 def test_variants_in_float32(backend: str, options: dict) -> None:
     """Finite, and close to float64, where the same state is given to both."""
-    vector = random_interfaces(1, SIZES)[0]
+    vector = random_interfaces(1, SIZES, **options)[0]
     state = separated_state(SIZES)
-    cotangents = make_cotangents(vector, state)
+    cotangents = make_cotangents(vector, state, **options)
     given = map_tensors(lambda tensor: tensor.to(device_of(backend)), (vector, state, cotangents))
     exact = run_step(*given, backend="reference", **options)
     single = map_tensors(lambda tensor: tensor.float(), given)

@@ -18,7 +18,7 @@ from ..kernels.arrays import Adjoint, AdjointSteps, Step, Steps
 from ..linkages import LinkRun, selection
 from ..reference import LookUp
 from ..state import MemorySizes, MemoryState
-from ..step_options import StepOptions
+from ..step_options import PAPER, StepOptions
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
@@ -30,9 +30,11 @@ class StepRun(ABC):
     The methods on links assume a link matrix that lies in the arrays of the steps.
 
     Attributes:
+        options: of the steps.
         takes_all_steps: whether `forward_steps` and `backward_steps` are implemented.
     """
 
+    options: StepOptions = PAPER
     takes_all_steps: ClassVar[bool] = False
 
     def array(self, tensor: Tensor) -> Any:
@@ -94,15 +96,26 @@ class Parts:
     link_runs: ClassVar[Mapping[str, type[LinkRun]]] = {}
     in_torch: ClassVar[bool] = True
 
+    def fuses(self, options: StepOptions, matrix: bool) -> bool:
+        """Whether `fused_step` may take a step with these options.
+
+        Here, if its link is a matrix, no weighting is cut, and all equations are the paper's.
+
+        Args:
+            options: of the step.
+            matrix: whether its link is a matrix.
+        """
+        return matrix and not options.cut_weightings and not options.varied
+
     def fused_step(
         self,
         sizes: MemorySizes,
         dtype: torch.dtype,
         device: torch.device,
-        usage_order: str,
+        options: StepOptions,
         keep: bool,
     ) -> StepRun | None:
-        """Kernels for the paper's step as a whole; None to compose the step of parts.
+        """Kernels for the step as a whole, if it `fuses`; None to compose the step of parts.
 
         keep: whether there will be a backward pass.
         """

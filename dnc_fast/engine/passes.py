@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..interface import interface_size
 from ..layout import Layout
 from ..linkages import linkage_of
 from ..state import DNCState, map_tensors
@@ -59,7 +58,12 @@ class Passes:
             matrices += checkpoints_held(steps, self.interval)
             vectors = rows + B
         numbers = matrices * B * N * (Hw * N + W) + vectors * (1 + 2 * Hw + R) * N
-        if self.layout.keep and self.plan.options.fusible(self.is_matrix):
-            numbers += rows * self.plan.backend.kept_numbers(self.sizes)
-        numbers += 2 * rows * (interface_size(W, R, Hw) + R * W + controller.kept_numbers)
+        backend = self.plan.backend
+        if self.layout.keep and backend.fuses(self.plan.options, self.is_matrix):
+            numbers += rows * backend.kept_numbers(self.sizes)
+        numbers += (
+            2
+            * rows
+            * (self.plan.options.interface_length(W, R, Hw) + R * W + controller.kept_numbers)
+        )
         return numbers * self.plan.precision.full.itemsize

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 
-from ..interface import interface_size
 from ..linkages import Linkage, LinkBudget, LinkSizes
 from ..state import MemorySizes
 from .memory_tape import checkpoint_interval
@@ -140,16 +139,18 @@ def memory_report(
     cut_heads = (Hw + (R if plan.options.read_topk else 0)) if plan.in_place else 0
     vectors = vectors_kept(steps, interval, sizes, plan.in_place, cut_heads)
     kept = 0
-    if plan.options.fusible(linkage.is_matrix):
+    if plan.backend.fuses(plan.options, linkage.is_matrix):
         kept = rows * plan.backend.kept_numbers(sizes)
     else:  # temporary, as measured, about
         vectors += 8 * (R + Hw) + 3 * cut_heads
+    if plan.options.link_sharpness:  # both directional weightings
+        vectors += 2 * steps * R * Hw
     return MemoryReport(
         parameters=2 * parameters * itemsize,
         link_matrices=link_bytes,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
         weightings=(vectors * B * N + kept) * state_itemsize,
-        interface=2 * rows * (interface_size(W, R, Hw) + R * W) * state_itemsize,
+        interface=2 * rows * (plan.options.interface_length(W, R, Hw) + R * W) * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,
     )

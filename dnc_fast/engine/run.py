@@ -79,7 +79,7 @@ class _Run:
             plan.capture
             and isinstance(of, Layers)
             and not of.draws
-            and plan.options.fusible(start.is_matrix)
+            and plan.backend.fuses(plan.options, start.is_matrix)
             and batch_sizes[0] == batch_sizes[-1]
             and (stream := captures.CAPTURES.stream(x.device)) is not None
         ):

@@ -24,8 +24,16 @@ from .content import (
     content_weighting_backward,
     look_up,
 )
-from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
+from .memory import (
+    deallocate,
+    deallocate_backward,
+    read_memory,
+    read_memory_backward,
+    write_memory,
+    write_memory_backward,
+)
 from .precedence import update_precedence, update_precedence_backward
+from .sharpness import sharpen, sharpen_backward
 from .similarity import SIMILARITY_FUNCTIONS
 from .step import (
     Weightings,
@@ -45,6 +53,8 @@ __all__ = [
     "allocation_weighting_backward",
     "content_weighting",
     "content_weighting_backward",
+    "deallocate",
+    "deallocate_backward",
     "look_up",
     "memory_step",
     "read_memory",
@@ -52,6 +62,8 @@ __all__ = [
     "read_weighting",
     "retention",
     "retention_backward",
+    "sharpen",
+    "sharpen_backward",
     "smooth_allocation_weighting",
     "smooth_allocation_weighting_backward",
     "update_precedence",

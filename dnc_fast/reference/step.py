@@ -14,8 +14,9 @@ from ..state import MemoryState
 from ..step_options import PAPER, StepOptions
 from .allocation import allocate, allocate_backward, retention, update_usage
 from .content import content_weighting
-from .memory import read_memory, write_memory
+from .memory import deallocate, read_memory, write_memory
 from .precedence import update_precedence
+from .sharpness import sharpen
 
 
 class Weightings(NamedTuple):
@@ -60,20 +61,28 @@ def memory_step(
         interface.write_keys,
         interface.write_strengths,
         state.memory,
-        similarity=options.similarity,
+        interface.write_masks,
+        options.similarity,
     )
     write_weights, allocation = write_weighting(interface, usage, content, options)
     write_weights = _largest(write_weights, options.write_topk)
-    memory = write_memory(
-        state.memory, write_weights, interface.erase_vectors, interface.write_vectors
-    )
+    kept = deallocate(state.memory, psi) if options.deallocate else state.memory
+    memory = write_memory(kept, write_weights, interface.erase_vectors, interface.write_vectors)
 
     link, forward, backward = linkage_of(state.link).step(
         state.link, state.precedence, write_weights, state.read_weights, options
     )
+    if options.link_sharpness and link is not None:
+        assert interface.forward_sharpness is not None and interface.backward_sharpness is not None
+        forward = sharpen(forward, interface.forward_sharpness)
+        backward = sharpen(backward, interface.backward_sharpness)
     precedence = update_precedence(state.precedence, write_weights)
     read_content = content_weighting(
-        interface.read_keys, interface.read_strengths, memory, similarity=options.similarity
+        interface.read_keys,
+        interface.read_strengths,
+        memory,
+        interface.read_masks,
+        options.similarity,
     )
     read_weights = read_weighting(interface.read_modes, backward, read_content, forward)
     read_weights = _largest(read_weights, options.read_topk)

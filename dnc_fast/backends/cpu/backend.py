@@ -51,10 +51,10 @@ class CpuBackend(Backend):
         sizes: MemorySizes,
         dtype: torch.dtype,
         device: torch.device,
-        usage_order: str,
+        options: StepOptions,
         keep: bool,
     ) -> StepRun:
-        return CpuFusedRun(sizes, dtype, usage_order, keep)
+        return CpuFusedRun(sizes, dtype, options.usage_order, keep)
 
     def prepare(
         self,

@@ -105,10 +105,10 @@ class TritonBackend(Backend):
         sizes: MemorySizes,
         dtype: torch.dtype,
         device: torch.device,
-        usage_order: str,
+        options: StepOptions,
         keep: bool,
     ) -> StepRun:
-        return TritonFusedRun(sizes, dtype, device, usage_order, keep)
+        return TritonFusedRun(sizes, dtype, device, options.usage_order, keep)
 
     def kept_numbers(self, sizes: MemorySizes) -> int:
         return kernels.kept_size(*sizes[1:])
@@ -121,7 +121,7 @@ class TritonBackend(Backend):
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
         """See `Backend.memory_step`; the paper's step is an op that torch.compile supports."""
-        if not options.fusible(linkage_of(state.link).is_matrix):
+        if not self.fuses(options, linkage_of(state.link).is_matrix):
             return super().memory_step(vector, state, options)
         dtype = state.memory.dtype
         arithmetic = torch.promote_types(dtype, torch.float32)
