@@ -104,7 +104,7 @@ class StepOptions:
             or self.link_sharpness
         )
 
-    @cached_property
+    @property
     def extras(self) -> Extras:
         """Which parts the interface has besides the paper's."""
         return Extras(self.mask_floor if self.masked_lookup else None, self.link_sharpness)
