@@ -7,14 +7,11 @@ from functools import cached_property
 
 from .checks import check_choice, check_flag, check_integer, check_number
 from .interface import Extras, interface_size
-from .kernels.arrays import SIMILARITIES
+from .kernels.arrays import ALLOCATIONS, SIMILARITIES
 from .options import option
 
 USAGE_ORDERS = ("exact", "robust")
 """`exact`: by usage. `robust`: by usage rounded to a coarse grid. Ties by index in both."""
-
-ALLOCATIONS = ("sorted", "proportional", "softmax")
-"""`sorted`: to the freest cell first, by the order of usage. The others are smooth in usage."""
 
 
 @dataclass(frozen=True, kw_only=True)

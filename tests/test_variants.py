@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from states import (
     HAND_DERIVED,
     assert_close,
     lively_dnc,
+    lively_state,
     lively_states,
     make_cotangents,
+    needs_numba,
     normal,
     random_interfaces,
     run,
@@ -23,9 +26,10 @@ from states import (
 )
 from torch.nn.utils.rnn import pack_sequence
 
-from dnc_fast.backends import backend_problem
+from dnc_fast.backends import backend_problem, load_backend
+from dnc_fast.backends.step import ComposedRun, step_run
 from dnc_fast.state import MemorySizes, map_tensors
-from dnc_fast.step_options import ALLOCATIONS, SIMILARITIES
+from dnc_fast.step_options import ALLOCATIONS, PAPER, SIMILARITIES, StepOptions
 
 SIZES = MemorySizes(2, 5, 3, 2, 2)
 
@@ -148,6 +152,70 @@ def test_combinations_of_variants(seed: int, backend: str) -> None:
 @pytest.mark.parametrize("seed", range(100, 200))
 def test_many_combinations_of_variants(seed: int, every_backend: str) -> None:
     assert_sequences_equal_the_reference(every_backend, combination(seed), (5, 3, 3, 1), seed)
+
+
+@every_variant
+def test_a_backend_fuses_the_variants_that_it_knows(options: dict) -> None:
+    state = separated_state(SIZES)
+    for name, knows in (("cpu", True), ("triton", False), ("eager", False)):
+        if backend_problem(name, device_of(name), torch.float64) is not None:
+            continue
+        for chosen, fuses in ((PAPER, name != "eager"), (StepOptions(**options), knows)):
+            run = step_run(load_backend(name), state, chosen, steps=1, keep=False)
+            assert isinstance(run, ComposedRun) != fuses, (name, chosen)
+
+
+EVERYTHING = {
+    **{"similarity": "euclidean", "allocation": "softmax", "masked_lookup": True},
+    **{"deallocate": True, "link_sharpness": True, "num_write_heads": 2},
+}
+
+
+@needs_numba
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_threads_share_out_variants(
+    batch_size: int, interval: int, threads: Callable[[int], None], shared_out: list[int]
+) -> None:
+    """Strips of a link matrix, or sequences: the same bits by any number of threads."""
+    options = {"num_cells": 300, "checkpoint_interval": interval, **EVERYTHING}
+    x, found = normal(3, batch_size, 3), []
+    for count in (1, 3):
+        threads(count)
+        model = lively_dnc(backend="cpu", **options)
+        found.append(run(model, x, lively_state(model, batch_size)))
+        assert (max(shared_out) > 1) == (count > 1)
+    assert_close(found[1], found[0], "equal")
+    reference = lively_dnc(backend="reference", **options)
+    assert_close(found[0], run(reference, x, lively_state(reference, batch_size)), "float64")
+
+
+@needs_numba
+@every_variant
+def test_work_space_of_variants_is_set_before_it_is_read(
+    options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dnc_fast.backends.cpu import fused
+
+    make_variant, new_linked = fused.make_variant, fused.new_linked
+
+    def poisoned(*given: Any, **settings: Any) -> Any:
+        variant = make_variant(*given, **settings)
+        fixed = {"ones", "modes", *(() if settings["deallocate"] else ("d_psi",))}
+        for name, part in variant._asdict().items():
+            if name not in fixed and hasattr(part, "fill") and part.ndim:
+                part.fill(float("nan"))
+        return variant
+
+    def poisoned_linked(*given: Any) -> Any:
+        linked = new_linked(*given)
+        linked.fill(float("nan"))
+        return linked
+
+    monkeypatch.setattr(fused, "make_variant", poisoned)
+    monkeypatch.setattr(fused, "new_linked", poisoned_linked)
+    assert_step_equals_the_reference("cpu", "dense", options)
+    assert_sequences_equal_the_reference("cpu", {"checkpoint_interval": 2, **options})
 
 
 @every_variant

@@ -46,6 +46,10 @@ class CpuBackend(Backend):
             return ValueError(f'backend "cpu" needs tensors on the cpu, got {device}; use "auto"')
         return super().problem(device, dtype)
 
+    def fuses(self, options: StepOptions, matrix: bool) -> bool:
+        """See `Parts`; the kernels know all variants."""
+        return matrix and not options.cut_weightings
+
     def fused_step(
         self,
         sizes: MemorySizes,
@@ -54,7 +58,7 @@ class CpuBackend(Backend):
         options: StepOptions,
         keep: bool,
     ) -> StepRun:
-        return CpuFusedRun(sizes, dtype, options.usage_order, keep)
+        return CpuFusedRun(sizes, dtype, options, keep)
 
     def prepare(
         self,
