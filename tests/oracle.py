@@ -300,6 +300,23 @@ def lstm_layer(weights: Arrays, x: np.ndarray, state: tuple) -> tuple[np.ndarray
     return hidden, (hidden, cell)
 
 
+def layer_norm(x: np.ndarray, gain: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    mean = sum(x) / len(x)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in x) / len(x) + 1e-5)
+    normal = [gain[i] * (x[i] - mean) / deviation for i in range(len(x))]
+    return np.array(normal) + (0 if shift is None else shift)
+
+
+def layer_norm_lstm_layer(weights: Arrays, x: np.ndarray, state: tuple) -> tuple[np.ndarray, tuple]:
+    hidden, cell = state
+    gates = affine(weights, "_ih", x) + affine(weights, "_hh", hidden)
+    i, f, g, o = np.split(layer_norm(gates, weights["gain_gates"], weights.get("bias_gates")), 4)
+    cell = each(sigmoid, f) * cell + each(sigmoid, i) * each(math.tanh, g)
+    shown = layer_norm(cell, weights["gain_cell"], weights.get("bias_cell"))
+    hidden = each(sigmoid, o) * each(math.tanh, shown)
+    return hidden, (hidden, cell)
+
+
 def gru_layer(weights: Arrays, x: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, Any]:
     r, z, n = zip(
         np.split(affine(weights, "_ih", x), 3),
@@ -326,6 +343,7 @@ LAYERS: dict[str, Callable[..., tuple[np.ndarray, Any]]] = {
     "gru": gru_layer,
     "rnn": rnn_layer,
     "feedforward": feedforward_layer,
+    "layer_norm_lstm": layer_norm_lstm_layer,
 }
 
 

@@ -53,13 +53,14 @@ def rehearse(record: Record, passes: Passes, given: Sequence[Tensor]) -> None:
 
     Arguments as in `prepare_kernels`, on any device.
     """
+    assert isinstance(passes.controller, Layers)
     sizes = passes.layout.batch_sizes
     if len(sizes) > STEPS:
         sizes = [*sizes[: STEPS // 2], *sizes[-STEPS // 2 :]]
     weights, parts = given[: passes.num_weights], iter(given[passes.num_weights :])
     state = map_tensors(lambda _: without_data(next(parts)), passes.form)
-    prepared = list(parts)
-    prepared[::2] = [x_part[: sum(sizes)] for x_part in prepared[::2]]  # the others are weights
+    prepared, stride = list(parts), passes.controller.tape.prepared
+    prepared[::stride] = [x_part[: sum(sizes)] for x_part in prepared[::stride]]
     given = (*map(without_data, weights), *tensors(state), *map(without_data, prepared))
     plan = passes.plan._replace(interval=min(passes.interval, 2))
     layout = Layout(sizes, passes.layout.keep)

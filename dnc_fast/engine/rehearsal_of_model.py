@@ -40,7 +40,8 @@ def rehearse_batch(
     with torch.no_grad():
         prepared = of.prepare(controller, interface.weight.new_empty(STEPS * batch_size, x_size))
     if plan.precision.half is not None:  # what autocast would make of products
-        prepared[::2] = [x_part.to(plan.precision.half) for x_part in prepared[::2]]
+        stride = of.tape.prepared
+        prepared[::stride] = [part.to(plan.precision.half) for part in prepared[::stride]]
     layout = Layout([batch_size] * STEPS, keep)
     for interval in (1, 2) if keep and plan.interval is None else (plan.interval,):
         passes = Passes(plan._replace(interval=interval), of, layout, state, len(weights))
