@@ -10,16 +10,21 @@ from torch import Tensor, nn
 
 from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
-from .config import OPTION_NAMES, DNCConfig
-from .controllers import CONTROLLERS, call_controller, check_controller, zero_state
+from .config import OPTION_NAMES, DNCConfig, describe
+from .controllers import call_controller, zero_state
 from .engine import (
+    REHEARSED_STEPS,
+    InterfaceForm,
+    InterfaceTensors,
     MemoryReport,
     Plan,
     Start,
     has_tape,
+    interface_is_plain,
     is_plain,
     memory_report,
     rehearse_batch,
+    run_alone,
     run_sequences,
     unroll,
 )
@@ -34,7 +39,7 @@ from .state import (
 )
 from .trace import Trace, trace_step
 
-OF_SEQUENCES = ("batch_first", "bidirectional")
+OF_SEQUENCES = ("batch_first", "bidirectional", "bidirectional_controller")
 """Options for whole sequences; a cell does not have them."""
 
 
@@ -82,34 +87,29 @@ class DNCCell(nn.Module):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}")
         self.config = config
-        controller_input = config.input_size + config.read_size
-        if isinstance(config.controller, str):
-            self.controller = CONTROLLERS[config.controller](
-                controller_input,
-                config.hidden_size,
-                config.num_layers,
-                config.bias,
-                config.dropout,
-                config.activation_clip,
-                device=device,
-                dtype=dtype,
-            )
-        elif isinstance(config.controller, nn.Module):
-            self.controller = check_controller(config.controller)
-        else:
-            self.controller = check_controller(config.controller(controller_input))
-        features = self.controller.output_size
-        self.interface = nn.Linear(
-            features, config.interface_size, config.bias, device=device, dtype=dtype
-        )
+        where: Any = {"device": device, "dtype": dtype}
+        self.controller = config.make_controller(config.input_size + config.read_size, **where)
+        self.reverse_controller = None
+        if config.bidirectional_controller:
+            self.reverse_controller = config.make_controller(config.input_size, **where)
+        features = sum(part.output_size for part in self._controllers)
+        self.interface = nn.Linear(features, config.interface_size, config.bias, **where)
+        self.interface_norm = None
+        if config.interface_norm:
+            self.interface_norm = nn.LayerNorm(config.interface_size, **where)
         self.output = nn.Linear(
             features + config.read_size,
             config.output_size or config.hidden_size,
             config.bias,
-            device=device,
-            dtype=dtype,
+            **where,
         )
         self._scale_inputs()
+
+    @property
+    def _controllers(self) -> list[Any]:
+        """The controller, and that from the end if there is one."""
+        reverse = self.reverse_controller
+        return [self.controller] if reverse is None else [self.controller, reverse]
 
     @property
     def like(self) -> Tensor:
@@ -182,7 +182,7 @@ class DNCCell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new initial values for all parameters, as at construction."""
-        for part in (self.controller, self.interface, self.output):
+        for part in (*self._controllers, self.interface, self.interface_norm, self.output):
             if hasattr(part, "reset_parameters"):
                 part.reset_parameters()
         self._scale_inputs()
@@ -190,7 +190,8 @@ class DNCCell(nn.Module):
     def _scale_inputs(self) -> None:
         """Apply `input_gain` to freshly drawn parameters."""
         if self.config.input_gain != 1:  # only with a built-in controller
-            self.controller.scale_inputs(self.config.input_size, self.config.input_gain)
+            for part in self._controllers:
+                part.scale_inputs(self.config.input_size, self.config.input_gain)
 
     def forward(
         self, input: Tensor, state: DNCState | None = None, *, memory: bool = True
@@ -206,9 +207,15 @@ class DNCCell(nn.Module):
             output y_t, (B, Y) or (Y), and the state after the step.
 
         Raises:
-            TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
+            TypeError, ValueError: an argument has the wrong type, shape, dtype or device; or
+                there is a controller that runs from the end.
         """
         weight = self.like
+        if self.reverse_controller is not None:
+            raise ValueError(
+                "a cell must have bidirectional_controller=False to be called step by step, got "
+                "True: the second controller begins at the last input; call the DNC"
+            )
         check_tensor("input", input, weight.device, weight.dtype)
         if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
             raise ValueError(
@@ -223,10 +230,18 @@ class DNCCell(nn.Module):
         state = self.complete_state(state, input.shape[0])
         step = self.step if memory and len(input) else self._step_without_memory
         features, state = step(input, state)
-        output = self.output(features)
+        output = self.read_out(features)
         if unbatched:
             return output.squeeze(0), map_tensors(lambda tensor: tensor.squeeze(0), state)
         return output, state
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """The outputs (rows, Y) of features (rows, F) from `run` or `step`."""
+        dropout = self.config.bypass_dropout if self.training else 0.0
+        if dropout:
+            hidden, reads = features.tensor_split((-self.config.read_size,), dim=-1)
+            features = torch.cat([nn.functional.dropout(hidden, dropout), reads], dim=-1)
+        return self.output(features)
 
     def step(
         self, inputs: Tensor, state: DNCState, trace: list[Trace] | None = None
@@ -234,22 +249,19 @@ class DNCCell(nn.Module):
         """One step without checks and without the output layer.
 
         Args:
-            inputs: x_t, (B, X).
+            inputs: x_t, (B, X), followed by what the controller from the end puts out, if any.
             state: complete, as from `complete_state`.
             trace: if given, the step's trace is appended to it.
 
         Returns:
-            [h_t^1; ...; h_t^L; r_t], (B, L H + R W), and the state after the step.
+            features [h_t^1; ...; h_t^L; r_t], (B, L H + R W), with what the controller from the end
+            puts out before r_t, and the state after the step.
         """
         assert state.read_vectors is not None and state.memory is not None
-        last_read = state.read_vectors.flatten(1).to(inputs.dtype)
-        hidden, controller_state = call_controller(
-            self.controller, torch.cat([inputs, last_read], dim=-1), state.controller
-        )
-        if autocasts(inputs.device):  # the state keeps the model's dtype
-            dtype = self.like.dtype
-            controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
+        hidden, controller_state = self._control(inputs, state.read_vectors, state.controller)
         vector, options = self.interface(hidden), self.config
+        if self.interface_norm is not None:
+            vector = self.interface_norm(vector)
         if trace is None:
             read_vectors, memory = unchecked_step(
                 vector, state.memory, self.config.backend, options
@@ -265,12 +277,50 @@ class DNCCell(nn.Module):
     def _step_without_memory(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
         """One step as in `step` that reads zeros and writes nothing."""
         reads = self._zero_read_vectors(len(inputs))
-        zeros = reads.flatten(1).to(inputs.dtype)
-        hidden, controller = call_controller(
-            self.controller, torch.cat([inputs, zeros], dim=-1), state.controller
-        )
-        features = torch.cat([hidden, zeros.to(hidden.dtype)], dim=-1)
+        hidden, controller = self._control(inputs, reads, state.controller)
+        features = torch.cat([hidden, reads.flatten(1).to(hidden.dtype)], dim=-1)
         return features, DNCState(controller, state.memory, reads)
+
+    def _control(self, inputs: Tensor, reads: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """What the controllers put out at a step, (B, F - R W), and the controller's state."""
+        two, X = self.reverse_controller is not None, self.config.input_size
+        x = inputs[:, :X] if two else inputs
+        seen = torch.cat([x, reads.flatten(1).to(x.dtype)], dim=-1)
+        hidden, state = self._called(self.controller, seen, state)
+        if two:
+            hidden = torch.cat([hidden, inputs[:, X:].to(hidden.dtype)], dim=-1)
+        return hidden, state
+
+    def _called(self, controller: Any, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One step of a controller."""
+        hidden, state = call_controller(controller, inputs, state)
+        if autocasts(inputs.device):  # the state keeps the model's dtype
+            dtype = self.like.dtype
+            state = map_tensors(lambda tensor: tensor.to(dtype), state)
+        return hidden, state
+
+    def _ahead(
+        self, rows: Tensor, batch_sizes: list[int], reversal: Tensor | None, plan: Plan | None
+    ) -> Tensor | None:
+        """What the controller from the end puts out, (rows, size); by autograd without a plan."""
+        controller = self.reverse_controller
+        if controller is None:
+            return None
+        assert reversal is not None
+        rows, zeros = rows[reversal], zero_state(controller, batch_sizes[0], self.like)
+        if plan is not None and has_tape(controller):
+            return run_alone(controller, rows, batch_sizes, zeros, plan)[reversal]
+
+        def step(inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
+            hidden, after = self._called(controller, inputs, state.controller)
+            return hidden, DNCState(after)
+
+        return unroll(step, rows, batch_sizes, DNCState(zeros))[0][reversal]
+
+    def _with_ahead(self, rows: Tensor, batch_sizes: list[int], reversal: Tensor | None) -> Tensor:
+        """The inputs of `step` at all steps."""
+        ahead = self._ahead(rows, batch_sizes, reversal, None)
+        return rows if ahead is None else torch.cat([rows, ahead.to(rows.dtype)], dim=-1)
 
     def run(
         self,
@@ -279,6 +329,7 @@ class DNCCell(nn.Module):
         state: DNCState | None,
         trace: list[Trace] | None,
         memory: bool = True,
+        reversal: Tensor | None = None,
     ) -> tuple[Tensor, DNCState]:
         """Run whole sequences, as fast as the backend and the dtypes allow.
 
@@ -288,11 +339,13 @@ class DNCCell(nn.Module):
             state: complete, before the first step; None for zeros.
             trace: if given, each step's trace is appended to it.
             memory: whether to use the memory, see `DNC.forward`.
+            reversal: the order of rows that reverses each sequence, for a controller from the end.
 
         Returns:
-            features (rows, L H + R W), and the state of each sequence after its own last step.
+            features as from `step`, (rows, F), and each sequence's state after its own last step.
         """
         if not memory or not len(rows):
+            rows = self._with_ahead(rows, batch_sizes, reversal)
             zeros = self.zero_state(batch_sizes[0]) if state is None else state
             return unroll(self._step_without_memory, rows, batch_sizes, zeros)
         backend = self.config.backend
@@ -300,15 +353,22 @@ class DNCCell(nn.Module):
             backend = "reference"
         backend = resolve_backend(backend, rows.device, self.state_dtype)
         precision = run_precision(self.like, rows, self.state_dtype)
-        plain = type(self.interface) is nn.Linear and is_plain(self) and is_plain(self.interface)
+        plain = is_plain(self) and interface_is_plain(self.interface, self.interface_norm)
         if precision is not None and precision.half is not None:
             # A custom controller must run step by step, under torch's own autocast.
             plain = plain and has_tape(self.controller)
         if backend == "reference" or trace is not None or not plain or precision is None:
+            rows = self._with_ahead(rows, batch_sizes, reversal)
             state = self.zero_state(batch_sizes[0]) if state is None else state
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
         start, plan = self._start(state, batch_sizes[0]), self._plan(backend, precision)
-        return run_sequences(self.controller, self.interface, rows, batch_sizes, start, plan)
+        ahead = self._ahead(rows, batch_sizes, reversal, plan)
+        interface = InterfaceTensors.of(self.interface, self.interface_norm, ahead)
+        features, final = run_sequences(self.controller, interface, rows, batch_sizes, start, plan)
+        if ahead is not None:
+            hidden, reads = features.tensor_split((-self.config.read_size,), dim=-1)
+            features = torch.cat([hidden, ahead.to(hidden.dtype), reads], dim=-1)
+        return features, final
 
     def _start(self, state: DNCState | None, batch_size: int) -> Start:
         """The state before the first step; its number of cells may differ from the model's."""
@@ -341,8 +401,14 @@ class DNCCell(nn.Module):
         """
         plan = self._plan("triton", Precision(self.state_dtype, half))
         state, X = self.zero_state(batch_size), self.config.input_size
+        ahead = None
+        if self.reverse_controller is not None:
+            size = self.reverse_controller.output_size
+            ahead = self.like.new_empty(REHEARSED_STEPS * batch_size, size)
+        with torch.no_grad():
+            interface = InterfaceTensors.of(self.interface, self.interface_norm, ahead)
         for keep in (False, True):
-            rehearse_batch(self.controller, self.interface, plan, state, X, keep)
+            rehearse_batch(self.controller, interface, plan, state, X, keep)
 
     def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
         """See `DNC.memory_report`."""
@@ -362,7 +428,12 @@ class DNCCell(nn.Module):
             fan_out=config.link_fan_out,
             state_dtype=self.state_dtype,
             itemsize=weight.element_size(),
-            controller_numbers=getattr(self.controller, "kept_numbers", int)(),
+            controller_numbers=sum(
+                getattr(part, "kept_numbers", int)() for part in self._controllers
+            ),
+            interface=InterfaceForm(
+                ahead=config.bidirectional_controller, norm=config.interface_norm
+            ),
             features=self.output.in_features,
             output_size=self.output.out_features,
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
@@ -375,15 +446,3 @@ class DNCCell(nn.Module):
 def _is_exporting() -> bool:
     """Whether torch.export is at work; torch 2.6 does not tell."""
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
-
-
-def describe(config: DNCConfig) -> str:
-    """The sizes and the non-default options, for a module's repr."""
-    shown = [f"{config.input_size}, {config.hidden_size}"]
-    defaults = DNCConfig.__dataclass_fields__
-    for name in OPTION_NAMES:
-        value = getattr(config, name)
-        changed = name not in ("input_size", "hidden_size") and value != defaults[name].default
-        if changed or name in ("num_cells", "cell_size", "num_read_heads"):
-            shown.append(f"{name}={value!r}")
-    return ", ".join(shown)

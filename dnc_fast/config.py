@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, MISSING, dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
 
 from .backends import backend_names
 from .checks import check_choice, check_flag, check_integer, check_number
-from .controllers import CONTROLLERS
+from .controllers import CONTROLLERS, check_controller
 from .linkages import LINKAGES
 from .options import option
 from .state import MemorySizes
@@ -61,6 +62,9 @@ class DNCConfig(StepOptions):
     )
     activation_clip: float | None = option(None, "clip gradients of controller activations to this")
     input_gain: float = option(1.0, "factor for the controller's initial input weights")
+    bidirectional_controller: bool = option(False, "a second controller, from the end of the input")
+    interface_norm: bool = option(False, "normalise interface vectors")
+    bypass_dropout: float = option(0.0, "dropout on the way from the controller to the output")
     linkage: str = option("dense", "how writes are linked in time", choices=LINKAGES)
     link_fan_out: int = option(8, "entries in each row of a sparse link matrix")
     state_dtype: torch.dtype | None = None
@@ -85,9 +89,11 @@ class DNCConfig(StepOptions):
         for name in ("output_size", "checkpoint_interval"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum=1)
-        for name in ("bias", "batch_first", "bidirectional", "cuda_graphs"):
+        flags = "bias", "batch_first", "bidirectional", "bidirectional_controller", "interface_norm"
+        for name in (*flags, "cuda_graphs"):
             check_flag(name, getattr(self, name))
-        check_number("dropout", self.dropout, 0.0, 1.0)
+        for name in ("dropout", "bypass_dropout"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
         if self.activation_clip is not None:
             check_number("activation_clip", self.activation_clip, 0.0, above=True)
         self._check_controller()
@@ -112,11 +118,13 @@ class DNCConfig(StepOptions):
                 f"controller must be one of {tuple(CONTROLLERS)}, a module, or a function from the "
                 f"input size to a module, got {self.controller!r}"
             )
-        elif isinstance(self.controller, nn.Module) and self.bidirectional:
-            raise ValueError(
-                "controller must be a name or a function when bidirectional=True, because each "
-                "direction needs its own controller; got one module"
-            )
+        elif isinstance(self.controller, nn.Module):
+            for name in ("bidirectional", "bidirectional_controller"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"controller must be a name or a function when {name}=True, because each "
+                        "direction needs its own controller; got one module"
+                    )
         check_number("input_gain", self.input_gain, 0.0, above=True)
         if self.input_gain != 1 and not isinstance(self.controller, str):
             raise ValueError(
@@ -133,6 +141,16 @@ class DNCConfig(StepOptions):
     def interface_size(self) -> int:
         """Length of a step's raw interface vector."""
         return self.interface_length(self.cell_size, self.num_read_heads, self.num_write_heads)
+
+    def make_controller(self, input_size: int, **where: Any) -> Any:
+        """A controller for inputs of this size, on a `device` and in a `dtype`."""
+        if isinstance(self.controller, str):
+            options = self.num_layers, self.bias, self.dropout, self.activation_clip
+            kind = CONTROLLERS[self.controller]
+            return kind(input_size, self.hidden_size, *options, **where)
+        if isinstance(self.controller, nn.Module):
+            return check_controller(self.controller)
+        return check_controller(self.controller(input_size))
 
     def memory_sizes(self, batch_size: int, num_cells: int | None = None) -> MemorySizes:
         """The sizes of the memory; `num_cells`, if given, replaces the model's own."""
@@ -194,3 +212,15 @@ OPTION_NAMES = sorted(
     (one.name for one in fields(DNCConfig)), key=StepOptions.__dataclass_fields__.__contains__
 )
 """As they are shown: the model's own options, then those of its memory steps."""
+
+
+def describe(config: DNCConfig) -> str:
+    """The sizes and the non-default options, for a module's repr."""
+    shown = [f"{config.input_size}, {config.hidden_size}"]
+    defaults = DNCConfig.__dataclass_fields__
+    for name in OPTION_NAMES:
+        value = getattr(config, name)
+        changed = name not in ("input_size", "hidden_size") and value != defaults[name].default
+        if changed or name in ("num_cells", "cell_size", "num_read_heads"):
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)

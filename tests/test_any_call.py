@@ -15,11 +15,30 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from dnc_fast import DNC
+from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.linkages import LINKAGES
 from dnc_fast.state import map_tensors, tensors
+from dnc_fast.step_options import ALLOCATIONS, SIMILARITIES
 
 sizes = st.sampled_from([1, 1, 2, 3, 5])
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+VARIANTS: dict[str, Any] = {
+    "similarity": SIMILARITIES,
+    "allocation": ALLOCATIONS,
+    **dict.fromkeys(
+        (
+            "masked_lookup",
+            "deallocate",
+            "link_sharpness",
+            "interface_norm",
+            "bidirectional_controller",
+        ),
+        [True],
+    ),
+    "bypass_dropout": [0.5],
+}
+"""Options that most models leave at their defaults."""
 
 
 @st.composite
@@ -36,7 +55,7 @@ def models(draw: Any) -> dict[str, Any]:
         "bias": draw(st.booleans()),
         "batch_first": draw(st.booleans()),
         "bidirectional": draw(st.sampled_from([False, False, True])),
-        "controller": draw(st.sampled_from(["lstm", "gru", "rnn", "feedforward"])),
+        "controller": draw(st.sampled_from(tuple(CONTROLLERS))),
         "linkage": draw(st.sampled_from(tuple(LINKAGES))),
         "usage_order": draw(st.sampled_from(["exact", "robust"])),
         "checkpoint_interval": draw(st.sampled_from([None, 1, 2])),
@@ -47,6 +66,9 @@ def models(draw: Any) -> dict[str, Any]:
     for name in ("read_topk", "write_topk"):
         if draw(st.integers(0, 5)) == 0:
             options[name] = draw(sizes)
+    for name, values in VARIANTS.items():
+        if draw(st.integers(0, 5)) == 0:
+            options[name] = draw(st.sampled_from(values))
     if draw(st.integers(0, 9)) == 0:  # a mistake
         name = draw(st.sampled_from(sorted(options)))
         options[name] = draw(st.sampled_from([0, -1, 2.5, "x", None, True, 10**4]))

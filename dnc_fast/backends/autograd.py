@@ -19,7 +19,7 @@ from .parts import Parts, StepRun
 from .step import LINK, final_gradients, first_gradients, step_run
 
 
-def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a forward or backward method without autocast, in the dtypes of its arguments."""
 
     @wraps(method)
@@ -118,7 +118,7 @@ class _Step(torch.autograd.Function):
         return results
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(*gradients)
         d_reads, *d_final = gradients
@@ -161,7 +161,7 @@ class ContentWeighting(torch.autograd.Function):
     """A backend's `look_up`, as a function of keys, strengths, memory and masks."""
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, backend: Parts, similarity: str, *given: Any) -> Tensor:
         keys, strengths, memory, masks = given
         varied = masks is not None or similarity != PAPER.similarity
@@ -171,7 +171,7 @@ class ContentWeighting(torch.autograd.Function):
         return backend.look_up(keys, strengths, memory, masks, similarity).weights
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_weights)
         given = ctx.saved_tensors
@@ -188,7 +188,7 @@ class AllocationWeighting(torch.autograd.Function):
     """A backend's `allocate` on a usage (B, N)."""
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, backend: Parts, usage: Tensor, options: StepOptions) -> Tensor:
         backend.prepare(usage.dtype, usage.shape[1])
         ctx.backend, ctx.options = backend, options
@@ -196,7 +196,7 @@ class AllocationWeighting(torch.autograd.Function):
         return backend.allocate(usage, options)
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_weights)
         (usage,) = ctx.saved_tensors
@@ -207,7 +207,7 @@ class WriteMemory(torch.autograd.Function):
     """A backend's `write` to a memory (B, N, W)."""
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
         backend.prepare(given[0].dtype, given[0].shape[1])
         ctx.backend = backend
@@ -218,7 +218,7 @@ class WriteMemory(torch.autograd.Function):
         return out
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_memory)
         d_memory = d_memory.clone(memory_format=torch.contiguous_format)
@@ -234,7 +234,7 @@ class DenseLink(torch.autograd.Function):
     """
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
         backend.prepare(given[0].dtype, given[0].shape[-1], "dense")
         ctx.backend = backend
@@ -246,7 +246,7 @@ class DenseLink(torch.autograd.Function):
         return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_link, *d_weightings)
         link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)

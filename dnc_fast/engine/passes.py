@@ -6,6 +6,7 @@ from ..layout import Layout
 from ..linkages import linkage_of
 from ..state import DNCState, map_tensors
 from .called_controller import CalledModule
+from .interface_layer import InterfaceForm
 from .layered_controller import Layers
 from .memory_tape import checkpoint_interval
 from .plan import Plan
@@ -20,7 +21,7 @@ class Passes:
         controller: how the controller runs.
         layout: the rows of each step.
         state: gives the structure and sizes of the states.
-        num_weights: number of tensors of the interface layer.
+        interface: which tensors the interface layer has.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Passes:
         controller: Layers | CalledModule,
         layout: Layout,
         state: DNCState,
-        num_weights: int,
+        interface: InterfaceForm,
     ) -> None:
         assert state.memory is not None
         self.plan = plan
@@ -42,7 +43,7 @@ class Passes:
         self.interval = plan.interval or checkpoint_interval(
             layout.steps, self.sizes, itemsize, self.is_matrix, plan.in_place, self.device
         )
-        self.num_weights = num_weights
+        self.interface = interface
         self.form = map_tensors(lambda tensor: tensor.new_empty(0), state)
 
     @property
