@@ -1,6 +1,7 @@
 """Package metadata of dnc_fast; everything about the package itself is here."""
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -10,9 +11,34 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").rea
 
 CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
+SHARE = ["safetensors>=0.4"]
 TENSORBOARD = ["tensorboard>=2.12"]
+EXAMPLES = ["accelerate>=1.2", "lightning>=2.5"]
 PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
-TEST = [*CPU, *TRAIN, *TENSORBOARD, *PYTEST, "hypothesis>=6.80"]
+TEST = [*CPU, *TRAIN, *SHARE, *TENSORBOARD, *EXAMPLES, *PYTEST, "hypothesis>=6.80"]
+
+LINKS = {"dnc_fast/kernels": "../kernels", ".editable/dnc_fast": "../dnc_fast"}
+
+
+def package_dir() -> dict[str, str]:
+    """Where the packages are; an editable installation finds them through `LINKS`.
+
+    So setuptools puts the folder `.editable` on Python's path. Without links it would install an
+    import hook, which Python asks last: started in the folder that contains a clone named dnc_fast,
+    it would import the clone, as a package without code.
+    """
+    folders = {"dnc_fast": "dnc_fast", "dnc_fast.kernels": "kernels"}
+    if "editable_wheel" not in sys.argv:
+        return folders
+    try:
+        for link, target in LINKS.items():
+            (ROOT / link).parent.mkdir(exist_ok=True)
+            if not (ROOT / link).is_symlink():
+                (ROOT / link).symlink_to(target, target_is_directory=True)
+    except OSError:  # such as on Windows without the right to make links
+        return folders
+    return {"": ".editable"}
+
 
 setup(
     name="dnc_fast",
@@ -27,7 +53,9 @@ setup(
     extras_require={
         "cpu": CPU,
         "train": [*CPU, *TRAIN],
+        "share": SHARE,
         "tensorboard": TENSORBOARD,
+        "examples": [*CPU, *EXAMPLES],
         "test": TEST,
         "bench": [*CPU, *TRAIN, "dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],
@@ -38,6 +66,7 @@ setup(
         "dnc_fast.backends.cpu",
         "dnc_fast.backends.triton",
         "dnc_fast.cli",
+        "dnc_fast.compat",
         "dnc_fast.controllers",
         "dnc_fast.engine",
         "dnc_fast.kernels",
@@ -52,8 +81,8 @@ setup(
         "dnc_fast.tasks.graphs",
         "dnc_fast.training",
     ],
-    package_dir={"dnc_fast": "dnc_fast", "dnc_fast.kernels": "kernels"},
-    package_data={"dnc_fast": ["py.typed"]},
+    package_dir=package_dir(),
+    package_data={"dnc_fast": ["py.typed"], "dnc_fast.pictures": ["page/*"]},
     entry_points={"console_scripts": ["dnc-fast = dnc_fast.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: MIT License",

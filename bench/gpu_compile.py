@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 import triton
-from dnc_fast.kernels.gpu import compile as compiler
-from dnc_fast.kernels.gpu import launch
-from dnc_fast.kernels.gpu.compile import Build
 
 from dnc_fast import DNC
 from dnc_fast.backends.triton import compiling, travelling
 from dnc_fast.compiling import watched
+from dnc_fast.kernels.gpu import compile as compiler
+from dnc_fast.kernels.gpu import launch
+from dnc_fast.kernels.gpu.compile import Build
 
 from .harness import gate
 from .harness.cases import Case

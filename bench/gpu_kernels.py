@@ -12,12 +12,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from dnc_fast.kernels.arrays import Adjoint, Step
-from dnc_fast.kernels.gpu import launch, lstm
-from dnc_fast.kernels.gpu import step as kernels
 from torch import Tensor
 
 from dnc_fast.interface import interface_size
+from dnc_fast.kernels.arrays import Adjoint, Step
+from dnc_fast.kernels.gpu import launch, lstm
+from dnc_fast.kernels.gpu import step as kernels
 from dnc_fast.state import MemorySizes
 
 from .harness import gate

@@ -1,7 +1,8 @@
 """dnc_fast: a high-performance Differentiable Neural Computer (Graves et al., Nature 2016).
 
-`DNC` replaces an nn.LSTM and `DNCCell` an nn.LSTMCell; `memory_step` is one step of the external
-memory alone; `load_run` loads what `dnc-fast train` has trained.
+`DNC` replaces an nn.LSTM and `DNCCell` an nn.LSTMCell; `MemoryLSTM` does so even in code that knows
+nothing of a memory; `memory_step` is one step of the external memory alone; `load_run` loads what
+`dnc-fast train` has trained.
 
 Names are imported when they are first used, so that commands that need no torch start at once.
 """
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .config import DNCConfig
     from .dnc import DNC, DNCCell
     from .engine import release_cuda_graphs
+    from .memory_lstm import MemoryLSTM
     from .state import DNCState, MemoryState
     from .trace import Trace
     from .training import load_run
@@ -28,6 +30,7 @@ __all__ = [
     "DNCCell",
     "DNCConfig",
     "DNCState",
+    "MemoryLSTM",
     "MemoryState",
     "Trace",
     "__version__",
@@ -41,6 +44,7 @@ _HOMES = {
     "DNCCell": "dnc",
     "DNCConfig": "config",
     "DNCState": "state",
+    "MemoryLSTM": "memory_lstm",
     "MemoryState": "state",
     "Trace": "trace",
     "load_run": "training",

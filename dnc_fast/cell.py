@@ -13,7 +13,6 @@ from .checks import autocasts, check_tensor
 from .config import OPTION_NAMES, DNCConfig, describe
 from .controllers import call_controller, zero_state
 from .engine import (
-    REHEARSED_STEPS,
     InterfaceForm,
     InterfaceTensors,
     MemoryReport,
@@ -230,18 +229,19 @@ class DNCCell(nn.Module):
         state = self.complete_state(state, input.shape[0])
         step = self.step if memory and len(input) else self._step_without_memory
         features, state = step(input, state)
-        output = self.read_out(features)
+        output = self.outputs(features)
         if unbatched:
             return output.squeeze(0), map_tensors(lambda tensor: tensor.squeeze(0), state)
         return output, state
 
-    def read_out(self, features: Tensor) -> Tensor:
-        """The outputs (rows, Y) of features (rows, F) from `run` or `step`."""
-        dropout = self.config.bypass_dropout if self.training else 0.0
-        if dropout:
+    def outputs(self, features: Tensor) -> Tensor:
+        """The output layer: y of features (..., F) as from `step`."""
+        clip, dropout = self.config.value_clip, self.config.bypass_dropout
+        if dropout and self.training:
             hidden, reads = features.tensor_split((-self.config.read_size,), dim=-1)
             features = torch.cat([nn.functional.dropout(hidden, dropout), reads], dim=-1)
-        return self.output(features)
+        output = self.output(features)
+        return output if clip is None else output.clamp(-clip, clip)
 
     def step(
         self, inputs: Tensor, state: DNCState, trace: list[Trace] | None = None
@@ -357,7 +357,8 @@ class DNCCell(nn.Module):
         if precision is not None and precision.half is not None:
             # A custom controller must run step by step, under torch's own autocast.
             plain = plain and has_tape(self.controller)
-        if backend == "reference" or trace is not None or not plain or precision is None:
+        inspected = backend == "reference" or trace is not None
+        if inspected or not plain or precision is None or _is_quick(rows, batch_sizes, precision):
             rows = self._with_ahead(rows, batch_sizes, reversal)
             state = self.zero_state(batch_sizes[0]) if state is None else state
             return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
@@ -401,14 +402,9 @@ class DNCCell(nn.Module):
         """
         plan = self._plan("triton", Precision(self.state_dtype, half))
         state, X = self.zero_state(batch_size), self.config.input_size
-        ahead = None
-        if self.reverse_controller is not None:
-            size = self.reverse_controller.output_size
-            ahead = self.like.new_empty(REHEARSED_STEPS * batch_size, size)
-        with torch.no_grad():
-            interface = InterfaceTensors.of(self.interface, self.interface_norm, ahead)
+        interface = self.interface, self.interface_norm
         for keep in (False, True):
-            rehearse_batch(self.controller, interface, plan, state, X, keep)
+            rehearse_batch(self._controllers, interface, plan, state, X, keep)
 
     def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
         """See `DNC.memory_report`."""
@@ -441,6 +437,12 @@ class DNCCell(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self.config)
+
+
+def _is_quick(rows: Tensor, batch_sizes: list[int], precision: Precision) -> bool:
+    """Whether there is one step only, on a CPU: it takes less time than the engine's buffers do."""
+    single = len(batch_sizes) == 1 and rows.device.type == "cpu" and precision.half is None
+    return single and not torch.compiler.is_compiling()
 
 
 def _is_exporting() -> bool:

@@ -63,9 +63,7 @@ def check_tensor(
         )
     if dtype not in (None, tensor.dtype) and not autocasts(device):
         raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}; cast it with .to({dtype})")
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    if torch._C._are_functorch_transforms_active():  # vmap has no concrete values
+    if not values_are_known(tensor):
         return
     finite = torch.isfinite(tensor)
     if not finite.all():
@@ -74,6 +72,13 @@ def check_tensor(
             f"{name} must be finite, got {tensor[where].item()} at index {where}: "
             "one such value spreads through the whole memory and stays there"
         )
+
+
+def values_are_known(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be looked at without waiting for a device."""
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._are_functorch_transforms_active()  # vmap has no concrete values
 
 
 def check_shapes(shapes: dict[str, str], **tensors: Tensor) -> dict[str, int]:

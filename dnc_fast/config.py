@@ -61,6 +61,7 @@ class DNCConfig(StepOptions):
         "lstm", "controller", choices=CONTROLLERS
     )
     activation_clip: float | None = option(None, "clip gradients of controller activations to this")
+    value_clip: float | None = option(None, "clip controller activations and outputs to this")
     input_gain: float = option(1.0, "factor for the controller's initial input weights")
     bidirectional_controller: bool = option(False, "a second controller, from the end of the input")
     interface_norm: bool = option(False, "normalise interface vectors")
@@ -94,8 +95,9 @@ class DNCConfig(StepOptions):
             check_flag(name, getattr(self, name))
         for name in ("dropout", "bypass_dropout"):
             check_number(name, getattr(self, name), 0.0, 1.0)
-        if self.activation_clip is not None:
-            check_number("activation_clip", self.activation_clip, 0.0, above=True)
+        for name in ("activation_clip", "value_clip"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0.0, above=True)
         self._check_controller()
         check_choice("linkage", self.linkage, LINKAGES)
         sparse = self.linkage == "sparse" and self.link_threshold is None
@@ -145,7 +147,8 @@ class DNCConfig(StepOptions):
     def make_controller(self, input_size: int, **where: Any) -> Any:
         """A controller for inputs of this size, on a `device` and in a `dtype`."""
         if isinstance(self.controller, str):
-            options = self.num_layers, self.bias, self.dropout, self.activation_clip
+            clips = self.activation_clip, self.value_clip
+            options = self.num_layers, self.bias, self.dropout, *clips
             kind = CONTROLLERS[self.controller]
             return kind(input_size, self.hidden_size, *options, **where)
         if isinstance(self.controller, nn.Module):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from .config import OPTION_NAMES, DNCConfig, describe
 from .engine import MemoryReport
 from .given_state import check_state_type
 from .options import arguments_of, read_options
+from .pretrained import fill, read_pretrained, write_pretrained
 from .sequences import Sequences
 from .state import DNCState
 from .trace import Trace, join_steps
@@ -67,6 +70,8 @@ class DNC(nn.Module):
             With these two, hidden_size only sets the default of output_size.
         activation_clip: clip gradients of the controller's activations to this (the paper: 10);
             with a loss scale, the scaled gradients are clipped.
+        value_clip: clip the DNC's outputs, and a built-in controller's activations and state, to
+            this (the official code: 20); None for no bound.
         input_gain: factor for the initial weights of x in a built-in controller. One-hot inputs
             need more than 1: drawn from +-1 / sqrt(H), a word's weights hardly move the gates, see
             docs/stories_and_graphs.md.
@@ -102,11 +107,15 @@ class DNC(nn.Module):
             vector holds (the same); they sum to one then.
         read_topk, write_topk: keep only this many largest entries of each weighting, scaled to the
             sum of all (after Rae et al. 2016; not in the paper); None for all.
+        strengths: activation of the keys' strengths: "oneplus" is the paper's, 1 + log(1 + e^x);
+            "softplus" is the official code's, without the 1.
+        usage_gradient: whether gradients reach the last write weightings through the usage; the
+            official code stops them there.
         state_dtype: dtype of the memory; None for float32, or float64 in a double model.
         checkpoint_interval: K; memory and link matrix are kept for the backward pass at every K-th
-            step only, and rebuilt in between. None for 1 if all steps' matrices fit in a quarter of
-            a GPU's free memory (off a GPU: link matrices in 32 MiB), otherwise the square root of
-            T.
+            step only, and rebuilt in between. None, on a GPU: the smallest K whose matrices fit in
+            a quarter of its free memory; elsewhere 1 if link matrices fit in 32 MiB. Where none
+            fits: the square root of T.
         checkpoint_dtype: dtype of the link matrices in checkpoints; None for the state's.
             torch.float16 halves their size and rounds the gradients, but not the outputs, see
             docs/precision.md.
@@ -156,6 +165,62 @@ class DNC(nn.Module):
         self.reverse_cell = (
             DNCCell.from_config(one, device, dtype) if config.bidirectional else None
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **changes: Any,
+    ) -> DNC:
+        """Load a model that `save_pretrained` has saved, in evaluation mode. No code is run.
+
+        Args:
+            folder: on this machine.
+            device, dtype: of the parameters; a dtype of None is that of the saved model.
+            changes: options to change, out of those that no parameter depends on, such as
+                num_cells, linkage and backend; a controller of your own must be given again.
+
+        Raises:
+            FileNotFoundError: the folder or a file in it is missing.
+            CheckpointError: it holds no model that this version can read, or the weights do not
+                fit the changed options. (A ValueError, of `dnc_fast.files`.)
+            TypeError, ValueError: a change is invalid, or the controller is missing.
+            ModuleNotFoundError: the package safetensors is not installed.
+        """
+        config, saved_dtype, weights = read_pretrained(folder, changes)
+        model = cls.from_config(config, device, saved_dtype if dtype is None else dtype)
+        fill(model, weights, folder)
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        *,
+        dtype: torch.dtype | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save the model as a folder to share: `model.safetensors` and `config.json`.
+
+        A model that is already there is replaced when the new one is written.
+
+        Args:
+            folder: is made if there is none.
+            dtype: of the weights in the file, such as torch.float16 for half the size; None for
+                the model's own, in which they will be loaded in any case.
+            metadata: what others should know, such as task, score and licence; what JSON can hold.
+                `dnc_fast.pretrained.read_metadata(folder)` returns it.
+
+        Raises:
+            TypeError, ValueError: an argument is invalid, a weight is too large for the dtype, or
+                the model is quantized.
+            OSError: the files could not be written.
+            ModuleNotFoundError: the package safetensors is not installed.
+        """
+        own = self.cell.like.dtype
+        write_pretrained(folder, self.config, self.state_dict(), own, dtype, metadata)
 
     @property
     def cells(self) -> list[DNCCell]:
@@ -244,7 +309,7 @@ class DNC(nn.Module):
         if self.config.bidirectional or self.config.bidirectional_controller:
             reversal = sequences.reversal()
         outputs, states, traces = [], [], []
-        for cell, initial in zip(self.cells, self._states_by_direction(state), strict=True):
+        for cell, initial in zip(self.cells, self.states_by_direction(state), strict=True):
             order = reversal if cell is self.reverse_cell else None
             steps: list[Trace] | None = [] if return_trace else None
             features, final = cell.run(
@@ -255,7 +320,7 @@ class DNC(nn.Module):
                 memory,
                 reversal,
             )
-            output = cell.read_out(features)
+            output = cell.outputs(features)
             outputs.append(output if order is None else output[order])
             states.append(sequences.restore_state(final))
             if steps is not None:
@@ -268,7 +333,7 @@ class DNC(nn.Module):
             result.append(tuple(parts) if self.config.bidirectional else parts[0])
         return tuple(result)
 
-    def _states_by_direction(self, state: Any) -> list[DNCState | None]:
+    def states_by_direction(self, state: Any) -> list[DNCState | None]:
         """The user's state, one for each direction."""
         if not self.config.bidirectional:
             states = [state]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import reference
 from .backends import backend_names, backend_now, load_backend, memory_step
-from .checks import check_choice, check_shapes, check_tensor
+from .checks import check_choice, check_shapes, check_tensor, values_are_known
 from .linkages import LINKAGES
 from .step_options import PAPER, SIMILARITIES, StepOptions
 
@@ -61,7 +61,7 @@ def content_weighting(
 
     Args:
         keys: (B, H, W), any number of heads H.
-        strengths: (B, H), at least 1.
+        strengths: (B, H), at least 0; those of a DNC are at least 1.
         memory: (B, N, W).
         masks: (B, H, W), in [0, 1]: what each key, and the cells that it is compared with, are
             multiplied by; None for ones (Csordas & Schmidhuber 2019).
@@ -73,7 +73,8 @@ def content_weighting(
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or of another dtype than the first.
-        ValueError: a shape, device or name is wrong, or a number is not finite (CPU only).
+        ValueError: a shape, device or name is wrong, or a number is not finite or, of a strength,
+            below 0 (CPU only).
         RuntimeError, ModuleNotFoundError: the requested backend cannot run.
     """
     shapes = {"keys": "B H W", "strengths": "B H", "memory": "B N W"}
@@ -82,6 +83,10 @@ def content_weighting(
         shapes["masks"], given["masks"] = "B H W", masks
     _check(shapes, **given)
     check_choice("similarity", similarity, SIMILARITIES)
+    if values_are_known(strengths) and (strengths < 0).any():
+        raise ValueError(
+            f"strengths must be at least 0, got {strengths.min().item():g}; softplus makes them so"
+        )
     return _parts(backend, keys).content_weighting(keys, strengths, memory, masks, similarity)
 
 

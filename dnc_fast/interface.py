@@ -25,6 +25,7 @@ from .kernels.interface import interface_shapes, interface_size
 
 __all__ = [
     "NO_EXTRAS",
+    "STRENGTHS",
     "Extras",
     "Interface",
     "interface_shapes",
@@ -33,6 +34,10 @@ __all__ = [
     "parse_interface",
     "parse_interface_backward",
 ]
+
+
+STRENGTHS = {"oneplus": 1.0, "softplus": 0.0}
+"""Activations of strengths, by their least value: what is added to log(1 + e^x)."""
 
 
 class Extras(NamedTuple):
@@ -53,6 +58,8 @@ NO_EXTRAS = Extras()
 
 class Interface(NamedTuple):
     """One step's interface after its activations; None where it lacks a part.
+
+    With softplus, strengths may be as small as 0.
 
     | field              | shape            | range           |
     |--------------------|------------------|-----------------|
@@ -88,12 +95,12 @@ class Interface(NamedTuple):
     backward_sharpness: Tensor | None = None
 
 
-def oneplus(x: Tensor) -> Tensor:
-    """1 + log(1 + e^x), at least 1 (Graves et al. 2016, Methods).
+def oneplus(x: Tensor, least: float = 1.0) -> Tensor:
+    """1 + log(1 + e^x), at least 1 (Graves et al. 2016, Methods); or another least value.
 
     Above 40, log(1 + e^x) equals x even in float64; torch's own threshold of 20 is off by 2e-9.
     """
-    return 1 + F.softplus(x, threshold=40.0)
+    return least + F.softplus(x, threshold=40.0)
 
 
 def parse_interface(
@@ -101,10 +108,14 @@ def parse_interface(
     cell_size: int,
     num_read_heads: int,
     num_write_heads: int = 1,
+    strengths: str = "oneplus",
     extras: Extras = NO_EXTRAS,
 ) -> Interface:
-    """Split a raw vector (B, interface_size) and apply the activations of each part."""
-    floor, sharpness = extras
+    """Split a raw vector (B, interface_size) and apply the activations of each part.
+
+    strengths: one of `STRENGTHS`.
+    """
+    least, (floor, sharpness) = STRENGTHS[strengths], extras
     shapes = interface_shapes(
         cell_size, num_read_heads, num_write_heads, floor is not None, sharpness
     )
@@ -122,9 +133,9 @@ def parse_interface(
 
     return Interface(
         read_keys=raw.read_keys,
-        read_strengths=oneplus(raw.read_strengths),
+        read_strengths=oneplus(raw.read_strengths, least),
         write_keys=raw.write_keys,
-        write_strengths=oneplus(raw.write_strengths),
+        write_strengths=oneplus(raw.write_strengths, least),
         erase_vectors=torch.sigmoid(raw.erase_vectors),
         write_vectors=raw.write_vectors,
         free_gates=torch.sigmoid(raw.free_gates),
@@ -139,24 +150,29 @@ def parse_interface(
 
 
 def parse_interface_backward(
-    d_interface: Interface, interface: Interface, extras: Extras = NO_EXTRAS
+    d_interface: Interface,
+    interface: Interface,
+    strengths: str = "oneplus",
+    extras: Extras = NO_EXTRAS,
 ) -> Tensor:
     """Hand-derived gradient of the raw vector (B, interface_size).
 
     Each gradient follows from the activation's value and d: sigmoid d s (1 - s), softmax
-    p (d - p.d), oneplus d (1 - e^(1 - y)), a mask of floor f d (m - f) (1 - m) / (1 - f).
+    p (d - p.d), oneplus d (1 - e^(1 - y)), softplus d (1 - e^-y), a mask of floor f
+    d (m - f) (1 - m) / (1 - f).
 
     Args:
         d_interface: gradient of the interface.
         interface: what `parse_interface` returned.
-        extras: its argument.
+        strengths, extras: its arguments.
     """
+    least = STRENGTHS[strengths]
 
     def gate(d: Tensor, value: Tensor) -> Tensor:
         return d * value * (1 - value)
 
-    def strength(d: Tensor, value: Tensor) -> Tensor:
-        return d * -torch.expm1(1 - value)
+    def strength(d: Tensor, value: Tensor, least: float) -> Tensor:
+        return d * -torch.expm1(least - value)
 
     def mask(d: Tensor | None, value: Tensor | None) -> Tensor | None:
         if d is None or value is None or extras.mask_floor is None:
@@ -165,14 +181,14 @@ def parse_interface_backward(
         return d * (value - floor) * (1 - value) / (1 - floor)
 
     def sharpness(d: Tensor | None, value: Tensor | None) -> Tensor | None:
-        return None if d is None or value is None else strength(d, value)
+        return None if d is None or value is None else strength(d, value, 1.0)
 
     d, modes = d_interface, interface.read_modes
     parts = Interface(
         read_keys=d.read_keys,
-        read_strengths=strength(d.read_strengths, interface.read_strengths),
+        read_strengths=strength(d.read_strengths, interface.read_strengths, least),
         write_keys=d.write_keys,
-        write_strengths=strength(d.write_strengths, interface.write_strengths),
+        write_strengths=strength(d.write_strengths, interface.write_strengths, least),
         erase_vectors=gate(d.erase_vectors, interface.erase_vectors),
         write_vectors=d.write_vectors,
         free_gates=gate(d.free_gates, interface.free_gates),

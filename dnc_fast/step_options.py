@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from .checks import check_choice, check_flag, check_integer, check_number
-from .interface import Extras, interface_size
+from .interface import STRENGTHS, Extras, interface_size
 from .kernels.arrays import ALLOCATIONS, SIMILARITIES
 from .options import option
 
@@ -36,6 +36,8 @@ class StepOptions:
     | mask_floor      | the least value of a mask, below 1                                        |
     | deallocate      | whether freed cells are erased                                            |
     | link_sharpness  | whether forward and backward weightings are sharpened                     |
+    | strengths       | one of `STRENGTHS`: the activation of strengths                           |
+    | usage_gradient  | whether gradients reach the last write weightings through the usage       |
 
     Raises:
         TypeError, ValueError: a value is invalid.
@@ -57,6 +59,8 @@ class StepOptions:
     mask_floor: float = option(0.1, "least value of a mask")
     deallocate: bool = option(False, "erase freed cells")
     link_sharpness: bool = option(False, "sharpen forward and backward weightings")
+    strengths: str = option("oneplus", "activation of the strengths of keys", choices=STRENGTHS)
+    usage_gradient: bool = True
 
     def __post_init__(self) -> None:
         check_choice("usage_order", self.usage_order, USAGE_ORDERS)
@@ -75,6 +79,8 @@ class StepOptions:
         check_number("mask_floor", self.mask_floor, 0.0, 1.0)
         if self.mask_floor == 1:
             raise ValueError("mask_floor must be below 1, where a mask hides nothing, got 1")
+        check_choice("strengths", self.strengths, STRENGTHS)
+        check_flag("usage_gradient", self.usage_gradient)
 
     @cached_property
     def step_options(self) -> StepOptions:
@@ -93,13 +99,18 @@ class StepOptions:
 
     @property
     def varied(self) -> bool:
-        """Whether equations of the step are not the paper's."""
+        """Whether the step is one of docs/variants.md."""
         return (
             self.varied_look_up
             or self.allocation != "sorted"
             or self.deallocate
             or self.link_sharpness
         )
+
+    @property
+    def as_in_paper(self) -> bool:
+        """Whether all equations and gradients of the step are the paper's."""
+        return not self.varied and self.strengths == "oneplus" and self.usage_gradient
 
     @property
     def extras(self) -> Extras:

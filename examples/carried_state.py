@@ -10,8 +10,8 @@ import torch
 from dnc_fast import DNC
 from dnc_fast.tasks import EchoTask
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--streams", type=int, default=60)
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--streams", type=int, default=60, help="training streams (%(default)s)")
 streams = parser.parse_args().streams
 
 torch.manual_seed(0)

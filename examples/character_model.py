@@ -13,10 +13,10 @@ from dnc_fast import DNCConfig
 from dnc_fast.tasks import CharactersTask
 from dnc_fast.training import Trainer, TrainingConfig, describe
 
-parser = argparse.ArgumentParser()
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--file", default="", help="default: the help texts that come with Python")
-parser.add_argument("--steps", type=int, default=1000)
-parser.add_argument("--hidden-size", type=int, default=128)
+parser.add_argument("--steps", type=int, default=1000, help="training steps (%(default)s)")
+parser.add_argument("--hidden-size", type=int, default=128, help="of the LSTM (%(default)s)")
 options = parser.parse_args()
 
 torch.set_num_threads(1)
@@ -35,8 +35,8 @@ with tempfile.TemporaryDirectory() as folder:
     trainer.train("off")
 print(f"{options.steps} steps; held out: {describe(task, trainer.held_out())}")
 
-written, state = task.alphabet.index("T"), None
-text = ["T"]
+written, state = int(torch.randint(len(task.alphabet), ())), None
+text = [task.alphabet[written]]
 with torch.no_grad():
     for _ in range(300):
         step = F.one_hot(torch.tensor([[written]]), len(task.alphabet)).float()

@@ -18,9 +18,15 @@ from dnc_fast import DNC
 from dnc_fast.presets import model_config
 from dnc_fast.tasks import KeyValueTask
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--steps", type=int, default=1000)
-parser.add_argument("--items", type=int, nargs="+", default=[16, 100, 1000])
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--steps", type=int, default=1000, help="training steps (%(default)s)")
+parser.add_argument(
+    "--items",
+    type=int,
+    nargs="+",
+    default=[16, 100, 1000],
+    help="pairs to recall from (%(default)s)",
+)
 options = parser.parse_args()
 
 torch.manual_seed(0)

@@ -10,8 +10,8 @@ import torch
 from dnc_fast import DNC
 from dnc_fast.tasks import CopyTask
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--steps", type=int, default=1000)
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--steps", type=int, default=1000, help="training steps (%(default)s)")
 steps = parser.parse_args().steps
 
 torch.manual_seed(0)

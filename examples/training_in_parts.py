@@ -12,9 +12,9 @@ from dnc_fast.presets import model_config
 from dnc_fast.tasks import TemporalOrderTask
 from dnc_fast.training import Trainer, TrainingConfig, describe, read_metrics
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--steps", type=int, default=3000)
-parser.add_argument("--minutes", type=float, default=0.2, help="for each part")
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--steps", type=int, default=3000, help="training steps (%(default)s)")
+parser.add_argument("--minutes", type=float, default=0.2, help="for each part (%(default)s)")
 options = parser.parse_args()
 
 torch.set_num_threads(1)

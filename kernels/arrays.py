@@ -90,6 +90,21 @@ class Step(NamedTuple):
     reads: Any
 
 
+class Choices(NamedTuple):
+    """In what a step may differ from the paper's.
+
+    | field          | what                                                                      |
+    |----------------|---------------------------------------------------------------------------|
+    | robust         | usages that round to the same multiple of 2^-8 count as equal             |
+    | least_strength | strengths are this plus log(1 + e^x)                                      |
+    | usage_gradient | whether gradients reach the last write weightings through the usage       |
+    """
+
+    robust: bool = False
+    least_strength: float = 1.0
+    usage_gradient: bool = True
+
+
 class Adjoint(NamedTuple):
     """Gradients of a step's vector and state; the state's go from step t to t - 1 in place."""
 
@@ -113,6 +128,7 @@ class Steps(NamedTuple):
     |-------------------|------------------------------------------------------------------------|
     | kind, own         | of the layers: LSTM, GRU or PLAIN; H, or 0 if h_{t-1} is not seen      |
     | interval          | K: segments begin at its multiples                                     |
+    | c_clip            | bound for an LSTM's c, or infinity                                     |
     | batch_sizes       | (T), number of sequences at each step                                  |
     | before, after     | (T), first rows in buffers of states, before and after each step       |
     | place, output     | (T), first rows of the step's data, and of its outputs                 |
@@ -136,6 +152,7 @@ class Steps(NamedTuple):
     kind: Any
     own: Any
     interval: Any
+    c_clip: Any
     batch_sizes: Any
     before: Any
     after: Any

@@ -5,6 +5,7 @@ import torch
 from dnc_fast import DNCConfig
 from dnc_fast.tasks import CopyTask, EchoTask
 from dnc_fast.training import Trainer, TrainingConfig, load_checkpoint, read_metrics
+from dnc_fast.training.distributed import ALONE
 
 COPY = CopyTask(1, 4, num_bits=2)
 ECHO = EchoTask(delay=3, chunk_length=4, num_chunks=3)
@@ -40,10 +41,10 @@ def training_config(**changes):
     return TrainingConfig(**{**tiny, "solved_at": 2.0, **changes})
 
 
-def trainer_of(folder, task=COPY, model=(), metrics_format="jsonl", **training):
+def trainer_of(folder, task=COPY, model=(), metrics_format="jsonl", ranks=ALONE, **training):
     """A run that has not started, with some options of model and training changed."""
     configs = (model_config(task, **dict(model)), training_config(**training))
-    return Trainer(task, *configs, folder, metrics_format=metrics_format)
+    return Trainer(task, *configs, folder, metrics_format=metrics_format, ranks=ranks)
 
 
 def trained(folder, *args, **options):

@@ -277,8 +277,9 @@ def outcome(
     parts = {n: part for name, tree in results.items() for n, part in named_parts(tree, name)}
     wanted = {n: part for name, tree in leaves.items() for n, part in named_parts(tree, name)}
     wanted = {name: part for name, part in wanted.items() if part.requires_grad}
-    outputs, given = [weighed_sum(results) if total is None else total], None
-    if cotangents is not None:
+    if cotangents is None:
+        outputs, given = [weighed_sum(results) if total is None else total], None
+    else:
         floats = [part for part in parts.values() if part.is_floating_point()]
         pairs = zip(floats, cotangents, strict=True)
         outputs, given = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)

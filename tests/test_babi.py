@@ -484,19 +484,42 @@ def test_lessons_are_stories_cut_shorter():
 
 
 def test_the_published_means_are_those_of_their_tasks():
-    table = error_table({task: 0.0 for task in PUBLISHED})
+    table = error_table(dict.fromkeys(PUBLISHED, 0.0), dict.fromkeys(PUBLISHED, 80.0))
     mean = next(line for line in table.splitlines() if line.startswith("| mean"))
     failed = next(line for line in table.splitlines() if line.startswith("| failed"))
-    assert mean.split(" | ")[1:-1] == ["0.0", "25.2", "20.1", "4.3", "3.8", "16.7"]
+    assert mean.split(" | ")[1:-1] == ["0.0", "80.0", "25.2", "20.1", "4.3", "3.8", "16.7"]
     # Of its own rows the paper says that 15 and 16 are failed by LSTM and NTM; 14 and 15 are.
-    assert failed.split(" | ")[1:6] == ["0", "14", "15", "2", "2"]
+    assert failed.split(" | ")[1:7] == ["0", "20", "14", "15", "2", "2"]
     assert "DNC1, best run (Graves 2016) | 4.3 | 2" in table
 
 
 def test_a_table_of_some_tasks_is_not_compared_with_means_of_all():
-    table = error_table({1: 0.0, 15: 6.0})
-    assert "| 15 | 6.0 | 44.7 |" in table and "| failed (> 5 %) | 1 | 2 |" in table
+    table = error_table({1: 0.0, 15: 6.0}, {15: 75.0, 1: 83.0})
+    assert "| 15 | 6.0 | 75.0 | 44.7 |" in table and "| failed (> 5 %) | 1 | 2 | 2 |" in table
     assert "Franke" not in table
+
+
+@pytest.mark.parametrize(
+    ("changes", "ours", "on"),
+    [
+        ({}, "ours", "the test files of FOLDER"),
+        (
+            {"max_questions": 1},
+            "ours, on other stories",
+            "the test files of FOLDER, up to question 1 of each story",
+        ),
+        ({"data": ""}, "ours, on other stories", "generated stories"),
+    ],
+)
+def test_other_stories_than_the_published_ones_are_called_so(folder, changes, ours, on):
+    task = BabiTask(**{"data": str(folder), "tasks": "1", **changes})
+    table = task.parts_table({"1": 0.5}, {"1": 0.25})
+    assert (
+        f"error in % of questions: ours and guessing on {on}; the".replace("FOLDER", str(folder))
+        in table
+    )
+    assert f"\n\n| task | {ours} | guessing | LSTM, best |" in table
+    assert "| 1 | 50.0 | 75.0 | 24.5 |" in table
 
 
 TINY = "--hidden-size 8 --num-cells 4 --cell-size 3 --num-read-heads 1 --batch-size 2 --no-pictures"
@@ -517,7 +540,7 @@ def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     assert (
         "40 held-out sequences" in printed and "| 4 | " in printed and "% of questions" in printed
     )
-    assert f"error in % of questions: ours on {folder}; the other columns" in printed
+    assert f"error in % of questions: ours and guessing on the test files of {folder};" in printed
     stored = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     found = evaluate(restore_model(stored), BabiTask(str(folder), "4"), 99, 0)
     assert f"| 4 | {100 * (1 - found.right):.1f} |" in printed

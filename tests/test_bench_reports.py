@@ -275,19 +275,3 @@ def test_a_date_is_told_where_it_is_known(tmp_path: Path) -> None:
     results.header["date"] = "2026-11-27"
     assert results.told.endswith("; 2026-11-27")
     assert f"(commit {FACTS['commit']}, 2026-11-27), at 2 sizes" in tables.headline(results)
-
-
-def test_medians_without_rounds_have_a_table_of_their_own(tmp_path: Path) -> None:
-    results = made_up(tmp_path)
-    assert not tables.summaries(results)
-    results.header["summaries"] = "How they were measured."
-    size = CPU_SIZES["c2"]
-    record = {
-        "kind": "summary", "op": "model", "passes": "forward+backward", "size": "c2",
-        "sizes": size._asdict(), "provider": "cpu", "median_seconds": 0.064,
-        "least_seconds": 0.06, "rounds": 12, "peak_bytes": 3 << 20,
-    }  # fmt: skip
-    results.add("summary", [record])
-    table = tables.summaries(results)
-    assert table.startswith("How they were measured.") and size.T == 64
-    assert "| cpu | training | 64.0 | 60.0 | 12 | 1,000 | 3.0 |" in table

@@ -38,22 +38,23 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCard:
     monkeypatch.setattr(cuda, "memory_allocated", lambda device: 500)
     properties = SimpleNamespace(total_memory=found.total)
     monkeypatch.setattr(cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(memory_tape, "_kept_on_card", {})
+    monkeypatch.setattr(memory_tape, "_intervals_on_card", {})
     card.total_bytes.cache_clear()
     yield found
     card.total_bytes.cache_clear()
 
 
 @pytest.mark.parametrize(("free", "cached"), [(4 * 50 * A_STEP, 0), (0, 4 * 50 * A_STEP)])
-def test_all_steps_are_kept_if_they_fit_in_a_quarter(
-    fake: FakeCard, free: int, cached: int
-) -> None:
-    """Of what is free, torch's own cache included."""
+def test_as_many_steps_are_kept_as_fit_in_a_quarter(fake: FakeCard, free: int, cached: int) -> None:
+    """Of what is free, torch's own cache included; the rebuilt segment counts."""
     fake.free, fake.cached = free, cached
     assert checkpoint_interval(50, SIZES, 4, device=CARD) == 1
-    assert checkpoint_interval(51, SIZES, 4, device=CARD) == 8
-    assert checkpoint_interval(50, SIZES._replace(num_write_heads=2), 4, device=CARD) == 8
-    assert checkpoint_interval(50, SIZES, 8, device=CARD) == 8
+    assert checkpoint_interval(51, SIZES, 4, device=CARD) == 2  # 26 and 2 are kept
+    assert checkpoint_interval(96, SIZES, 4, device=CARD) == 2  # 48 and 2
+    assert checkpoint_interval(97, SIZES, 4, device=CARD) == 3
+    assert checkpoint_interval(50, SIZES._replace(num_write_heads=2), 4, device=CARD) == 2
+    assert checkpoint_interval(50, SIZES, 8, device=CARD) == 3
+    assert checkpoint_interval(800, SIZES, 4, device=CARD) == 29  # the root; nothing fits
 
 
 def test_what_was_decided_stays(fake: FakeCard) -> None:
@@ -72,7 +73,7 @@ def test_without_a_link_matrix_memories_or_vectors_count(fake: FakeCard) -> None
     fake.free = 4 * 50 * (2 * 100 * 20 * 4)
     given = {"matrix": False, "device": CARD}
     assert checkpoint_interval(50, SIZES, 4, **given) == 1
-    assert checkpoint_interval(51, SIZES, 4, **given) == 8
+    assert checkpoint_interval(51, SIZES, 4, **given) == 2
     fake.free = 4 * 50 * (2 * 100 * 2 * 4)
     given["in_place"] = True
     assert checkpoint_interval(50, SIZES, 4, **given) == 50
@@ -90,7 +91,7 @@ def test_other_devices_do_not_ask_a_card(fake: FakeCard, monkeypatch: pytest.Mon
 def test_captures_may_take_a_third_of_the_card(fake: FakeCard) -> None:
     """Of all its memory, so that it does not depend on what else is there."""
     assert captures.max_bytes(CARD) == 8000 // 3
-    assert captures.SHARE_OF_CARD < memory_tape.KEEP_ALL_SHARE
+    assert captures.SHARE_OF_CARD < memory_tape.SHARE_OF_FREE
 
 
 def test_the_report_knows_what_is_kept(fake: FakeCard) -> None:

@@ -160,7 +160,10 @@ def test_every_task_trains_is_scored_and_drawn(name, tmp_path):
         "echo": "% of bits right",
         "babi": "% of questions right",
     }
-    assert published.get(name, "% of sequences right") in printed and "seed 3" in printed
+    first, model, guessing = printed.splitlines()[:3]
+    assert first.endswith("seed 3") and guessing.startswith("by guessing: ")
+    for line in (model, guessing):
+        assert published.get(name, "% of sequences right") in line
 
 
 def test_tasks_are_listed_a_line_each():
@@ -187,6 +190,17 @@ def test_several_seeds_make_a_table_and_go_on_in_parts(tmp_path):
     for seed in (5, 6, 7):
         metrics = f"seed-{seed}/metrics.jsonl"
         assert (whole / metrics).read_bytes() == (parts / metrics).read_bytes()
+
+
+def test_data_workers_are_chosen(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Trainer, "train", lambda *args, **options: asked.append(options))
+    few = ("train", "copy", *TINY, "--no-pictures")
+    for number, more in enumerate(((), ("--data-workers", "auto"), ("--data-workers", 2))):
+        run(*few, "--out", tmp_path / str(number), *more)
+    assert [options["data_workers"] for options in asked] == [None, None, 2]
+    printed = run(*few, "--data-workers", "-1", status=2)
+    assert "must be auto, or an integer of at least 0, got -1" in printed
 
 
 def test_out_of_time_is_told_and_gone_on_with(tmp_path):

@@ -158,8 +158,9 @@ def test_a_rehearsal_that_fails_stops_nothing(here, monkeypatch, caplog):
 
 def test_nobody_hears_of_a_rehearsal():
     module = compiling()
-    from dnc_fast.kernels.gpu import launch
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    from dnc_fast.kernels.gpu import launch
 
     class Heard(TorchDispatchMode):
         count = 0

@@ -29,7 +29,7 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     *((name, None, TypeError, "an integer, got None") for name in (*SIZES, *HEADS[:2])),
     *(
         (name, value, TypeError, "True or False, got")
-        for name in ("bias", "batch_first", "bidirectional")
+        for name in ("bias", "batch_first", "bidirectional", "usage_gradient")
         for value in (1, None, "yes")
     ),
     *(
@@ -38,13 +38,18 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ),
     ("dropout", "0.5", TypeError, "a number, got '0.5'"),
     ("dropout", True, TypeError, "a number, got True"),
-    *(("activation_clip", value, ValueError, "above 0, got") for value in (0, -1.0, math.inf)),
+    *(
+        (name, value, ValueError, "above 0, got")
+        for name in ("activation_clip", "value_clip")
+        for value in (0, -1.0, math.inf)
+    ),
     ("activation_clip", "10", TypeError, "a number, got '10'"),
     *(("input_gain", value, ValueError, "above 0, got") for value in (0, -1.0, math.nan)),
     ("input_gain", None, TypeError, "a number, got None"),
     ("controller", "transformer", ValueError, "'lstm'.*'feedforward'.*got 'transformer'"),
     ("controller", 3, TypeError, "'lstm'.*got 3"),
     ("controller", None, TypeError, "'lstm'.*got None"),
+    ("strengths", "exp", ValueError, "'oneplus'.*'softplus'.*got 'exp'"),
     ("usage_order", "sorted", ValueError, "'exact'.*'robust'.*got 'sorted'"),
     ("similarity", "cosin", ValueError, "'cosine'.*'dot'.*got 'cosin'"),
     ("allocation", "sort", ValueError, "'sorted'.*'softmax'.*got 'sort'"),
@@ -182,12 +187,12 @@ def names_in(lines: list[str], pattern: str) -> list[str]:
 
 
 def test_every_option_is_documented_once() -> None:
-    """In the docstring that `help(DNC)` shows, and in the table of the README."""
+    """In the docstring that `help(DNC)` shows, and in the table of docs/module.md."""
     arguments = inspect.getdoc(DNC).split("Args:")[1].split("Raises:")[0].splitlines()
     expected = sorted([*OPTIONS, "device", "dtype"])
     assert sorted(names_in(arguments, r" {4}(\w+(?:, \w+)*): ")) == expected
-    readme = (Path(__file__).parents[1] / "README.md").read_text().split("## Options")[1]
-    table = readme.split("\n## ")[0].splitlines()
+    page = (Path(__file__).parents[1] / "docs/module.md").read_text().split("## Options")[1]
+    table = page.split("\n## ")[0].splitlines()
     assert sorted(names_in(table, r"\| (`\w+`(?:, `\w+`)*) \|")) == expected
     assert re.search(r"link_fan_out: '?int'? = 8", pydoc.plain(pydoc.render_doc(DNC)))
 

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
-from dnc_fast.kernels.cpu import groups, store
-from dnc_fast.kernels.cpu.compile import Kernel, apart, kernel
 from states import python
 
 from dnc_fast import workers
 from dnc_fast.backends.cpu import compiling
 from dnc_fast.compiling import tell, watched
+from dnc_fast.kernels.cpu import groups, store
+from dnc_fast.kernels.cpu.compile import Kernel, apart, kernel
 
 ARRAY = groups._type("f1", "float32")
 

@@ -35,10 +35,9 @@ from dnc_fast.step_options import USAGE_ORDERS
 
 pytest.importorskip("numba")
 
+from dnc_fast.backends.cpu import fused, thread_team
 from dnc_fast.kernels.cpu import allocation, elementary, product
 from dnc_fast.kernels.cpu.compile import kernel
-
-from dnc_fast.backends.cpu import fused, thread_team
 
 every_order = pytest.mark.parametrize("order", USAGE_ORDERS)
 DTYPES = (np.float32, np.float64)

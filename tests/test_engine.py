@@ -124,8 +124,8 @@ LINKAGES = {
     [
         {},
         {"read_topk": 3, "write_topk": 2, "num_write_heads": 2},
-        {"write_topk": 3, "usage_order": "robust"},
-        {"read_topk": 2, "num_write_heads": 2},
+        {"write_topk": 3, "usage_order": "robust", "strengths": "softplus"},
+        {"read_topk": 2, "num_write_heads": 2, "usage_gradient": False},
     ],
     ids=str,
 )
@@ -152,6 +152,8 @@ def test_linkages_and_cut_weightings(
         {"num_layers": 2, "bias": False},
         {"activation_clip": 0.05},
         {"num_layers": 2, "activation_clip": 0.05},
+        {"num_layers": 2, "value_clip": 1.1},
+        {"value_clip": 0.4, "activation_clip": 0.05},
     ],
     ids=str,
 )
@@ -166,6 +168,8 @@ def test_options_of_controllers(controller: str, options: dict, backend: str) ->
         name = "gradient of input"
         assert not torch.allclose(actual[name], unclipped[name]), "nothing was clipped"
         assert actual["gradient of parameter.cell.interface.weight"].isfinite().all()
+    if "value_clip" in options:
+        assert actual["output"].abs().max() == options["value_clip"]
 
 
 @pytest.mark.parametrize("controller", CONTROLLERS)
@@ -176,7 +180,7 @@ def test_built_in_controllers_run_in_the_engine_and_are_never_called(
     kind = CONTROLLERS[controller]
     assert kind.tape is not None
     monkeypatch.setattr(kind, "forward", None)
-    model = lively_dnc(controller=controller, num_layers=2)
+    model = lively_dnc(controller=controller, num_layers=2, value_clip=20)
     output, _ = model(*make_inputs(controller=controller, num_layers=2))
     output.sum().backward()
     assert len(engine_runs) == 1
@@ -192,6 +196,7 @@ def test_built_in_controllers_run_in_the_engine_and_are_never_called(
         {"num_cells": 70},
         {"output_size": 1},
         {"usage_order": "robust", "num_write_heads": 2},
+        {"strengths": "softplus", "usage_gradient": False, "num_write_heads": 2},
     ],
     ids=str,
 )

@@ -127,6 +127,8 @@ def test_masks_and_similarity_are_checked() -> None:
 @every_function
 @every_backend
 def test_the_gradient_that_the_caller_gives_stays_as_it_is(name: str, backend: str) -> None:
+    if not runnable(backend):
+        pytest.skip("cannot run here")
     leaves = require_grad(arguments()[name])
     results = getattr(functional, name)(**leaves, backend=backend)
     results = [results] if isinstance(results, Tensor) else list(results)
@@ -214,6 +216,17 @@ def test_allocations_equal_the_reference(allocation: str, backend: str) -> None:
 def test_order_is_checked() -> None:
     with pytest.raises(ValueError, match=r"^usage_order must be one of"):
         functional.allocation_weighting(torch.rand(1, 2), usage_order="random")
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="values are checked on a CPU only")
+def test_strengths_below_zero_are_refused() -> None:
+    """The kernels take the highest similarity for the highest logit."""
+    given = arguments()["content_weighting"]
+    given["strengths"][0, 1] = -3.0
+    with pytest.raises(ValueError, match=r"^strengths must be at least 0, got -3; softplus"):
+        functional.content_weighting(**given)
+    given["strengths"][0, 1] = 0.0
+    assert functional.content_weighting(**given)[0, 1].allclose(torch.full((5,), 0.2).double())
 
 
 @every_function

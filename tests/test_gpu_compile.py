@@ -192,3 +192,41 @@ print(figures(build, "{target}", True)["spilled"], figures(few, "{target}", True
 def test_refuses_where_triton_interprets():
     done = run("-m", "bench.compile_kernels", TRITON_INTERPRET="1")
     assert done.returncode and "unset TRITON_INTERPRET" in done.stderr
+
+
+def test_a_memory_of_one_cell_compiles():
+    """Triton 3.6 could not compile the forward pass of a small step with arrays of one cell."""
+    code = """
+from dnc_fast import DNC
+from dnc_fast.backends.triton import compiling
+from dnc_fast.kernels.gpu.compile import target_named
+
+options = {"num_cells": 1, "num_read_heads": 2, "num_write_heads": 3, "backend": "triton"}
+cell = DNC(3, 8, device="meta", **options).cell
+launched = compiling.builds_of_rehearsal(lambda: cell.rehearse(2))
+builds = [one for one in launched if "small_forward" in str(one)]
+assert builds
+assert not compiling.compile_anywhere(builds, target_named("sm_90"))
+"""
+    done = run("-c", code)
+    assert not done.returncode, done.stderr
+
+
+def test_sums_over_16_read_heads_are_not_rounded_to_tf32():
+    """Triton's compiler makes a product on tensor cores of a sum, see `weighted_sums`."""
+    code = """
+from dnc_fast import DNC
+from dnc_fast.backends.triton import compiling
+from dnc_fast.kernels.gpu import compile as compiler
+
+compiler.without_device(compiler.target_named("sm_90"))
+for num_cells, kernel in ((20, "small_forward.strip"), (80, "tiled_forward.read")):
+    options = {"num_cells": num_cells, "num_read_heads": 16, "backend": "triton"}
+    cell = DNC(3, 8, device="meta", **options).cell
+    launched = compiling.builds_of_rehearsal(lambda: cell.rehearse(2))
+    build, *_ = [one for one in launched if kernel in str(one)]
+    assert "tt.reduce" in compiler.compiled(build).asm["ttir"]
+    assert "tt.dot" not in compiler.compiled(build).asm["ttir"]
+"""
+    done = run("-c", code)
+    assert not done.returncode, done.stderr

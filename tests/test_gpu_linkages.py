@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dnc_fast.kernels.arrays import Step
 from gpu import DEVICE, assert_as_good_as_torch, poisoned
 from states import (
     assert_close,
@@ -27,6 +26,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC, reference
 from dnc_fast.interface import Interface
+from dnc_fast.kernels.arrays import Step
 from dnc_fast.linkages import LINKAGES, SeparableLink, SparseLink
 from dnc_fast.linkages import selection as plain_selection
 from dnc_fast.linkages.sparse import link_write, touched_rows, update_sparse_link
@@ -35,9 +35,8 @@ from dnc_fast.step_options import USAGE_ORDERS, StepOptions
 
 pytest.importorskip("triton")
 
-from dnc_fast.kernels.gpu import allocation_in_order, selection, sparse_linkage
-
 from dnc_fast.backends import Backend, load_backend
+from dnc_fast.kernels.gpu import allocation_in_order, selection, sparse_linkage
 
 
 class Parts:
@@ -513,6 +512,8 @@ CASES = [
     ((3,), {"linkage": "separable", "num_write_heads": 2, "read_topk": 3}),
     ((3, 2, 1), {"linkage": "separable", "usage_order": "robust"}),
     ((2, 1), {"linkage": "separable", "write_topk": 1}),
+    ((3,), {"strengths": "softplus", "value_clip": 1.1}),
+    ((2, 1), {"usage_gradient": False, "num_write_heads": 2}),
 ]
 
 

@@ -317,7 +317,7 @@ def test_in_a_cuda_graph() -> None:
     """Forward and backward, replayed with other numbers."""
     given = inputs_of()
     place = map_tensors(torch.zeros_like, given)
-    results("triton", "exact", *place)
+    results("triton", "exact", *place)  # compiles, before the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = results("triton", "exact", *place)

@@ -236,7 +236,7 @@ def test_a_pair_without_the_wanted_path_gets_the_longest_there_is():
         assert [target is None for _, _, target in answer] == [False, False, True]
 
 
-def answer_all(task, batch, choose, chance=None, mixing=1.0):
+def answer_all(task, batch, choose, chance=None, mixing=0.0):
     """A batch answered by outputs that `choose(step)` gives."""
     answerer = PathAnswerer(batch, chance, mixing)
     for step in range(answerer.first, answerer.last + 1):
@@ -307,7 +307,7 @@ def test_slack_decides_what_is_right():
         own = answer_all(each, found, lambda step: noise[step], mixing=0.0)
         rights.append(int((each.score(noise[: len(own.inputs)], own).wrong == 0).sum()))
     assert 0 < rights[0] < rights[1] < rights[2] < 200
-    assert list(task.parts()) == ["at most one step longer", "shortest"]
+    assert list(task.parts()) == ["at most one step", "not at all"]
 
 
 def test_mixing_takes_the_best_action_in_its_share_of_steps():
@@ -448,6 +448,13 @@ def test_answers_are_rendered_by_name(task, graph):
                 assert set(found) <= set(graph.triples)
                 assert all(a[2] == b[0] for a, b in itertools.pairwise(found))
         assert str(episode).count("answered: ") == len(episode.exchanges)
+        heard, wanted, answered = episode.words(int(length))
+        assert len(heard) == len(wanted) == length and wanted == answered
+        assert heard[0] == ", ".join(episode.told[0]) and wanted[0] == ""
+        assert wanted.count("end") == len(episode.exchanges)
+        answers = [", ".join(triple) for triple in episode.wanted]
+        assert [text for text in wanted if text not in ("", "end")] == answers
+        assert episode.wanted == episode.answered
 
 
 def test_a_label_that_stands_for_nothing_is_shown_as_a_number():
@@ -513,7 +520,11 @@ TINY = "--hidden-size 8 --num-cells 6 --cell-size 3 --num-read-heads 2 --batch-s
     ("name", "known", "words"),
     [
         ("traversal", ["graph=underground"], ["106 triples told", "asked:", "Bank"]),
-        ("shortest-path", ["graph=underground"], ["| shortest |", " to "]),
+        (
+            "shortest-path",
+            ["graph=underground"],
+            ["right path may be:\n\n|", "| not at all |", " to "],
+        ),
         ("inference", ["graph=family"], ["54 triples told", "'s "]),
     ],
 )

@@ -19,6 +19,7 @@ from states import (
 )
 
 from dnc_fast.interface import (
+    STRENGTHS,
     Extras,
     Interface,
     interface_shapes,
@@ -81,7 +82,7 @@ def test_fields_are_cut_in_the_published_order() -> None:
 def test_what_variants_add_comes_last() -> None:
     """W=2, R=2, Hw=1: 6 numbers of masks, then 2 and 2 of sharpness."""
     places = torch.arange(33, dtype=torch.float64).unsqueeze(0) - 27
-    interface = parse_interface(places, 2, 2, 1, Extras(0.25, True))
+    interface = parse_interface(places, 2, 2, 1, extras=Extras(0.25, True))
     paper = parse_interface(places[:, :23], 2, 2)
     assert_close(list(interface[:10]), list(paper[:10]), "equal")
     masks = 0.25 + 0.75 * torch.sigmoid(places[:, 23:29])
@@ -90,7 +91,7 @@ def test_what_variants_add_comes_last() -> None:
     assert_close(interface.forward_sharpness.flatten(1), oneplus(places[:, 29:31]), "float64")
     assert_close(interface.backward_sharpness.flatten(1), oneplus(places[:, 31:]), "float64")
     for extras, count in ((Extras(0.25), 29), (Extras(None, True), 27)):
-        some = parse_interface(places[:, :count], 2, 2, 1, extras)
+        some = parse_interface(places[:, :count], 2, 2, 1, extras=extras)
         assert (some.read_masks is None, some.forward_sharpness is None) == (
             extras.mask_floor is None,
             not extras.sharpness,
@@ -121,11 +122,13 @@ WIDE = np.concatenate([np.linspace(-800, 800, 1601), np.linspace(-45, 45, 1801)]
 
 
 @pytest.mark.parametrize(("dtype", "ulp"), [(torch.float64, 2.3e-16), (torch.float32, 1.2e-7)])
-def test_oneplus_is_accurate(dtype: torch.dtype, ulp: float) -> None:
-    """Within two units in the last place of 1 + log(1 + e^x), everywhere."""
+@pytest.mark.parametrize("least", STRENGTHS.values(), ids=STRENGTHS)
+def test_strengths_are_accurate(least: float, dtype: torch.dtype, ulp: float) -> None:
+    """Within two units in the last place of 1 + log(1 + e^x), or without the 1, everywhere."""
     x = torch.tensor(WIDE, dtype=dtype)
-    exact = torch.from_numpy(1 + np.logaddexp(0, x.double().numpy()))
-    torch.testing.assert_close(oneplus(x).double(), exact, rtol=2 * ulp, atol=0)
+    exact = torch.from_numpy(least + np.logaddexp(0, x.double().numpy()))
+    smallest = torch.finfo(dtype).tiny  # numbers below it lose digits
+    torch.testing.assert_close(oneplus(x, least).double(), exact, rtol=2 * ulp, atol=smallest)
 
 
 def test_oneplus_does_not_fall_below_one() -> None:
@@ -142,24 +145,25 @@ def test_gradient_of_oneplus_is_the_sigmoid() -> None:
     assert_close(x.grad, 1 / (1 + np.exp(-np.maximum(WIDE, -700))), "float64")
 
 
+@pytest.mark.parametrize("strengths", STRENGTHS)
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize(
     "options", [{}, {"masked_lookup": True}, {"link_sharpness": True, "masked_lookup": True}]
 )
 @given(sizes=SMALL_SIZES, seed=SEEDS)
 def test_backward_equals_autograd(
-    options: dict, scale: float, sizes: MemorySizes, seed: int
+    options: dict, scale: float, strengths: str, sizes: MemorySizes, seed: int
 ) -> None:
-    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads
     extras = StepOptions(**options).extras
+    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads, strengths, extras
 
     def parse(raw: torch.Tensor) -> list[torch.Tensor]:
-        return [part for part in parse_interface(raw, *heads, extras) if part is not None]
+        return [part for part in parse_interface(raw, *heads) if part is not None]
 
     def backward(*gradients_and_raw: torch.Tensor) -> torch.Tensor:
         *gradients, raw = gradients_and_raw
-        d_interface = Interface(*gradients)
-        return parse_interface_backward(d_interface, parse_interface(raw, *heads, extras), extras)
+        told = parse_interface(raw, *heads)
+        return parse_interface_backward(Interface(*gradients), told, strengths, extras)
 
     (raw,) = random_interfaces(1, sizes, seed, scale, **options)
     assert_backward_equals_autograd(backward, parse, [raw])
@@ -169,7 +173,7 @@ def test_backward_equals_autograd(
 def test_saturated_values_stay_in_their_ranges(dtype: torch.dtype) -> None:
     for value in (-800.0, 800.0):
         raw = torch.full((1, interface_size(2, 1, 1, True, True)), value, dtype=dtype)
-        interface = parse_interface(raw, 2, 1, 1, Extras(0.1, True))
+        interface = parse_interface(raw, 2, 1, 1, extras=Extras(0.1, True))
         assert all(part.isfinite().all() for part in interface)
         gates = (interface.erase_vectors, interface.free_gates, interface.write_gates)
         for gate in (*gates, interface.allocation_gates):

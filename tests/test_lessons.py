@@ -51,7 +51,7 @@ def test_share_of_earlier_lessons(share):
 def test_a_run_by_lessons_trains_and_reports_on_them(tmp_path, monkeypatch):
     shares = iter([0.5, 0.9, 0.9])
 
-    def judge(model, task, size, seed, stream, index=0):
+    def judge(model, task, size, seed, stream, index, ranks):
         share = next(shares) if stream == "lesson" else 0.0
         tested.append((stream, task.max_length, index))
         return Evaluation(1.0, 1.0, 1.0, share)

@@ -38,8 +38,9 @@ CASES = {
         "schedule": "cosine",
         "decay_steps": 20,
     },
-    "carried state, bfloat16": {
+    "carried state with integers, bfloat16": {
         "task": ECHO,
+        "model": {"linkage": "sparse", "link_fan_out": 2},
         "precision": "bfloat16",
         "optimizer": "rmsprop",
         "warm_up": 7,

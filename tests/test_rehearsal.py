@@ -17,11 +17,10 @@ from dnc_fast import DNC
 
 pytest.importorskip("triton")
 
-from dnc_fast.kernels.gpu import compile as compiler
-from dnc_fast.kernels.gpu import launch
-
 from dnc_fast.backends.triton import compiling
 from dnc_fast.engine import rehearsal
+from dnc_fast.kernels.gpu import compile as compiler
+from dnc_fast.kernels.gpu import launch
 
 KINDS: dict[str, dict[str, Any]] = {
     "small": {},

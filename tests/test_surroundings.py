@@ -6,12 +6,13 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from states import assert_close, lively_dnc, lively_state, normal, require_grad
+from states import assert_close, lively_dnc, lively_state, normal, require_grad, weighed_sum
 from torch import Tensor, nn
 
 from dnc_fast import DNC, DNCState
@@ -279,6 +280,31 @@ def test_reset_rows_cuts_gradients_of_those_rows_only() -> None:
     model(X, state.reset_rows(torch.tensor([True, False])))[0].sum().backward()
     gradient = state.memory.memory.grad
     assert not gradient[0].any() and gradient[1].any()
+
+
+@every_linkage
+@every_backend
+@pytest.mark.parametrize("single", [True, False], ids=["DNCCell", "DNC"])
+def test_episodes_that_end_within_a_rollout(single: bool, backend: str, linkage: str) -> None:
+    """Step by step, each episode has the outputs and gradients of a sequence by itself."""
+    model = lively_dnc(linkage=linkage, backend=backend)
+    x = normal(7, 2, 3).requires_grad_()
+    episodes = (2, 3, 2), (4, 3)  # their lengths, in each row of the batch
+    ends = [set(accumulate(lengths)) for lengths in episodes]
+    outputs, state = [], model.zero_state(2)
+    for t, inputs in enumerate(x, start=1):
+        output, state = model.cell(inputs, state) if single else model(inputs.unsqueeze(0), state)
+        outputs.append(output.view(2, 4))
+        state = state.reset_rows(torch.tensor([t in row for row in ends]))
+    alone = [
+        torch.cat([model(part)[0] for part in row.split(lengths)])
+        for row, lengths in zip(x.unbind(1), episodes, strict=True)
+    ]
+    found, expected = torch.stack(outputs), torch.stack(alone, dim=1)
+    assert_close(found, expected, "float64")
+    leaves = [x, *model.parameters()]
+    gradients = [torch.autograd.grad(weighed_sum(one), leaves) for one in (found, expected)]
+    assert_close(*gradients, "float64")
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_checkpoint_with_parts_missing_is_refused(tmp_path):
 
 def test_solved_stops_after_evaluations_in_a_row(tmp_path, monkeypatch):
     shares = iter([1.0, 0.0, 1.0, 1.0])
-    judge_by(monkeypatch, lambda *_: Evaluation(0.0, 0.0, 1.0, next(shares)))
+    judge_by(monkeypatch, lambda *_, **__: Evaluation(0.0, 0.0, 1.0, next(shares)))
     trainer = trained(tmp_path, solved_at=1.0, solved_evaluations=2, max_steps=100)
     assert trainer.solved and trainer.step == 4 * trainer.config.evaluate_every
     Trainer.resume(tmp_path).train("off")  # solved is solved
@@ -203,6 +203,7 @@ def test_metrics_round_trip(tmp_path, name):
         ({"learning_rate": -1.0}, "learning_rate must be finite, above 0, got -1.0"),
         ({"learning_rate": math.nan}, "learning_rate must be finite, above 0, got nan"),
         ({"optimizer": "sgd"}, "optimizer must be one of .*got 'sgd'"),
+        ({"momentum": 0.5}, "momentum must be 0 with the optimizer adam, got 0.5"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"max_steps": "9"}, "max_steps must be an integer, got '9'"),

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
+
 from dnc_fast.kernels.gpu.compile import TARGETS, Build
 
 from .builds import collect

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from dnc_fast.kernels.gpu import compile as compiler
 from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.gpu.compile import Build, build_of
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .calls import SIZES, Call, all_calls
 

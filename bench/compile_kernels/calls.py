@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
 from dnc_fast.kernels import gpu
 from dnc_fast.kernels.arrays import (
     GATES,
@@ -20,8 +22,6 @@ from dnc_fast.kernels.arrays import (
     Step,
 )
 from dnc_fast.kernels.interface import interface_size
-from torch import Tensor
-
 from dnc_fast.state import MemorySizes
 
 ORDERS = ("exact", "robust")

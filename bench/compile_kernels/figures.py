@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import triton
+
 from dnc_fast.kernels.gpu.compile import Build
 
 from .builds import compiled

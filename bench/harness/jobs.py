@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from dnc_fast import release_cuda_graphs
+
 from . import cases, gate, peak
 from .cases import PARTS, PASSES, Case, least_bytes, takes_part, work
 from .clock import Rounds, copy_bandwidth, interleaved, launch_seconds, launches, spread
@@ -155,6 +157,7 @@ def time_group(name: str, group: list[Case], rounds: Rounds) -> list[Record]:
                 "least_bytes": moved, "bytes_per_second": achieved, "share_of_copy": share
             }  # fmt: skip
     calls.clear()
+    release_cuda_graphs()  # which would leave less room for those of the next job
     torch._dynamo.reset()
     cases.release()
     gate.release()

@@ -24,7 +24,6 @@ BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.S
 
 HEADINGS = {
     "training": "Time of a training step, ms",
-    "summaries": "Steps of models, medians of one process",
     "inference": "Time of an inference step, ms",
     "peaks": "Peak memory of a training step",
     "growth": "How it grows",

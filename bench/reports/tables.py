@@ -276,27 +276,28 @@ def headline(results: Results) -> str:
     rows = by_provider(results.of_kind("time", op="model", passes="forward+backward"))
     memory = by_provider(results.of_kind("peak", passes="forward+backward"))
 
-    def between(table: dict[str, Row], rival: str, what: str) -> str:
-        cells = [
+    def ratios(table: dict[str, Row], rival: str, what: str) -> list[float]:
+        cells = (
             ratio_cell(row.get(rival), row.beside(mine, rival), what) for row in table.values()
-        ]
-        found = sorted({float(cell.removesuffix(" x")) for cell in cells if cell})
-        ends = found if len(found) < 2 else [found[0], found[-1]]
-        return f"{' to '.join(f'{end:.1f}' for end in ends)} times" if ends else ""
+        )
+        return [float(cell.removesuffix(" x")) for cell in cells if cell]
 
-    than_peer = between(rows, "dnc", "seconds")
+    def between(found: list[float]) -> str:
+        return " to ".join(f"{end:.1f}" for end in sorted({min(found), max(found)})) + " times"
+
+    than_peer = ratios(rows, "dnc", "seconds")
     if not than_peer:
         return ""
     date = results.header.get("date")
     when = f" (commit {results.provenance['commit']}, {date})" if date else ""
     text = (
-        f"On {results.provenance['device']}{when}, at {len(rows)} sizes, a training step with the "
-        f"package `dnc` takes {than_peer} as long as with our backend `{mine}`"
+        f"On {results.provenance['device']}{when}, at {len(than_peer)} sizes, a training step with "
+        f"the package `dnc` takes {between(than_peer)} as long as with our backend `{mine}`"
     )
-    if than_compiled := between(rows, "torch.compile", "seconds"):
-        text += f", and with torch.compile of our reference {than_compiled}"
-    if less := between(memory, "dnc", "peak_bytes"):
-        text += f"; `dnc` takes {less} as much memory"
+    if than_compiled := ratios(rows, "torch.compile", "seconds"):
+        text += f", and with torch.compile of our reference {between(than_compiled)}"
+    if less := ratios(memory, "dnc", "peak_bytes"):
+        text += f"; `dnc` takes {between(less)} as much memory"
     return text + ".\n"
 
 
@@ -325,21 +326,6 @@ def kernels(results: Results) -> str:
     return grid(head, rows) if rows else ""
 
 
-def summaries(results: Results) -> str:
-    """Steps of which only medians are known. How they were measured stands in the header."""
-    head = ["", LETTERS, "provider", "step", "ms", "least", "rounds", "us a time step", "peak MiB"]
-    lines = []
-    for r in sorted(results.of_kind("summary"), key=lambda r: (r["size"], r["passes"])):
-        name = TITLES[r["op"], r["passes"]].removesuffix(" step")
-        median, steps = r["median_seconds"], r["sizes"]["T"]
-        lines.append(
-            [r["size"], " ".join(map(str, r["sizes"].values())), r["provider"], name,
-             milliseconds(median), milliseconds(r["least_seconds"]), str(r["rounds"]),
-             f"{1e6 * median / steps:,.0f}", mebibytes(r)]
-        )  # fmt: skip
-    return f"{results.header['summaries']}\n\n{grid(head, lines)}" if lines else ""
-
-
 Table = Callable[[Results], str]
 
 TABLES: dict[str, Table] = {
@@ -356,7 +342,6 @@ TABLES: dict[str, Table] = {
     "parts": lambda results: all_times(results, *(op for op in OPS if op != "model")),
     "linkages": lambda results: all_times(results, "model", linked=True),
     "solved": solved,
-    "summaries": summaries,
     "tests": tests,
     "session": session,
     "kernels": kernels,

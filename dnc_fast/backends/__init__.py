@@ -65,7 +65,7 @@ def memory_step(
         backend: one of `backend_names()`, see `DNC`.
         usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history,
             similarity, allocation, allocation_power, allocation_temperature, masked_lookup,
-            mask_floor, deallocate, link_sharpness: see `DNC`.
+            mask_floor, deallocate, link_sharpness, strengths, usage_gradient: see `DNC`.
 
     Returns:
         read vectors (B, R, W) and the state after the step, both in the state's dtype.
@@ -121,7 +121,9 @@ def inspected_step(
     _, _, W, R, Hw = state.sizes
     meta = vector.device.type == "meta"  # which has no autocast
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
-        interface = parse_interface(vector.to(arithmetic), W, R, Hw, options.extras)
+        interface = parse_interface(
+            vector.to(arithmetic), W, R, Hw, options.strengths, options.extras
+        )
         read_vectors, new_state, weightings = reference.memory_step(
             interface, state if dtype == arithmetic else state.to(arithmetic), options
         )

@@ -97,15 +97,11 @@ class Parts:
     in_torch: ClassVar[bool] = True
 
     def fuses(self, options: StepOptions, matrix: bool) -> bool:
-        """Whether `fused_step` may take a step with these options.
+        """Whether to ask for a `fused_step`, for a link that is a matrix or is none.
 
-        Here, if its link is a matrix, no weighting is cut, and all equations are the paper's.
-
-        Args:
-            options: of the step.
-            matrix: whether its link is a matrix.
+        Not for one with equations that are not the paper's, unless a backend knows them.
         """
-        return matrix and not options.cut_weightings and not options.varied
+        return matrix and not options.cut_weightings and options.as_in_paper
 
     def fused_step(
         self,
@@ -115,8 +111,9 @@ class Parts:
         options: StepOptions,
         keep: bool,
     ) -> StepRun | None:
-        """Kernels for the step as a whole, if it `fuses`; None to compose the step of parts.
+        """Kernels for the step as a whole; None to compose the step of parts.
 
+        options: of a step that the backend `fuses`.
         keep: whether there will be a backward pass.
         """
         return None

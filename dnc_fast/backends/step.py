@@ -168,7 +168,7 @@ class ComposedRun(StepRun):
 
     def _interface(self, step: Step) -> Interface:
         sizes = step.memory0.shape[-1], step.read0.shape[1], step.write0.shape[1]
-        return parse_interface(step.vector, *sizes, self.options.extras)
+        return parse_interface(step.vector, *sizes, self.options.strengths, self.options.extras)
 
     def _look_up(self, query: Query) -> LookUp:
         return self.backend.look_up(*query, similarity=self.options.similarity)
@@ -224,6 +224,8 @@ class ComposedRun(StepRun):
         )
         adjoint.usage.add_(d_usage)
         d_free_gates = backend.update_usage_backward(step, interface.free_gates, adjoint)
+        if not self.options.usage_gradient:
+            adjoint.write.zero_()
         if d_psi is not None:
             d_more, d_read = reference.retention_backward(d_psi, interface.free_gates, step.read0)
             d_free_gates = d_free_gates + d_more
@@ -244,7 +246,10 @@ class ComposedRun(StepRun):
             forward_sharpness=linked.forward_sharpness,
             backward_sharpness=linked.backward_sharpness,
         )
-        adjoint.vector.copy_(parse_interface_backward(d_interface, interface, self.options.extras))
+        options = self.options
+        adjoint.vector.copy_(
+            parse_interface_backward(d_interface, interface, options.strengths, options.extras)
+        )
 
     def _links_backward(
         self,

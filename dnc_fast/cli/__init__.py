@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   dnc-fast train copy --resume                     continue after Ctrl-C
   dnc-fast train echo --seeds 5                    five seeds and a table
   dnc-fast train priority-sort --max-minutes 60    for an hour; --resume for another
+  torchrun --nproc-per-node 2 -m dnc_fast train copy    by two processes
   dnc-fast eval runs/copy --task min_length=16 max_length=16 --num-cells 32
   dnc-fast train copy --linkage sparse --link-fan-out 5 --out runs/sparse
   dnc-fast show runs/copy                          draw its pictures again

@@ -12,10 +12,13 @@ import torch
 from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
+from ..files import write_whole
 from ..tasks import Task, read_episode
 from ..training import (
+    Evaluation,
     describe,
     evaluate,
+    guess,
     held_out_size,
     probe,
     read_metrics,
@@ -24,6 +27,7 @@ from ..training import (
     restore_task,
     transcript,
 )
+from ..training.evaluation import FIGURES
 from ..training.metrics import FORMATS
 from .compiling import shown_compiling
 from .options import (
@@ -56,6 +60,15 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="for the pictures (default: RUN/show)"
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FILE",
+        help="instead of pictures, write a page to walk through a sequence step by step "
+        "(default: viewer.html in the folder for the pictures)",
+    )
     parser.set_defaults(run=_show)
 
 
@@ -85,19 +98,29 @@ def _score(model: Any, task: Task, training: dict[str, Any], sequences: int | No
     if sequences is None:
         sequences = held_out_size(task, training["evaluation_size"])
     check_integer("--sequences", sequences, minimum=1)
-    result = evaluate(model, task, sequences, training["seed"])
-    print(f"{task}; {model.config.num_cells} cells, seed {training['seed']}")
+    seed = training["seed"]
+    result = evaluate(model, task, sequences, seed)
+    print(f"{task}; {model.config.num_cells} cells, seed {seed}")
     print(
-        f"{sequences} held-out sequences: {describe(task, result)}, "
+        f"{sequences} held-out sequences: {_figures(task, result)}, "
         f"loss {result.loss:.5f} nats per {task.unit}"
     )
-    shares = {
-        name: getattr(evaluate(model, part, sequences, training["seed"]), task.goal)
-        for name, part in task.parts().items()
-    }
+    print(f"by guessing: {_figures(task, guess(task, sequences, seed))}")
+    shares, guesses = {}, {}
+    for name, part in task.parts().items():
+        shares[name] = getattr(evaluate(model, part, sequences, seed), task.goal)
+        guesses[name] = getattr(guess(part, sequences, seed), task.goal)
     if shares:
-        print(task.parts_table(shares))
+        print(f"\n{task.parts_table(shares, guesses)}")
     return 0
+
+
+def _figures(task: Task, result: Evaluation) -> str:
+    """The published figures, and the share of right answers where that is another one."""
+    words = describe(task, result)
+    if "right" in task.published or result.right == result.solved:
+        return words
+    return f"{words}, {FIGURES['right'](result, task.unit)}"
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -106,7 +129,14 @@ def _show(options: argparse.Namespace) -> int:
     out = options.out or folder / "show"  # the run's own pictures stay as they are
     check_folder("--out", out)
     with shown_compiling():
-        draw(model, task, training["seed"], folder, out)
+        if options.html is None:
+            draw(model, task, training["seed"], folder, out)
+        else:
+            page = options.html if options.html.name else out / "viewer.html"
+            check_folder("--html", page.parent)
+            if page.is_dir():
+                raise UserError(f"--html must name a file, got the folder {page}")
+            write_page(model, task, training["seed"], page)
     return 0
 
 
@@ -129,6 +159,25 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
         check_integer("--seed", options.seed, minimum=0)
         training["seed"] = options.seed
     return model, task, training
+
+
+def write_page(model: Any, task: Task, seed: int, path: Path) -> None:
+    """Write a page on which to walk through a held-out sequence step by step."""
+    seen = probe(model, task, seed)
+    data = (seen.inputs, seen.outputs, seen.targets, seen.mask, seen.trace, str(task))
+    texts, graph = None, None
+    if seen.words is not None:
+        right, said = (task.words(part) or [] for part in (seen.targets, seen.outputs))
+        texts = pictures.Transcript(seen.words, right, said)
+    if seen.names is not None:
+        episode = read_episode(*data[:3], seen.names)
+        graph = pictures.Graph(list(episode.told.values()), episode.wanted, episode.answered)
+        texts = pictures.Transcript(*episode.words(len(seen.inputs)))
+    links = model.config.linkage == "dense"
+    page = pictures.viewer_page(*data, task.num_classes, texts, graph, links)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole({path: lambda file: file.write(page.encode())})
+    print(path)
 
 
 def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
@@ -172,8 +221,7 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         return
     episode = read_episode(inputs, outputs, targets, seen.names)
     print(episode)
-    wanted = [triple for exchange in episode.exchanges for triple in exchange.wanted]
-    answered = [triple for exchange in episode.exchanges for triple in exchange.answered]
+    triples = list(episode.told.values())
+    save(pictures.graph_view(triples, episode.wanted, episode.answered, title), "graph")
     told = {step: ", ".join(triple) for step, triple in episode.told.items()}
-    save(pictures.graph_view(list(episode.told.values()), wanted, answered, title), "graph")
     save(pictures.read_view(told, seen.trace, title), "reads")

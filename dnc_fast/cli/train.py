@@ -17,10 +17,12 @@ from ..presets import PUBLISHED, Preset, model_config, model_options, training_o
 from ..tasks import TASKS, Task, summary
 from ..training import (
     Outcome,
+    Ranks,
     Trainer,
     TrainingConfig,
     describe,
     held_out_size,
+    joined,
     outcome,
     read_run,
     summary_table,
@@ -103,6 +105,13 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         "otherwise as many as torch takes)",
     )
     run.add_argument(
+        "--data-workers",
+        type=_data_workers,
+        metavar="INT",
+        help="processes that draw batches; 0: a thread (default: auto, which is up to 2 where a "
+        "GPU trains and batches take long to draw, otherwise 0)",
+    )
+    run.add_argument(
         "--metrics", choices=FORMATS, default="jsonl", help="format of metrics (default: jsonl)"
     )
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
@@ -122,16 +131,22 @@ def _train(options: argparse.Namespace) -> int:
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
     check_folder("--out", options.out)
+    with joined(chosen_device(options.device)) as ranks:
+        return _train_all(options, ranks)
+
+
+def _train_all(options: argparse.Namespace, ranks: Ranks) -> int:
+    """Train one run, or one for each seed; returns the exit status."""
     most = options.threads or torch.get_num_threads()
-    options.device = chosen_device(options.device)
     started = time.monotonic()
     outcomes: list[Outcome] = []
     for folder, wanted in _runs(options).items():
         resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
-        trainer = (_continue if resumed else _begin)(options, folder, wanted)
+        trainer = (_continue if resumed else _begin)(options, folder, wanted, ranks)
         torch.set_num_threads(most)
         if not options.threads:
-            torch.set_num_threads(suitable_threads(trainer.model, trainer.config.batch_size))
+            share = trainer.config.batch_size // ranks.count
+            torch.set_num_threads(suitable_threads(trainer.model, share))
         if trainer.finished:
             print(f"nothing to train: {_why_finished(trainer)}", file=sys.stderr)
         minutes = options.max_minutes
@@ -142,13 +157,14 @@ def _train(options: argparse.Namespace) -> int:
             return _stopped(trainer, options)
         outcomes.append(outcome(trainer))
         _report(trainer, outcomes[-1], options)
-        if not options.no_pictures:
+        if ranks.is_first and not options.no_pictures:
             draw(trainer.model, trainer.task, trainer.config.seed, folder, folder)
         if not trainer.finished:  # out of time
             return _stopped(trainer, options)
     if options.seeds is not None:
         table = summary_table(trainer.task, outcomes)
-        (options.out / "summary.md").write_text(table + "\n")
+        if ranks.is_first:
+            (options.out / "summary.md").write_text(table + "\n")
         print(table)
     return 0
 
@@ -164,6 +180,15 @@ def _threads(text: str) -> int:
         return 0
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be auto, or an integer of at least 1, got {text}")
+    return int(text)
+
+
+def _data_workers(text: str) -> int | None:
+    """The number of processes that draw batches; None for "auto"."""
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be auto, or an integer of at least 0, got {text}")
     return int(text)
 
 
@@ -219,7 +244,12 @@ def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -
     if options.progress != "off" and not trainer.finished:
         print(_plan(trainer), file=sys.stderr)
     with shown_compiling(options.progress != "off"):
-        trainer.train(options.progress, max_minutes=minutes, tensorboard=options.tensorboard)
+        trainer.train(
+            options.progress,
+            max_minutes=minutes,
+            tensorboard=options.tensorboard,
+            data_workers=options.data_workers,
+        )
 
 
 def _plan(trainer: Trainer) -> str:
@@ -241,10 +271,10 @@ def _again(options: argparse.Namespace) -> str:
 
 
 def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
-    """Say that a run was stopped early; returns the exit status."""
+    """Say that a run was stopped early; returns the exit status, of several ranks the first's."""
     reason = "stopped" if trainer.interrupted else "out of time"
     print(f"{reason} at step {trainer.step} and saved; to continue: {_again(options)}")
-    return 128 + trainer.interrupted if trainer.interrupted else 0
+    return 128 + trainer.interrupted if trainer.interrupted and trainer.ranks.is_first else 0
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -259,7 +289,9 @@ def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]) -> Trainer:
+def _begin(
+    options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]], ranks: Ranks
+) -> Trainer:
     """A new run: the defaults for the task, overridden by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
     model = model_config(task, **wanted["model"])
@@ -269,7 +301,13 @@ def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str
     training = TrainingConfig(**{**defaults, **wanted["training"]})
     try:
         return Trainer(
-            task, model, training, folder, device=options.device, metrics_format=options.metrics
+            task,
+            model,
+            training,
+            folder,
+            device=ranks.device,
+            metrics_format=options.metrics,
+            ranks=ranks,
         )
     except FileExistsError:
         raise UserError(
@@ -279,7 +317,7 @@ def _begin(options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str
 
 
 def _continue(
-    options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]]
+    options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]], ranks: Ranks
 ) -> Trainer:
     """The run of a folder, after a check that the user does not ask for a different one."""
     content = read_run(folder)
@@ -303,4 +341,4 @@ def _continue(
                     f"{flag} must stay {was} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
-    return Trainer.resume(folder, max_steps=max_steps, device=options.device)
+    return Trainer.resume(folder, max_steps=max_steps, device=ranks.device, ranks=ranks)

@@ -11,6 +11,7 @@ from .layer_norm_lstm import LayerNormLSTMController
 from .layer_tape import LayerBuffers, LayerGradients, LayerTape
 from .lstm import LSTMController
 from .plain import FeedForwardController, RNNController
+from .projected import ProjectedLSTMController
 
 CONTROLLERS: dict[str, type[LayeredController]] = {
     "lstm": LSTMController,
@@ -31,6 +32,7 @@ __all__ = [
     "LayerNormLSTMController",
     "LayerTape",
     "LayeredController",
+    "ProjectedLSTMController",
     "RNNController",
     "call_controller",
     "check_controller",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..state import map_tensors
 from .layer_tape import LayerTape
 
 
@@ -71,6 +73,7 @@ class LayeredController(nn.Module, ABC):
         bias: bool = True,
         dropout: float = 0.0,
         activation_clip: float | None = None,
+        value_clip: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -79,6 +82,7 @@ class LayeredController(nn.Module, ABC):
         self.output_size = num_layers * hidden_size
         self.dropout = dropout
         self.activation_clip = activation_clip
+        self.value_clip = value_clip
         self.layers = nn.ModuleList(
             self.make_layer(
                 input_size + (hidden_size if index else 0),
@@ -107,7 +111,11 @@ class LayeredController(nn.Module, ABC):
             if outputs:
                 below = F.dropout(outputs[-1], self.dropout, self.training)
                 layer_input = torch.cat([inputs, below], dim=-1)
-            hidden, layer_state = self.layer_step(layer, layer_input, layer_state)
+            step = self.layer_step(layer, layer_input, layer_state)
+            if self.value_clip is not None:
+                bounds = {"min": -self.value_clip, "max": self.value_clip}
+                step = map_tensors(partial(torch.clamp, **bounds), step)
+            hidden, layer_state = step
             outputs.append(hidden)
             new_state.append(layer_state)
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], tuple(new_state)
@@ -153,7 +161,8 @@ class LayeredController(nn.Module, ABC):
             weight[:, :count] *= gain
 
     def extra_repr(self) -> str:
-        return f"dropout={self.dropout}, activation_clip={self.activation_clip}"
+        clips = f"activation_clip={self.activation_clip}, value_clip={self.value_clip}"
+        return f"dropout={self.dropout}, {clips}"
 
 
 class SingleStateController(LayeredController):

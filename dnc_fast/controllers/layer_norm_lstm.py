@@ -28,7 +28,8 @@ class LayerNormLSTMCell(nn.Module):
         i, f, g, o = LN(W x + U h);  c = sigmoid(f) c + sigmoid(i) tanh(g)
         h = sigmoid(o) tanh(LN(c))
 
-    Each LN has its own gains and, with `bias`, shifts: the only biases.
+    Each LN has its own gains and, with `bias`, shifts: the only biases. Without them, over steps
+    before the first input that is not zero, both LN see zeros and gradients grow exponentially.
     """
 
     def __init__(
@@ -53,16 +54,14 @@ class LayerNormLSTMCell(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights as in nn.LSTMCell, gains of one and shifts of zero."""
+        """Gains of one, the others as in nn.LSTMCell; shifts of zero would be like none."""
         bound = self.hidden_size**-0.5
         with torch.no_grad():
-            for weight in (self.weight_ih, self.weight_hh):
-                weight.uniform_(-bound, bound)
             for gain in (self.gain_gates, self.gain_cell):
                 gain.fill_(1)
-            for shift in (self.bias_gates, self.bias_cell):
-                if shift is not None:
-                    shift.zero_()
+            for part in (self.weight_ih, self.weight_hh, self.bias_gates, self.bias_cell):
+                if part is not None:
+                    part.uniform_(-bound, bound)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """h and c after a step, (B, H) each."""
@@ -138,12 +137,13 @@ class LayerNormLSTMTape(LayerTape):
             d_hidden.clamp_(-clip, clip)
             d_c.clamp_(-clip, clip)
         entry, forget, change, output = self.active[step].chunk(4, dim=1)
-        shown, cell = self.tanh_c[step], self.c[layout.after(t)]
+        shown, last_c = self.tanh_c[step], self.c[layout.before(t)]
+        cell = (forget * last_c).addcmul_(entry, change)  # the kept one may be clipped
         d_c.add_(self._normal_backward(tanh_backward(d_hidden * output, shown), cell, 2))
         d_gates = torch.empty_like(self.active[step])
         d_entry, d_forget, d_change, d_output = d_gates.chunk(4, dim=1)
         sigmoid_backward(d_c * change, entry, grad_input=d_entry)
-        sigmoid_backward(d_c * self.c[layout.before(t)], forget, grad_input=d_forget)
+        sigmoid_backward(d_c * last_c, forget, grad_input=d_forget)
         tanh_backward(d_c * entry, change, grad_input=d_change)
         sigmoid_backward(d_hidden * shown, output, grad_input=d_output)
         d_c.mul_(forget)

@@ -5,14 +5,12 @@ from .captures import release_cuda_graphs
 from .controller import has_tape, interface_is_plain, is_plain
 from .interface_layer import InterfaceForm, InterfaceTensors
 from .plan import Plan, Start
-from .rehearsal import STEPS as REHEARSED_STEPS
 from .rehearsal_of_model import rehearse_batch
 from .report import MemoryReport, memory_report
 from .run import run_sequences
 from .unroll import unroll
 
 __all__ = [
-    "REHEARSED_STEPS",
     "InterfaceForm",
     "InterfaceTensors",
     "MemoryReport",

@@ -51,6 +51,7 @@ class AllSteps:
             kind=of.tape.kernel,
             own=H if recurrent else 0,
             interval=memory.interval,
+            c_clip=math.inf if of.c_clip is None else float(of.c_clip),
             batch_sizes=array(_integers(layout.batch_sizes)),
             before=array(_integers(layout.before(t).start for t in steps)),
             after=array(_integers(layout.after(t).start for t in steps)),

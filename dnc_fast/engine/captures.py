@@ -42,12 +42,12 @@ MAX_BYTES = 2 * 2**30
 
 SHARE_OF_CARD = 3
 """On a GPU they may hold one part in this many of its memory: more than the matrices of one run may
-take if all are kept (`KEEP_ALL_SHARE`), so that such a run can be captured."""
+take if all are kept (`SHARE_OF_FREE`), so that such a run can be captured."""
 
 SHARE_OF_ONE = 64
 """A capture of a length that is no power of two may take one part in this many of that."""
 
-STALE_AFTER = 1000
+STALE_AFTER = 200
 """After this many runs without use, a capture may be dropped to make room."""
 
 MAX_SEEN = 4096

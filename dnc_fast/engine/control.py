@@ -227,8 +227,12 @@ def begin_control(
     layout: Layout,
 ) -> ComposedControl | FusedControl:
     """With the backend's kernels if it has any for both layers and their sizes."""
-    plain = interface.tensors.form.plain
-    if plain and isinstance(controller, LayeredTape) and controller.of.tape.kernel is not None:
+    if (
+        interface.tensors.form.plain
+        and isinstance(controller, LayeredTape)
+        and controller.of.tape.kernel is not None
+        and controller.of.c_clip is None
+    ):
         weights = interface.tensors.weight, *(layer.weight for layer in controller.layers)
         multiplications = layout.batch_size * max(weight.numel() for weight in weights)
         kernels = backend.controller_kernels(multiplications)

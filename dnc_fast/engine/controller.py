@@ -22,9 +22,11 @@ def controller_run(controller: nn.Module) -> Layers | CalledModule:
 
 
 def has_tape(controller: nn.Module) -> bool:
-    """Whether a controller is an unmodified one of `CONTROLLERS` with a tape."""
+    """Whether a controller is an unmodified one of `CONTROLLERS` whose tape can run it."""
     if not isinstance(controller, LayeredController) or controller.tape is None:
         return False
+    if controller.value_clip is not None and controller.value_clip < 1:
+        return False  # a tape can only clip an LSTM's c; activations are within 1 as they are
     kind = controller.make_layer
     return (
         type(controller) in CONTROLLERS.values()

@@ -23,6 +23,7 @@ class Layers:
         controller: the module, whose class has a tape.
 
     Attributes:
+        c_clip: the bound of an LSTM's c; None for no bound.
         draws: whether a run draws random numbers, for dropout masks, step by step.
     """
 
@@ -32,6 +33,7 @@ class Layers:
         self.hidden_size = controller.hidden_size
         self.num_layers = len(controller.layers)
         self.activation_clip = controller.activation_clip
+        self.c_clip = controller.value_clip if controller.tape.has_c else None
         dropout = controller.dropout if controller.training else 0.0
         self.dropout = dropout if self.num_layers > 1 else 0.0
         self.draws = bool(self.dropout)
@@ -39,7 +41,8 @@ class Layers:
     @property
     def key(self) -> tuple[Any, ...]:
         """What determines the work that is done."""
-        return self.tape, self.hidden_size, self.num_layers, self.activation_clip, self.dropout
+        clips = self.activation_clip, self.c_clip
+        return self.tape, self.hidden_size, self.num_layers, *clips, self.dropout
 
     @property
     def kept_numbers(self) -> int:
@@ -122,6 +125,8 @@ class LayeredTape:
         for index, layer in enumerate(self.layers):
             below = self.below(index, t)
             layer.forward(t, [read_vectors] if below is None else [read_vectors, below])
+            if (clip := self.of.c_clip) is not None:
+                layer.c[self.layout.after(t)].clamp_(-clip, clip)
 
     def below(self, index: int, t: int) -> Tensor | None:
         """(b, H): h_t of the layer below, with a new mask for dropout; None for the lowest."""
@@ -188,12 +193,16 @@ class LayeredGradients:
         """
         tape = self.tape
         H, clip = tape.of.hidden_size, tape.of.activation_clip
+        c_clip, after = tape.of.c_clip, tape.layout.after(t)
         d_read: Tensor | None = None
         d_below: Tensor | None = None
         for index in reversed(range(len(tape.layers))):
             d_hidden = d_output[:, index * H : (index + 1) * H]
             if d_below is not None:
                 d_hidden = d_hidden + d_below
+            if c_clip is not None:
+                clipped = tape.layers[index].c[after].abs() >= c_clip
+                self.c[index, : len(clipped)].masked_fill_(clipped, 0)
             d_seen = tape.layers[index].backward(t, d_hidden, clip, self.layers[index])
             if index:
                 d_below = d_seen[:, d_seen.shape[1] - H :]

@@ -23,11 +23,11 @@ from .card import free_bytes
 KEEP_ALL_BELOW = 32 * 2**20
 """Off a GPU: if the link matrices of all steps take at most this many bytes, all are kept."""
 
-KEEP_ALL_SHARE = 4
-"""On a GPU: if the matrices of all steps take at most one part in this many of its free memory."""
+SHARE_OF_FREE = 4
+"""On a GPU: matrices may take one part in this many of its free memory."""
 
-_kept_on_card: dict[tuple[Any, ...], bool] = {}
-"""What was decided for sizes on a GPU: once per process, so that it does not change with use."""
+_intervals_on_card: dict[tuple[Any, ...], int] = {}
+"""K for sizes on a GPU, chosen once per process, so that it does not change with use."""
 
 
 def checkpoint_interval(
@@ -42,7 +42,8 @@ def checkpoint_interval(
 
     Off a GPU, link matrices may take `KEEP_ALL_BELOW`. On a GPU, where rebuilding takes launches,
     link matrices and memories may take a share of what is free when these sizes are first seen,
-    see `KEEP_ALL_SHARE`.
+    see `SHARE_OF_FREE`, and K is the smallest with which they do: the larger K, the more steps are
+    rebuilt.
 
     Checkpoints and the segment that is rebuilt take T / K + K matrices, which is least at that
     root. If the link is not a matrix, memories count instead. If memory is written in place, usage
@@ -50,18 +51,22 @@ def checkpoint_interval(
     """
     B, N, W, _, Hw = sizes
     for_each_cell = 1 + Hw if in_place else Hw * N if matrix else W
-    kept = steps * B * N * for_each_cell * itemsize
-    if device is not None and device.type == "cuda":
-        key = device, steps, sizes, itemsize, matrix, in_place
-        if key not in _kept_on_card:
-            kept += steps * B * N * W * itemsize if matrix else 0
-            _kept_on_card[key] = kept * KEEP_ALL_SHARE <= free_bytes(device)
-        all_fit = _kept_on_card[key]
-    else:
-        all_fit = kept <= KEEP_ALL_BELOW
-    if all_fit:
-        return steps if in_place else 1
-    return math.isqrt(steps - 1) + 1
+    one_step = B * N * for_each_cell * itemsize
+    least = math.isqrt(steps - 1) + 1
+    if device is None or device.type != "cuda":
+        all_fit = steps * one_step <= KEEP_ALL_BELOW
+        return (steps if in_place else 1) if all_fit else least
+    key = device, steps, sizes, itemsize, matrix, in_place
+    if key not in _intervals_on_card:
+        one_step += B * N * W * itemsize if matrix else 0
+        fitting = free_bytes(device) // (SHARE_OF_FREE * one_step)
+        if in_place:
+            interval = steps if steps <= fitting else least
+        else:
+            fit = (K for K in range(1, least) if -(-steps // K) + (K if K > 1 else 0) <= fitting)
+            interval = next(fit, least)
+        _intervals_on_card[key] = interval
+    return _intervals_on_card[key]
 
 
 class MemoryTape:

@@ -59,12 +59,9 @@ class Passes:
             matrices += checkpoints_held(steps, self.interval)
             vectors = rows + B
         numbers = matrices * B * N * (Hw * N + W) + vectors * (1 + 2 * Hw + R) * N
-        backend = self.plan.backend
-        if self.layout.keep and backend.fuses(self.plan.options, self.is_matrix):
+        options, backend = self.plan.options, self.plan.backend
+        if self.layout.keep and backend.fuses(options, self.is_matrix):
             numbers += rows * backend.kept_numbers(self.sizes)
-        numbers += (
-            2
-            * rows
-            * (self.plan.options.interface_length(W, R, Hw) + R * W + controller.kept_numbers)
-        )
+        vectors = options.interface_length(W, R, Hw) + R * W
+        numbers += 2 * rows * (vectors + controller.kept_numbers)
         return numbers * self.plan.precision.full.itemsize

@@ -42,4 +42,6 @@ def unroll(
             active = size
         output, state = step(inputs, state)
         features.append(output)
-    return torch.cat(features), join_batches([state, *reversed(finished)])
+    if finished:
+        state = join_batches([state, *reversed(finished)])
+    return torch.cat(features), state

@@ -236,6 +236,10 @@ class Linkage(ABC):
         """Pad links that will be joined along the batch to the same other sizes."""
         return links
 
+    def filled(self, link: Any, writes: int) -> Any:
+        """The link before the first write, with room for this many if it grows."""
+        return link
+
     def tensors(self, link: Any) -> dict[str, Any]:
         """The tensors of a link, by their names in error messages."""
         return {} if link is None else {f"link.{k}": part for k, part in link._asdict().items()}

@@ -288,6 +288,10 @@ class SeparableLinkage(Linkage):
         most = max(link.write_weights.shape[-2] for link in links)
         return [link.filled(most) for link in links]
 
+    def filled(self, link: SeparableLink, writes: int) -> SeparableLink:
+        """See `Linkage.filled`; it grows with each write."""
+        return link.filled(writes)
+
     def step(
         self,
         link: SeparableLink,

@@ -3,6 +3,7 @@
 Each view returns a figure, which `save_picture` writes. matplotlib is optional: it is imported when
 the first picture is drawn, and where it is missing an ImportError names the command that installs
 it. Nothing here uses pyplot, and the user's matplotlib settings are neither used nor changed.
+`viewer_page` makes an interactive page instead, without matplotlib.
 """
 
 from .contents import contents_view
@@ -12,8 +13,11 @@ from .hidden import hidden_view
 from .memory import memory_view
 from .reads import read_view
 from .style import save_picture
+from .viewer import Graph, Transcript, viewer_page
 
 __all__ = [
+    "Graph",
+    "Transcript",
     "contents_view",
     "graph_view",
     "hidden_view",
@@ -21,4 +25,5 @@ __all__ = [
     "memory_view",
     "read_view",
     "save_picture",
+    "viewer_page",
 ]

@@ -48,7 +48,7 @@ def content_weighting(
 
     Args:
         keys: (B, heads, W).
-        strengths: (B, heads), at least 1.
+        strengths: (B, heads), not negative.
         memory: (B, N, W).
         masks: (B, heads, W), in [0, 1]; None for ones.
         similarity: one of `SIMILARITIES`, see `similarity`.

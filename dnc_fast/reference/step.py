@@ -55,7 +55,8 @@ def memory_step(
         ValueError: a separable link is full.
     """
     psi = retention(interface.free_gates, state.read_weights)
-    usage = update_usage(state.usage, state.write_weights, psi)
+    last = state.write_weights if options.usage_gradient else state.write_weights.detach()
+    usage = update_usage(state.usage, last, psi)
 
     content = content_weighting(
         interface.write_keys,

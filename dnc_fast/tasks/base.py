@@ -32,9 +32,13 @@ class Batch(NamedTuple):
     mask: Tensor
     lengths: Tensor
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on another device."""
-        return Batch(*(tensor.to(device) for tensor in self))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on another device; with `non_blocking`, from pinned memory, without waiting."""
+        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory from which a GPU copies by itself."""
+        return Batch(*(tensor.pin_memory() for tensor in self))
 
     def split(self, parts: int) -> list[Batch]:
         """The batch cut in time into `parts` of equally many steps; each sequence continues.
@@ -85,6 +89,9 @@ class Task(ABC):
     published: ClassVar[tuple[str, ...]] = ("wrong", "solved")
     """The figures that papers report: of "wrong" (wrong answers per sequence), "right" (share of
     answers), "solved" (share of sequences) and "bits" (cross-entropy of an answer, in bits)."""
+
+    parts_by: ClassVar[str] = "part"
+    """What the tasks of `parts()` differ in."""
 
     scoring_size: ClassVar[int] = 250
     """Sequences scored at a time: fewer where they are long or wide."""
@@ -153,14 +160,20 @@ class Task(ABC):
         """Tasks by name that are also scored separately; usually none."""
         return {}
 
-    def parts_table(self, shares: dict[str, float]) -> str:
-        """The scores of `parts()` in a Markdown table.
+    def parts_table(self, shares: dict[str, float], guesses: dict[str, float]) -> str:
+        """The scores of `parts()` in a Markdown table, with a caption.
 
         Args:
             shares: for each part, the share of `goal` that is right, in [0, 1].
+            guesses: the same of guesses.
         """
-        rows = [f"| {name} | {100 * share:.1f} % |" for name, share in shares.items()]
-        return "\n".join(["| part | right |", "|---|---|", *rows])
+        what = "sequences" if self.goal == "solved" else f"{self.unit}s"
+        rows = [
+            f"| {name} | {100 * share:.1f} % | {100 * guesses[name]:.1f} % |"
+            for name, share in shares.items()
+        ]
+        head = ["|  | right | by guessing |", "|---|---|---|"]
+        return "\n".join([f"{what} right, by {self.parts_by}:", "", *head, *rows])
 
     def answerer(self, batch: Batch, generator: torch.Generator | None) -> Answerer | None:
         """What makes the inputs that depend on a model's own answers; None if none do.

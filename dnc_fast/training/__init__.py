@@ -11,11 +11,14 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainingConfig
+from .distributed import Ranks, joined
 from .evaluation import Evaluation, describe, evaluate, held_out_size
+from .guessing import guess
+from .health import TrainingError
 from .metrics import read_metrics
 from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
-from .trainer import Trainer, TrainingError
+from .trainer import Trainer
 
 __all__ = [
     "CheckpointError",
@@ -23,13 +26,16 @@ __all__ = [
     "Moment",
     "Outcome",
     "Probe",
+    "Ranks",
     "Trainer",
     "TrainingConfig",
     "TrainingError",
     "answered",
     "describe",
     "evaluate",
+    "guess",
     "held_out_size",
+    "joined",
     "load_checkpoint",
     "load_run",
     "outcome",

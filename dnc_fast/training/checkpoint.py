@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ import torch
 
 from ..config import DNCConfig
 from ..dnc import DNC
+from ..files import CheckpointError, write_whole
 from ..tasks import TASKS, Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -33,10 +34,6 @@ RUN_PARTS = (
 )
 
 
-class CheckpointError(ValueError):
-    """A file is not a checkpoint that this version can read."""
-
-
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that `path` holds the old or the new one in full, whatever happens.
 
@@ -48,23 +45,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         OSError: the file could not be written; the old one is still there.
     """
     whole = {"format": FORMAT, "version": VERSION, **content}
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(draft, "wb") as file:
-            torch.save(whole, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        write_whole({path: partial(torch.save, whole)})
     except RuntimeError as error:  # torch's wrapping of a failed write
         raise OSError(f"{path} could not be written, is the disk full? ({error})") from error
-    finally:
-        draft.unlink(missing_ok=True)
-    if os.name == "posix":  # make the rename survive a power cut
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from ..dnc import DNC
 from ..tasks import Task
 from .answering import answered, inference
+from .distributed import ALONE, Ranks
 from .random import stream_generator
 
 
@@ -58,6 +60,7 @@ def evaluate(
     stream: str = "held-out",
     index: int = 0,
     num_cells: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Score a model on sequences drawn from a stream of the seed.
 
@@ -73,6 +76,7 @@ def evaluate(
             for what is reported.
         index: which draw of the stream.
         num_cells: memory cells to run with; None for the model's own.
+        ranks: those that share the sequences; all get the same scores.
     """
     task = task.held_out() if stream == "held-out" else task.validation()
     if task.size is not None:
@@ -86,10 +90,14 @@ def evaluate(
                 batch = task.sequences(start, start + size).to(device)
             else:
                 batch = task.batch(size, generator).to(device)
+            batch, _ = ranks.share(batch)
+            size = len(batch.lengths)
+            if size == 0:
+                continue
             batch = answered(model, task, batch, num_cells=num_cells)
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             scores.append(task.score(outputs, batch))
-    loss, wrong, counted = map(torch.cat, zip(*scores, strict=True))
+    loss, wrong, counted = map(torch.cat, zip(*chain(*ranks.gathered(scores)), strict=True))
     wrong = wrong.double()
     return Evaluation(
         loss=loss.mean().item(),

@@ -17,6 +17,10 @@ from ..dnc import DNC
 from ..tasks import Batch
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on; what was reached before is in the last checkpoint."""
+
+
 def named_tensors(name: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of a nest of tuples, lists and dicts with its name, such as state.memory.link."""
     if isinstance(tree, Tensor):

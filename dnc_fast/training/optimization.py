@@ -25,10 +25,12 @@ class Optimization:
         self._config = config
         self._device = device.type
         self._parameters = list(model.parameters())
-        kind = {"adam": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}[config.optimizer]
-        self.optimizer = kind(
-            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        if config.optimizer == "adam":
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self._parameters, **options)
+        else:
+            options["momentum"] = config.momentum
+            self.optimizer = torch.optim.RMSprop(self._parameters, **options)
         factor = partial(
             rate_factor,
             schedule=config.schedule,
@@ -52,23 +54,22 @@ class Optimization:
         self.scaler.unscale_(self.optimizer)
         return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
-    def overflowed(self, norm: Tensor) -> bool:
+    def overflowed(self, norm: float) -> bool:
         """Whether a norm is not finite because the scaled loss of float16 was too large."""
         return self.scaler.is_enabled() and not math.isfinite(norm)
 
     def step(self, norm: Tensor, skip: bool = False) -> float:
         """Clip the gradient and update the parameters; returns the learning rate.
 
-        With `skip`, and where float16 overflowed, nothing is updated, and the schedule does not
+        With `skip`, as where float16 overflowed, nothing is updated, and the schedule does not
         count the step.
         """
         nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)
         rate = float(self.schedule.get_last_lr()[0])
         if not skip:
             self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if not (skip or self.overflowed(norm)):
             self.schedule.step()
+        self.scaler.update()
         return rate
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,21 +18,18 @@ from ..dnc import DNC
 from ..state import DNCState, map_tensors, tensors
 from ..tasks import Batch, Task, task_name
 from .answering import answered
-from .batches import Prefetcher
+from .batches import Prefetcher, suitable_workers
 from .checkpoint import CHECKPOINT, read_run, reading, restore_task, save_checkpoint
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
+from .distributed import ALONE, Ranks
 from .evaluation import Evaluation, evaluate, held_out_size
-from .health import UsualNorm, first_bad_tensor, largest_gradient
+from .health import TrainingError, UsualNorm, first_bad_tensor, largest_gradient
 from .metrics import FORMATS, MetricsWriter, TensorBoard
 from .optimization import Optimization
 from .process import locked, signals_noted
 from .progress import Progress, make_progress
 from .random import random_state, restore_random_state, stream_generator, stream_seed
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; what was reached before is in the last checkpoint."""
 
 
 class Trainer:
@@ -51,6 +48,7 @@ class Trainer:
         folder: for checkpoint.pt and the metrics; made if missing.
         device: where to train.
         metrics_format: one of `FORMATS`.
+        ranks: the processes that train together, each with a trainer of the same options.
         checkpoint: what the folder's checkpoint holds, for a run to continue; `resume` passes it.
 
     Raises:
@@ -68,10 +66,12 @@ class Trainer:
         *,
         device: torch.device | str = "cpu",
         metrics_format: str = "jsonl",
+        ranks: Ranks = ALONE,
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
         check_choice("metrics_format", metrics_format, FORMATS)
         task_name(task)
+        ranks.check(config.batch_size)
         if not isinstance(model.controller, str):
             raise ValueError(
                 f"controller must be a name so that a checkpoint can hold it, got "
@@ -96,6 +96,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.task = task
         self.config = config
+        self.ranks = ranks
         self.step = 0
         self.seconds = 0.0
         self.waited = 0.0
@@ -124,6 +125,7 @@ class Trainer:
         *,
         max_steps: int | None = None,
         device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
     ) -> Trainer:
         """The run of a folder, as its checkpoint left it.
 
@@ -131,6 +133,7 @@ class Trainer:
             folder: of an earlier run.
             max_steps: a new limit of the steps; None for the run's own.
             device: where to train.
+            ranks: the processes that train together; there may be another number of them.
 
         Raises:
             FileNotFoundError, CheckpointError: there is no checkpoint that can be read.
@@ -148,6 +151,7 @@ class Trainer:
                 folder,
                 device=device,
                 metrics_format=progress["metrics_format"],
+                ranks=ranks,
                 checkpoint=content,
             )
         if max_steps is not None:
@@ -173,13 +177,23 @@ class Trainer:
         restore_random_state(content["random"])
 
     def _carried_state(self, parts: list[Tensor]) -> DNCState:
-        """The state of which a checkpoint lists the tensors."""
-        rest = iter(parts)
+        """This rank's rows of the state of which a checkpoint lists the tensors."""
+        rest, rows = iter(parts), self.ranks.rows(self.config.batch_size)
         zeros = self.model.zero_state(self.config.batch_size)
-        return map_tensors(lambda zero: next(rest).to(zero), zeros)
+        return map_tensors(lambda zero: next(rest)[rows].to(zero), zeros)
 
     def save(self) -> None:
-        """Write the checkpoint; the metrics up to here are on disk before it."""
+        """Write the checkpoint; the metrics up to here are on disk before it.
+
+        The first rank writes; none goes on, or ends and so ends the others, before that is done.
+        """
+        carried = [state and list(tensors(self.ranks.whole(state))) for state in self._carried]
+        if self.ranks.is_first:
+            self._write(carried)
+        self.ranks.wait()
+
+    def _write(self, carried: list[list[Tensor] | None]) -> None:
+        """Write the checkpoint, with the tensors of the states that are carried over."""
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
@@ -188,7 +202,7 @@ class Trainer:
                 "training": dataclasses.asdict(self.config),
                 "parameters": self.model.state_dict(),
                 **self.optimization.state_dict(),
-                "carried": [state and list(tensors(state)) for state in self._carried],
+                "carried": carried,
                 "random": random_state(),
                 "progress": {
                     "step": self.step,
@@ -216,7 +230,7 @@ class Trainer:
     def held_out(self) -> Evaluation:
         """The score on all held-out sequences; on as many as an evaluation has if endless."""
         size = held_out_size(self.task, self.config.evaluation_size)
-        return evaluate(self.model, self.task, size, self.config.seed)
+        return self._score(self.task, size, "held-out")
 
     def train(
         self,
@@ -224,6 +238,7 @@ class Trainer:
         *,
         max_minutes: float | None = None,
         tensorboard: bool = False,
+        data_workers: int | None = 0,
     ) -> None:
         """Train until solved, out of steps or minutes, or interrupted by Ctrl-C or SIGTERM.
 
@@ -235,33 +250,48 @@ class Trainer:
             progress: "auto", "bar", "lines" or "off".
             max_minutes: of this call; None for no limit.
             tensorboard: whether to write curves for TensorBoard into the run's folder.
+            data_workers: processes that draw batches; 0 for a thread, None for what suits task and
+                device. The batches are the same. They need a program whose main module begins
+                nothing when it is imported (`if __name__ == "__main__":`).
 
         Raises:
             TrainingError: loss or gradient is not finite; names the tensor in which this started.
+                Or another rank has ended.
             BlockingIOError: another process trains in the folder.
             ModuleNotFoundError: tensorboard, or tqdm for a bar, is not installed.
         """
         if max_minutes is not None:
             check_number("max_minutes", max_minutes, 0.0, above=True)
+        if data_workers is None:
+            hardest = len(self.curriculum.lessons) - 1
+            data_workers = suitable_workers(self.curriculum.draw, hardest, self.device)
+        check_integer("data_workers", data_workers, minimum=0)
         if not self.finished:
             self._compile()
-        self._display = make_progress(progress, self.task, self.step, self.config.max_steps)
+        seen = self.ranks.is_first
+        self._display = make_progress(
+            progress if seen else "off", self.task, self.step, self.config.max_steps
+        )
         self._board = None
         self.interrupted, self.out_of_time = None, False
         started = time.monotonic()
         with ExitStack() as stack:
             stack.callback(self._display.close)
-            stack.enter_context(locked(self.folder))
+            if seen:
+                stack.enter_context(locked(self.folder))
             signals = stack.enter_context(signals_noted())
-            if tensorboard:
+            if tensorboard and seen:
                 self._board = TensorBoard(self.folder / "tensorboard", self.step + 1)
                 stack.callback(self._board.close)
-            draws = stack.enter_context(Prefetcher(self.curriculum.draw))
+            prefetcher = Prefetcher(self.curriculum.draw, data_workers, self.device.type == "cuda")
+            draws = stack.enter_context(prefetcher)
             while not self.finished:
                 evaluated = self._step_and_tests(draws)
-                self.interrupted = signals[0] if signals else None
                 minutes = (time.monotonic() - started) / 60
-                self.out_of_time = max_minutes is not None and minutes >= max_minutes
+                signal, out_of_time = self.ranks.most(
+                    signals[0] if signals else 0, max_minutes is not None and minutes >= max_minutes
+                )
+                self.interrupted, self.out_of_time = int(signal) or None, bool(out_of_time)
                 if self.interrupted or self.out_of_time:
                     break
                 if evaluated:
@@ -304,7 +334,7 @@ class Trainer:
         batches = []
         for index, chunks in enumerate(draws.take(number, self.curriculum.present), first):
             generator = stream_generator(self.config.seed, "answers", index)
-            batch = chunks[chunk].to(self.device)
+            batch = chunks[chunk].to(self.device, non_blocking=self.device.type == "cuda")
             batches.append(answered(self.model, self.task, batch, generator))
         return batches
 
@@ -312,24 +342,29 @@ class Trainer:
         """Take one step; returns its loss."""
         before, losses = self._carried, []
         self._carried = []
+        self.ranks.begin_step(self.step, self.config.seed)
         self.optimization.optimizer.zero_grad()
         for batch, state in zip(batches, before, strict=True):
             batch_loss, carried = self._forward(batch, state)
             self.optimization.backward(batch_loss / len(batches))
-            losses.append(batch_loss.item())
+            losses.append(batch_loss.detach())
             self._carried.append(carried)
-        loss, norm = sum(losses) / len(losses), self.optimization.gradient_norm()
+        self.ranks.add_up([p.grad for p in self.model.parameters() if p.grad is not None])
+        total_norm = self.optimization.gradient_norm()
+        # The one time in a step that a single rank waits for its device.
+        *found, norm = torch.stack([*losses, total_norm]).tolist()
+        loss = self.ranks.total(sum(found) / len(found))
         overflow = self.optimization.overflowed(norm)
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
-            self._raise_not_finite(loss, norm.item(), batches, before)
-        factor = None if overflow else self._usual_norm.spike(norm.item())
+            self._raise_not_finite(loss, norm, batches, before)
+        factor = None if overflow else self._usual_norm.spike(norm)
         if factor is not None:
-            self._note_spike(norm.item(), factor)
+            self._note_spike(norm, factor)
         skip = factor is not None and self.config.spikes == "skip"
-        rate = self.optimization.step(norm, skip)
+        rate = self.optimization.step(total_norm, skip or overflow)
         self.step += 1
         self._record(
-            "train", loss=loss, gradient_norm=None if overflow else norm.item(), learning_rate=rate
+            "train", loss=loss, gradient_norm=None if overflow else norm, learning_rate=rate
         )
         return loss
 
@@ -341,19 +376,23 @@ class Trainer:
         self._display.spiked(step, norm, factor, tensor, self.config.spikes == "skip")
 
     def _forward(self, batch: Batch, state: DNCState | None) -> tuple[Tensor, DNCState | None]:
-        """The loss of a batch, and the state to carry over where a batch is cut into chunks."""
+        """This rank's part of the loss of a batch, and the state to carry over from chunk to chunk.
+
+        The state is None where a batch is one chunk.
+        """
+        batch, weight = self.ranks.share(batch)
         with self.optimization.autocast():
             outputs, state = self.model(batch.inputs, state)
         carried = None
         if self.task.num_chunks > 1:
-            carried = map_tensors(lambda tensor: tensor.detach().float(), state)
-        return self.task.loss(outputs.float(), batch), carried
+            carried = map_tensors(_to_carry, state)
+        return weight * self.task.loss(outputs.float(), batch), carried
 
     def _raise_not_finite(
         self, loss: float, norm: float, batches: list[Batch], states: list[DNCState | None]
     ) -> None:
         """Raise with the first tensor that is not finite."""
-        pairs = zip(batches, states, strict=True)
+        pairs = zip(batches, map(self.ranks.whole, states), strict=True)
         found = (first_bad_tensor(self.model, batch, state) for batch, state in pairs)
         first = next(filter(None, found), "no tensor is to blame when the step is run again")
         raise TrainingError(
@@ -366,7 +405,7 @@ class Trainer:
         """Test the present lesson on new sequences; if it is passed, the next one starts."""
         lesson = self.curriculum.lessons[self.curriculum.present]
         number = self.curriculum.present + 1
-        evaluation = evaluate(self.model, lesson, TEST_SIZE, self.config.seed, "lesson", self.step)
+        evaluation = self._score(lesson, TEST_SIZE, "lesson", self.step)
         share = getattr(evaluation, self.task.goal)
         self.curriculum.tested(share)
         self._record("lesson", lesson=number, share=share)
@@ -375,16 +414,26 @@ class Trainer:
     def _evaluate(self) -> None:
         """Score the model on the validation sequences."""
         config = self.config
-        evaluation = evaluate(
-            self.model, self.task, config.evaluation_size, config.seed, "validation"
-        )
+        evaluation = self._score(self.task, config.evaluation_size, "validation")
         solved = getattr(evaluation, self.task.goal) >= config.solved_at
         self.solved_in_a_row = self.solved_in_a_row + 1 if solved else 0
         self._record("evaluation", **evaluation._asdict())
         self._display.evaluated(self.step, evaluation)
 
+    def _score(self, task: Task, size: int, stream: str, index: int = 0) -> Evaluation:
+        """The score of the model on sequences that the ranks share."""
+        seed = self.config.seed
+        return evaluate(self.model, task, size, seed, stream, index, ranks=self.ranks)
+
     def _record(self, kind: str, step: int | None = None, **values: Any) -> None:
         """Add a row for a step, the present one if none is given, to metrics and TensorBoard."""
+        if not self.ranks.is_first:
+            return
         for rows in (self._metrics, self._board):
             if rows is not None:
                 rows.add(kind, step=self.step if step is None else step, **values)
+
+
+def _to_carry(tensor: Tensor) -> Tensor:
+    """A tensor of a state without its graph; those of half-precision layers in float32."""
+    return tensor.detach().float() if tensor.is_floating_point() else tensor

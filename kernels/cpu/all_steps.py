@@ -7,6 +7,8 @@ step one by one, and the threads share the strips of the link matrices. Both giv
 
 from __future__ import annotations
 
+import math
+
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
@@ -104,6 +106,24 @@ def _add(values, out):
 
 
 @kernel
+def _clip(values, bound):
+    for j in range(values.shape[0]):
+        if values[j] > bound:
+            values[j] = bound
+        if values[j] < -bound:
+            values[j] = -bound
+
+
+@kernel
+def _clip_backward(values, bound, gradient):
+    """The gradient of values before they were clipped: 0 where they were."""
+    zero, limit = values.dtype.type(0), values.dtype.type(bound)
+    for j in range(values.shape[0]):
+        if abs(values[j]) >= limit:
+            gradient[j] = zero
+
+
+@kernel
 def _control(first, last, t, steps):
     """From r_{t-1} to the hidden activations and the interface vectors of step t."""
     before, after, place, output = steps.before[t], steps.after[t], steps.place[t], steps.output[t]
@@ -138,6 +158,8 @@ def _control(first, last, t, steps):
                 steps.tanh_c[index, place + b],
                 steps.features[output + b, index * H : index * H + H],
             )
+            if steps.c_clip < math.inf:
+                _clip(c[after + b], steps.c_clip)
     for b in range(first, last):
         _copy(steps.bias, steps.vectors[place + b])
     add_product(
@@ -155,7 +177,7 @@ def _copy_reads(b, t, steps):
 
 
 @kernel
-def forward(stage, first, last, start, stop, steps, scratch, variant, robust):
+def forward(stage, first, last, start, stop, steps, scratch, variant, choices):
     """Run all of the steps [start, stop) for the batch elements [first, last).
 
     Or a stage of a single step, see `step.forward`; the controller comes first, the features last.
@@ -167,7 +189,7 @@ def forward(stage, first, last, start, stop, steps, scratch, variant, robust):
         if stage in (kernels.ALL, kernels.BEFORE):
             _control(first, end, t, steps)
         step, own = _step(t, steps, steps.reads), _variant_at(t, steps, variant)
-        kernels.forward(stage, first, end, step, scratch, own, robust)
+        kernels.forward(stage, first, end, step, scratch, own, choices)
         if stage in (kernels.ALL, kernels.AFTER):
             for b in range(first, end):
                 _copy_reads(b, t, steps)
@@ -207,15 +229,6 @@ def _adjoint(t, steps, adjoint):
 
 
 @kernel
-def _clip(values, bound):
-    for j in range(values.shape[0]):
-        if values[j] > bound:
-            values[j] = bound
-        if values[j] < -bound:
-            values[j] = -bound
-
-
-@kernel
 def _control_backward(first, last, t, steps, adjoint):
     """From the gradient of the interface vectors of step t to that of r_{t-1}."""
     place, output = steps.place[t], steps.output[t]
@@ -234,6 +247,9 @@ def _control_backward(first, last, t, steps, adjoint):
             _add(adjoint.hidden[output + b, index * H : index * H + H], d_hidden)
             if index + 1 < layers:  # seen is still that of the layer above
                 _add(seen[b, size : size + H], d_hidden)
+            if steps.c_clip < math.inf:
+                c = steps.c[index, steps.after[t] + b]
+                _clip_backward(c, steps.c_clip, adjoint.c[index, b])
             _clip(d_hidden, adjoint.clip)
             _clip(adjoint.c[index, b], adjoint.clip)
             layer_backward(
@@ -259,7 +275,7 @@ def _control_backward(first, last, t, steps, adjoint):
 
 
 @kernel
-def backward(stage, first, last, start, stop, steps, adjoint, scratch, variant, robust):
+def backward(stage, first, last, start, stop, steps, adjoint, scratch, variant, choices):
     """Run all of the steps [start, stop) backward, for the batch elements [first, last).
 
     This rebuilds segments. Or a stage of a single step, whose matrices are already there, see
@@ -272,6 +288,6 @@ def backward(stage, first, last, start, stop, steps, adjoint, scratch, variant, 
         if first < end:
             step, own = _step(t, steps, adjoint.reads), _variant_at(t, steps, variant)
             gradients = _adjoint(t, steps, adjoint)
-            kernels.backward(stage, first, end, step, gradients, scratch, own, robust)
+            kernels.backward(stage, first, end, step, gradients, scratch, own, choices)
             if stage in (kernels.ALL, kernels.AFTER):
                 _control_backward(first, end, t, steps, adjoint)

@@ -61,7 +61,7 @@ def exponentials(strength, similarity, weights):
         highest = max(highest, similarity[n])
     total = similarity.dtype.type(0)
     for n in range(similarity.shape[0]):
-        # Strengths are at least 1, so the highest similarity is the highest logit.
+        # No strength is negative, so the highest similarity is the highest logit.
         weights[n] = exp(strength * (similarity[n] - highest))
     for n in range(similarity.shape[0]):
         total += weights[n]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from ..arrays import Adjoint, AdjointSteps, Step, Steps
+from ..arrays import Adjoint, AdjointSteps, Choices, Step, Steps
 from . import (
     all_steps,
     allocation,
@@ -28,13 +28,14 @@ from .compile import Kernel
 TUPLES: dict[str, tuple[type, str]] = {
     "Step": (Step, "f2 f3 f3 f2 f2 f3 f3 f4 f4 f3 f3 f3 f3 f3"),
     "Adjoint": (Adjoint, "f2 f3 f2 f3 f4 f3 f3"),
+    "Choices": (Choices, "b d b"),
     "Scratch": (
         step.Scratch,
         "f2 f4 f5 f3 f4 f4 f4 f4 f3 f3 f2 f2 f3 f3 f3 f3 l3 f2 d2 l2 l2 f3 f2 f2 f2 f2",
     ),
     "Steps": (
         Steps,
-        "l l l l1 l1 l1 l1 l1 f3 f3 f3 f3 f3 f3 f3 f2 f2 f1 f2 f3 f3 f2 f3 f3 f3 l1 l1 l1 l1 l1",
+        "l l l d l1 l1 l1 l1 l1 f3 f3 f3 f3 f3 f3 f3 f2 f2 f1 f2 f3 f3 f2 f3 f3 f3 l1 l1 l1 l1 l1",
     ),
     "Variant": (
         variant.Variant,
@@ -44,12 +45,12 @@ TUPLES: dict[str, tuple[type, str]] = {
 }
 
 STEPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
-    "all steps": ((all_steps.forward, "l l l l l Steps Scratch ? b"),),
-    "all steps backward": ((all_steps.backward, "l l l l l Steps AdjointSteps Scratch ? b"),),
+    "all steps": ((all_steps.forward, "l l l l l Steps Scratch ? Choices"),),
+    "all steps backward": ((all_steps.backward, "l l l l l Steps AdjointSteps Scratch ? Choices"),),
     "all steps rebuilt": ((all_steps.rebuild, "l l l l Steps Scratch ?"),),
-    "step": ((step.forward, "l l l Step Scratch ? b"),),
+    "step": ((step.forward, "l l l Step Scratch ? Choices"),),
     "step backward": (
-        (step.backward, "l l l Step Adjoint Scratch ? b"),
+        (step.backward, "l l l Step Adjoint Scratch ? Choices"),
         (step.rebuild, "l l l Step Scratch ?"),
     ),
 }

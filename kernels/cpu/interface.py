@@ -69,23 +69,23 @@ def _sigmoid(values):
 
 
 @kernel
-def oneplus(values):
-    """1 + log(1 + e^x), in place."""
-    one = values.dtype.type(1)
+def oneplus(values, least):
+    """least + log(1 + e^x), in place."""
+    low = values.dtype.type(least)
     zero = values.dtype.type(0)
     for index in range(values.shape[0]):
         x = values[index]
-        values[index] = one + max(x, zero) + math.log1p(math.exp(-abs(x)))
+        values[index] = low + max(x, zero) + math.log1p(math.exp(-abs(x)))
 
 
 @kernel
-def activate(vector, W, R, Hw, active):
-    """Fill active with a raw vector after the activations of its parts."""
+def activate(vector, W, R, Hw, least, active):
+    """Fill active with a raw vector after the activations of its parts; least: of strengths."""
     for index in range(vector.shape[0]):
         active[index] = vector[index]
     parts = split(active, W, R, Hw)
-    oneplus(parts[1])
-    oneplus(parts[3])
+    oneplus(parts[1], least)
+    oneplus(parts[3], least)
     for head in range(Hw):
         _sigmoid(parts[4][head])
     _sigmoid(parts[6])
@@ -113,20 +113,20 @@ def _times_gate_slope(gradient, values):
 
 
 @kernel
-def times_oneplus_slope(gradient, values):
+def times_oneplus_slope(gradient, values, least):
     """From the gradient of `oneplus` to that of its argument, in place; values are its results."""
-    one = values.dtype.type(1)
+    low = values.dtype.type(least)
     for index in range(values.shape[0]):
-        gradient[index] *= -math.expm1(one - values[index])
+        gradient[index] *= -math.expm1(low - values[index])
 
 
 @kernel
-def activate_backward(gradient, active, W, R, Hw):
+def activate_backward(gradient, active, W, R, Hw, least):
     """Turn the gradient of the activated vector into that of the raw one, in place."""
     d = split(gradient, W, R, Hw)
     parts = split(active, W, R, Hw)
-    times_oneplus_slope(d[1], parts[1])
-    times_oneplus_slope(d[3], parts[3])
+    times_oneplus_slope(d[1], parts[1], least)
+    times_oneplus_slope(d[3], parts[3], least)
     for head in range(Hw):
         _times_gate_slope(d[4][head], parts[4][head])
     _times_gate_slope(d[6], parts[6])

@@ -141,10 +141,10 @@ def _usage_before_writing(free_gates, usage, write_weights, read_weights, out):
 
 
 @kernel
-def _activate(b, vector, W, R, Hw, scratch, variant):
-    """Activate an interface vector; its parts."""
+def _activate(b, vector, W, R, Hw, scratch, variant, least):
+    """Activate an interface vector; its parts. least: of strengths."""
     active = scratch.active[b]
-    activate(vector, W, R, Hw, active)
+    activate(vector, W, R, Hw, least, active)
     if variant is not None:
         variants.activate_extras(active, W, R, Hw, variant)
     return split(active, W, R, Hw)
@@ -376,15 +376,15 @@ def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, variant,
 
 
 @kernel
-def _forward_before(b, step, scratch, variant, robust):
+def _forward_before(b, step, scratch, variant, choices):
     """Usage, write weightings, memory and precedence of step t."""
     memory0, write1, precedence0 = step.memory0[b], step.write1[b], step.precedence0[b]
     N, W = memory0.shape
     Hw, R = write1.shape[0], step.read0.shape[1]
-    parts = _activate(b, step.vector[b], W, R, Hw, scratch, variant)
+    parts = _activate(b, step.vector[b], W, R, Hw, scratch, variant, choices.least_strength)
     _usage_before_writing(parts[6], step.usage0[b], step.write0[b], step.read0[b], step.usage1[b])
     _look_up_for_writing(b, parts, memory0, scratch, variant)
-    _allocate(b, step.usage1[b], parts[7], parts[8], robust, scratch, variant, write1)
+    _allocate(b, step.usage1[b], parts[7], parts[8], choices.robust, scratch, variant, write1)
     _write(b, memory0, write1, parts, step.read0[b], variant, step.memory1[b])
     for head in range(Hw):
         rest = memory0.dtype.type(1)
@@ -458,7 +458,7 @@ def _forward_after(b, step, scratch, variant):
 
 
 @kernel
-def forward(stage, first, last, step, scratch, variant, robust):
+def forward(stage, first, last, step, scratch, variant, choices):
     """A stage of a step, for the batch elements [first, last), or for the strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
@@ -467,7 +467,7 @@ def forward(stage, first, last, step, scratch, variant, robust):
         return
     for b in range(first, last):
         if stage != AFTER:
-            _forward_before(b, step, scratch, variant, robust)
+            _forward_before(b, step, scratch, variant, choices)
         if stage == ALL:
             for strip in range(strips):
                 _forward_link(b, strip, step, scratch)
@@ -494,7 +494,8 @@ def rebuild(stage, first, last, step, scratch, variant):
                     step.link1[b, head],
                 )
         else:
-            parts = _activate(index, step.vector[index], W, R, Hw, scratch, variant)
+            vector = step.vector[index]
+            parts = _activate(index, vector, W, R, Hw, scratch, variant, 0.0)  # strengths not used
             _write(
                 index, step.memory0[index], step.write1[index], parts, step.read0[index], variant,
                 step.memory1[index],
@@ -502,14 +503,14 @@ def rebuild(stage, first, last, step, scratch, variant):
 
 
 @kernel
-def _backward_before(b, step, adjoint, scratch, variant):
+def _backward_before(b, step, adjoint, scratch, variant, choices):
     """Backward of the read vectors and the read content weightings."""
     memory1 = step.memory1[b]
     N, W = memory1.shape
     Hw, R = step.write1.shape[1], step.read1.shape[1]
     d_memory, d_read = adjoint.memory[b], adjoint.read[b]
     memory.read_memory_backward(step.reads[b], memory1, step.read1[b], d_memory, d_read)
-    parts = _activate(b, step.vector[b], W, R, Hw, scratch, variant)
+    parts = _activate(b, step.vector[b], W, R, Hw, scratch, variant, choices.least_strength)
     d_parts = split(adjoint.vector[b], W, R, Hw)
     modes, found, d_found = parts[9], scratch.found[b], scratch.d_found[b]
     _look_up_for_reading(b, parts, memory1, scratch, variant)
@@ -666,8 +667,11 @@ def _allocate_backward(
 
 
 @kernel
-def _usage_backward(b, step, adjoint, free_gates, variant, d_free_gates):
-    """Backward of the usage: adjoint.usage and adjoint.write go to t - 1; adds to adjoint.read."""
+def _usage_backward(b, step, adjoint, free_gates, variant, through_writes, d_free_gates):
+    """Backward of the usage: adjoint.usage and adjoint.write go to t - 1; adds to adjoint.read.
+
+    through_writes: whether adjoint.write is that of the usage, or zero.
+    """
     R, N = step.read0.shape[1:]
     Hw = step.write0.shape[1]
     one = step.usage0.dtype.type(1)
@@ -697,12 +701,12 @@ def _usage_backward(b, step, adjoint, free_gates, variant, d_free_gates):
             for other in range(Hw):
                 if other != head:
                     d_weight *= one - step.write0[b, other, n]
-            adjoint.write[b, head, n] = d_weight
+            adjoint.write[b, head, n] = d_weight if through_writes else step.usage0.dtype.type(0)
         adjoint.usage[b, n] = d_filled * unwritten
 
 
 @kernel
-def _backward_after(b, step, adjoint, scratch, variant, robust):
+def _backward_after(b, step, adjoint, scratch, variant, choices):
     """Backward of the weightings, the writing, the allocation and the usage, to step t - 1."""
     memory0, d_write = step.memory0[b], adjoint.write[b]
     W = memory0.shape[1]
@@ -719,6 +723,7 @@ def _backward_after(b, step, adjoint, scratch, variant, robust):
     )  # fmt: skip
     _look_up_for_writing(b, parts, memory0, scratch, variant)
     written = scratch.written[b]
+    robust = choices.robust
     _allocate(b, step.usage1[b], allocation_gates, write_gates, robust, scratch, variant, written)
     _allocate_backward(
         b,
@@ -734,14 +739,15 @@ def _backward_after(b, step, adjoint, scratch, variant, robust):
     _look_up_for_writing_backward(
         b, parts, d_parts, memory0, scratch, variant, adjoint.vector[b], adjoint.memory[b]
     )
-    _usage_backward(b, step, adjoint, free_gates, variant, d_parts[6])
-    activate_backward(adjoint.vector[b], active, W, R, Hw)
+    through_writes = choices.usage_gradient
+    _usage_backward(b, step, adjoint, free_gates, variant, through_writes, d_parts[6])
+    activate_backward(adjoint.vector[b], active, W, R, Hw, choices.least_strength)
     if variant is not None:
         variants.extras_backward(adjoint.vector[b], active, W, R, Hw, variant)
 
 
 @kernel
-def backward(stage, first, last, step, adjoint, scratch, variant, robust):
+def backward(stage, first, last, step, adjoint, scratch, variant, choices):
     """A stage of the backward step, for batch elements [first, last), or strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
@@ -750,9 +756,9 @@ def backward(stage, first, last, step, adjoint, scratch, variant, robust):
         return
     for b in range(first, last):
         if stage != AFTER:
-            _backward_before(b, step, adjoint, scratch, variant)
+            _backward_before(b, step, adjoint, scratch, variant, choices)
         if stage == ALL:
             for strip in range(strips):
                 _backward_link(b, strip, step, adjoint, scratch, variant)
         if stage != BEFORE:
-            _backward_after(b, step, adjoint, scratch, variant, robust)
+            _backward_after(b, step, adjoint, scratch, variant, choices)

@@ -120,7 +120,7 @@ def activate_extras(active, W, R, Hw, variant):
     if variant.sharp:
         for sharpness in split_sharpness(active, R, Hw):
             for r in range(R):
-                oneplus(sharpness[r])
+                oneplus(sharpness[r], 1.0)
 
 
 @kernel
@@ -138,7 +138,7 @@ def extras_backward(gradient, active, W, R, Hw, variant):
         sharpness, gradients = split_sharpness(active, R, Hw), split_sharpness(gradient, R, Hw)
         for way in range(2):
             for r in range(R):
-                times_oneplus_slope(gradients[way][r], sharpness[way][r])
+                times_oneplus_slope(gradients[way][r], sharpness[way][r], 1.0)
 
 
 @kernel

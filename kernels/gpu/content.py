@@ -332,7 +332,7 @@ def content_weighting(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor
 
     Args:
         keys: (B, H, W).
-        strengths: (B, H), at least 1.
+        strengths: (B, H), not negative.
         memory: (B, N, W).
     """
     keys, strengths, memory = launch.contiguous(keys, strengths, memory)

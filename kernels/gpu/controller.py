@@ -24,7 +24,7 @@ ROW_WEIGHTS = 4096
 """The most weights that a program holds at a time where it multiplies a single row."""
 
 SMALL_HIDDEN = 128
-"""Up to this many hidden units, smaller blocks of the inner dimension are faster."""
+"""Up to this many hidden units, the backward kernels are faster with fewer warps."""
 
 PROGRAMS = 132
 """The most programs of 8 numbers; more would read the rows too often, and find 16 instead."""
@@ -73,8 +73,7 @@ def gates(
         layer: its arrays.
     """
     (rows, RW), H = reads.shape, layer.hidden.shape[1]
-    inner = (8, 16, 4, 3) if H <= SMALL_HIDDEN else (4, 32, 4, 4)
-    tile = _tile(weight, rows, reads.dtype, max(RW, H), *inner)
+    tile = _tile(weight, rows, reads.dtype, max(RW, H), 4, 32, 4, 4)
     few = launch.cdiv(rows, tile["MB"]) * launch.cdiv(len(weight), NUMBERS) <= PROGRAMS
     N = NUMBERS if few or tile["HOW"] == "row" else 2 * NUMBERS
     U = N // arrays.GATES[kind]
@@ -89,7 +88,7 @@ def gates(
 def interface(hidden: Tensor, weight: Tensor, bias: Tensor | None, vectors: Tensor) -> None:
     """Fill the interface vectors (b, S), from h_t of all layers (b, L H) and weight (S, L H)."""
     (rows, K), S = hidden.shape, len(weight)
-    tile = _tile(weight, rows, vectors.dtype, K, 4, 16 if K <= SMALL_HIDDEN else 32, 4, 3)
+    tile = _tile(weight, rows, vectors.dtype, K, 4, 32, 4, 3)
     _launch(
         kernels.interface_kernel, rows, launch.cdiv(S, NUMBERS),
         _all((hidden, weight, bias, vectors), weight[0]),
@@ -116,7 +115,9 @@ def units_backward(
         clip: bound for each element of that sum and of gradient.c on entry; None: no bound.
     """
     (rows, S), H = d_vectors.shape, layer.hidden.shape[1]
-    tile = _tile(weight, rows, d_vectors.dtype, S, 8, 16 if H <= SMALL_HIDDEN else 32, 8, 3)
+    small = H <= SMALL_HIDDEN
+    inner = (8, 32, 8, 3) if rows <= ROWS and not small else (4, 32, 4, 3 if small else 4)
+    tile = _tile(weight, rows, d_vectors.dtype, S, *inner)
     kept = layer.before, layer.active, layer.tanh_c, layer.hidden
     tensors = (d_vectors, weight, *gradient, *kept)
     _launch(
@@ -146,7 +147,8 @@ def gates_backward(
         d_last: (b, H), gradient of h_{t-1}; None if it was not seen.
     """
     (rows, K), RW, H = d_active.shape, d_reads.shape[1], len(weight) // arrays.GATES[kind]
-    tile = _tile(weight, rows, d_reads.dtype, K, 8, 32, 8, 3 if H <= SMALL_HIDDEN else 4)
+    inner = (4, 32, 4, 4) if H <= SMALL_HIDDEN else (8, 32, 8, 4)
+    tile = _tile(weight, rows, d_reads.dtype, K, *inner)
     tensors = (d_active, weight, d_reads, d_below, kept_below, d_last)
     _launch(
         kernels.gates_backward_kernel, rows, launch.cdiv(weight.shape[1], NUMBERS),
@@ -161,9 +163,9 @@ def _tile(
 ) -> dict[str, Any]:
     """A program's rows and what it takes of the inner dimension at a time, its warps and stages.
 
-    KS, BK, warps and stages are those that were fastest on an H200 at B, H = 16, 128 and 32, 256,
-    but for `units_backward` at H = 128, measured with 4 warps: 8 have a third of the barriers. A
-    program that multiplies a single row takes as much as it can at once, as measured at B = 1.
+    KS, BK, warps and stages are those that were fastest in training steps on an H200, at B, H = 16,
+    128; 32, 256 and 8, 256. A program that multiplies a single row takes as much as it can at once,
+    as measured at B = 1.
     """
     how, compute = multiplies_as(weight, rows, full), launch.compute_dtype(full)
     if how == "row":

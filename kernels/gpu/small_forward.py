@@ -17,7 +17,7 @@ import triton.language as tl
 
 from . import interface
 from . import small_layout as layout
-from .arithmetic import oneplus, product
+from .arithmetic import oneplus, product, weighted_sums
 from .content import EPSILON
 from .packed import carried, no_tensors, store_rows, sums
 from .small_layout import load, store
@@ -254,7 +254,7 @@ def read(
     for head in tl.static_range(HW):
         weights += modes[head][:, None] * behinds[head]
         weights += modes[1 + HW + head][:, None] * aheads[head]
-    found = tl.sum(weights[:, :, None] * cells[None, :, :], 1)
+    found = weighted_sums(weights, cells, in_n)
     in_reads = in_r[:, None] & in_w[None, :]
     store(reads + r[:, None] * W + w[None, :], found, in_reads, FULL_R and FULL_W)
     if part == 0:

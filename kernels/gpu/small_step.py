@@ -67,9 +67,14 @@ def strip_rows(B: int, N: int, R: int, Hw: int, least: int) -> int:
     return min(rows, launch.block(N), most_rows(R, Hw))
 
 
+def padded_cells(N: int) -> int:
+    """The cells of a program's arrays: at least 2, as Triton 3.6 cannot compile all with 1."""
+    return max(2, launch.block(N))
+
+
 def is_alone(N: int, W: int, R: int, Hw: int) -> bool:
     """Whether one program does the whole forward pass of a batch element."""
-    BN = launch.block(N)
+    BN = padded_cells(N)
     reads = BN * launch.block(R) * launch.block(W)
     return N <= ALONE_CELLS and most_rows(R, Hw) >= BN and reads <= READ_NUMBERS
 
@@ -87,7 +92,7 @@ def make_scratch(
     B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
 ) -> Scratch:
     """Scratch for these sizes or smaller batches, which are divided in the same way."""
-    forward_rows = launch.block(N) if is_alone(N, W, R, Hw) else strip_rows(B, N, R, Hw, ROWS)
+    forward_rows = padded_cells(N) if is_alone(N, W, R, Hw) else strip_rows(B, N, R, Hw, ROWS)
     backward_rows = strip_rows(B, N, R, Hw, ROWS_BACKWARD)
     size = max(
         small_layout.forward_size(N, R, Hw, launch.cdiv(N, forward_rows)),
@@ -105,7 +110,7 @@ def make_scratch(
 def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, Any]:
     """Constants of the kernels; each takes those that it names."""
     (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
-    S, BN, BW, BR = launch.cdiv(N, rows), *map(launch.block, (N, W, R))
+    S, BN, BW, BR = launch.cdiv(N, rows), padded_cells(N), launch.block(W), launch.block(R)
     return {
         "N": N,
         "W": W,

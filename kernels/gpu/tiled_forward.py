@@ -10,7 +10,7 @@ import triton.language as tl
 
 from . import interface
 from .allocation_forward import allocate_heads, sort_tile
-from .arithmetic import gates, load_strengths, one_strength
+from .arithmetic import gates, load_strengths, one_strength, weighted_sums
 from .content import EPSILON, load_cells, norms, store_cells
 from .memory import load_weights, store_weights
 from .tiles import (
@@ -328,7 +328,7 @@ def read_kernel(
         weights += tl.load(modes + head, mask=r < R, other=0.0)[:, None] * behind
         weights += tl.load(modes + 1 + HW + head, mask=r < R, other=0.0)[:, None] * ahead
     store_weights(read1 + b * R * N, weights, n, N, R, BR)
-    part = tl.sum(weights[:, :, None] * cells[None, :, :], 1)
+    part = weighted_sums(weights, cells, n < N)
     place = reads_by_tile + (b * READ_TILES + tile) * R * W + r[:, None] * W + w[None, :]
     tl.store(place, part, mask=(r < R)[:, None] & (w < W)[None, :])
     GROUPS: tl.constexpr = (READ_TILES + GROUP - 1) // GROUP

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...kernels.arrays import ALLOCATIONS, SIMILARITIES, Adjoint, AdjointSteps, Step, Steps
+from ...interface import STRENGTHS
+from ...kernels.arrays import ALLOCATIONS, SIMILARITIES, Adjoint, AdjointSteps, Choices, Step, Steps
 from ...kernels.cpu import all_steps as all_kernels
 from ...kernels.cpu import step as kernels
 from ...kernels.cpu.step import AFTER, ALL, BEFORE, LINKS
@@ -52,7 +53,9 @@ class CpuFusedRun(StepRun):
         kind = numpy_dtype(dtype)
         self._scratch = kernels.make_scratch(*sizes, kind, length)
         self._variant = _variant_of(options, sizes, kind) if options.varied else None
-        self._robust = options.usage_order == "robust"
+        self._choices = Choices(
+            options.usage_order == "robust", STRENGTHS[options.strengths], options.usage_gradient
+        )
         self._kept: list[np.ndarray] = []
 
     array = staticmethod(array)
@@ -81,7 +84,7 @@ class CpuFusedRun(StepRun):
             variant = self._with_linked(linked)
             if self._keep:
                 self._kept.append(linked)
-        _run_stages(step, kernels.forward, step, self._scratch, variant, self._robust)
+        _run_stages(step, kernels.forward, step, self._scratch, variant, self._choices)
 
     def rebuild(self, step: Step, with_link: bool) -> None:
         B, Hw, N, _ = step.link0.shape
@@ -93,14 +96,14 @@ class CpuFusedRun(StepRun):
         variant = self._variant
         if variant is not None:
             variant = self._with_linked(self._kept.pop())
-        arguments = step, adjoint, self._scratch, variant, self._robust
+        arguments = step, adjoint, self._scratch, variant, self._choices
         _run_stages(step, kernels.backward, *arguments)
 
     def forward_steps(self, steps: Steps) -> None:
         T = len(steps.batch_sizes)
         if self._variant is not None:
             self._variant = self._with_linked(self._new_linked(len(steps.vectors)))
-        arguments = steps, self._scratch, self._variant, self._robust
+        arguments = steps, self._scratch, self._variant, self._choices
         ranges = _ranges_of_sequences(steps)
         backward = ("all steps backward", *(() if ranges else ("all steps rebuilt",)))
         self._ensure("all steps", *(backward if self._keep else ()))
@@ -113,7 +116,7 @@ class CpuFusedRun(StepRun):
 
     def backward_steps(self, steps: Steps, adjoint: AdjointSteps) -> None:
         T = len(steps.batch_sizes)
-        arguments = steps, adjoint, self._scratch, self._variant, self._robust
+        arguments = steps, adjoint, self._scratch, self._variant, self._choices
         ranges = _ranges_of_sequences(steps)
         if ranges:
             run_ranges(ranges, partial(all_kernels.backward, ALL), 0, T, *arguments)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels.arrays import Adjoint, Step
+from ...kernels.arrays import Adjoint, Choices, Step
 from ...kernels.cpu import separable_linkage, sparse_linkage
 from ...kernels.cpu import step as kernels
 from ...linkages import LinkGradients
@@ -29,7 +29,7 @@ class CpuDenseRun(DenseRun):
     """The link stage of the fused step's kernels, alone."""
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
-        scratch = self._run(kernels.forward, step, (), None, False)
+        scratch = self._run(kernels.forward, step, (), None, Choices())
         return torch.from_numpy(scratch.rows), torch.from_numpy(scratch.columns.sum(1))
 
     def rebuild(self, step: Step) -> None:
@@ -48,7 +48,7 @@ class CpuDenseRun(DenseRun):
             write=none,
             read=arrays(d_read)[0],
         )
-        scratch = self._run(kernels.backward, step, (adjoint,), None, False, modes=modes)
+        scratch = self._run(kernels.backward, step, (adjoint,), None, Choices(), modes=modes)
         return LinkGradients(
             ahead=torch.from_numpy(scratch.rows),
             behind=torch.from_numpy(scratch.columns.sum(1)),

@@ -62,30 +62,36 @@ JOINT_MEANS = (
 )
 
 
-def error_table(errors: dict[int, float]) -> str:
+def error_table(errors: dict[int, float], guesses: dict[int, float], ours: str = "ours") -> str:
     """Errors by task in per cent beside the published ones, as Markdown.
 
     The means of the published columns are over the same tasks as ours. If these are all 20, a
     second table compares the mean with other papers.
+
+    Args:
+        errors: a model's, by task.
+        guesses: those of guesses.
+        ours: what the errors are called.
     """
-    head = ["task", "ours", "LSTM, best", "NTM, best", "DNC1, best", "DNC2, best"]
+    head = ["task", ours, "guessing", "LSTM, best", "NTM, best", "DNC1, best", "DNC2, best"]
     head += ["DNC1, mean of 20", "DNC2, mean of 20"]
     rows = []
     for task, error in sorted(errors.items()):
         known = PUBLISHED[task]
         means = f"{known.mean_dnc1} +- {known.deviation_dnc1}"
         means_2 = f"{known.mean_dnc2} +- {known.deviation_dnc2}"
-        rows.append([str(task), f"{error:.1f}", *map(str, known[:4]), means, means_2])
-    columns = [list(errors.values())]
+        own = (f"{error:.1f}", f"{guesses[task]:.1f}")
+        rows.append([str(task), *own, *map(str, known[:4]), means, means_2])
+    columns = [list(errors.values()), [guesses[task] for task in errors]]
     columns += [[PUBLISHED[task][place] for task in errors] for place in (0, 1, 2, 3, 4, 6)]
-    failed = [str(sum(error > FAILED for error in column)) for column in columns[:5]]
+    failed = [str(sum(error > FAILED for error in column)) for column in columns[:6]]
     rows.append(["mean", *(f"{sum(column) / len(column):.1f}" for column in columns)])
     rows.append([f"failed (> {FAILED:g} %)", *failed, "", ""])
     tables = markdown(head, rows)
     if len(errors) == len(PUBLISHED):
-        ours = ["ours", f"{sum(columns[0]) / len(errors):.1f}", failed[0]]
+        mean = [ours, f"{sum(columns[0]) / len(errors):.1f}", failed[0]]
         others = [list(row) for row in JOINT_MEANS]
-        tables += "\n\n" + markdown(["all 20 tasks", "mean error", "failed"], [ours, *others])
+        tables += "\n\n" + markdown(["all 20 tasks", "mean error", "failed"], [mean, *others])
     return tables
 
 

@@ -133,14 +133,21 @@ class BabiTask(ClassTask):
             for number in self.numbers
         }
 
-    def parts_table(self, shares: dict[str, float]) -> str:
+    def parts_table(self, shares: dict[str, float], guesses: dict[str, float]) -> str:
         """The error of each task beside published ones, with means and numbers of failed tasks."""
-        note = (
-            f"error in % of questions: ours on {self.data or 'generated stories'}; the other "
-            "columns from Graves et al. 2016, trained on all 20 tasks at once"
+        on = f"the test files of {self.data}" if self.data else "generated stories"
+        if self.max_questions:
+            on += f", up to question {self.max_questions} of each story"
+        caption = (
+            f"error in % of questions: ours and guessing on {on}; the other columns on the whole "
+            "test files of bAbI, from Graves et al. 2016, trained on all 20 tasks of en-10k at once"
         )
-        table = error_table({int(name): 100 * (1 - share) for name, share in shares.items()})
-        return f"{note}\n{table}"
+        ours = "ours, on other stories" if self.max_questions or not self.data else "ours"
+        errors, guessed = (
+            {int(name): 100 * (1 - share) for name, share in found.items()}
+            for found in (shares, guesses)
+        )
+        return f"{caption}\n\n{error_table(errors, guessed, ours)}"
 
     @property
     def size(self) -> int | None:

@@ -122,15 +122,22 @@ class InferenceTask(GraphTask):
         first = 0 if self.min_relation == 1 else EDGE_LABELS
         last = EDGE_LABELS + OF_EACH_LENGTH * (self.max_relation - 1)
         rows = relations()[first:last, : self.max_relation].to(graphs.nodes.device)
-        ends, count, lengths = follow(graphs, rows), len(rows), (rows != BLANK).sum(1)
+        batch, start, row, ends = follow(graphs, rows)
+        lengths = (rows != BLANK).sum(1)[row].unsqueeze(1)
         shape = (batch_size, self.num_queries)
         wanted = uniform(self.min_relation, self.max_relation, (*shape, 1, 1), generator)
-        rank = random_shares((*shape, num_nodes, count), generator) + (lengths == wanted)
-        rank = rank.masked_fill((ends == BLANK).unsqueeze(1), -1.0)
-        chosen = rank.flatten(2).argmax(-1)
-        nodes = graphs.nodes.gather(1, chosen // count)
-        reached = graphs.nodes.gather(1, ends.flatten(1).gather(1, chosen))
-        return torch.stack([nodes, first + chosen % count, reached], -1)
+        shares = random_shares((*shape, num_nodes * len(rows)), generator)
+        rank = shares[batch, :, start * len(rows) + row]  # (F, Q)
+        rank = rank + (lengths == wanted.flatten(1)[batch])
+        found = batch.bincount(minlength=batch_size)
+        before = found.cumsum(0) - found
+        place = torch.arange(len(batch), device=batch.device) - before[batch]
+        ranks = rank.new_full((batch_size, int(found.max()), self.num_queries), -1.0)
+        ranks[batch, place] = rank
+        chosen = before.unsqueeze(1) + ranks.argmax(1)
+        nodes = graphs.nodes.gather(1, start[chosen])
+        reached = graphs.nodes.gather(1, ends[chosen])
+        return torch.stack([nodes, first + row[chosen], reached], -1)
 
     def _hints(self, graphs: Graphs, answers: Tensor, generator: torch.Generator) -> Tensor:
         """The triple for each planning step of each query, `BLANK` for none: (B, Q, S, 3)."""
@@ -157,7 +164,7 @@ def relation_names(edges: Mapping[int, str]) -> dict[int, str]:
     return named
 
 
-def follow(graphs: Graphs, rows: Tensor) -> Tensor:
+def follow(graphs: Graphs, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where sequences of edges lead from each node.
 
     Args:
@@ -165,7 +172,8 @@ def follow(graphs: Graphs, rows: Tensor) -> Tensor:
         rows: (relations, edges) labels of edges, `BLANK` past the last.
 
     Returns:
-        (B, V, relations) int64: places in `graphs.nodes`, `BLANK` if there is no such edge.
+        Four (F) int64, in the order of the first three, for each sequence that leads somewhere: the
+        graph, the place in its nodes that it starts from, the row, and the place it leads to.
     """
     batch_size, num_nodes = graphs.nodes.shape
     device = graphs.nodes.device
@@ -174,14 +182,18 @@ def follow(graphs: Graphs, rows: Tensor) -> Tensor:
     edges = torch.where(graphs.edges == BLANK, EDGE_LABELS, graphs.edges)
     next_node[:, :num_nodes].scatter_(2, edges, graphs.ends)
     next_node[..., EDGE_LABELS] = torch.arange(num_nodes + 1, device=device)  # no edge: stay
-    rows = torch.where(rows == BLANK, EDGE_LABELS, rows)
-    place = torch.arange(num_nodes, device=device).view(1, -1, 1).expand(batch_size, -1, len(rows))
-    table = next_node.flatten(1)
-    for labels in rows.unbind(1):
-        index = place * (EDGE_LABELS + 1) + labels
-        place = table.gather(1, index.flatten(1)).view_as(place)
-    there = (graphs.nodes != BLANK).unsqueeze(-1) & (place < num_nodes)
-    return torch.where(there, place, BLANK)
+    next_node[:, :num_nodes][graphs.nodes == BLANK] = num_nodes
+    rows = F.pad(torch.where(rows == BLANK, EDGE_LABELS, rows), (0, 1), value=EDGE_LABELS)
+    graph = torch.arange(batch_size, device=device).view(-1, 1, 1)
+    second = next_node[graph, next_node[:, :num_nodes]].flatten(2)  # (B, V, two labels)
+    pair = rows[:, 0] * (EDGE_LABELS + 1) + rows[:, 1]
+    batch, start, row = (second < num_nodes).index_select(2, pair).nonzero().unbind(1)
+    place = second[batch, start, pair[row]]
+    for labels in rows.unbind(1)[2:]:
+        place = next_node[batch, place, labels[row]]
+        kept = (place < num_nodes).nonzero().squeeze(1)
+        batch, start, row, place = (part[kept] for part in (batch, start, row, place))
+    return batch, start, row, place
 
 
 def triples_on_the_way(graphs: Graphs, answers: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...checks import check_integer, check_number
@@ -46,6 +47,7 @@ class ShortestPathTask(GraphTask):
     """
 
     unit = "path"
+    parts_by = "how much longer than the shortest a right path may be"
 
     # The paper's 15, of which 10 and 11 are the same
     LESSONS: ClassVar = (
@@ -77,8 +79,8 @@ class ShortestPathTask(GraphTask):
     def parts(self) -> dict[str, Task]:
         """By the paper's two rules: at most one step longer (Methods), or none (its tables)."""
         return {
-            "at most one step longer": replace(self, slack=1),
-            "shortest": replace(self, slack=0),
+            "at most one step": replace(self, slack=1),
+            "not at all": replace(self, slack=0),
         }
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
@@ -87,26 +89,24 @@ class ShortestPathTask(GraphTask):
         description = graphs.describe(generator)
         wanted = uniform(self.min_path, self.max_path, (batch_size,), generator)
         query, lengths = draw_pairs(graphs, wanted, generator)
-        steps = lengths + self.slack + 1
-        blank = torch.full((batch_size, int(steps.max()), 3), BLANK, device=query.device)
-        end = torch.tensor(END, device=query.device).expand_as(blank)
-        one = torch.ones_like(lengths)
-        unanswered = join_phases(
+        path = shortest_walk(description.heard, query, lengths)
+        actions = F.pad(path, (0, 0, 1, self.slack), value=BLANK)
+        steps = torch.arange(actions.shape[1], device=query.device).unsqueeze(-1)
+        end = torch.tensor(END, device=query.device)
+        targets = F.pad(path, (0, 0, 0, 1 + self.slack), value=BLANK)
+        targets = torch.where(steps == lengths.view(-1, 1, 1), end, targets)
+        return join_phases(
             [
                 description,
-                Phase(query.unsqueeze(1), one),
+                Phase(query.unsqueeze(1), torch.ones_like(lengths)),
                 silence(self.planning_steps, batch_size, query.device),
-                Phase(blank, steps, end),
+                Phase(actions, lengths + self.slack + 1, targets),
             ]
         )
-        best = PathAnswerer(unanswered)
-        for step in range(best.first, best.last + 1):
-            best.take(step, unanswered.targets.new_zeros(batch_size, TRIPLE_SIZE))
-        return best.batch()
 
     def answerer(self, batch: Batch, generator: torch.Generator | None) -> PathAnswerer:
         """Replaces the actions of the batch by the model's own."""
-        return PathAnswerer(batch, generator, 0.0 if generator is None else self.mixing)
+        return PathAnswerer(batch, generator, self.mixing)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
         """Whether each path in the batch arrives; the batch must be answered by the model.
@@ -148,6 +148,28 @@ def draw_pairs(graphs: Graphs, wanted: Tensor, generator: torch.Generator) -> tu
     return torch.cat([source, torch.full_like(source, BLANK), destination], 1), lengths
 
 
+def shortest_walk(edges: Tensor, query: Tensor, lengths: Tensor) -> Tensor:
+    """A shortest path along edges, of several that which takes the first edges.
+
+    Args:
+        edges: (B, E, 3) triples of labels, `BLANK` past the last.
+        query: (B, 3) labels of source, `BLANK` and destination.
+        lengths: (B) of the path.
+
+    Returns:
+        (B, longest, 3) triples of labels, `BLANK` past the last.
+    """
+    rows, node = torch.arange(len(edges), device=edges.device), query[:, 0]
+    to_go = distances(edges, query[:, 2]).gather(1, edges[..., 2].clamp(min=0))
+    path = []
+    for left in lengths - torch.arange(int(lengths.max()), device=edges.device).unsqueeze(-1):
+        leads = (edges[..., 0] == node.unsqueeze(1)) & (to_go == left.unsqueeze(1) - 1)
+        triple = edges[rows, leads.int().argmax(1)]
+        path.append(torch.where((left > 0).unsqueeze(1), triple, BLANK))
+        node = triple[:, 2]
+    return torch.stack(path, 1)
+
+
 def arrivals(inputs: Tensor) -> Tensor:
     """At which steps (T, B) of inputs (T, B, 92) the action leads to the destination."""
     heard, phase = decode_triples(inputs[..., :TRIPLE_SIZE]), phase_numbers(inputs)
@@ -163,11 +185,11 @@ class PathAnswerer(Answerer):
     Args:
         batch: of a `ShortestPathTask`; its answers are ignored.
         generator: of random actions in training; None takes the most likely edge at every step.
-        mixing: share of best actions; without a generator, 1 for all and otherwise none.
+        mixing: share of best actions in training; without a generator there are none.
     """
 
     def __init__(
-        self, batch: Batch, generator: torch.Generator | None = None, mixing: float = 1.0
+        self, batch: Batch, generator: torch.Generator | None = None, mixing: float = 0.0
     ) -> None:
         inputs = batch.inputs
         heard, phase = decode_triples(inputs[..., :TRIPLE_SIZE]), phase_numbers(inputs)
@@ -230,7 +252,7 @@ class PathAnswerer(Answerer):
     def _takes_best(self, known: Tensor) -> Tensor:
         """(B) in which sequences the best action is taken, whatever the outputs are."""
         if self._generator is None:
-            return known & (self._mixing == 1.0)
+            return torch.zeros_like(known)
         shares = random_shares(tuple(known.shape), self._generator).to(known.device)
         return known & (shares < self._mixing)
 

@@ -8,6 +8,7 @@ phase.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -49,12 +50,17 @@ class TripleTask(ClassTask):
         return TRIPLE_SIZE
 
 
+@lru_cache
+def label_vectors(device: torch.device) -> Tensor:
+    """(1001, 30) float32: zeros for `BLANK`, then the one-hot digits of each label."""
+    labels = torch.arange(NUM_LABELS, device=device).unsqueeze(1)
+    digits = labels // torch.tensor([100, 10, 1], device=device) % 10
+    return F.pad(F.one_hot(digits, 10).float().flatten(1), (0, 0, 1, 0))
+
+
 def encode_triples(triples: Tensor) -> Tensor:
     """Labels (..., 3), some of them `BLANK`, as one-hot digits, (..., 90) float32."""
-    places = torch.tensor([100, 10, 1], device=triples.device)
-    digits = triples.unsqueeze(-1) // places % 10
-    digits = torch.where(triples.unsqueeze(-1) < 0, -1, digits)
-    return F.one_hot(digits + 1, 11)[..., 1:].float().flatten(-3)
+    return F.embedding(triples + 1, label_vectors(triples.device)).flatten(-2)
 
 
 def decode_triples(vectors: Tensor) -> Tensor:
@@ -123,12 +129,10 @@ def join_phases(phases: Sequence[Phase]) -> Batch:
             cues[rows, start, 0] = 1.0
         start = start + phase.lengths
     heard, answers, cues = (part[:, :-1].transpose(0, 1) for part in (heard, answers, cues))
-    return Batch(
-        inputs=torch.cat([encode_triples(heard), cues], -1),
-        targets=encode_triples(answers),
-        mask=answers[..., 0] != BLANK,
-        lengths=lengths,
-    )
+    mask = answers[..., 0] != BLANK
+    targets = torch.zeros(*mask.shape, TRIPLE_SIZE, device=device, dtype=torch.float32)
+    targets[mask] = encode_triples(answers[mask])
+    return Batch(torch.cat([encode_triples(heard), cues], -1), targets, mask, lengths)
 
 
 def phase_numbers(inputs: Tensor) -> Tensor:
