@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast.backends import backend_problem, load_backend
 from dnc_fast.backends.step import ComposedRun, step_run
+from dnc_fast.interface import STRENGTHS
 from dnc_fast.state import MemorySizes, map_tensors
 from dnc_fast.step_options import ALLOCATIONS, PAPER, SIMILARITIES, StepOptions
 
@@ -95,10 +96,9 @@ def test_each_variant_alone_in_a_step(options: dict, every_backend: str) -> None
 
 
 @every_variant
-@on_a_cpu
 @pytest.mark.parametrize("linkage", LINKAGES[1:])
-def test_each_variant_with_other_linkages(linkage: str, backend: str, options: dict) -> None:
-    assert_step_equals_the_reference(backend, linkage, options)
+def test_each_variant_with_other_linkages(linkage: str, options: dict, every_backend: str) -> None:
+    assert_step_equals_the_reference(every_backend, linkage, options)
 
 
 @every_variant
@@ -109,6 +109,7 @@ def test_each_variant_alone_in_sequences(interval: int, backend: str, options: d
     assert_sequences_equal_the_reference(backend, options)
 
 
+@pytest.mark.full
 @every_variant
 def test_each_variant_alone_in_short_sequences_on_a_gpu(options: dict) -> None:
     pytest.importorskip("triton")
@@ -124,11 +125,15 @@ def combination(seed: int) -> dict[str, Any]:
         "checkpoint_interval": draw.choice([None, 1, 2, 3]),
         "num_write_heads": draw.choice([1, 1, 2, 3]),
         "num_read_heads": draw.choice([1, 2, 3]),
-        "controller": draw.choice(["lstm", "gru", "feedforward"]),
+        "controller": draw.choice(["lstm", "gru", "feedforward", "layer_norm_lstm"]),
         "num_layers": draw.choice([1, 2]),
         "similarity": draw.choice(SIMILARITIES),
         "allocation": draw.choice(ALLOCATIONS),
+        "strengths": draw.choice(list(STRENGTHS)),
+        "value_clip": draw.choice([None, None, 0.5]),
         **{name: draw.random() < 0.5 for name in ("masked_lookup", "deallocate", "link_sharpness")},
+        **{name: draw.random() < 0.3 for name in ("interface_norm", "bidirectional_controller")},
+        "usage_gradient": draw.random() < 0.5,
     }
     for name in ("read_topk", "write_topk"):
         if draw.random() < 0.25:
@@ -146,6 +151,12 @@ def combination(seed: int) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", range(16))
 def test_combinations_of_variants(seed: int, backend: str) -> None:
     assert_sequences_equal_the_reference(backend, combination(seed), (4, 2, 1), seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_combinations_of_variants_on_a_gpu(seed: int) -> None:
+    pytest.importorskip("triton")
+    assert_sequences_equal_the_reference("triton", combination(seed), (2, 1), seed)
 
 
 @pytest.mark.full
