@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import inspected_step, load_backend, resolve_backend, unchecked_step
+from .backends import inspected_step, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
 from .config import OPTION_NAMES, DNCConfig, describe
 from .controllers import call_controller, zero_state
@@ -25,17 +25,16 @@ from .engine import (
     rehearse_batch,
     run_alone,
     run_sequences,
+    sequences_operation,
     unroll,
 )
 from .given_state import check_like, check_memory, check_state_type
 from .linkages import LINKAGES, linkage_of
+from .opaque import is_traced, refuse_jit_script, refuse_jit_trace
 from .options import read_options, takes_options
 from .precision import Precision, run_precision
-from .state import (
-    DNCState,
-    MemoryState,
-    map_tensors,
-)
+from .sequences import Sequences
+from .state import DNCState, MemoryState, map_tensors
 from .trace import Trace, trace_step
 
 OF_SEQUENCES = ("batch_first", "bidirectional", "bidirectional_controller")
@@ -206,9 +205,9 @@ class DNCCell(nn.Module):
             output y_t, (B, Y) or (Y), and the state after the step.
 
         Raises:
-            TypeError, ValueError: an argument has the wrong type, shape, dtype or device; or
-                there is a controller that runs from the end.
+            TypeError, ValueError: an argument is invalid, or a controller runs from the end.
         """
+        refuse_jit_trace()
         weight = self.like
         if self.reverse_controller is not None:
             raise ValueError(
@@ -227,7 +226,7 @@ class DNCCell(nn.Module):
             input = input.unsqueeze(0)
             state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
         state = self.complete_state(state, input.shape[0])
-        step = self.step if memory and len(input) else self._step_without_memory
+        step = self.step if memory and input.shape[0] else self._step_without_memory
         features, state = step(input, state)
         output = self.outputs(features)
         if unbatched:
@@ -276,7 +275,7 @@ class DNCCell(nn.Module):
 
     def _step_without_memory(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
         """One step as in `step` that reads zeros and writes nothing."""
-        reads = self._zero_read_vectors(len(inputs))
+        reads = self._zero_read_vectors(inputs.shape[0])
         hidden, controller = self._control(inputs, reads, state.controller)
         features = torch.cat([hidden, reads.flatten(1).to(hidden.dtype)], dim=-1)
         return features, DNCState(controller, state.memory, reads)
@@ -300,32 +299,32 @@ class DNCCell(nn.Module):
         return hidden, state
 
     def _ahead(
-        self, rows: Tensor, batch_sizes: list[int], reversal: Tensor | None, plan: Plan | None
+        self, rows: Tensor, sequences: Sequences, reversal: Tensor | None, plan: Plan | None
     ) -> Tensor | None:
         """What the controller from the end puts out, (rows, size); by autograd without a plan."""
         controller = self.reverse_controller
         if controller is None:
             return None
         assert reversal is not None
-        rows, zeros = rows[reversal], zero_state(controller, batch_sizes[0], self.like)
+        rows, zeros = rows[reversal], zero_state(controller, sequences.batch_size, self.like)
         if plan is not None and has_tape(controller):
-            return run_alone(controller, rows, batch_sizes, zeros, plan)[reversal]
+            return run_alone(controller, rows, sequences.batch_sizes, zeros, plan)[reversal]
 
         def step(inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
             hidden, after = self._called(controller, inputs, state.controller)
             return hidden, DNCState(after)
 
-        return unroll(step, rows, batch_sizes, DNCState(zeros))[0][reversal]
+        return unroll(step, rows, sequences, DNCState(zeros))[0][reversal]
 
-    def _with_ahead(self, rows: Tensor, batch_sizes: list[int], reversal: Tensor | None) -> Tensor:
+    def _with_ahead(self, rows: Tensor, sequences: Sequences, reversal: Tensor | None) -> Tensor:
         """The inputs of `step` at all steps."""
-        ahead = self._ahead(rows, batch_sizes, reversal, None)
+        ahead = self._ahead(rows, sequences, reversal, None)
         return rows if ahead is None else torch.cat([rows, ahead.to(rows.dtype)], dim=-1)
 
     def run(
         self,
         rows: Tensor,
-        batch_sizes: list[int],
+        sequences: Sequences,
         state: DNCState | None,
         trace: list[Trace] | None,
         memory: bool = True,
@@ -334,8 +333,8 @@ class DNCCell(nn.Module):
         """Run whole sequences, as fast as the backend and the dtypes allow.
 
         Args:
-            rows: (sum of batch_sizes, X), one step after another.
-            batch_sizes: number of sequences at each step; never increases.
+            rows: those of the sequences, one step after another, in either direction.
+            sequences: how many rows each step has.
             state: complete, before the first step; None for zeros.
             trace: if given, each step's trace is appended to it.
             memory: whether to use the memory, see `DNC.forward`.
@@ -344,32 +343,50 @@ class DNCCell(nn.Module):
         Returns:
             features as from `step`, (rows, F), and each sequence's state after its own last step.
         """
-        if not memory or not len(rows):
-            rows = self._with_ahead(rows, batch_sizes, reversal)
-            zeros = self.zero_state(batch_sizes[0]) if state is None else state
-            return unroll(self._step_without_memory, rows, batch_sizes, zeros)
-        backend = self.config.backend
-        if backend == "auto" and _is_exporting():  # which can follow only plain torch
-            backend = "reference"
-        backend = resolve_backend(backend, rows.device, self.state_dtype)
+        B = sequences.batch_size
+        if not memory or not B:
+            rows = self._with_ahead(rows, sequences, reversal)
+            state = self.zero_state(B) if state is None else state
+            return unroll(self._step_without_memory, rows, sequences, state)
+        backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
         precision = run_precision(self.like, rows, self.state_dtype)
-        plain = is_plain(self) and interface_is_plain(self.interface, self.interface_norm)
-        if precision is not None and precision.half is not None:
-            # A custom controller must run step by step, under torch's own autocast.
-            plain = plain and has_tape(self.controller)
-        inspected = backend == "reference" or trace is not None
-        if inspected or not plain or precision is None or _is_quick(rows, batch_sizes, precision):
-            rows = self._with_ahead(rows, batch_sizes, reversal)
-            state = self.zero_state(batch_sizes[0]) if state is None else state
-            return unroll(partial(self.step, trace=trace), rows, batch_sizes, state)
-        start, plan = self._start(state, batch_sizes[0]), self._plan(backend, precision)
-        ahead = self._ahead(rows, batch_sizes, reversal, plan)
+        recorded = is_traced() and sequences.sizes is None
+        inspected = backend == "reference" or trace is not None or _is_quick(sequences, precision)
+        if inspected or not self._is_plain(precision, recorded):
+            rows = self._with_ahead(rows, sequences, reversal)
+            state = self.zero_state(B) if state is None else state
+            return unroll(partial(self.step, trace=trace), rows, sequences, state)
+        assert precision is not None
+        if recorded:
+            interface = InterfaceTensors.of(self.interface, self.interface_norm, None)
+            state = self.zero_state(B) if state is None else state
+            parts = self.controller, interface, rows
+            return sequences_operation(*parts, state, self.config, backend, precision.half)
+        start, plan = self._start(state, B), Plan.of(self.config, backend, precision)
+        ahead = self._ahead(rows, sequences, reversal, plan)
         interface = InterfaceTensors.of(self.interface, self.interface_norm, ahead)
-        features, final = run_sequences(self.controller, interface, rows, batch_sizes, start, plan)
+        parts = self.controller, interface, rows
+        features, final = run_sequences(*parts, sequences.batch_sizes, start, plan)
         if ahead is not None:
             hidden, reads = features.tensor_split((-self.config.read_size,), dim=-1)
             features = torch.cat([hidden, ahead.to(hidden.dtype), reads], dim=-1)
         return features, final
+
+    def _is_plain(self, precision: Precision | None, recorded: bool) -> bool:
+        """Whether the engine may run the cell's parts itself, in a precision that it supports.
+
+        recorded: as one operation.
+        """
+        plain = is_plain(self) and interface_is_plain(self.interface, self.interface_norm)
+        if precision is None or not plain:
+            return False
+        if not recorded and precision.half is None:
+            return True
+        # A custom controller is no part of an operation, and must run under torch's own autocast;
+        # an operation draws no random numbers, and has no controller that runs from the end.
+        if not (recorded and has_tape(self.controller)):
+            return has_tape(self.controller)
+        return self.reverse_controller is None and not (self.training and self.controller.dropout)
 
     def _start(self, state: DNCState | None, batch_size: int) -> Start:
         """The state before the first step; its number of cells may differ from the model's."""
@@ -381,18 +398,6 @@ class DNCCell(nn.Module):
             sizes, link = state.memory.sizes, linkage_of(state.memory.link)
         return Start(state, sizes, link.is_matrix, zeros)
 
-    def _plan(self, backend: str, precision: Precision) -> Plan:
-        """How the engine runs sequences."""
-        return Plan(
-            backend=load_backend(backend),
-            options=self.config.step_options,
-            in_place=self.config.in_place,
-            interval=self.config.checkpoint_interval,
-            checkpoint_dtype=self.config.checkpoint_dtype,
-            precision=precision,
-            capture=self.config.cuda_graphs,
-        )
-
     def rehearse(self, batch_size: int, half: torch.dtype | None = None) -> None:
         """Make the launches of training and inference by backend "triton" on tensors without data.
 
@@ -400,7 +405,7 @@ class DNCCell(nn.Module):
             batch_size: B.
             half: of the controller's products; None for full precision. The cell is on "meta".
         """
-        plan = self._plan("triton", Precision(self.state_dtype, half))
+        plan = Plan.of(self.config, "triton", Precision(self.state_dtype, half))
         state, X = self.zero_state(batch_size), self.config.input_size
         interface = self.interface, self.interface_norm
         for keep in (False, True):
@@ -415,8 +420,9 @@ class DNCCell(nn.Module):
                 'memory_report needs backend "cpu", "eager" or "triton", which use the engine; got '
                 '"reference", which keeps what autograd keeps: several link matrices for every step'
             )
+        kept = [getattr(part, "kept_numbers", int)() for part in self._controllers]
         return memory_report(
-            self._plan(backend, Precision(self.state_dtype)),
+            Plan.of(config, backend, Precision(self.state_dtype)),
             config.memory_sizes(batch_size),
             LINKAGES[config.linkage],
             weight.device,
@@ -424,27 +430,21 @@ class DNCCell(nn.Module):
             fan_out=config.link_fan_out,
             state_dtype=self.state_dtype,
             itemsize=weight.element_size(),
-            controller_numbers=sum(
-                getattr(part, "kept_numbers", int)() for part in self._controllers
-            ),
-            interface=InterfaceForm(
-                ahead=config.bidirectional_controller, norm=config.interface_norm
-            ),
+            controller_numbers=sum(kept),
+            interface=InterfaceForm(True, config.bidirectional_controller, config.interface_norm),
             features=self.output.in_features,
             output_size=self.output.out_features,
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
         )
 
+    __prepare_scriptable__ = refuse_jit_script
+
     def extra_repr(self) -> str:
         return describe(self.config)
 
 
-def _is_quick(rows: Tensor, batch_sizes: list[int], precision: Precision) -> bool:
+def _is_quick(sequences: Sequences, precision: Precision | None) -> bool:
     """Whether there is one step only, on a CPU: it takes less time than the engine's buffers do."""
-    single = len(batch_sizes) == 1 and rows.device.type == "cpu" and precision.half is None
-    return single and not torch.compiler.is_compiling()
-
-
-def _is_exporting() -> bool:
-    """Whether torch.export is at work; torch 2.6 does not tell."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    if is_traced() or precision is None or precision.half is not None:
+        return False
+    return sequences.steps == 1 and sequences.rows.device.type == "cpu"

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .opaque import is_traced
+
 
 def check_integer(name: str, value: Any, minimum: int) -> None:
-    """Raise unless `value` is an int (not a bool) of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Raise unless `value` is an int (not a bool) or a traced one, of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
@@ -76,7 +78,7 @@ def check_tensor(
 
 def values_are_known(tensor: Tensor) -> bool:
     """Whether the values of a tensor can be looked at without waiting for a device."""
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+    if tensor.device.type != "cpu" or is_traced():
         return False
     return not torch._C._are_functorch_transforms_active()  # vmap has no concrete values
 

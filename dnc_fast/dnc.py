@@ -17,6 +17,7 @@ from .checks import check_flag, check_integer
 from .config import OPTION_NAMES, DNCConfig, describe
 from .engine import MemoryReport
 from .given_state import check_state_type
+from .opaque import refuse_jit_script, refuse_jit_trace
 from .options import arguments_of, read_options
 from .pretrained import fill, read_pretrained, write_pretrained
 from .sequences import Sequences
@@ -296,6 +297,7 @@ class DNC(nn.Module):
                 a CPU) the input is not finite; or a trace is asked for where there is no memory,
                 or no sequence.
         """
+        refuse_jit_trace()
         check_flag("memory", memory)
         sequences = Sequences.of(
             input, self.config.input_size, self.config.batch_first, self.cell.like
@@ -314,7 +316,7 @@ class DNC(nn.Module):
             steps: list[Trace] | None = [] if return_trace else None
             features, final = cell.run(
                 sequences.rows if order is None else sequences.rows[order],
-                sequences.batch_sizes,
+                sequences,
                 None if initial is None else _complete(cell, sequences, initial),
                 steps,
                 memory,
@@ -349,6 +351,8 @@ class DNC(nn.Module):
         for one in states:
             check_state_type(one)
         return states
+
+    __prepare_scriptable__ = refuse_jit_script
 
     def extra_repr(self) -> str:
         return describe(self.config)

@@ -60,7 +60,7 @@ def check_memory(
         raise ValueError(
             f"state.memory.link must have linkage {config.linkage!r} like the model, got {given!r}"
         )
-    held = len(memory.memory)
+    held = memory.memory.shape[0]
     if held != batch_size:
         hint = "; state.slice_batch(...) takes some of them" if held > batch_size else ""
         raise ValueError(
@@ -68,8 +68,9 @@ def check_memory(
         )
     sizes, linkage = config.memory_sizes(batch_size, N), LINKAGES[given]
     link_sizes = LinkSizes(batch_size, sizes.num_write_heads, N, config.link_fan_out)
-    expected = memory_state_shapes(sizes) | linkage.shapes(memory.link, link_sizes)
-    parts = {**memory._asdict(), **linkage.tensors(memory.link)}
+    expected = {**memory_state_shapes(sizes), **linkage.shapes(memory.link, link_sizes)}
+    fields = dict(zip(MemoryState._fields, memory, strict=True))
+    parts = {**fields, **linkage.tensors(memory.link)}
     shapes = {name: _shape(parts[name]) for name in expected}
     _check_shapes("memory", shapes, expected, batch_size)
     _check_kind("memory", memory.memory, device, dtype)  # the other fields match it
@@ -81,10 +82,18 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> None:
     """Raise unless a state's field has the expected shapes."""
-    if shapes != expected:
+    if not _equal(shapes, expected):
         raise ValueError(
             f"state.{name} must have shapes {expected} for a batch of {batch_size}, got {shapes}"
         )
+
+
+def _equal(shapes: Any, expected: Any) -> bool:
+    """Whether nests of shapes are equal; torch.compile cannot compare dicts of unknown sizes."""
+    if isinstance(shapes, dict) and isinstance(expected, dict):
+        same = shapes.keys() == expected.keys()
+        return same and all([_equal(part, expected[name]) for name, part in shapes.items()])
+    return bool(shapes == expected)
 
 
 def _check_kind(name: str, part: Tensor, device: torch.device, dtype: torch.dtype) -> None:

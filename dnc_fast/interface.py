@@ -120,8 +120,9 @@ def parse_interface(
         cell_size, num_read_heads, num_write_heads, floor is not None, sharpness
     )
     lengths = [torch.Size(shape).numel() for shape in shapes.values()]
-    parts = zip(shapes.items(), vector.split(lengths, dim=-1), strict=True)
-    raw = Interface(**{name: part.unflatten(-1, shape) for (name, shape), part in parts})
+    parts = zip(shapes.items(), vector.split_with_sizes(lengths, dim=-1), strict=True)
+    rows = vector.shape[:-1]
+    raw = Interface(**{name: part.view(*rows, *shape) for (name, shape), part in parts})
 
     def mask(part: Tensor | None) -> Tensor | None:
         if part is None or floor is None:

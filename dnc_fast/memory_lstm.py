@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .cell import describe
 from .checks import check_integer
-from .config import OPTION_NAMES, DNCConfig
+from .config import OPTION_NAMES, DNCConfig, describe
 from .controllers import ProjectedLSTMController
 from .dnc import DNC
 from .options import read_options, takes_options

@@ -21,13 +21,23 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Sequences:
-    """A batch of sequences as rows; converts results back to the form of the input."""
+    """A batch of sequences as rows; converts results back to the form of the input.
+
+    Attributes:
+        rows: (rows, X), one step after another.
+        steps: T, of the longest sequence.
+        batch_size: B, the number of sequences.
+        batch_first, unbatched, packed: the form of the input.
+        sizes: number of sequences at each step; None if they are of one length.
+    """
 
     rows: Tensor
-    batch_sizes: list[int]
+    steps: int
+    batch_size: int
     batch_first: bool
     unbatched: bool
-    packed: PackedSequence | None
+    packed: PackedSequence | None = None
+    sizes: list[int] | None = None
 
     @classmethod
     def of(
@@ -51,7 +61,8 @@ class Sequences:
                 raise ValueError(
                     f"input.data must have shape (rows, {input_size}), got {tuple(x.data.shape)}"
                 )
-            return cls(x.data, x.batch_sizes.tolist(), batch_first, False, x)
+            sizes = x.batch_sizes.tolist()
+            return cls(x.data, len(sizes), sizes[0], batch_first, False, x, sizes)
         check_tensor("input", x, like.device, like.dtype)
         layout = "(B, T, X)" if batch_first else "(T, B, X)"
         if x.dim() not in (2, 3) or x.shape[-1] != input_size:
@@ -67,12 +78,12 @@ class Sequences:
         steps, batch_size, _ = x.shape
         if not steps:
             raise ValueError(f"input must have at least one step, got T=0, B={batch_size}")
-        return cls(x.flatten(0, 1), [batch_size] * steps, batch_first, unbatched, None)
+        return cls(x.flatten(0, 1), steps, batch_size, batch_first, unbatched)
 
     @property
-    def batch_size(self) -> int:
-        """B, the number of sequences."""
-        return self.batch_sizes[0]
+    def batch_sizes(self) -> list[int]:
+        """Number of sequences at each step; never increases. It fixes T in an exported graph."""
+        return [self.batch_size] * self.steps if self.sizes is None else self.sizes
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """Each row's step and its index in the batch."""
@@ -88,8 +99,8 @@ class Sequences:
         Applied twice, it restores the original order.
         """
         if self.packed is None:  # need not wait for the device
-            rows = torch.arange(len(self.rows), device=self.rows.device)
-            return rows.view(len(self.batch_sizes), -1).flip(0).flatten() if len(rows) else rows
+            rows = torch.arange(self.rows.shape[0], device=self.rows.device)
+            return rows.view(self.steps, self.batch_size).flip(0).flatten()
         steps, places = self._places()
         sizes = torch.tensor(self.batch_sizes, device=self.rows.device)
         starts = sizes.cumsum(0) - sizes
@@ -104,11 +115,10 @@ class Sequences:
 
     def pad(self, rows: Tensor) -> Tensor:
         """Rows of results as a padded batch, with zeros past the end of each sequence."""
-        steps = len(self.batch_sizes)
         if self.packed is None:
-            padded = rows.view(steps, self.batch_size, *rows.shape[1:])
+            padded = rows.view(self.steps, self.batch_size, *rows.shape[1:])
         else:
-            padded = rows.new_zeros(steps, self.batch_size, *rows.shape[1:])
+            padded = rows.new_zeros(self.steps, self.batch_size, *rows.shape[1:])
             padded[self._places()] = rows
             if self.packed.unsorted_indices is not None:
                 padded = padded[:, self.packed.unsorted_indices]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals
+from torch.utils._pytree import _register_namedtuple
 
 from .checks import check_choice, check_integer
 from .linkages import LINKAGES, LinkSizes, SeparableLink, SparseLink, linkage_of
@@ -146,7 +147,7 @@ class MemoryState(NamedTuple):
                 linkage is unknown.
         """
         sizes = MemorySizes(batch_size, num_cells, cell_size, num_read_heads, num_write_heads)
-        for name, size in zip(sizes._fields, sizes, strict=True):
+        for name, size in zip(MemorySizes._fields, sizes, strict=True):
             check_integer(name, size, minimum=0 if name == "batch_size" else 1)
         check_choice("linkage", linkage, LINKAGES)
         check_integer("link_fan_out", link_fan_out, minimum=1)
@@ -161,14 +162,7 @@ class MemoryState(NamedTuple):
     @property
     def sizes(self) -> MemorySizes:
         """B, N, W, R, Hw, as in the memory and the weightings."""
-        batch_size, num_cells, cell_size = self.memory.shape
-        return MemorySizes(
-            batch_size,
-            num_cells,
-            cell_size,
-            self.read_weights.shape[1],
-            self.write_weights.shape[1],
-        )
+        return sizes_of(self)
 
     def detach(self) -> MemoryState:
         """The same values, detached from the graph (for truncated backpropagation)."""
@@ -188,6 +182,12 @@ class MemoryState(NamedTuple):
 
     def __repr__(self) -> str:
         return _described("MemoryState", self, _memory_lines(self))
+
+
+def sizes_of(state: MemoryState) -> MemorySizes:
+    """`MemoryState.sizes`, for torch.compile, which may know no properties of tuples."""
+    B, N, W = state.memory.shape
+    return MemorySizes(B, N, W, state.read_weights.shape[1], state.write_weights.shape[1])
 
 
 def memory_state_shapes(sizes: MemorySizes) -> dict[str, tuple[int, ...]]:
@@ -214,9 +214,9 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
             f"state must be a MemoryState, got {type(state).__name__}; "
             "MemoryState.zeros(batch_size, num_cells, cell_size, ...) makes an empty one"
         )
-    parts = state._asdict()
+    parts = dict(zip(MemoryState._fields, state, strict=True))
     linkage = linkage_of(parts.pop("link"))
-    parts |= linkage.tensors(state.link)
+    parts = {**parts, **linkage.tensors(state.link)}
     for name, tensor in parts.items():
         integer = name in linkage.integers
         if not isinstance(tensor, Tensor) or not (
@@ -233,9 +233,9 @@ def check_memory_state(state: MemoryState) -> MemorySizes:
         shape = tuple(parts[name].shape)
         if len(shape) != 3 or 0 in shape[1:]:
             raise ValueError(f"state.{name} must have shape {axes}, no size 0, got {shape}")
-    sizes = state.sizes
+    sizes = sizes_of(state)
     link_sizes = LinkSizes(sizes.batch_size, sizes.num_write_heads, sizes.num_cells)
-    shapes = memory_state_shapes(sizes) | linkage.shapes(state.link, link_sizes)
+    shapes = {**memory_state_shapes(sizes), **linkage.shapes(state.link, link_sizes)}
     for name, tensor in parts.items():
         if tuple(tensor.shape) != shapes[name]:
             raise ValueError(
@@ -351,5 +351,8 @@ def _memory_lines(state: MemoryState) -> dict[str, str]:
     return lines
 
 
-# So that torch.load loads saved states with its default, weights_only=True.
-add_safe_globals([DNCState, MemoryState, SeparableLink, SparseLink])
+# So that torch.load loads saved states with its default, weights_only=True; and so that
+# torch.export.save can save programs that they go into or come out of.
+for _kind in (DNCState, MemoryState, SeparableLink, SparseLink):
+    add_safe_globals([_kind])
+    _register_namedtuple(_kind, serialized_type_name=f"dnc_fast.{_kind.__name__}")

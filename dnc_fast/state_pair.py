@@ -228,7 +228,7 @@ def _rest(
         dtype=state_dtype,
         device="meta",
     )
-    link = LINKAGES[config.linkage].filled(memory.link, writes)
+    link = LINKAGES[config.linkage].lengthened(memory.link, writes)
     hidden = memory.memory.new_empty(1, config.output_size or config.hidden_size, dtype=dtype)
     reads = memory.memory.new_empty(1, config.num_read_heads, config.cell_size)
     return hidden, hidden, reads, memory._replace(link=link)

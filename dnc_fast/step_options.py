@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any, TypeVar
 
 from .checks import check_choice, check_flag, check_integer, check_number
 from .interface import STRENGTHS, Extras, interface_size
 from .kernels.arrays import ALLOCATIONS, SIMILARITIES
 from .options import option
+from .untraced import constant
+
+Options = TypeVar("Options", bound="StepOptions")
 
 USAGE_ORDERS = ("exact", "robust")
 """`exact`: by usage. `robust`: by usage rounded to a coarse grid. Ties by index in both."""
@@ -86,6 +91,17 @@ class StepOptions:
     def step_options(self) -> StepOptions:
         """The step options alone, without those that a subclass adds."""
         return StepOptions(**{one.name: getattr(self, one.name) for one in fields(StepOptions)})
+
+    @constant
+    def text(self, **others: Any) -> str:
+        """The step options, and what is given besides, as a JSON object; dtypes by their names."""
+        own = {one.name: getattr(self, one.name) for one in fields(StepOptions)}
+        return json.dumps({**others, **own}, default=str)
+
+    @classmethod
+    def of(cls: type[Options], read: dict[str, Any]) -> Options:
+        """The options that this class has, of those in a JSON object from `text`."""
+        return cls(**{one.name: read[one.name] for one in fields(cls) if one.name in read})
 
     @property
     def cut_weightings(self) -> bool:

@@ -1,10 +1,10 @@
 """A DNC in a training loop with Hugging Face Accelerate: one process or many, float32 or bfloat16.
 
 pip install -e ".[examples]"
-python examples/accelerate_loop.py                      about half a minute on a CPU
-python examples/accelerate_loop.py --precision bf16     matrix products in bfloat16
-python examples/accelerate_loop.py --resume             goes on where the last call ended
-accelerate launch examples/accelerate_loop.py           as `accelerate config` says
+python examples/accelerate_loop.py                          about ten seconds on a CPU
+python examples/accelerate_loop.py --precision bf16         matrix products in bfloat16
+python examples/accelerate_loop.py --resume --steps 2000    goes on where the last call ended
+accelerate launch examples/accelerate_loop.py               as `accelerate config` says
 """
 
 import argparse

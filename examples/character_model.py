@@ -1,6 +1,6 @@
 """A character language model: train it on a text file, score it, and let it write.
 
-python examples/character_model.py [--file FILE]      about a minute on a CPU
+python examples/character_model.py [--file FILE]      about half a minute on a CPU
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A memory of many thousands of cells: learn to recall from 16 pairs, then recall from thousands.
 
-python examples/large_memory.py                     about two minutes on a CPU
+python examples/large_memory.py                     about half a minute on a CPU
 python examples/large_memory.py --items 30000       about five minutes
 
 The parameters of a DNC do not depend on the number of cells, so a model that was trained with 16

@@ -1,6 +1,6 @@
 """A long run in parts, with lessons: stop after some time, continue later, read the metrics.
 
-python examples/training_in_parts.py      about a minute on a CPU
+python examples/training_in_parts.py      about half a minute on a CPU
 """
 
 import argparse

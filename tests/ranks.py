@@ -128,8 +128,11 @@ def models(folder: Path) -> None:
     """The examples of the docs, torch's own wrappers around a model, and a memory in pieces."""
     os.chdir(folder)
     page = (ROOT / "docs/distributed.md").read_text()
-    for example in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(example, {})  # the last one leaves torch.distributed initialised
+    first, last = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(first, {})
+    # A port of its own: the rank that is through first may find the store of the first example.
+    os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]
+    exec(last, {})  # leaves torch.distributed initialised
     ranks = Ranks(dist.get_rank(), 2)
     for backend in ("reference", "eager", "cpu"):
         for wrap in (torch.nn.parallel.DistributedDataParallel, fully_sharded):
@@ -207,20 +210,22 @@ def sharded_memory(linkage: str) -> None:
         assert_close(value, wanted, "float64", f"{linkage} {name}")
 
 
-def _rank(number: int, port: int, name: str, folder: Path) -> None:
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+def _rank(number: int, ports: list[str], name: str, folder: Path) -> None:
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    os.environ["MASTER_PORT"], os.environ["SECOND_PORT"] = ports
     torch.set_num_threads(1)
     globals()[name](folder)
 
 
 def main(name: str, folder: str) -> None:
     """Start both; prints their exit statuses, after two minutes at the most."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as one, socket.socket() as other:
+        ports = []
+        for free in (one, other):
+            free.bind(("localhost", 0))
+            ports.append(str(free.getsockname()[1]))
     fork = multiprocessing.get_context("fork")  # spares them the imports
-    processes = [fork.Process(target=_rank, args=(i, port, name, Path(folder))) for i in range(2)]
+    processes = [fork.Process(target=_rank, args=(i, ports, name, Path(folder))) for i in range(2)]
     for process in processes:
         process.start()
     until = time.monotonic() + 120

@@ -154,9 +154,9 @@ def test_no_step_reads_a_value(controller: str, batch_sizes: list[int]) -> None:
     model, _ = two_models(controller=controller, num_layers=2, checkpoint_interval=2)
     x, state = inputs(model, 0)
     with NoLooks():
-        features, final = model.cell.run(
-            x.flatten(0, 1)[: sum(batch_sizes)], batch_sizes, state, None
-        )
+        rows = x.flatten(0, 1)[: sum(batch_sizes)]
+        sequences = Sequences(rows, T, B, False, False, sizes=batch_sizes)
+        features, final = model.cell.run(rows, sequences, state, None)
         sum(part.square().sum() for part in (features, *final.memory)).backward()
     assert model.cell.interface.weight.grad.any()
 

@@ -33,6 +33,24 @@ def dtypes(tree: Any) -> set[torch.dtype]:
 # The whole computation
 
 
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_single_step_on_a_cpu_is_a_step_of_the_cell(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a run of the engine, which takes longer to begin than the step itself."""
+    model = lively_dnc(backend=backend)
+    x, state = normal(2, 2, 3), lively_state(model, 2)
+    expected, _ = model(x, state)
+    monkeypatch.setattr("dnc_fast.cell.run_sequences", None)
+    with pytest.raises(TypeError):
+        model(x, state)
+    outputs = []
+    for step in x.split(1):
+        output, state = model(step, state)
+        outputs.append(output)
+    assert_close(torch.cat(outputs), expected, "float64")
+
+
 @write_heads
 @pytest.mark.parametrize("order", ["exact", "robust"])
 def test_whole_equals_the_oracle(num_write_heads: int, order: str) -> None:

@@ -123,8 +123,8 @@ def test_old_csv_metrics_keep_their_columns(tmp_path):
     trainer.train("off")
     path = tmp_path / "metrics.csv"
     header, *lines = path.read_text().splitlines()
-    old = header.removesuffix(",factor,tensor")
-    path.write_text("\n".join([old, *(line.removesuffix(",,") for line in lines)]) + "\n")
+    old = header.removesuffix(",factor,tensor,name")
+    path.write_text("\n".join([old, *(line.removesuffix(",,,") for line in lines)]) + "\n")
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     content["progress"]["metrics_size"] = path.stat().st_size
     torch.save(content, tmp_path / "checkpoint.pt")

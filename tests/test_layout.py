@@ -14,7 +14,7 @@ PACKAGE = ROOT / "dnc_fast"
 
 # From the ground up, as in CONTRIBUTING.md; nothing imports from a floor above its own.
 FLOORS = (
-    {"checks", "compiling", "files", "kernels", "untraced", "workers"},
+    {"checks", "compiling", "files", "kernels", "opaque", "portable", "untraced", "workers"},
     {"options", "interface", "layout"},
     {"step_options"},
     {"linkages"},
@@ -132,7 +132,8 @@ def test_installed_kernels_are_the_folder_kernels():
 def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
     """Such as the clone, when Python is started in the folder that contains it."""
     (tmp_path / "dnc_fast").mkdir()
-    code = "import dnc_fast, sys; print(dnc_fast.__file__, [str(type(f)) for f in sys.meta_path])"
+    names = "[getattr(finder, '__name__', type(finder).__name__) for finder in sys.meta_path]"
+    code = f"import dnc_fast, sys; print(dnc_fast.__file__, {names})"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def found_in(folder):

@@ -17,6 +17,7 @@ from dnc_fast import DNC
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.passes import Passes
 from dnc_fast.precision import Precision, run_precision
+from dnc_fast.sequences import Sequences
 from dnc_fast.state import map_tensors, tensors
 
 T, B = 6, 4
@@ -98,7 +99,8 @@ def test_backward_inside_or_outside_of_autocast_is_the_same() -> None:
         x, state = inputs(model.double())
         model, x, state = model.float(), x.float(), state.to(torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
-            features, _ = model.cell.run(x.flatten(0, 1), [B] * T, state, None)
+            sequences = Sequences.of(x, 3, False, model.cell.like)
+            features, _ = model.cell.run(sequences.rows, sequences, state, None)
         with torch.autocast("cpu", torch.bfloat16) if inside else nullcontext():
             features.backward(torch.ones_like(features))
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

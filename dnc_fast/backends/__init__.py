@@ -16,11 +16,12 @@ from torch import Tensor
 from .. import reference
 from ..checks import check_tensor
 from ..interface import Interface, parse_interface
+from ..opaque import is_traced, refuse_jit_trace
 from ..options import read_options, takes_options
 from ..reference import Weightings
-from ..state import MemoryState, check_memory_state
+from ..state import MemoryState, check_memory_state, sizes_of
 from ..step_options import PAPER, StepOptions
-from .base import FULL_DTYPES, Backend
+from .base import FULL_DTYPES, Backend, full_dtype
 from .choice import (
     REGISTRY,
     VARIABLE,
@@ -30,6 +31,7 @@ from .choice import (
     load_backend,
     resolve_backend,
 )
+from .operation import step_operation
 
 __all__ = [
     "FULL_DTYPES",
@@ -78,6 +80,7 @@ def memory_step(
         RuntimeError: from a backward pass that is to be differentiated again (create_graph=True),
             unless by the reference.
     """
+    refuse_jit_trace()
     chosen = read_options(StepOptions, also=("backend",), given=options) if options else PAPER
     B, _, W, R, Hw = check_memory_state(state)
     check_tensor("interface", interface, state.memory.device)
@@ -96,7 +99,7 @@ def backend_now(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     There "auto" is the reference, unless the kernels are ops that can be part of a graph.
     """
     name = resolve_backend(backend, device, dtype)
-    if backend == "auto" and name != "triton" and torch.compiler.is_compiling():
+    if backend == "auto" and name != "triton" and is_traced():
         return "reference"
     return name
 
@@ -109,7 +112,10 @@ def unchecked_step(
     if name == "reference":
         read_vectors, new_state, _, _ = inspected_step(vector, state, options)
         return read_vectors, new_state
-    return load_backend(name).memory_step(vector, state, options)
+    loaded = load_backend(name)
+    if is_traced() and not loaded.step_is_operation(state, options):
+        return step_operation(name, vector, state, options)
+    return loaded.memory_step(vector, state, options)
 
 
 def inspected_step(
@@ -117,8 +123,8 @@ def inspected_step(
 ) -> tuple[Tensor, MemoryState, Interface, Weightings]:
     """The reference step without checks; also returns its interface and weightings."""
     dtype = state.memory.dtype
-    arithmetic = torch.promote_types(dtype, torch.float32)
-    _, _, W, R, Hw = state.sizes
+    arithmetic = full_dtype(dtype)
+    _, _, W, R, Hw = sizes_of(state)
     meta = vector.device.type == "meta"  # which has no autocast
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
         interface = parse_interface(

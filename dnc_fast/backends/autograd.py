@@ -14,7 +14,6 @@ from ..kernels.arrays import Adjoint, Step
 from ..linkages import LINKAGES
 from ..state import MemoryState
 from ..step_options import PAPER, StepOptions
-from ..untraced import untraced
 from .parts import Parts, StepRun
 from .step import LINK, final_gradients, first_gradients, step_run
 
@@ -64,7 +63,6 @@ def arrays(
     return Step(*map(run.array, (vector, *pairs, reads)))
 
 
-@untraced
 def hand_derived_step(
     backend: Parts, vector: Tensor, state: MemoryState, options: StepOptions
 ) -> tuple[Tensor, MemoryState]:
@@ -73,8 +71,8 @@ def hand_derived_step(
         with torch.autocast(vector.device.type, enabled=False):
             return hand_derived_step(backend, vector, state, options)
     link_type = Tensor if isinstance(state.link, Tensor) else type(state.link)
-    read_vectors, *found = _Step.apply(backend, options, link_type, vector, *_tensors(state))
-    return read_vectors, _state(link_type, found)
+    read_vectors, *found = _Step.apply(backend, options, link_type, vector, *memory_tensors(state))
+    return read_vectors, memory_state(link_type, found)
 
 
 def _with_link(state: MemoryState, link: Any) -> MemoryState:
@@ -82,15 +80,15 @@ def _with_link(state: MemoryState, link: Any) -> MemoryState:
     return state if link is state.link else state._replace(link=link)
 
 
-def _tensors(state: MemoryState) -> list[Tensor]:
+def memory_tensors(state: MemoryState) -> list[Tensor]:
     """The tensors of a state, those of its link among them; faster than for any nest."""
     link = state.link
     parts = (link,) if isinstance(link, Tensor) else link or ()
     return [*state[:LINK], *parts, *state[LINK + 1 :]]
 
 
-def _state(link_type: type, parts: Iterable[Tensor]) -> MemoryState:
-    """The inverse of `_tensors`."""
+def memory_state(link_type: type, parts: Iterable[Tensor]) -> MemoryState:
+    """The inverse of `memory_tensors`."""
     memory, usage, precedence, *links, write_weights, read_weights = parts
     link = links[0] if link_type is Tensor else link_type(*links)
     return MemoryState(memory, usage, precedence, link, write_weights, read_weights)
@@ -111,7 +109,7 @@ class _Step(torch.autograd.Function):
         reads, after = _run_step(ctx.run, vector, state)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*given, *after)
-        results = reads, *_tensors(_with_link(after, ctx.run.final_link(after.link)))
+        results = reads, *memory_tensors(_with_link(after, ctx.run.final_link(after.link)))
         if link_type is not Tensor:  # aliases, as no result may be a view of what the run holds
             results = tuple(result.detach() for result in results)
             ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
@@ -141,7 +139,7 @@ class _Step(torch.autograd.Function):
 def _given(link_type: type, given: Iterable[Tensor]) -> tuple[Tensor, MemoryState]:
     """The interface vector and the state before a step, contiguous."""
     vector, *fields = (tensor.contiguous() for tensor in given)
-    return vector, _state(link_type, fields)
+    return vector, memory_state(link_type, fields)
 
 
 def _read_shape(state: MemoryState) -> tuple[int, int]:

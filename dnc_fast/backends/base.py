@@ -21,6 +21,11 @@ FULL_DTYPES = (torch.float32, torch.float64)
 """The dtypes in which hand-derived gradients are computed."""
 
 
+def full_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the arithmetic on a state of some dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Backend(Parts):
     """The hand-derived step in plain torch, on every device: the backend "eager".
 
@@ -39,12 +44,16 @@ class Backend(Parts):
             '"reference" accepts every float dtype'
         )
 
+    def step_is_operation(self, state: MemoryState, options: StepOptions) -> bool:
+        """Whether `memory_step` can be recorded as it is, see `opaque`."""
+        return False
+
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
         """One differentiable step; arguments and results as in `memory_step`."""
         dtype = state.memory.dtype
-        arithmetic = torch.promote_types(dtype, torch.float32)
+        arithmetic = full_dtype(dtype)
         if dtype == arithmetic:
             return autograd.hand_derived_step(self, vector.to(dtype), state, options)
         reads, final = autograd.hand_derived_step(

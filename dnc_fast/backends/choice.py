@@ -12,6 +12,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ..checks import check_choice
+from ..opaque import is_exported
 from ..untraced import constant
 from . import cpu, triton
 from .base import FULL_DTYPES, Backend
@@ -100,6 +101,8 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype) -> s
         ModuleNotFoundError: it needs a package that cannot be imported.
     """
     check_choice("backend", backend, backend_names())
+    if backend == "auto" and is_exported():
+        return "reference"  # plain torch, which runs where dnc_fast does not
     if backend == "auto" and os.environ.get(VARIABLE):
         backend = os.environ[VARIABLE]
         check_choice(VARIABLE, backend, backend_names())

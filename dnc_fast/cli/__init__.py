@@ -17,6 +17,7 @@ from .. import __version__
 # What commands need is imported when they are named, because torch takes a second or more.
 COMMANDS = {
     "train": ("train a DNC on a task", "train"),
+    "campaign": ("train the paper's flagship results", "campaign"),
     "eval": ("score a trained model on held-out sequences", "look"),
     "show": ("draw a trained model's pictures", "look"),
     "ask": ("ask a model trained on bAbI about a story", "ask"),

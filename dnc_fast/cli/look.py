@@ -90,10 +90,10 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     with shown_compiling():
-        return _score(*_restore(options), options.sequences)
+        return print_scores(*_restore(options), options.sequences)
 
 
-def _score(model: Any, task: Task, training: dict[str, Any], sequences: int | None) -> int:
+def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: int | None) -> int:
     """Print the scores of a model."""
     if sequences is None:
         sequences = held_out_size(task, training["evaluation_size"])

@@ -15,6 +15,7 @@ from ..checks import check_integer, check_number
 from ..config import OPTION_NAMES, DNCConfig
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
 from ..tasks import TASKS, Task, summary
+from ..tasks.base import count
 from ..training import (
     Outcome,
     Ranks,
@@ -34,6 +35,8 @@ from ..training.threads import suitable_threads
 from .compiling import shown_compiling
 from .look import draw
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
+
+NO_PRESET = Preset({}, {}, {})
 
 MODEL_OPTIONS = tuple(
     name for name in OPTION_NAMES if "help" in DNCConfig.__dataclass_fields__[name].metadata
@@ -55,13 +58,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
     """The options of `dnc-fast train NAME`."""
-    add_fields(parser.add_argument_group("task"), task)
-    model = parser.add_argument_group("model", "The defaults follow the task's options.")
     preset = model_options(task())
-    add_fields(model, DNCConfig, MODEL_OPTIONS, preset)
-    training = parser.add_argument_group("training")
     controller = preset.get("controller", DNCConfig.controller)
-    add_fields(training, TrainingConfig, defaults=training_options(task(), controller))
+    add_run_options(parser, task, Preset({}, preset, training_options(task(), controller)))
     run = parser.add_argument_group("run")
     if name in PUBLISHED:
         run.add_argument(
@@ -84,16 +83,30 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         help="continue the run in that folder; only --max-steps may change",
     )
     run.add_argument(
-        "--max-minutes",
-        type=float,
-        metavar="FLOAT",
-        help="stop and save after this many minutes; --resume continues",
-    )
-    run.add_argument(
         "--seeds",
         type=int,
         metavar="INT",
         help="train with this many seeds, from --seed on, each in its own folder; show a table",
+    )
+    add_way_options(run)
+    run.set_defaults(run=_train, task_name=name, command=f"train {name}")
+
+
+def add_run_options(parser: argparse.ArgumentParser, task: type[Task], defaults: Preset) -> None:
+    """The options of task, model and training."""
+    add_fields(parser.add_argument_group("task"), task, defaults=defaults.task)
+    model = parser.add_argument_group("model", "The defaults follow the task's options.")
+    add_fields(model, DNCConfig, MODEL_OPTIONS, defaults.model)
+    add_fields(parser.add_argument_group("training"), TrainingConfig, defaults=defaults.training)
+
+
+def add_way_options(run: Any) -> None:
+    """The options that say how a run is carried out, and change nothing in what it learns."""
+    run.add_argument(
+        "--max-minutes",
+        type=float,
+        metavar="FLOAT",
+        help="stop and save after this many minutes; it can be continued",
     )
     add_device(run)
     run.add_argument(
@@ -122,7 +135,6 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         help="what to show while training (default: auto)",
     )
     run.add_argument("--no-pictures", action="store_true", help="do not draw pictures at the end")
-    run.set_defaults(run=_train, task_name=name)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -131,16 +143,17 @@ def _train(options: argparse.Namespace) -> int:
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
     check_folder("--out", options.out)
+    preset = PUBLISHED[options.task_name][options.preset] if options.preset else NO_PRESET
     with joined(chosen_device(options.device)) as ranks:
-        return _train_all(options, ranks)
+        return train_all(options, preset, ranks)
 
 
-def _train_all(options: argparse.Namespace, ranks: Ranks) -> int:
+def train_all(options: argparse.Namespace, preset: Preset, ranks: Ranks) -> int:
     """Train one run, or one for each seed; returns the exit status."""
     most = options.threads or torch.get_num_threads()
     started = time.monotonic()
     outcomes: list[Outcome] = []
-    for folder, wanted in _runs(options).items():
+    for folder, wanted in _runs(options, preset).items():
         resumed = options.resume and (options.seeds is None or (folder / CHECKPOINT).exists())
         trainer = (_continue if resumed else _begin)(options, folder, wanted, ranks)
         torch.set_num_threads(most)
@@ -205,9 +218,9 @@ def _why_finished(trainer: Trainer) -> str:
     )
 
 
-def _runs(options: argparse.Namespace) -> dict[Path, dict[str, dict[str, Any]]]:
+def _runs(options: argparse.Namespace, preset: Preset) -> dict[Path, dict[str, dict[str, Any]]]:
     """The folders of the run, or of a run for each seed, and the options for each."""
-    wanted = _wanted(options)
+    wanted = _wanted(options, preset)
     if options.seeds is None:
         return {options.out: wanted}
     first = wanted["training"].get("seed", 0)
@@ -235,8 +248,8 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
 
 
-def _steps(count: int) -> str:
-    return f"{count:,} step" if count == 1 else f"{count:,} steps"
+def _steps(number: int) -> str:
+    return count(number, "step")
 
 
 def _run(trainer: Trainer, options: argparse.Namespace, minutes: float | None) -> None:
@@ -267,7 +280,8 @@ def _again(options: argparse.Namespace) -> str:
     """The command that continues a run."""
     several = f" --seeds {options.seeds}" if options.seeds else ""
     out = shlex.quote(str(options.out))
-    return f"dnc-fast train {options.task_name} --out {out}{several} --resume"
+    resume = "" if options.command.startswith("campaign") else " --resume"
+    return f"dnc-fast {options.command} --out {out}{several}{resume}"
 
 
 def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
@@ -277,11 +291,9 @@ def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
     return 128 + trainer.interrupted if trainer.interrupted and trainer.ranks.is_first else 0
 
 
-def _wanted(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _wanted(options: argparse.Namespace, preset: Preset) -> dict[str, dict[str, Any]]:
     """The options of task, model and training that the user asks for."""
     kind = TASKS[options.task_name]
-    name = getattr(options, "preset", None)
-    preset = PUBLISHED[options.task_name][name] if name else Preset({}, {}, {})
     return {
         "task": {**preset.task, **given(options, kind)},
         "model": {**preset.model, **given(options, DNCConfig, MODEL_OPTIONS)},

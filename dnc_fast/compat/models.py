@@ -119,9 +119,7 @@ class DNC(nn.Module):
                 state = state.reset("memory") if reset_experience else state
                 state = sequences.sort_state(stage.complete_state(state, sequences.batch_size))
             looks.append([] if self.arguments.debug else None)
-            rows, state = stage.run(
-                rows, sequences.batch_sizes, state, pass_through_memory, looks[-1], place
-            )
+            rows, state = stage.run(rows, sequences, state, pass_through_memory, looks[-1], place)
             ended.append(sequences.restore_state(state))
         result = sequences.restore(rows), write_states(ended, self.arguments.memory_list)
         return (*result, join_looks(looks)) if self.arguments.debug else result

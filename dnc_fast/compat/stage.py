@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..cell import DNCCell
 from ..config import DNCConfig
 from ..engine import unroll
+from ..sequences import Sequences
 from ..state import DNCState
 from .debug import Look, look
 
@@ -52,7 +53,7 @@ class Stage(nn.Module):
     def run(
         self,
         rows: Tensor,
-        batch_sizes: list[int],
+        sequences: Sequences,
         state: DNCState | None,
         memory: bool,
         looks: list[Look] | None,
@@ -61,8 +62,8 @@ class Stage(nn.Module):
         """Run whole sequences.
 
         Args:
-            rows: (sum of batch_sizes, X), one step after another.
-            batch_sizes: number of sequences at each step; never increases.
+            rows: those of the sequences, one step after another.
+            sequences: how many rows each step has.
             state: complete, before the first step; None for zeros.
             memory: whether to use the memory.
             looks: if given, a look at the memory is appended after each layer of each step.
@@ -72,16 +73,16 @@ class Stage(nn.Module):
             outputs (rows, features), and the state of each sequence after its own last step.
         """
         if memory and (len(self.layers) > 1 or looks is not None) and len(rows):
-            state = self.complete_state(state, batch_sizes[0])
-            return unroll(partial(self._step, looks=looks, place=place), rows, batch_sizes, state)
+            state = self.complete_state(state, sequences.batch_size)
+            return unroll(partial(self._step, looks=looks, place=place), rows, sequences, state)
         ended = []
         for cell, one in zip(self.cells, self._of_each(state), strict=True):
-            features, end = cell.run(rows, batch_sizes, one, None, memory)
+            features, end = cell.run(rows, sequences, one, None, memory)
             ended.append(end)
             rows = cell.output(features)
         state = _joined(ended)
         if looks is not None:  # nothing was written
-            steps = sum(size > place for size in batch_sizes) * len(ended)
+            steps = sum(size > place for size in sequences.batch_sizes) * len(ended)
             looks += [self._look(state, place)] * steps
         return rows, state
 

@@ -142,10 +142,10 @@ class LayeredController(nn.Module, ABC):
 
     def zeros(self, batch_size: int) -> Tensor:
         """Zeros (B, H) of the parameters' dtype and device."""
-        like: Tensor | None = next(self.parameters(), None)
-        if like is None:  # torch's dynamic quantization leaves none, and runs in float32 on a CPU
-            like = torch.empty(0, device="cpu", dtype=torch.float32)
-        return like.new_zeros(batch_size, self.hidden_size)
+        for parameter in self.parameters():
+            return parameter.new_zeros(batch_size, self.hidden_size)
+        # torch's dynamic quantization leaves none, and runs in float32 on a CPU
+        return torch.zeros(batch_size, self.hidden_size, device="cpu", dtype=torch.float32)
 
     def reset_parameters(self) -> None:
         """Draw new initial values for the parameters, as torch's own layers do."""

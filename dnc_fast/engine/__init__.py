@@ -4,6 +4,7 @@ from .alone import run_alone
 from .captures import release_cuda_graphs
 from .controller import has_tape, interface_is_plain, is_plain
 from .interface_layer import InterfaceForm, InterfaceTensors
+from .operation import sequences_operation
 from .plan import Plan, Start
 from .rehearsal_of_model import rehearse_batch
 from .report import MemoryReport, memory_report
@@ -24,5 +25,6 @@ __all__ = [
     "release_cuda_graphs",
     "run_alone",
     "run_sequences",
+    "sequences_operation",
     "unroll",
 ]

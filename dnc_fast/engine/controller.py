@@ -29,7 +29,7 @@ def has_tape(controller: nn.Module) -> bool:
         return False  # a tape can only clip an LSTM's c; activations are within 1 as they are
     kind = controller.make_layer
     return (
-        type(controller) in CONTROLLERS.values()
+        type(controller) in [*CONTROLLERS.values()]
         and is_plain(controller)
         and all([type(layer) is kind and is_plain(layer) for layer in controller.layers])
     )

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..backends import Backend
+from ..backends import Backend, load_backend
+from ..config import DNCConfig
 from ..precision import Precision
 from ..state import DNCState, MemorySizes
 from ..step_options import StepOptions
@@ -34,6 +35,19 @@ class Plan(NamedTuple):
     checkpoint_dtype: torch.dtype | None
     precision: Precision
     capture: bool
+
+    @classmethod
+    def of(cls, config: DNCConfig, backend: str, precision: Precision) -> Plan:
+        """How a model's configuration says, with a backend by its name."""
+        return cls(
+            backend=load_backend(backend),
+            options=config.step_options,
+            in_place=config.in_place,
+            interval=config.checkpoint_interval,
+            checkpoint_dtype=config.checkpoint_dtype,
+            precision=precision,
+            capture=config.cuda_graphs,
+        )
 
 
 class Start(NamedTuple):

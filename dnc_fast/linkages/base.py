@@ -236,13 +236,14 @@ class Linkage(ABC):
         """Pad links that will be joined along the batch to the same other sizes."""
         return links
 
-    def filled(self, link: Any, writes: int) -> Any:
-        """The link before the first write, with room for this many if it grows."""
+    def lengthened(self, link: Any, steps: int) -> Any:
+        """A link with the shapes that this one has after so many more steps."""
         return link
 
     def tensors(self, link: Any) -> dict[str, Any]:
         """The tensors of a link, by their names in error messages."""
-        return {} if link is None else {f"link.{k}": part for k, part in link._asdict().items()}
+        names = [] if link is None else [f"link.{name}" for name in type(link)._fields]
+        return dict(zip(names, link or (), strict=True))
 
     def run(
         self,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..portable import stable_order
+
 
 class Kept(NamedTuple):
     """The kept entries of a weighting, in increasing order of their cells.
@@ -24,26 +26,31 @@ class Kept(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """(..., K): the scaled entries; unscaled if they sum to zero.
-
-        With a total of one they are divided by their sum: for a single entry, x / x is exactly
-        one and x (1 / x) is not, and that can decide whether a link is dropped.
-        """
-        part = self.entries.sum(-1, keepdim=True)
-        shares = self.entries / part.masked_fill(part == 0, 1)
-        return torch.where(self.total == 1, shares, self.entries * self.scale)
-
-    @property
-    def scale(self) -> Tensor:
-        """(..., 1): the factor of the entries."""
-        part = self.entries.sum(-1, keepdim=True)
-        empty = part == 0
-        return torch.where(empty, 1.0, self.total / part.masked_fill(empty, 1))
+        """(..., K): the entries, `scaled`."""
+        return scaled(self)
 
     def spread(self, num_cells: int) -> Tensor:
         """The weighting (..., N), zero where nothing was kept."""
         zeros = self.entries.new_zeros(*self.entries.shape[:-1], num_cells)
-        return zeros.scatter(-1, self.cells, self.values)
+        return zeros.scatter(-1, self.cells, scaled(self))
+
+
+def scaled(kept: Kept) -> Tensor:
+    """(..., K): the kept entries, scaled; unscaled if they sum to zero.
+
+    With a total of one they are divided by their sum: for a single entry, x / x is exactly
+    one and x (1 / x) is not, and that can decide whether a link is dropped.
+    """
+    part = kept.entries.sum(-1, keepdim=True)
+    shares = kept.entries / part.masked_fill(part == 0, 1)
+    return torch.where(kept.total == 1, shares, kept.entries * scale_of(kept))
+
+
+def scale_of(kept: Kept) -> Tensor:
+    """(..., 1): the factor of the kept entries."""
+    part = kept.entries.sum(-1, keepdim=True)
+    empty = part == 0
+    return torch.where(empty, 1.0, kept.total / part.masked_fill(empty, 1))
 
 
 def largest_cells(weights: Tensor, count: int) -> Tensor:
@@ -56,7 +63,7 @@ def largest_cells(weights: Tensor, count: int) -> Tensor:
     Returns:
         (..., min(K, N)) int64. No gradient.
     """
-    order = torch.argsort(weights.detach(), dim=-1, descending=True, stable=True)
+    order = stable_order(weights.detach(), descending=True)
     return order[..., :count].sort(-1).values
 
 
@@ -97,4 +104,4 @@ def keep_largest_backward(
     pull = pull.masked_fill(empty, 0)
     everywhere = torch.zeros_like(pull) if unit_sums else pull
     d_weights = everywhere.expand(*pull.shape[:-1], num_cells).clone()
-    return d_weights.scatter_add_(-1, kept.cells, kept.scale * (d_values - pull))
+    return d_weights.scatter_add_(-1, kept.cells, scale_of(kept) * (d_values - pull))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..kernels.arrays import Step
+from ..portable import cumulative_product
 from ..step_options import StepOptions
 from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
 
@@ -81,7 +82,7 @@ def decays(write_weights: Tensor) -> Tensor:
     after = torch.cat(
         [1 - write_weights[..., 1:, :], torch.ones_like(write_weights[..., :1, :])], dim=-2
     )
-    return after.flip(-2).cumprod(-2).flip(-2)
+    return cumulative_product(after.flip(-2), dim=-2).flip(-2)
 
 
 def separable_directional_weightings(
@@ -283,14 +284,14 @@ class SeparableLinkage(Linkage):
         shape = (B, Hw, writes.shape[-2] if writes.dim() == 4 else 0, N)
         return {"link.write_weights": shape, "link.precedence": shape}
 
+    def lengthened(self, link: SeparableLink, steps: int) -> SeparableLink:
+        """See `Linkage.lengthened`; it grows with each write."""
+        return link.filled(link.write_weights.shape[-2] + steps)
+
     def join(self, links: list[SeparableLink]) -> list[SeparableLink]:
         """Pad links that have fewer writes with empty ones."""
         most = max(link.write_weights.shape[-2] for link in links)
         return [link.filled(most) for link in links]
-
-    def filled(self, link: SeparableLink, writes: int) -> SeparableLink:
-        """See `Linkage.filled`; it grows with each write."""
-        return link.filled(writes)
 
     def step(
         self,

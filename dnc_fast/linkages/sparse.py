@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..kernels.arrays import Step
+from ..opaque import is_traced
+from ..portable import stable_order
 from ..step_options import StepOptions
 from . import selection
 from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
-from .selection import Kept, keep_largest_backward
+from .selection import Kept, keep_largest_backward, scaled
 
 
 class SparseLink(NamedTuple):
@@ -133,7 +135,7 @@ def _at_columns(vector: Tensor, columns: Tensor) -> Tensor:
 def _in_order(values: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Entries (..., K) in increasing order of their columns, empty places last."""
     end = torch.iinfo(columns.dtype).max
-    order = columns.masked_fill(columns < 0, end).argsort(dim=-1, stable=True)
+    order = stable_order(columns.masked_fill(columns < 0, end))
     return values.gather(-1, order), columns.gather(-1, order)
 
 
@@ -142,9 +144,9 @@ def _written_rows(
 ) -> tuple[Tensor, Tensor]:
     """The rows of write.rows after the step, from their entries (B, Hw, k, K) before it."""
     fan_out = values.shape[-1]
-    weight = write.rows.values.unsqueeze(-1)
+    weight = scaled(write.rows).unsqueeze(-1)
     new_columns = write.columns.cells.unsqueeze(-2).expand(*weight.shape[:-1], -1)
-    new_values = weight * write.columns.values.unsqueeze(-2)
+    new_values = weight * scaled(write.columns).unsqueeze(-2)
     same = columns.unsqueeze(-1) == new_columns.unsqueeze(-2)  # (B, Hw, k, K, k)
     kept = (1 - weight - _at_columns(write.weights, columns)) * values
     kept = kept + (same * new_values.unsqueeze(-2)).sum(-1)
@@ -160,7 +162,7 @@ def _written_rows(
     )
     lowest = torch.finfo(values.dtype).min
     size = all_values.detach().masked_fill(all_columns < 0, lowest)
-    chosen = size.argsort(dim=-1, descending=True, stable=True)[..., :fan_out].sort(-1).values
+    chosen = stable_order(size, descending=True)[..., :fan_out].sort(-1).values
     return _in_order(all_values.gather(-1, chosen), all_columns.gather(-1, chosen))
 
 
@@ -409,7 +411,7 @@ class SparseLinkage(Linkage):
         On a CPU only: elsewhere the check would have to wait for the device.
         """
         columns = link.columns
-        if columns.device.type != "cpu" or not columns.numel():
+        if columns.device.type != "cpu" or is_traced() or not columns.numel():
             return
         lowest, highest = columns.aminmax()
         if lowest < -1 or highest >= num_cells:

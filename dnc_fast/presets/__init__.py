@@ -3,7 +3,16 @@
 Tasks know no model, so what a task is trained with by default is collected here.
 """
 
+from .campaigns import CAMPAIGNS, Campaign
 from .defaults import model_config, model_options, training_options
 from .paper import PUBLISHED, Preset
 
-__all__ = ["PUBLISHED", "Preset", "model_config", "model_options", "training_options"]
+__all__ = [
+    "CAMPAIGNS",
+    "PUBLISHED",
+    "Campaign",
+    "Preset",
+    "model_config",
+    "model_options",
+    "training_options",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..portable import cumulative_product, stable_order
 from ..step_options import StepOptions
 from .heads import product_over_heads, products_of_others
 
@@ -59,7 +60,7 @@ def usage_order(usage: Tensor, order: str = "exact") -> Tensor:
     keys = usage.detach()
     if order == "robust":
         keys = torch.round(keys / ROBUST_GRID)
-    return torch.argsort(keys, dim=-1, stable=True)
+    return stable_order(keys)
 
 
 def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
@@ -80,7 +81,7 @@ def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
     free_list = usage_order(usage, order)
     ordered = usage.gather(-1, free_list)
     before = torch.cat([torch.ones_like(ordered[:, :1]), ordered[:, :-1]], dim=-1)
-    allocated = (1 - ordered) * torch.cumprod(before, dim=-1)
+    allocated = (1 - ordered) * cumulative_product(before, dim=-1)
     return torch.zeros_like(usage).scatter(-1, free_list, allocated)
 
 

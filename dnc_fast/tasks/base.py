@@ -160,6 +160,10 @@ class Task(ABC):
         """Tasks by name that are also scored separately; usually none."""
         return {}
 
+    def milestones(self) -> dict[str, Task]:
+        """Tasks by name that show how far a long training has come; usually none."""
+        return {}
+
     def parts_table(self, shares: dict[str, float], guesses: dict[str, float]) -> str:
         """The scores of `parts()` in a Markdown table, with a caption.
 
@@ -285,6 +289,11 @@ class ClassTask(Task):
 def span(low: int, high: int) -> str:
     """A range as people say it: "1 to 8", or "4" where both ends are the same."""
     return f"{low} to {high}" if low < high else str(low)
+
+
+def count(number: int, unit: str) -> str:
+    """A number of things: "1 step", "1,200 steps"."""
+    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 def uniform(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

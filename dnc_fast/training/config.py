@@ -71,6 +71,9 @@ class TrainingConfig:
     lesson_share: float = _option(
         0.1, "share of batches from earlier lessons", minimum=0.0, maximum=1.0
     )
+    milestone_every: int = _option(
+        0, "steps between tests of the task's milestones, such as a known graph; 0: none", minimum=0
+    )
     seed: int = _option(0, "seed of parameters and data", minimum=0)
 
     def __post_init__(self) -> None:

@@ -72,8 +72,8 @@ def evaluate(
             those of the others.
         num_sequences: how many; no more than the task has.
         seed: of the stream; the same seed gives the same sequences.
-        stream: "validation" for deciding when to stop, "lesson" for tests of a lesson, "held-out"
-            for what is reported.
+        stream: "validation" for deciding when to stop, "lesson" and "milestone" for tests of
+            these, "held-out" for what is reported.
         index: which draw of the stream.
         num_cells: memory cells to run with; None for the model's own.
         ranks: those that share the sequences; all get the same scores.

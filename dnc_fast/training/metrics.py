@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS: dict[str, Any] = {
-    "kind": str,  # "train", "evaluation", "spike", or "lesson", which is a test of one
+    "kind": str,  # "train", "evaluation", "spike", "lesson" (a test of one), or "milestone"
     "step": int,
     "loss": float,  # nats per answer
     "gradient_norm": float,  # before clipping; None where float16 overflowed: no step was taken
@@ -22,9 +22,10 @@ COLUMNS: dict[str, Any] = {
     "right": float,
     "solved": float,
     "lesson": int,  # its number, from 1
-    "share": float,  # right in the test of a lesson; `lesson_pass` is enough
+    "share": float,  # right in the test of a lesson, or of a milestone
     "factor": float,  # how many times the usual a gradient norm is that is a spike
     "tensor": str,  # the parameter whose gradient is the largest in a spike
+    "name": str,  # of a milestone, see `Task.milestones`
 }
 """Names and types. There are no times: the same run gives the same file, bit for bit."""
 

@@ -25,6 +25,9 @@ class Progress:
     def tested(self, step: int, lesson: int, share: float) -> None:
         """A lesson, counted from 1, was tested; `share` was right."""
 
+    def reached(self, step: int, shares: dict[str, float]) -> None:
+        """Milestones were tested; the shares that were right, by their names."""
+
     def spiked(self, step: int, norm: float, factor: float, tensor: str, skipped: bool) -> None:
         """The norm of the gradient was a spike, see `health.UsualNorm`."""
 
@@ -60,6 +63,10 @@ class Lines(Progress):
 
     def tested(self, step: int, lesson: int, share: float) -> None:
         print(f"step {step}: lesson {lesson}, {100 * share:.1f} % right", file=sys.stderr)
+
+    def reached(self, step: int, shares: dict[str, float]) -> None:
+        figures = "; ".join(f"{name}: {100 * share:.0f} %" for name, share in shares.items())
+        print(f"step {step}: {figures}", file=sys.stderr)
 
     def spiked(self, *spike: Any) -> None:
         print(spike_line(*spike), file=sys.stderr)

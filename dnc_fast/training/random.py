@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-STREAMS = ("parameters", "train", "validation", "held-out", "dropout", "lesson", "answers")
+STREAMS = (
+    *("parameters", "train", "validation", "held-out", "dropout", "lesson", "answers"),
+    "milestone",
+)
 
 
 def stream_seed(seed: int, stream: str, index: int = 0) -> int:

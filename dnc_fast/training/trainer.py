@@ -318,6 +318,8 @@ class Trainer:
         self._display.stepped(self._training_step(self._next_batches(draws)))
         if self.curriculum.test_is_due(self.step):
             self._test_lesson()
+        if self.config.milestone_every and self.step % self.config.milestone_every == 0:
+            self._test_milestones()
         evaluated = self.step % self.config.evaluate_every == 0
         if evaluated:
             self._evaluate()
@@ -410,6 +412,15 @@ class Trainer:
         self.curriculum.tested(share)
         self._record("lesson", lesson=number, share=share)
         self._display.tested(self.step, number, share)
+
+    def _test_milestones(self) -> None:
+        """Test the task's milestones on new sequences."""
+        shares = {}
+        for name, task in self.task.milestones().items():
+            evaluation = self._score(task, TEST_SIZE, "milestone", self.step)
+            shares[name] = getattr(evaluation, task.goal)
+            self._record("milestone", name=name, share=shares[name])
+        self._display.reached(self.step, shares)
 
     def _evaluate(self) -> None:
         """Score the model on the validation sequences."""

@@ -22,7 +22,7 @@ from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
 from ...step_options import StepOptions
 from ...untraced import untraced
-from ..base import Backend
+from ..base import Backend, full_dtype
 from ..parts import StepRun
 from . import allocation, interpreted, links
 from .compiling import compile_rehearsed
@@ -117,14 +117,17 @@ class TritonBackend(Backend):
         if device.type == "cuda" and not interpreted():
             compile_rehearsed(rehearse, device)
 
+    def step_is_operation(self, state: MemoryState, options: StepOptions) -> bool:
+        return self.fuses(options, linkage_of(state.link).is_matrix)
+
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
     ) -> tuple[Tensor, MemoryState]:
         """See `Backend.memory_step`; the paper's step is an op that torch.compile supports."""
-        if not self.fuses(options, linkage_of(state.link).is_matrix):
+        if not self.step_is_operation(state, options):
             return super().memory_step(vector, state, options)
         dtype = state.memory.dtype
-        arithmetic = torch.promote_types(dtype, torch.float32)
+        arithmetic = full_dtype(dtype)
         fields = state if dtype == arithmetic else state.to(arithmetic)
         robust = options.usage_order == "robust"
         read_vectors, *new_state, _ = kernels.memory_step(vector, *fields, robust)

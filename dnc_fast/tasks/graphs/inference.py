@@ -63,6 +63,7 @@ class InferenceTask(GraphTask):
         ((6, 12), (2, 4), (2, 4)), ((12, 18), (2, 4), (2, 4)), ((4, 6), (2, 4), (2, 5)),
         ((6, 12), (2, 4), (2, 5)), ((12, 18), (2, 4), (2, 5)), ((20, 25), (2, 4), (2, 5)),
     )  # fmt: skip
+    MILESTONES: ClassVar = ("family", (2, 3, 4))
     RANGES: ClassVar = (
         ("min_nodes", "max_nodes"),
         ("min_degree", "max_degree"),

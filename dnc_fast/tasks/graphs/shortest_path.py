@@ -58,6 +58,8 @@ class ShortestPathTask(GraphTask):
         ((20, 25), (2, 5), (2, 5)), ((20, 25), (2, 6), (2, 5)),
     )  # fmt: skip
 
+    MILESTONES: ClassVar = ("underground", (2, 3, 4))
+
     min_degree: int = option(1, "fewest edges out of a node")
     max_degree: int = option(2, "most edges out of a node")
     min_path: int = option(2, "fewest edges between the two nodes")

@@ -10,7 +10,7 @@ import torch
 
 from ...checks import check_choice, check_integer
 from ...options import option
-from ..base import span
+from ..base import Task, count, span
 from .family import FAMILY
 from .graph import Graphs, draw_labels, label_graph, random_graphs
 from .known import KnownGraph
@@ -41,6 +41,9 @@ class GraphTask(TripleTask):
         ("min_path", "max_path"),
     )
     """The options that a lesson sets, in the same order."""
+
+    MILESTONES: ClassVar[tuple[str, tuple[int, ...]]]
+    """A known graph, and lengths of an answer to ask for in it."""
 
     num_edge_labels: ClassVar[int] = NUM_LABELS
 
@@ -100,6 +103,16 @@ class GraphTask(TripleTask):
         """The options that one of the lessons sets."""
         pairs = zip(cls.RANGES, lesson, strict=True)
         return {name: end for names, ends in pairs for name, end in zip(names, ends, strict=True)}
+
+    def milestones(self) -> dict[str, Task]:
+        """Answers of some lengths in a known graph, which is never trained on."""
+        (graph, lengths), (low, high) = self.MILESTONES, self.RANGES[-1]
+        return {
+            f"the {graph}, {count(length, 'edge')}": replace(
+                self, graph=graph, **{low: length, high: length}
+            )
+            for length in lengths
+        }
 
     @property
     def memory_load(self) -> int:

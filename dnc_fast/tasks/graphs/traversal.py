@@ -32,6 +32,8 @@ class TraversalTask(GraphTask):
         ((10, 40), (2, 6), (1, 10)), ((10, 40), (2, 6), (1, 20)),
     )  # fmt: skip
 
+    MILESTONES: ClassVar = ("underground", (1, 3, 5, 7))
+
     min_path: int = option(1, "fewest edges of a path")
     max_path: int = option(3, "most edges of a path")
 
