@@ -98,8 +98,9 @@ class DNC(nn.Module):
         allocation: how free cells share new content: "sorted" as in the paper, "proportional" to
             their free space, or by a "softmax" of it; the last two are smooth in usage, see
             docs/variants.md.
-        allocation_power: p of the proportional allocation, at least 1; shares are (1 - u)^p.
-        allocation_temperature: of the softmax allocation; shares are e^(-u / temperature).
+        allocation_power: p of the proportional allocation, at least 1; shares are f^p with the
+            free space f of each cell.
+        allocation_temperature: of the softmax allocation; shares are e^(f / temperature).
         masked_lookup: compare each key with the cells through a mask of its own, which the
             interface vector holds (Csordas & Schmidhuber 2019).
         mask_floor: the least value of a mask, at least 0 and below 1.

@@ -59,7 +59,7 @@ class StepOptions:
     similarity: str = option("cosine", "how keys are compared with cells", choices=SIMILARITIES)
     allocation: str = option("sorted", "how free cells share new content", choices=ALLOCATIONS)
     allocation_power: float = option(1.0, "power of the proportional allocation")
-    allocation_temperature: float = option(0.1, "temperature of the softmax allocation")
+    allocation_temperature: float = option(0.01, "temperature of the softmax allocation")
     masked_lookup: bool = option(False, "mask what a key, and the cells, are compared by")
     mask_floor: float = option(0.1, "least value of a mask")
     deallocate: bool = option(False, "erase freed cells")

@@ -109,13 +109,14 @@ def allocation_weighting(usage: np.ndarray, order: str = "exact") -> np.ndarray:
 
 
 def smooth_allocation_weighting(usage: np.ndarray, kind: str, parameter: float) -> np.ndarray:
-    """Shares of 1 - prod u', by free space to a power or by e^(-u' / temperature)."""
+    """Shares of 1 - prod u': f^power or e^(f / temperature); of free cells the first count more."""
     lifted = [EPSILON + (1 - EPSILON) * u for u in usage]
     total = 1 - math.prod(lifted)
+    free = [(1 - u + EPSILON) * (1 - 0.5 * n / len(lifted)) for n, u in enumerate(lifted)]
     if kind == "proportional":
-        shares = [(1 - u + EPSILON) ** parameter for u in lifted]
+        shares = [f**parameter for f in free]
     else:
-        shares = [math.exp(-u / parameter) for u in lifted]
+        shares = [math.exp(f / parameter) for f in free]
     return np.array([total * share / sum(shares) for share in shares])
 
 

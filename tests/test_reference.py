@@ -28,6 +28,7 @@ from states import (
 )
 from torch import Tensor
 
+from dnc_fast import DNC
 from dnc_fast.linkages.dense import directional_weightings, update_link
 from dnc_fast.reference import (
     SIMILARITY_FUNCTIONS,
@@ -253,6 +254,10 @@ PARTS = {
         directional_weightings, oracle.directional_weightings, weightings("link", "read")
     ),
 }
+SMOOTH_PARTS = (
+    *("proportional allocation", "softmax allocation"),
+    "allocation in proportion to a power",
+)
 every_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 at_edges = pytest.mark.parametrize("edges", [False, True], ids=["random", "edges"])
 
@@ -309,8 +314,10 @@ def test_leaves_its_inputs_alone(part: Part) -> None:
     assert_close(list(inputs), copies, "equal")
 
 
-@every_part
-def test_follows_a_permutation_of_the_cells_where_no_two_tie(part: Part) -> None:
+@pytest.mark.parametrize("name", [name for name in PARTS if name not in SMOOTH_PARTS])
+def test_follows_a_permutation_of_the_cells_where_no_two_tie(name: str) -> None:
+    """Unlike smooth allocation, where the first cells count more."""
+    part = PARTS[name]
     order = torch.randperm(SIZES.num_cells)
 
     def permuted(tensor: Tensor) -> Tensor:
@@ -506,17 +513,27 @@ def test_smooth_allocation_gives_as_much_as_the_sorted_one(kind: str) -> None:
 def test_smooth_allocation_in_a_full_and_in_an_empty_memory(kind: str) -> None:
     full, empty = torch.ones(1, 4, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
     assert not allocate(full, StepOptions(allocation=kind)).any()
-    given = allocate(empty, StepOptions(allocation=kind))
-    torch.testing.assert_close(given, torch.full_like(given, 0.25), rtol=0, atol=1e-6)
+    given = allocate(empty, sharp(kind, 2.0))
+    free = double([8, 7, 6, 5]) / 8
+    shares = free**2 if kind == "proportional" else (2 * free).exp()
+    torch.testing.assert_close(given, (shares / shares.sum()).unsqueeze(0), rtol=0, atol=1e-5)
+
+
+@every_smooth
+def test_smooth_allocation_tells_the_cells_of_an_empty_memory_apart(kind: str) -> None:
+    """Otherwise all would hold the same for ever, since nothing else tells them apart."""
+    _, state = DNC(3, 4, num_cells=5, allocation=kind)(normal(4, 1, 3).float())
+    cells = state.memory.memory[0]
+    assert torch.pdist(cells).min() > 1e-6 * cells.norm()
 
 
 @every_smooth
 def test_sharp_smooth_allocation_fills_the_freest_cells(kind: str) -> None:
-    """In the limit all of it, however much that is; cells that tie share."""
+    """In the limit all of it, however much that is; of cells that tie, the first."""
     usage = double([[0.9, 0.2, 0.5, 0.2], [1.0, 1.0, 0.6, 1.0]])
     found = allocate(usage, sharp(kind, 1000.0))
     total = allocation_weighting(usage).sum(-1)
-    expected = double([[0, 0.5, 0, 0.5], [0, 0, 1, 0]]) * total.unsqueeze(-1)
+    expected = double([[0, 1, 0, 0], [0, 0, 1, 0]]) * total.unsqueeze(-1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 

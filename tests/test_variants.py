@@ -144,6 +144,8 @@ def combination(seed: int) -> dict[str, Any]:
         options["link_sharpness"] = False
     if options["allocation"] == "sorted":
         options["usage_order"] = draw.choice(["exact", "robust"])
+    if options["allocation"] == "softmax":
+        options["allocation_temperature"] = 0.3  # at the default, gradients amplify rounding
     return options
 
 

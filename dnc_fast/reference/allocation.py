@@ -89,9 +89,12 @@ def smooth_allocation_weighting(usage: Tensor, options: StepOptions) -> Tensor:
     """Where new content goes: to all cells, to free ones more; differentiable everywhere.
 
         a = (1 - prod_j u'_j) softmax(l),  u' = e + (1 - e) u
-        l_i = p log(1 - u'_i + e) ("proportional"), or -u'_i / temperature ("softmax")
+        l_i = p log f_i ("proportional"), or f_i / temperature ("softmax")
+        f_i = (1 - u'_i + e) (1 - i / 2N),  i from 0
 
-    The total is that of `allocation_weighting`, so a full memory allocates nothing.
+    The total is that of `allocation_weighting`, so a full memory allocates nothing. Of cells that
+    are equally free the first gets most: otherwise all cells of an empty memory would get the same,
+    become the same, and stay the same.
 
     Args:
         usage: (B, N), in [0, 1].
@@ -107,9 +110,16 @@ def smooth_allocation_weighting(usage: Tensor, options: StepOptions) -> Tensor:
 
 def _preference(lifted: Tensor, options: StepOptions) -> Tensor:
     """l (B, N) of `smooth_allocation_weighting`, from u'."""
+    free = (1 - lifted + EPSILON) * _first_come(lifted)
     if options.allocation == "proportional":
-        return options.allocation_power * (1 - lifted + EPSILON).log()
-    return -lifted / options.allocation_temperature
+        return options.allocation_power * free.log()
+    return free / options.allocation_temperature
+
+
+def _first_come(usage: Tensor) -> Tensor:
+    """(N): 1 - i / 2N."""
+    N = usage.shape[-1]
+    return 1 - torch.arange(N, dtype=usage.dtype, device=usage.device) / (2 * N)
 
 
 def allocate(usage: Tensor, options: StepOptions) -> Tensor:
@@ -185,7 +195,7 @@ def smooth_allocation_weighting_backward(
     With q the softmax and S the total:
 
         dl = S q (da - q.da);  dS = q.da;  dS/du'_i = -prod_j u'_j / u'_i
-        dl_i/du'_i = -p / (1 - u'_i + e), or -1 / temperature
+        dl_i/du'_i = -p / (1 - u'_i + e), or -(1 - i / 2N) / temperature
 
     u' is at least e.
 
@@ -204,5 +214,5 @@ def smooth_allocation_weighting_backward(
     if options.allocation == "proportional":
         d_usage = -options.allocation_power * d_preference / (1 - usage + EPSILON)
     else:
-        d_usage = -d_preference / options.allocation_temperature
+        d_usage = -d_preference * _first_come(usage) / options.allocation_temperature
     return (1 - EPSILON) * (d_usage - d_total * product / usage)

@@ -161,15 +161,22 @@ def d_masks_of(b, gradient, W, R, Hw, variant):
 
 
 @kernel
+def _first_come(n, lifted):
+    """1 - n / 2N."""
+    return lifted.dtype.type(1) - lifted.dtype.type(n) / lifted.dtype.type(2 * lifted.shape[0])
+
+
+@kernel
 def _shares(lifted, allocation, steepness, out):
     """out = the softmax of `smooth_allocation_weighting`; returns prod u'."""
     epsilon, one = lifted.dtype.type(EPSILON), lifted.dtype.type(1)
     N = lifted.shape[0]
     for n in range(N):
+        free = (one - lifted[n] + epsilon) * _first_come(n, lifted)
         if allocation == arrays.PROPORTIONAL:
-            out[n] = steepness * math.log(one - lifted[n] + epsilon)
+            out[n] = steepness * math.log(free)
         else:
-            out[n] = -steepness * lifted[n]
+            out[n] = steepness * free
     highest = out[0]
     for n in range(N):
         highest = max(highest, out[n])
@@ -186,7 +193,10 @@ def _shares(lifted, allocation, steepness, out):
 
 @kernel
 def smooth_allocation_weighting(lifted, allocation, steepness, out):
-    """out = (1 - prod u') softmax(l), l = p log(1 - u' + e) or -u' / temperature."""
+    """out = (1 - prod u') softmax(l), l = p log f or f / temperature.
+
+    f = (1 - u' + e) (1 - n / 2N).
+    """
     product = _shares(lifted, allocation, steepness, out)
     rest = lifted.dtype.type(1) - product
     for n in range(out.shape[0]):
@@ -210,6 +220,8 @@ def smooth_allocation_weighting_backward(
         slope = steepness
         if allocation == arrays.PROPORTIONAL:
             slope /= one - lifted[n] + epsilon
+        else:
+            slope *= _first_come(n, lifted)
         d_logit = (one - product) * shares[n] * (d_allocation[n] - mean)
         d_usage[n] -= (one - epsilon) * (slope * d_logit + mean * product / lifted[n])
 
