@@ -13,6 +13,9 @@ import pytest
 import torch
 from runs import TINY_OPTIONS, assert_same_checkpoint, generator, trained, trainer_of
 
+from dnc_fast import DNC
+from dnc_fast.presets import model_config
+from dnc_fast.state import tensors
 from dnc_fast.tasks import Batch, CopyTask
 from dnc_fast.training import TrainingConfig
 from dnc_fast.training.batches import Prefetcher, suitable_workers
@@ -187,3 +190,19 @@ def test_the_host_reads_once_in_a_step_before_it_updates(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.optimization, "step", update)
     assert trainer._training_step(batches) > 0
     assert reads == ["tolist"]
+
+
+def test_empty_steps_at_the_end_do_not_count():
+    task = CopyTask()
+    model = DNC.from_config(model_config(task, num_cells=6, hidden_size=8)).double()
+    batch = task.batch(5, torch.Generator().manual_seed(0))
+    batch = batch._replace(inputs=batch.inputs.double(), targets=batch.targets.double())
+    longer = batch.padded(8)
+    assert len(longer.inputs) % 8 == 0 and len(longer.inputs) > len(batch.inputs)
+    found, expected = (
+        (task.loss(model(one.inputs)[0], one), task.score(model(one.inputs)[0], one))
+        for one in (longer, batch)
+    )
+    for one, other in zip(tensors(found), tensors(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+    assert batch.padded(len(batch.inputs)).inputs.shape == batch.inputs.shape

@@ -96,3 +96,12 @@ def test_options_are_refused_where_the_run_has_others(tmp_path, capsys):
     assert "--hidden-size must stay 8" in capsys.readouterr().err
     assert main(f"campaign inference --out {tmp_path}".split()) == 2
     assert "holds a run of the task 'traversal'" in capsys.readouterr().err
+
+
+def test_a_lower_rate_from_a_step_on(tmp_path):
+    options = f"{SMALL['traversal']} {TINY}".replace("--warm-up 0", "--warm-up 4")
+    campaign("traversal", tmp_path, 2, f"{options} --learning-rate 0.004")
+    campaign("traversal", tmp_path, 4, "--learning-rate 0.002")
+    rows = campaign("traversal", tmp_path, 6)
+    rates = [row["learning_rate"] for row in rows if row["kind"] == "train"]
+    assert rates == pytest.approx([0.0008, 0.0016, 0.0012, 0.0016, 0.002, 0.002])

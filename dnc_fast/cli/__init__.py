@@ -16,10 +16,12 @@ from .. import __version__
 
 # What commands need is imported when they are named, because torch takes a second or more.
 COMMANDS = {
-    "train": ("train a DNC on a task", "train"),
+    "train": ("train a DNC, or a model to compare it with, on a task", "train"),
+    "compare": ("train several models on a task, with a table and curves", "compare"),
     "campaign": ("train the paper's flagship results", "campaign"),
     "eval": ("score a trained model on held-out sequences", "look"),
     "show": ("draw a trained model's pictures", "look"),
+    "share": ("save a trained model in a folder for others", "share"),
     "ask": ("ask a model trained on bAbI about a story", "ask"),
     "compile": ("compile a model's GPU kernels, without a GPU", "compile"),
     "tasks": ("the tasks, a line each", "tasks"),
@@ -31,7 +33,9 @@ EXAMPLES = """examples:
   dnc-fast tasks                                   what can be trained on
   dnc-fast train copy                              copy sequences of 1 to 8 vectors of 6 bits
   dnc-fast train copy --controller feedforward --out runs/feedforward
+  dnc-fast train copy --model lstm --out runs/lstm    another model on the same data
   dnc-fast train copy --resume                     continue after Ctrl-C
+  dnc-fast compare copy --models dnc,lstm,ntm --seeds 3 --budget steps=2000
   dnc-fast train echo --seeds 5                    five seeds and a table
   dnc-fast train priority-sort --max-minutes 60    for an hour; --resume for another
   torchrun --nproc-per-node 2 -m dnc_fast train copy    by two processes
@@ -39,6 +43,7 @@ EXAMPLES = """examples:
   dnc-fast train copy --linkage sparse --link-fan-out 5 --out runs/sparse
   dnc-fast show runs/copy                          draw its pictures again
   dnc-fast compile runs/copy --target sm_90 --out kernels    for a GPU elsewhere
+  dnc-fast show --pretrained traversal             a model that comes with dnc_fast
   dnc-fast ask runs/babi "Mary went to the garden. Where is Mary?"
 """
 

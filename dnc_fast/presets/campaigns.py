@@ -19,8 +19,8 @@ MODEL = {
     "input_gain": 8.0,
 }
 TRAINING = {
-    "batch_size": 64,
-    "learning_rate": 2e-3,
+    "batch_size": 128,
+    "learning_rate": 3e-3,
     "warm_up": 1000,
     "clip_norm": 1.0,
     "max_steps": 10_000_000,

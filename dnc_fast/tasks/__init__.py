@@ -29,6 +29,7 @@ from .key_value import KeyValueTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
+from .sort import SortTask
 from .temporal_order import TemporalOrderTask
 
 TASKS: dict[str, type[Task]] = {
@@ -37,6 +38,7 @@ TASKS: dict[str, type[Task]] = {
     "associative-recall": AssociativeRecallTask,
     "key-value": KeyValueTask,
     "priority-sort": PrioritySortTask,
+    "sort": SortTask,
     "temporal-order": TemporalOrderTask,
     "echo": EchoTask,
     "autoencoding": AutoencodingTask,
@@ -96,6 +98,7 @@ __all__ = [
     "RepeatCopyTask",
     "Score",
     "ShortestPathTask",
+    "SortTask",
     "Task",
     "TemporalOrderTask",
     "TraversalTask",

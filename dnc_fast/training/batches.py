@@ -29,6 +29,9 @@ AHEAD = 2
 COSTLY = 2e-3
 """Seconds: a draw that takes longer is worth a process, see `suitable_workers`."""
 
+CAPTURED_STEPS = 8
+"""On a GPU, T is a multiple of this: each T that occurs takes the time of a capture."""
+
 Draw = list[list[Batch]]
 """The batches of one draw, each as its chunks."""
 
@@ -132,6 +135,11 @@ class Prefetcher:
         assert self._processes is not None
         self._processes.shutdown()
         self._processes = None
+
+
+def rounded(batch: Batch) -> Batch:
+    """The batch as a GPU runs it, see `CAPTURED_STEPS`; the same batch for a CPU."""
+    return batch.padded(CAPTURED_STEPS) if batch.inputs.device.type == "cuda" else batch
 
 
 def begin_worker() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ..dnc import DNC
 from ..tasks import Task
 from .answering import answered, inference
+from .batches import rounded
 from .distributed import ALONE, Ranks
 from .random import stream_generator
 
@@ -53,7 +53,7 @@ def describe(task: Task, evaluation: Evaluation) -> str:
 
 
 def evaluate(
-    model: DNC,
+    model: Any,
     task: Task,
     num_sequences: int,
     seed: int,
@@ -94,7 +94,7 @@ def evaluate(
             size = len(batch.lengths)
             if size == 0:
                 continue
-            batch = answered(model, task, batch, num_cells=num_cells)
+            batch = rounded(answered(model, task, batch, num_cells=num_cells))
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             scores.append(task.score(outputs, batch))
     loss, wrong, counted = map(torch.cat, zip(*chain(*ranks.gathered(scores)), strict=True))

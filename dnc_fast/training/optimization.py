@@ -72,6 +72,14 @@ class Optimization:
         self.scaler.update()
         return rate
 
+    def scale_rate(self, factor: float) -> None:
+        """Multiply the learning rate, now and for the rest of its schedule."""
+        self.schedule.base_lrs = [factor * rate for rate in self.schedule.base_lrs]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {
