@@ -97,9 +97,9 @@ class Parts:
     in_torch: ClassVar[bool] = True
 
     def fuses(self, options: StepOptions, matrix: bool) -> bool:
-        """Whether to ask for a `fused_step`, for a link that is a matrix or is none.
+        """Whether to ask for a `fused_step`, for a link that is a matrix or one that is not.
 
-        Not for one with equations that are not the paper's, unless a backend knows them.
+        Not for a step with equations that are not the paper's, unless a backend knows them.
         """
         return matrix and not options.cut_weightings and options.as_in_paper
 
