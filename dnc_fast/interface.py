@@ -114,6 +114,8 @@ def parse_interface(
     """Split a raw vector (B, interface_size) and apply the activations of each part.
 
     strengths: one of `STRENGTHS`.
+
+    Equation (1) of docs/primer.md.
     """
     least, (floor, sharpness) = STRENGTHS[strengths], extras
     shapes = interface_shapes(

@@ -266,7 +266,9 @@ def _complete(dnc: DNC, state: Any) -> list[DNCState]:
     states = []
     for cell, one in zip(dnc.cells, dnc.states_by_direction(state), strict=True):
         if one is None or any(part is None for part in one):
-            raise ValueError("state must have no None to be packed; dnc.zero_state makes zeros")
+            raise ValueError(
+                "a state to be packed must not contain None; dnc.zero_state makes zeros"
+            )
         memory: Any = one.memory
         unbatched = memory.memory.dim() == 2
         batch: Any = map_tensors(lambda tensor: tensor.unsqueeze(0), one) if unbatched else one

@@ -24,6 +24,8 @@ from .config import DNCConfig
 from .dnc import DNC
 from .interface import interface_shapes
 
+__all__ = ["from_official", "to_official"]
+
 LAYERS = {
     "read_keys": "memory_access/read_keys",
     "read_strengths": "memory_access/read_strengths",

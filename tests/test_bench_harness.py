@@ -273,7 +273,7 @@ def test_a_cut_file_is_named_and_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}\n", '{"format": 99}\n', "[1]\n"])
 def test_what_is_no_result_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(ResultsError, match=r"header of format 1|no JSON object"):
+    with pytest.raises(ResultsError, match=r"header of format 1|is not JSON"):
         read(tmp_path)
 
 

@@ -227,7 +227,7 @@ def test_tensorboard_gets_the_rows_of_the_metrics(tmp_path):
 def test_missing_tensorboard_is_named_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     printed = run("train", "copy", *TINY, "--tensorboard", "--out", tmp_path, status=2)
-    assert "`pip install tensorboard` brings it" in printed
+    assert "`pip install tensorboard` installs it" in printed
 
 
 def test_info_names_versions_and_backends():
@@ -367,7 +367,7 @@ def test_a_finished_run_says_why_there_is_nothing_to_train(tmp_path):
     arguments = ("train", "copy", *TINY, "--out", tmp_path, "--no-pictures")
     run(*arguments, "--max-steps", 5)
     printed = run(*arguments, "--resume", "--max-steps", 5)
-    assert "nothing to train: the run has taken its 5 steps; --max-steps 10 allows more" in printed
+    assert "nothing to train: the run has already taken its 5 steps; --max-steps 10" in printed
     solved = tmp_path / "solved"
     easy = ("--max-length", 1, "--num-bits", 1, "--solved-at", 0.2, "--solved-evaluations", 1)
     run("train", "copy", *TINY, *easy, "--out", solved, "--no-pictures")

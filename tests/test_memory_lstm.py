@@ -200,7 +200,7 @@ def test_zeros(LSTM: Any) -> None:
 
 @both
 def test_zeros_like(LSTM: Any) -> None:
-    """`torch.zeros_like(c)`, `h * mask`, `c * mask`: sequences begin anew"""
+    """`torch.zeros_like(c)`, `h * mask`, `c * mask`: sequences start over"""
     rnn, x = LSTM(3, 4, 2, **F64), normal(5, 6, 3)
     _, (h, c) = rnn(x)
     assert_close(rnn(x, (torch.zeros_like(h), torch.zeros_like(c))), rnn(x), "equal")
@@ -672,8 +672,8 @@ def test_messages_of_packing() -> None:
     rnn = memory_lstm(3, 4, 2)
     state = rnn.dnc.zero_state(6)
     for given, error, message in (
-        (state.reset("controller"), ValueError, "no None to be packed; dnc.zero_state"),
-        (None, ValueError, "no None to be packed"),
+        (state.reset("controller"), ValueError, "must not contain None; dnc.zero_state"),
+        (None, ValueError, "must not contain None"),
         (rnn.dnc.zero_state(6, num_cells=7), ValueError, "num_cells=5 like the model .* got 7"),
         (state._replace(read_vectors=torch.zeros(6, 2, 4)), ValueError, "state.read_vectors must"),
         (tuple(state), TypeError, "state must be a DNCState"),

@@ -26,7 +26,7 @@ from .stories import (
 class DMNConfig(StoryConfig):
     """The options of `DMN`."""
 
-    num_episodes: int = option(3, "times that the facts are gone through")
+    num_episodes: int = option(3, "passes over the facts")
     dropout: float = option(0.0, "dropout of facts and answers")
 
 

@@ -20,7 +20,7 @@ class EntNetConfig(StoryConfig):
     """The options of `EntNet`."""
 
     num_blocks: int = option(20, "blocks of memory")
-    most_words: int = option(16, "words of a sentence that are told apart by their place")
+    most_words: int = option(16, "words of a sentence with a weight for their place")
 
 
 class EntNet(StoryModel):

@@ -25,8 +25,8 @@ from .stories import (
 class MemN2NConfig(StoryConfig):
     """The options of `MemN2N`."""
 
-    num_hops: int = option(3, "times that the memory is read")
-    most_facts: int = option(50, "facts that are looked at, the latest")
+    num_hops: int = option(3, "reads of the memory, called hops")
+    most_facts: int = option(50, "most facts in the memory, the latest ones")
 
 
 class MemN2N(StoryModel):

@@ -56,7 +56,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         "--models",
         required=True,
         metavar="NAME,NAME",
-        help=f"what is compared, of {', '.join(MODELS)}; the first sets the number of parameters",
+        help=f"models to compare, of {', '.join(MODELS)}; the first sets the number of parameters",
     )
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="INT", help="runs of each model (default: 3)"
@@ -186,7 +186,7 @@ def _report(task: Task, compared: list[Compared], out: Path) -> None:
     (out / "comparison.md").write_text(f"{task}\n\n{table}\n")
     print(f"{table}\n\n{out / 'comparison.md'}")
     if util.find_spec("matplotlib") is None:
-        print("no pictures: they need matplotlib, `pip install matplotlib` brings it")
+        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
         return
     curves, shares = {}, {}
     for one in compared:

@@ -20,6 +20,7 @@ CONTROLLERS: dict[str, type[LayeredController]] = {
     "feedforward": FeedForwardController,
     "layer_norm_lstm": LayerNormLSTMController,
 }
+"""The built-in controllers by the names that `DNC` takes."""
 
 __all__ = [
     "CONTROLLERS",

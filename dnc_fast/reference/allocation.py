@@ -21,6 +21,8 @@ ROBUST_GRID = 2.0**-8
 def retention(free_gates: Tensor, read_weights: Tensor) -> Tensor:
     """How much of each cell's usage the read heads retain: psi = prod_r (1 - f_r wr_r).
 
+    Equation (4) of docs/primer.md.
+
     Args:
         free_gates: (B, R), in [0, 1].
         read_weights: (B, R, N), of the previous step.
@@ -33,6 +35,8 @@ def retention(free_gates: Tensor, read_weights: Tensor) -> Tensor:
 
 def update_usage(usage: Tensor, write_weights: Tensor, retention: Tensor) -> Tensor:
     """u_t = (u + (1 - u) (1 - prod_h (1 - ww_h))) psi; with one head (u + ww - u ww) psi.
+
+    Equation (5) of docs/primer.md.
 
     Args:
         usage: (B, N), of the previous step.
@@ -69,6 +73,8 @@ def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
         u' = e + (1 - e) u;  a[i] = (1 - u'_i) prod over j before i of u'_j
 
     The order is discontinuous and passes no gradient; the values do.
+
+    Equation (6) of docs/primer.md.
 
     Args:
         usage: (B, N), in [0, 1].

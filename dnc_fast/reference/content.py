@@ -46,6 +46,8 @@ def content_weighting(
 ) -> Tensor:
     """Softmax over the cells of strength times similarity, C(M, k, beta).
 
+    Equation (3) of docs/primer.md.
+
     Args:
         keys: (B, heads, W).
         strengths: (B, heads), not negative.

@@ -32,6 +32,8 @@ def write_memory(
 ) -> Tensor:
     """M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T.
 
+    Equation (8) of docs/primer.md.
+
     Args:
         memory: (B, N, W), of the previous step.
         write_weights: (B, Hw, N).
@@ -48,6 +50,8 @@ def write_memory(
 
 def read_memory(memory: Tensor, read_weights: Tensor) -> Tensor:
     """r_r = wr_r M_t.
+
+    Equation (13) of docs/primer.md.
 
     Args:
         memory: (B, N, W), of this step.

@@ -36,6 +36,8 @@ class Similarity(NamedTuple):
 def cosine(keys: Tensor, memory: Tensor, masks: Tensor | None = None) -> tuple[Tensor, ...]:
     """D = k.m / (|k| |m| + e) with |x| = sqrt(x.x + e), in [-1, 1] (Graves et al. 2016).
 
+    Equation (2) of docs/primer.md.
+
     Returns:
         D, and |k|, |m| and |k| |m| + e, each (B, heads, N) or broadcast to it.
     """

@@ -110,6 +110,8 @@ def write_weighting(
     The heads allocate one after another, each on a usage that counts what the heads before it will
     allocate: s_h = s_{h-1} + (1 - s_{h-1}) g_a g_w a_h, s_0 = u_t. s is dropped after the step.
 
+    Equation (7) of docs/primer.md.
+
     Args:
         interface: this step's interface, activated.
         usage: (B, N), of this step.
@@ -135,6 +137,8 @@ def read_weighting(
     read_modes: Tensor, backward: Tensor, content: Tensor, forward: Tensor
 ) -> Tensor:
     """wr_r = sum_h pi_b,h bwd_h + pi_c c + sum_h pi_f,h fwd_h.
+
+    Equation (12) of docs/primer.md.
 
     Args:
         read_modes: (B, R, 1 + 2 Hw): backward[Hw], content, forward[Hw].

@@ -49,6 +49,7 @@ TASKS: dict[str, type[Task]] = {
     "shortest-path": ShortestPathTask,
     "inference": InferenceTask,
 }
+"""Each task by the name that it has on the command line."""
 
 
 def task_name(task: Task) -> str:

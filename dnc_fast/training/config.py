@@ -58,7 +58,7 @@ class TrainingConfig:
     evaluation_size: int = _option(1000, "sequences in an evaluation")
     solved_at: float = _option(
         1.0,
-        "share of validation sequences right that counts as solved; 2: never",
+        "share of validation sequences right that counts as solved; 2: never stop early",
         minimum=0.0,
         above=True,
     )
