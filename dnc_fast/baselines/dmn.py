@@ -64,7 +64,7 @@ class DMN(StoryModel):
 
     def build(self, config: DMNConfig) -> None:
         size = config.hidden_size
-        self.words = embedding(config.input_size, size)
+        self.words = embedding(config.input_size, size, deviation=1.0)  # as in the paper
         self.numbers = embedding(MOST_ANSWERS, size)
         self.fusion = nn.GRU(size, size, batch_first=True, bidirectional=True)
         self.question = nn.GRU(size, size, batch_first=True)
