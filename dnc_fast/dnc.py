@@ -159,7 +159,8 @@ class DNC(nn.Module):
         """Load a model that `save_pretrained` has saved, in evaluation mode. No code is run.
 
         Args:
-            folder: on this machine.
+            folder: on this machine; or the name of a model that comes with dnc_fast, see
+                `dnc_fast.pretrained.bundled()`.
             device, dtype: of the parameters; a dtype of None is that of the saved model.
             changes: options to change, out of those that no parameter depends on, such as
                 num_cells, linkage and backend; a controller of your own must be given again.

@@ -28,6 +28,10 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STATE_DTYPES}
 OPTIONS = tuple(one.name for one in fields(DNCConfig))
 
 
+BUNDLED = Path(__file__).parent / "bundled"
+"""The models that come with dnc_fast, a folder each."""
+
+
 class Pretrained(NamedTuple):
     """What a folder holds.
 
@@ -41,6 +45,16 @@ class Pretrained(NamedTuple):
     config: DNCConfig
     dtype: torch.dtype
     weights: dict[str, Tensor]
+
+
+def bundled() -> dict[str, Path]:
+    """The folders of the models that come with dnc_fast, by their names."""
+    return {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))}
+
+
+def located(folder: Path | str) -> Path:
+    """The folder, or that of a model that comes with dnc_fast if this is its name."""
+    return bundled().get(str(folder), Path(folder)) if not Path(folder).is_dir() else Path(folder)
 
 
 def write_pretrained(
@@ -89,8 +103,9 @@ def write_pretrained(
 
 def read_pretrained(folder: Path | str, changes: dict[str, Any]) -> Pretrained:
     """What `DNC.from_pretrained` builds a model from, with some options changed."""
+    folder = located(folder)
     content = _read_config(folder)
-    path = Path(folder) / CONFIG
+    path = folder / CONFIG
     options, dtype = content.get("options"), DTYPES.get(str(content.get("dtype")))
     if not isinstance(options, dict) or dtype is None:
         raise CheckpointError(
@@ -153,7 +168,7 @@ def read_metadata(folder: Path | str) -> dict[str, Any]:
     Raises:
         FileNotFoundError, CheckpointError: there is no model that can be read.
     """
-    return _read_config(folder).get("metadata", {})
+    return _read_config(located(folder)).get("metadata", {})
 
 
 def _read_config(folder: Path | str) -> dict[str, Any]:
@@ -191,7 +206,8 @@ def _read(path: Path) -> bytes:
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"there is no folder {path.parent}; from_pretrained needs a folder on this machine "
-            "that save_pretrained has written"
+            "that save_pretrained has written, or the name of a model that comes with dnc_fast: "
+            f"{', '.join(bundled())}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}; save the model again")

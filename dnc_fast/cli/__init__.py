@@ -21,6 +21,7 @@ COMMANDS = {
     "campaign": ("train the paper's flagship results", "campaign"),
     "eval": ("score a trained model on held-out sequences", "look"),
     "show": ("draw a trained model's pictures", "look"),
+    "share": ("save a trained model in a folder for others", "share"),
     "ask": ("ask a model trained on bAbI about a story", "ask"),
     "compile": ("compile a model's GPU kernels, without a GPU", "compile"),
     "tasks": ("the tasks, a line each", "tasks"),
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
   dnc-fast train copy --linkage sparse --link-fan-out 5 --out runs/sparse
   dnc-fast show runs/copy                          draw its pictures again
   dnc-fast compile runs/copy --target sm_90 --out kernels    for a GPU elsewhere
+  dnc-fast show --pretrained traversal             a model that comes with dnc_fast
   dnc-fast ask runs/babi "Mary went to the garden. Where is Mary?"
 """
 

@@ -20,9 +20,9 @@ from ..tasks.babi import (
     hear,
     split_words,
 )
-from ..training import read_run, restore_model, restore_task
+from ..training import read_trained, restore_model, restore_task
 from .compiling import shown_compiling
-from .options import UserError, add_checkpoint, add_device, chosen_device
+from .options import UserError, add_checkpoint, add_device, chosen_checkpoint, chosen_device
 
 SHOWN = 3
 """Words shown for each word of an answer, the most likely first."""
@@ -47,7 +47,10 @@ def add_ask_options(parser: argparse.ArgumentParser) -> None:
 def _ask(options: argparse.Namespace) -> int:
     check_integer("--words", options.words, minimum=1)
     options.device = chosen_device(options.device)
-    content = read_run(options.checkpoint)
+    if options.pretrained is not None and options.checkpoint is not None:
+        options.text.insert(0, str(options.checkpoint))  # all words are the story's
+        options.checkpoint = None
+    content = read_trained(chosen_checkpoint(options))
     if content["task"]["name"] != "babi":
         raise UserError(
             f"checkpoint must be of a run of the task 'babi', got {content['task']['name']!r}; "

@@ -24,7 +24,7 @@ from ..training import (
     predictions,
     probe,
     read_metrics,
-    read_run,
+    read_trained,
     restore_model,
     restore_task,
     transcript,
@@ -40,6 +40,7 @@ from .options import (
     add_device,
     add_fields,
     check_folder,
+    chosen_checkpoint,
     chosen_device,
     given,
     parse_change,
@@ -139,8 +140,10 @@ def _figures(task: Task, result: Evaluation) -> str:
 
 def _show(options: argparse.Namespace) -> int:
     model, task, training = _restore(options)
-    folder = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
-    out = options.out or folder / "show"  # the run's own pictures stay as they are
+    folder = chosen_checkpoint(options)
+    folder = folder if folder.is_dir() else folder.parent
+    shown = folder if options.pretrained is None else Path("runs") / options.pretrained
+    out = options.out or shown / "show"  # the run's own pictures stay as they are
     check_folder("--out", out)
     with shown_compiling():
         if options.html is None:
@@ -157,7 +160,7 @@ def _show(options: argparse.Namespace) -> int:
 def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
     """The model, task and training options (with the seed) that the user asks for."""
     options.device = chosen_device(options.device)
-    content = read_run(options.checkpoint)
+    content = read_trained(chosen_checkpoint(options))
     kind = type(restore_task(content))
     task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
     changes = given(options, DNCConfig, CHANGES)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ..pretrained import bundled
+
 
 class UserError(Exception):
     """A mistake of the user, reported without a traceback."""
@@ -85,8 +87,23 @@ def parse_change(kind: type, change: str) -> tuple[str, Any]:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The argument that names a run."""
-    parser.add_argument("checkpoint", type=Path, help="a run's folder, or the checkpoint in it")
+    """The argument that names a trained model, see `chosen_checkpoint`."""
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        type=Path,
+        help="a run's folder, the checkpoint in it, or a folder of `dnc-fast share`",
+    )
+    parser.add_argument(
+        "--pretrained", choices=tuple(bundled()), help="instead, a model that comes with dnc_fast"
+    )
+
+
+def chosen_checkpoint(options: argparse.Namespace) -> Path:
+    """Where the model is that the user wants."""
+    if (options.checkpoint is None) == (options.pretrained is None):
+        raise UserError("give a checkpoint, such as runs/copy, or --pretrained NAME")
+    return options.checkpoint or bundled()[options.pretrained]
 
 
 def add_device(group: Any) -> None:

@@ -20,6 +20,7 @@ from .metrics import read_metrics
 from .predictions import predictions
 from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
+from .shared import read_trained, share
 from .trainer import Trainer
 
 __all__ = [
@@ -50,9 +51,11 @@ __all__ = [
     "probe",
     "read_metrics",
     "read_run",
+    "read_trained",
     "restore_model",
     "restore_task",
     "save_checkpoint",
+    "share",
     "summary_table",
     "transcript",
 ]

@@ -1,0 +1,102 @@
+"""Runs saved as folders for others, the models that come with dnc_fast, and commands on both."""
+
+import json
+import re
+
+import pytest
+import torch
+from runs import COPY, trained
+
+from dnc_fast import DNC
+from dnc_fast.cli import main
+from dnc_fast.files import CheckpointError
+from dnc_fast.pretrained import BUNDLED, bundled, read_metadata
+from dnc_fast.training import describe, evaluate, read_run, read_trained, restore_model, share
+from dnc_fast.training.checkpoint import restore_task
+
+pytest.importorskip("safetensors.torch", reason="pip install safetensors", exc_type=ImportError)
+
+MOST_BYTES = 8e6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("run"), max_steps=3).folder
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16], ids=str)
+def test_a_shared_model_is_the_runs(run, tmp_path, dtype):
+    card = share(run, tmp_path / "new" / "model", dtype, 7, "Only a test.")
+    shared, own = read_trained(tmp_path / "new" / "model"), read_run(run)
+    for name, weight in own["parameters"].items():
+        wanted = weight if dtype is None else weight.to(dtype).float()
+        torch.testing.assert_close(shared["parameters"][name], wanted, rtol=0, atol=0)
+    assert restore_task(shared) == restore_task(own) == COPY
+    model, task = restore_model(shared), restore_task(shared)
+    score = describe(task, evaluate(model, task, 7, own["training"]["seed"]))
+    assert f"Score: 7 held-out sequences: {score}." in card, "of the weights as they are saved"
+    for words in ("# model", "3 steps", "Only a test.", "MIT", str(dtype or "float32")[-7:]):
+        assert words in card
+    assert (tmp_path / "new" / "model" / "README.md").read_text() == card
+    assert DNC.from_pretrained(tmp_path / "new" / "model").config == model.config
+
+
+def test_commands_take_shared_models(run, tmp_path, capsys):
+    folder = tmp_path / "model"
+    assert main(f"share {run} --out {folder} --dtype float16 --sequences 5".split()) == 0
+    shown = capsys.readouterr().out
+    assert shown == (folder / "README.md").read_text() and "saved in float16" in shown
+    assert main(f"eval {folder} --sequences 5".split()) == 0
+    assert "5 held-out sequences" in capsys.readouterr().out
+    assert main(f"show {folder} --out {tmp_path / 'show'}".split()) == 0
+    assert main(f"ask {folder} Hello?".split()) == 2
+    assert "run of the task 'babi', got 'copy'" in capsys.readouterr().err
+
+
+def test_models_without_their_task_are_refused(run, tmp_path):
+    restore_model(read_run(run)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="holds a model without its task; `dnc-fast share`"):
+        read_trained(tmp_path)
+
+
+@pytest.mark.parametrize("words", ["eval", "eval runs/x --pretrained copy", "ask"])
+def test_one_model_has_to_be_named(words, capsys):
+    assert main(words.split()) == 2
+    assert "give a checkpoint, such as runs/copy, or --pretrained NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_the_models_that_come_with_the_package(name, tmp_path, monkeypatch, capsys):
+    """Each is about as good as its card says."""
+    monkeypatch.chdir(tmp_path)
+    metadata = read_metadata(name)
+    assert metadata["licence"] == "MIT"
+    assert f"# {name}\n" in (BUNDLED / name / "README.md").read_text()
+    assert metadata["task"]["options"].get("data", "") == ""
+    assert not DNC.from_pretrained(name).training
+    assert main(f"eval --pretrained {name} --sequences 50".split()) == 0
+    right = r"([0-9.]+) % of \w+ right"
+    found, wanted = re.search(right, capsys.readouterr().out), re.search(right, metadata["score"])
+    assert found and wanted
+    assert float(found[1]) >= float(wanted[1]) - 8, "50 sequences are few"
+
+
+def test_a_bundled_model_is_asked(capsys):
+    name = next((name for name in bundled() if name.startswith("babi")), None)
+    if name is None:
+        pytest.skip("no model comes with dnc_fast that was trained on bAbI")
+    assert main(["ask", "--pretrained", name, "Mary went to the garden . Where is Mary ?"]) == 0
+    assert "where is mary ?" in capsys.readouterr().out
+
+
+def test_bundled_models_are_small():
+    sizes = [path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file()]
+    assert 0 < sum(sizes) < MOST_BYTES
+    for folder in bundled().values():
+        content = json.loads((folder / "config.json").read_text())
+        assert content["metadata"]["score"]
+
+
+def test_names_that_are_not_there():
+    with pytest.raises(FileNotFoundError, match=r"a model that comes with dnc_fast: .*copy"):
+        DNC.from_pretrained("no-such-model")
