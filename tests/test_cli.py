@@ -247,7 +247,7 @@ def test_help(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "sort"), "invalid choice: 'sort'"),
+        (("train", "juggle"), "invalid choice: 'juggle'"),
         (("train", "copy", "--max-length", 0), "max_length must be at least 1, got 0"),
         (("train", "copy", "--learning-rate", "nan"), "learning_rate must be finite"),
         (("train", "copy", "--device", "gpu"), "--device must name a device"),
