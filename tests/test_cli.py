@@ -96,6 +96,22 @@ def test_linkages_train_resume_are_drawn_and_scored_with_others(tmp_path, linkag
     assert "error: read_topk must be at least 1, got 0" in bad
 
 
+def test_variants_train_and_are_scored(tmp_path):
+    out = ("--out", tmp_path, "--no-pictures")
+    chosen = ("--masked-lookup", "--mask-floor", 0.2, "--deallocate", "--link-sharpness")
+    chosen += ("--similarity", "euclidean", "--allocation", "softmax")
+    run("train", "copy", *TINY, *chosen, "--max-steps", 2, *out)
+    model = load_checkpoint(tmp_path)["model"]
+    assert model["masked_lookup"] and model["deallocate"] and model["link_sharpness"]
+    assert (model["mask_floor"], model["similarity"], model["allocation"]) == (
+        *(0.2, "euclidean", "softmax"),
+    )
+    run("train", "copy", *out, "--resume", "--deallocate", "--max-steps", 3)
+    again = run("train", "copy", *out, "--resume", "--no-deallocate", status=2)
+    assert "--deallocate must stay True when a run is resumed, got False" in again
+    assert "held-out" in run("eval", tmp_path, "--linkage", "none")
+
+
 def test_runs_from_before_an_option_have_its_default(tmp_path):
     run("train", "copy", *TINY, "--max-steps", 1, "--no-pictures", "--out", tmp_path)
     content = load_checkpoint(tmp_path)
@@ -231,7 +247,7 @@ def test_help(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "sorting"), "invalid choice: 'sorting'"),
+        (("train", "juggle"), "invalid choice: 'juggle'"),
         (("train", "copy", "--max-length", 0), "max_length must be at least 1, got 0"),
         (("train", "copy", "--learning-rate", "nan"), "learning_rate must be finite"),
         (("train", "copy", "--device", "gpu"), "--device must name a device"),

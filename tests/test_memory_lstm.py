@@ -517,7 +517,7 @@ def pairs(*batch: int, size: int, **kind: Any) -> tuple[Tensor, Tensor]:
 
 def test_it_is_a_dnc() -> None:
     """With the same parameters from the same seed, which it shares with its `dnc`."""
-    options = {"num_layers": 2, "bidirectional": True, **SIZES}
+    options = {"num_layers": 2, "bidirectional": True, "interface_norm": True, **SIZES}
     torch.manual_seed(1)
     rnn = MemoryLSTM(3, 4, **options)
     torch.manual_seed(1)
@@ -528,7 +528,7 @@ def test_it_is_a_dnc() -> None:
     dnc.reset_parameters()
     rnn.dnc.load_state_dict(dnc.state_dict())
     assert torch.equal(rnn(x)[0], dnc(x)[0])
-    assert len(list(rnn.dnc.parameters())) == len(list(rnn.parameters())) == 24
+    assert len(list(rnn.dnc.parameters())) == len(list(rnn.parameters())) == 28
 
 
 @every_linkage
@@ -689,6 +689,7 @@ def test_messages_of_packing() -> None:
     [
         ({"output_size": 5}, TypeError, "there is no option 'output_size'"),
         ({"controller": "gru"}, TypeError, "there is no option 'controller'"),
+        ({"bidirectional_controller": True}, TypeError, "no option 'bidirectional_controller'"),
         ({"num_cell": 5}, TypeError, "did you mean 'num_cells'"),
         ({"proj": 2}, TypeError, "did you mean 'proj_size'"),
         ({"proj_size": 4}, ValueError, "proj_size must be smaller than hidden_size=4, got 4"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..options import option
+from .attention import NOWHERE
 from .stories import (
     MOST_ANSWERS,
     Asked,
@@ -64,7 +65,7 @@ class MemN2N(StoryModel):
         keys = memory(0)
         for hop in range(self.config.num_hops):
             values = memory(hop + 1)
-            scores = (keys @ state.unsqueeze(-1)).squeeze(-1).masked_fill(forgotten, -1e9)
+            scores = (keys @ state.unsqueeze(-1)).squeeze(-1).masked_fill(forgotten, NOWHERE)
             shares = scores.softmax(-1).masked_fill(forgotten, 0.0)
             state = state + (shares.unsqueeze(1) @ values).squeeze(1)
             keys = values

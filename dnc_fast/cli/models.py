@@ -34,9 +34,10 @@ def add_models(
         group.add_argument("--model", choices=models, help=f"what is trained (default: {first})")
     add_fields(group, config_type(first), option_names(first), defaults)
     added = set(option_names(first))
-    rest = parser.add_argument_group(
-        "other models", "They also have those of the options above that apply to them."
-    )
+    if others:
+        rest = parser.add_argument_group(
+            "other models", "They also have those of the options above that apply to them."
+        )
     for model in others:
         names = [name for name in option_names(model) if name not in added]
         add_fields(rest, config_type(model), names)

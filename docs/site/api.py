@@ -8,8 +8,11 @@ from functools import cache
 from pathlib import Path
 
 HOME = "api/dnc_fast.md"
-ALSO = {"dnc_fast.linkages.dense": ["update_link", "directional_weightings"]}
-"""Names of the primer that their package does not list, because other linkages have them too."""
+ALSO = {
+    "dnc_fast.linkages.dense": ["update_link", "directional_weightings"],
+    "dnc_fast.reference.similarity": ["cosine"],
+}
+"""Names of the primer that their package does not list, because it has several of a kind."""
 
 EQUATION = re.compile(r"Equation \((\d+)\) of docs/primer\.md")
 PAGE = re.compile(r"(?<![\w/])docs/(\w+)\.md")
