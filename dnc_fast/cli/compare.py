@@ -146,9 +146,8 @@ def _trained(
     folder = options.out / kind / f"seed-{seed}"
     defaults = training_options(task, str(getattr(config, "controller", kind)))
     chosen: dict[str, Any] = {**defaults, **given(options, TrainingConfig), "seed": seed}
-    if budget.get("steps") is not None or "steps" not in budget:
-        chosen["max_steps"] = round(budget.get("steps") or ENDLESS)
-    training = TrainingConfig(**chosen)
+    limit = _limit(chosen.pop("max_steps", None), budget)
+    training = TrainingConfig(**chosen, **limit)
     if (folder / CHECKPOINT).exists():
         if not options.resume:
             raise UserError(
@@ -165,6 +164,16 @@ def _trained(
         trainer = Trainer(task, config, training, folder, device=options.device)
     _train(trainer, budget.get("seconds"), options.progress)
     return trainer
+
+
+def _limit(own: int | None, budget: dict[str, float | None]) -> dict[str, Any]:
+    """The option for the most steps: of the budget, or the task's own unless seconds end a run."""
+    steps = budget.get("steps")
+    if steps is not None:
+        return {"max_steps": round(steps)}
+    if "seconds" in budget and "steps" not in budget:
+        return {"max_steps": ENDLESS}
+    return {} if own is None else {"max_steps": own}
 
 
 def _train(trainer: Trainer, seconds: float | None, progress: str) -> None:
