@@ -74,7 +74,10 @@ DEFAULTS = [
         "associative-recall",
         {"max_items": 7, "item_length": 2},
         (64, 18, 16, 1),
-        {**SLOW, "curriculum": "on", "max_steps": 100_000},
+        {
+            **decaying(20_000, curriculum="on"),
+            **{"learning_rate": 2e-3, "warm_up": 500, "batch_size": 64},
+        },
     ),
     ("key-value", {"max_items": 80}, (128, 80, 40, 1), SLOW),
     ("priority-sort", {}, (64, 40, 16, 1), decaying(30_000)),
@@ -103,7 +106,10 @@ DEFAULTS = [
 def test_the_defaults_of_each_task(name, options, sizes, training):
     task = TASKS[name](**options)
     names = ("hidden_size", "num_cells", "cell_size", "num_read_heads")
-    kinds = {"controller": "feedforward", "linkage": "none"} if name == "key-value" else {}
+    kinds = {
+        "key-value": {"controller": "feedforward", "linkage": "none"},
+        "associative-recall": {"input_gain": 4.0},
+    }.get(name, {})
     assert model_options(task) == {**dict(zip(names, sizes, strict=True)), **kinds}
     for controller in ("lstm", "gru", "rnn", "feedforward"):
         other = {"learning_rate": 1e-3} if (name, controller) == ("copy", "feedforward") else {}
