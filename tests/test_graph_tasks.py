@@ -16,11 +16,11 @@ from dnc_fast.cli import main
 from dnc_fast.presets import PUBLISHED
 from dnc_fast.tasks import TASKS, InferenceTask, ShortestPathTask, TraversalTask, read_episode
 from dnc_fast.tasks.graphs.family import FAMILY
-from dnc_fast.tasks.graphs.graph import distinct, random_graphs
+from dnc_fast.tasks.graphs.graph import distinct, random_graphs, share_names
 from dnc_fast.tasks.graphs.inference import relations
 from dnc_fast.tasks.graphs.known import KnownGraph
 from dnc_fast.tasks.graphs.shortest_path import PathAnswerer
-from dnc_fast.tasks.graphs.triples import decode_triples, encode_triples
+from dnc_fast.tasks.graphs.triples import BLANK, decode_triples, encode_triples
 from dnc_fast.tasks.graphs.underground import UNDERGROUND
 from dnc_fast.training import Trainer, answered, evaluate
 from dnc_fast.training.random import stream_generator
@@ -360,6 +360,26 @@ def test_numbers_drawn_apart_are_apart_and_even():
         assert (drawn.sort(-1).values.diff(dim=-1) > 0).all()
     pairs = Counter(map(tuple, distinct((6000,), 2, 3, generator()).tolist()))
     assert len(pairs) == 6 and min(pairs.values()) > 850
+
+
+def test_few_names_are_shared_but_not_by_the_edges_out_of_a_node():
+    plain = random_graphs(60, (10, 30), (2, 4), generator())
+    graphs = share_names(plain, 0.5, generator(1))
+    changed = 0
+    for one, other in zip(plain.edges, graphs.edges, strict=True):
+        assert torch.equal(one == BLANK, other == BLANK)
+        names = other[other != BLANK]
+        for row in other.tolist():
+            out = [name for name in row if name != BLANK]
+            assert len(set(out)) == len(out)
+        if not torch.equal(one, other):
+            changed += 1
+            assert 4 <= len(names.unique()) <= 16
+            assert 0 <= int(names.min()) <= int(names.max()) < 1000
+    assert 15 < changed < 45
+    task = TraversalTask(few_names=1.0)
+    assert task.held_out() == task.validation() == TraversalTask()
+    assert all(lesson.few_names == 1.0 for lesson in task.lessons())
 
 
 def test_random_graphs_join_the_nearest():

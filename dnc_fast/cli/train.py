@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 import time
@@ -28,9 +29,10 @@ from ..training import (
     joined,
     outcome,
     read_run,
+    read_trained,
     summary_table,
 )
-from ..training.checkpoint import CHECKPOINT, model_kind
+from ..training.checkpoint import CHECKPOINT, model_kind, restore_config, restore_parameters
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
 from ..training.threads import suitable_threads
@@ -108,7 +110,15 @@ def add_run_options(
 
 
 def add_way_options(run: Any) -> None:
-    """The options that say how a run is carried out, and change nothing in what it learns."""
+    """The options that say where a run begins, and how it is carried out."""
+    run.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="RUN",
+        help="begin with the parameters of a trained model, and its options: the folder of a run "
+        "or of `dnc-fast share`",
+    )
     run.add_argument(
         "--max-minutes",
         type=float,
@@ -314,18 +324,22 @@ def _begin(
 ) -> Trainer:
     """A new run: the defaults for the task, overridden by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
-    kind = options.model or "dnc"
+    source = None if options.source is None else read_trained(options.source)
+    kind = options.model or ("dnc" if source is None else model_kind(source))
     if getattr(options, "preset", None) and kind != "dnc":
         raise UserError(f"--preset is a set of options of the DNC; leave it out for --model {kind}")
     check_model_options(kind, wanted["model"])
-    model = model_config(task, kind, **wanted["model"])
+    if source is None:
+        model = model_config(task, kind, **wanted["model"])
+    else:
+        model = dataclasses.replace(restore_config(source), **wanted["model"])
     if isinstance(model, DNCConfig):
         for sentence in model.idle_options():
             print(f"dnc-fast: note: {sentence}", file=sys.stderr)
     defaults = training_options(task, str(getattr(model, "controller", kind)))
     training = TrainingConfig(**{**defaults, **wanted["training"]})
     try:
-        return Trainer(
+        trainer = Trainer(
             task,
             model,
             training,
@@ -334,6 +348,9 @@ def _begin(
             metrics_format=options.metrics,
             ranks=ranks,
         )
+        if source is not None:
+            restore_parameters(trainer.model, source)
+        return trainer
     except FileExistsError:
         raise UserError(
             f"{folder} holds a run already; continue it with --resume, or train in another folder "
@@ -345,6 +362,8 @@ def _continue(
     options: argparse.Namespace, folder: Path, wanted: dict[str, dict[str, Any]], ranks: Ranks
 ) -> Trainer:
     """The run of a folder, after a check that the user does not ask for a different one."""
+    if options.source is not None:
+        raise UserError(f"--from is for a new run, and {folder} holds one; leave it out")
     content = read_run(folder)
     if content["task"]["name"] != options.task_name:
         raise UserError(

@@ -65,7 +65,7 @@ def _results(*pairs: tuple[float, float]) -> tuple[Published, ...]:
 CAMPAIGNS: dict[str, Campaign] = {
     "traversal": Campaign(
         "traversal",
-        Preset(TRAVERSAL, MODEL, {**TRAINING, **LESSONS}),
+        Preset({**TRAVERSAL, "few_names": 0.5}, MODEL, {**TRAINING, **LESSONS}),
         "the underground, 7 edges",
         _results(
             (0.0, 10.7), (0.0, 19.7), (0.0, 27.3), (0.0, 38.2), (0.0, 39.7), (0.0, 47.5),
@@ -75,7 +75,11 @@ CAMPAIGNS: dict[str, Campaign] = {
     ),
     "shortest-path": Campaign(
         "shortest-path",
-        Preset(PATH, MODEL, {**TRAINING, **PATH_LESSONS, "lesson_every": 500}),
+        Preset(
+            {**PATH, "few_names": 0.5},
+            MODEL,
+            {**TRAINING, **PATH_LESSONS, "lesson_every": 500},
+        ),
         "the underground, 4 edges",
         # Of the lessons 10 and 11, which are the same, the later.
         _results(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
 from ..files import CheckpointError, write_whole
 from ..models import MODELS, build_model, config_type
@@ -169,8 +170,18 @@ def restore_model(content: dict[str, Any], **changes: Any) -> Any:
     config = dataclasses.replace(restore_config(content), **changes)
     with reading("the checkpoint"):
         model = build_model(config, dtype=torch.float32)
-        model.load_state_dict(content["parameters"])
+    restore_parameters(model, content)
     return model
+
+
+def restore_parameters(model: nn.Module, content: dict[str, Any]) -> None:
+    """Copy the parameters of a checkpoint into a model.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    with reading("the checkpoint"):
+        model.load_state_dict(content["parameters"])
 
 
 def load_run(path: Path | str, device: torch.device | str = "cpu") -> tuple[Any, Task]:

@@ -107,6 +107,25 @@ def random_graphs(
     )
 
 
+def share_names(
+    graphs: Graphs, share: float, generator: torch.Generator, num_edge_labels: int = NUM_LABELS
+) -> Graphs:
+    """Graphs of which a share have few names of edges, as the lines of the Underground.
+
+    With K edges out of a node at most, such a graph has K to 4 K names; the edges out of one node
+    still have different ones.
+    """
+    batch_size, num_nodes, out = graphs.edges.shape
+    device, most = graphs.edges.device, min(4 * out, num_edge_labels)
+    names = distinct((batch_size,), most, num_edge_labels, generator)
+    counts = uniform(out, most, (batch_size, 1, 1), generator)
+    ranks = random_shares((batch_size, num_nodes, most), generator)
+    ranks = ranks.masked_fill(torch.arange(most, device=device) >= counts, -1)
+    edges = names.unsqueeze(1).expand_as(ranks).gather(-1, ranks.topk(out, -1).indices)
+    few = random_shares((batch_size, 1, 1), generator) < share
+    return graphs._replace(edges=torch.where(few & (graphs.edges != BLANK), edges, graphs.edges))
+
+
 class Labels(NamedTuple):
     """The labels of a batch of one known graph. nodes: (B, V). edges: (B, names)."""
 

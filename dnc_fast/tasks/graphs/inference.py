@@ -98,7 +98,7 @@ class InferenceTask(GraphTask):
 
     def held_out(self) -> InferenceTask:
         """The same without guidance."""
-        return replace(self, guided=0.0)
+        return replace(self, guided=0.0, few_names=0.0)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from ...checks import check_choice, check_integer
+from ...checks import check_choice, check_integer, check_number
 from ...options import option
 from ..base import Task, count, span
 from .family import FAMILY
-from .graph import Graphs, draw_labels, label_graph, random_graphs
+from .graph import Graphs, draw_labels, label_graph, random_graphs, share_names
 from .known import KnownGraph
 from .triples import NUM_LABELS, TripleTask
 from .underground import UNDERGROUND
@@ -54,6 +54,9 @@ class GraphTask(TripleTask):
     max_nodes: int = option(10, "most nodes of a random graph")
     min_degree: int = option(2, "fewest edges out of a node")
     max_degree: int = option(4, "most edges out of a node")
+    few_names: float = option(
+        0.0, "share of random graphs, in training, whose edges share few names, as lines do"
+    )
 
     def __post_init__(self) -> None:
         check_choice("graph", self.graph, ("random", *KNOWN_GRAPHS))
@@ -67,6 +70,7 @@ class GraphTask(TripleTask):
                 raise ValueError(
                     f"{name} must be at most {most}, the number of labels, got {value}"
                 )
+        check_number("few_names", self.few_names, 0.0, 1.0)
         if self.known and len(self.known.edge_names) > self.num_edge_labels:
             raise ValueError(
                 f"graph must have at most {self.num_edge_labels} names of edges, got "
@@ -98,6 +102,10 @@ class GraphTask(TripleTask):
         )
         return (*earlier, self)
 
+    def held_out(self) -> GraphTask:
+        """The same with names as in the paper."""
+        return replace(self, few_names=0.0)
+
     @classmethod
     def lesson_options(cls, lesson: tuple[tuple[int, int], ...]) -> dict[str, Any]:
         """The options that one of the lessons sets."""
@@ -125,7 +133,10 @@ class GraphTask(TripleTask):
             labels = draw_labels(self.known, batch_size, generator, self.num_edge_labels)
             return label_graph(self.known, labels)
         nodes, degree = (self.min_nodes, self.max_nodes), (self.min_degree, self.max_degree)
-        return random_graphs(batch_size, nodes, degree, generator, self.num_edge_labels)
+        graphs = random_graphs(batch_size, nodes, degree, generator, self.num_edge_labels)
+        if self.few_names:
+            graphs = share_names(graphs, self.few_names, generator, self.num_edge_labels)
+        return graphs
 
     def names(self, batch_size: int, generator: torch.Generator) -> list[Names]:
         """What the labels stand for in each sequence of the batch drawn with this generator.
