@@ -29,6 +29,7 @@ from .key_value import KeyValueTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
+from .shrdlu import ShrdluEnv, ShrdluTask
 from .temporal_order import TemporalOrderTask
 
 TASKS: dict[str, type[Task]] = {
@@ -46,6 +47,7 @@ TASKS: dict[str, type[Task]] = {
     "traversal": TraversalTask,
     "shortest-path": ShortestPathTask,
     "inference": InferenceTask,
+    "shrdlu": ShrdluTask,
 }
 
 
@@ -96,6 +98,8 @@ __all__ = [
     "RepeatCopyTask",
     "Score",
     "ShortestPathTask",
+    "ShrdluEnv",
+    "ShrdluTask",
     "Task",
     "TemporalOrderTask",
     "TraversalTask",
