@@ -12,10 +12,11 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dnc_fast/__init__.py").rea
 CPU = ["numba>=0.59"]
 TRAIN = ["matplotlib>=3.7", "tqdm>=4.60"]
 SHARE = ["safetensors>=0.4"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"]
 TENSORBOARD = ["tensorboard>=2.12"]
 EXAMPLES = ["accelerate>=1.2", "lightning>=2.5"]
 PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
-TEST = [*CPU, *TRAIN, *SHARE, *TENSORBOARD, *EXAMPLES, *PYTEST, "hypothesis>=6.80"]
+TEST = [*CPU, *TRAIN, *SHARE, *ONNX, *TENSORBOARD, *EXAMPLES, *PYTEST, "hypothesis>=6.80"]
 
 LINKS = {"dnc_fast/kernels": "../kernels", ".editable/dnc_fast": "../dnc_fast"}
 
@@ -54,6 +55,7 @@ setup(
         "cpu": CPU,
         "train": [*CPU, *TRAIN],
         "share": SHARE,
+        "onnx": ONNX,
         "tensorboard": TENSORBOARD,
         "examples": [*CPU, *EXAMPLES],
         "test": TEST,
@@ -65,6 +67,7 @@ setup(
         "dnc_fast.backends",
         "dnc_fast.backends.cpu",
         "dnc_fast.backends.triton",
+        "dnc_fast.baselines",
         "dnc_fast.cli",
         "dnc_fast.compat",
         "dnc_fast.controllers",

@@ -42,8 +42,12 @@ def _to(args: tuple[Any, ...], kwargs: dict[str, Any], tensor: Tensor) -> Tensor
     return tensor.to(moved.device)
 
 
-def _reset_rows(mask: Any, empty_cell: int, tree: Any) -> Any:
-    """A tree of tensors (B, ...) with empty rows where a mask is True."""
+def reset_rows(mask: Any, empty_cell: int, tree: Any) -> Any:
+    """A tree of tensors (B, ...) with empty rows where a mask is True.
+
+    Raises:
+        ValueError: `mask` is not a bool tensor (B,).
+    """
 
     def reset(tensor: Tensor) -> Tensor:
         empty = 0 if tensor.is_floating_point() else empty_cell
@@ -178,7 +182,7 @@ class MemoryState(NamedTuple):
 
     def reset_rows(self, mask: Tensor) -> MemoryState:
         """An empty memory where `mask` (B,), bool, is True; see `DNCState.reset_rows`."""
-        return _reset_rows(mask, -1, self)  # -1: no cell
+        return reset_rows(mask, -1, self)  # -1: no cell
 
     def __repr__(self) -> str:
         return _described("MemoryState", self, _memory_lines(self))
@@ -292,7 +296,7 @@ class DNCState(NamedTuple):
         """
         memory = None if self.memory is None else self.memory.reset_rows(mask)
         controller, read_vectors = (
-            part if next(tensors(part), None) is None else _reset_rows(mask, 0, part)
+            part if next(tensors(part), None) is None else reset_rows(mask, 0, part)
             for part in (self.controller, self.read_vectors)
         )
         return DNCState(controller, memory, read_vectors)

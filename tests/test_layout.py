@@ -27,8 +27,8 @@ FLOORS = (
     {"given_state", "pretrained", "state_pair"},
     {"cell"},
     {"dnc"},
-    {"memory_lstm", "compat", "official"},
-    {"tasks", "pictures"},
+    {"memory_lstm", "compat", "official", "baselines"},
+    {"models", "tasks", "pictures"},
     {"presets"},
     {"training"},
     {"cli"},
@@ -155,7 +155,12 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 @pytest.mark.parametrize(  # README: examples
     ("page", "count"),
-    [("docs/large_memories.md", 1), ("docs/like_nn_lstm.md", 2), ("docs/viewer.md", 1)],
+    [
+        ("docs/baselines.md", 1),
+        ("docs/large_memories.md", 1),
+        ("docs/like_nn_lstm.md", 2),
+        ("docs/viewer.md", 1),
+    ],
 )
 def test_examples_in_the_docs_run(page, count, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # for the files that they write

@@ -466,8 +466,13 @@ def test_hidden_view_refuses_bad_arguments():
     arguments = hidden_arguments()
     with pytest.raises(ValueError, match=r"hidden must .* \(T, H\).* T=12, got \(3, 2\)"):
         hidden_view(**{**arguments, "hidden": torch.zeros(3, 2)})
-    with pytest.raises(TypeError, match=r"trace must be a dnc_fast\.Trace, got NoneType"):
-        hidden_view(**{**arguments, "trace": None})
+    with pytest.raises(TypeError, match=r"trace must be a dnc_fast\.Trace, got Tensor"):
+        hidden_view(**{**arguments, "trace": torch.zeros(3)})
+
+
+def test_hidden_view_of_a_model_without_a_memory_has_no_weightings():
+    figure = hidden_view(**{**hidden_arguments(), "trace": None})
+    assert len(panels(figure)) == 3
 
 
 def test_cell_state_has_the_order_of_the_hidden_state(tmp_path):

@@ -66,6 +66,7 @@ DEFAULTS = [
     ("echo", {"delay": 3}, (64, 6, 16, 1), {"evaluation_size": 100}),
     ("autoencoding", {"max_length": 20}, (64, 42, 16, 1), decaying(40_000)),
     ("characters", {}, (128, 32, 16, 1), {"evaluation_size": 50}),
+    ("sort", {}, (64, 10, 16, 1), {}),
     ("mapping", {"num_symbols": 20}, (64, 8, 16, 1), {}),
     ("babi", {"tasks": "all"}, (128, 32, 32, 4), BABI),
     ("traversal", {}, (128, 48, 32, 4), GRAPHS),

@@ -194,7 +194,7 @@ def test_an_episode_is_told_and_shown_as_published():
             assert set((43 + steps[step, 43:].nonzero().flatten()).tolist()) == shown
     assert batch.mask.sum(0).tolist() == [task.steps] * 20
     assert task.score(batch.targets, batch).wrong.sum() == 0  # by the best plans
-    heard = hear(batch.inputs, task.steps)
+    heard = hear(batch.inputs)
     assert torch.equal(heard.states[0], episodes.starts)
     for row in range(20):
         asked = [code for code in episodes.goal[row].tolist() if code != goals.NOTHING]
@@ -208,7 +208,7 @@ def test_rewards_and_scores_are_those_of_the_plain_rules():
     for step in range(player.first, player.last + 1):
         player.take(step, torch.zeros(30, 8))  # any action
     answered = player.batch()
-    heard = hear(answered.inputs, task.steps)
+    heard = hear(answered.inputs)
     scores = task.score(answered.targets, answered)
     for row in range(30):
         taken = answered.targets[heard.first :, row, :7].argmax(-1).tolist()
@@ -277,7 +277,7 @@ def test_lessons_are_the_papers_and_parts_have_no_moves_to_spare():
     assert [str(lesson) for lesson in ShrdluTask().lessons()] == [str(one) for one in lessons[:3]]
     parts = LAST.parts()
     missing = [f"{m},{k}" for m in range(1, 8) for k in range(1, 7) if f"{m},{k}" not in parts]
-    assert missing == ["1,6", "7,1"]  # not with columns 3, 0, 3 high; and not with 2, 2, 2
+    assert missing == ["1,6", "7,1"]  # there are none from columns 3, 0 and 3 high
     assert all(part.steps == part.min_moves == part.max_moves for part in parts.values())
     shares = dict.fromkeys(parts, 0.5)
     table = LAST.parts_table(shares, dict.fromkeys(parts, 0.25))

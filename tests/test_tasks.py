@@ -18,6 +18,7 @@ from dnc_fast.tasks import (
     MappingTask,
     PrioritySortTask,
     RepeatCopyTask,
+    SortTask,
     TemporalOrderTask,
     summary,
     task_name,
@@ -137,6 +138,17 @@ def read_autoencoding(task, steps):
     return {half + place: steps[place] for place in range(end + 1)}
 
 
+def read_sort(task, steps):
+    numbers = [number for number, present in steps if present]
+    assert task.min_items <= len(numbers) <= task.max_items and len(steps) == 2 * len(numbers)
+    assert all(0 <= number < 1 for number in numbers) and not any(map(any, steps[len(numbers) :]))
+    places = sorted(range(len(numbers)), key=lambda place: numbers[place])
+    return {
+        len(numbers) + step: [float(place == other) for other in range(task.max_items)]
+        for step, place in enumerate(places)
+    }
+
+
 def read_mapping(task, steps):
     to = task.mapping().tolist()
     return {
@@ -181,6 +193,8 @@ CASES = [
     (AutoencodingTask(), read_autoencoding),
     (AutoencodingTask(1, 1), read_autoencoding),
     (MappingTask(6, 5), read_mapping),
+    (SortTask(), read_sort),
+    (SortTask(1, 7), read_sort),
 ]
 
 

@@ -15,6 +15,7 @@ from ..checks import check_integer
 from ..config import OPTION_NAMES, DNCConfig
 from ..dnc import DNC
 from ..training import TrainingConfig, read_run
+from ..training.checkpoint import model_kind
 from .compiling import shown_compiling
 from .options import UserError, add_fields, given
 
@@ -88,6 +89,11 @@ def _wanted(options: argparse.Namespace) -> tuple[DNC, TrainingConfig]:
     training: dict[str, Any] = {}
     if options.checkpoint is not None:
         content = read_run(options.checkpoint)
+        if model_kind(content) != "dnc":
+            raise UserError(
+                "checkpoint must be of a DNC, whose kernels are compiled, got a run of the model "
+                f"{model_kind(content)!r}"
+            )
         sizes, training = content["model"], content["training"]
     changes = {**given(options, DNCConfig, MODEL_OPTIONS)}
     if options.input_size is not None:

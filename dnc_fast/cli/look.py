@@ -13,6 +13,7 @@ from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
 from ..files import write_whole
+from ..models import model_name
 from ..tasks import Task, read_episode
 from ..training import (
     Evaluation,
@@ -20,6 +21,7 @@ from ..training import (
     evaluate,
     guess,
     held_out_size,
+    predictions,
     probe,
     read_metrics,
     read_trained,
@@ -27,9 +29,11 @@ from ..training import (
     restore_task,
     transcript,
 )
+from ..training.checkpoint import model_kind
 from ..training.evaluation import FIGURES
 from ..training.metrics import FORMATS
 from .compiling import shown_compiling
+from .models import check_model_options
 from .options import (
     UserError,
     add_checkpoint,
@@ -51,6 +55,9 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     _add_checkpoint_options(parser)
     parser.add_argument(
         "--sequences", type=int, metavar="INT", help="how many (default: the run's evaluation size)"
+    )
+    parser.add_argument(
+        "--show", type=int, metavar="INT", help="also print this many sequences with the answers"
     )
     parser.set_defaults(run=_evaluate)
 
@@ -90,18 +97,26 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.show is not None:
+        check_integer("--show", options.show, minimum=1)
     with shown_compiling():
-        return print_scores(*_restore(options), options.sequences)
+        model, task, training = _restore(options)
+        print_scores(model, task, training, options.sequences)
+        if options.show is not None:
+            print(f"\n{predictions(model, task, options.show, training['seed'])}")
+    return 0
 
 
-def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: int | None) -> int:
+def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: int | None) -> None:
     """Print the scores of a model."""
     if sequences is None:
         sequences = held_out_size(task, training["evaluation_size"])
     check_integer("--sequences", sequences, minimum=1)
     seed = training["seed"]
     result = evaluate(model, task, sequences, seed)
-    print(f"{task}; {model.config.num_cells} cells, seed {seed}")
+    cells = getattr(model.config, "num_cells", None)
+    size = model_name(model.config) if cells is None else f"{cells} cells"
+    print(f"{task}; {size}, seed {seed}")
     print(
         f"{sequences} held-out sequences: {_figures(task, result)}, "
         f"loss {result.loss:.5f} nats per {task.unit}"
@@ -114,7 +129,6 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
         guesses[name] = getattr(guess(part, sequences, seed), figure)
     if shares:
         print(f"\n{task.parts_table(shares, guesses)}")
-    return 0
 
 
 def _figures(task: Task, result: Evaluation) -> str:
@@ -151,6 +165,7 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
     kind = type(restore_task(content))
     task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
     changes = given(options, DNCConfig, CHANGES)
+    check_model_options(model_kind(content), changes)
     model = restore_model(content, **changes).to(options.device)
     sizes = (model.config.input_size, model.config.output_size)
     if sizes != (task.input_size, task.output_size):
@@ -168,6 +183,9 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
 def write_page(model: Any, task: Task, seed: int, path: Path) -> None:
     """Write a page on which to walk through a held-out sequence step by step."""
     seen = probe(model, task, seed)
+    if seen.trace is None:
+        kind = model_name(model.config)
+        raise UserError(f"--html shows the memory of a DNC, got a run of the model {kind!r}")
     data = (seen.inputs, seen.outputs, seen.targets, seen.mask, seen.trace, str(task))
     texts, graph = None, None
     if seen.words is not None:
@@ -205,8 +223,10 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         save(curve, "learning_curve")
     seen = probe(model, task, seed)
     inputs, targets, mask, outputs, *_ = seen
-    data, words = (inputs, outputs, targets, mask, seen.trace, title), seen.words
-    save(pictures.memory_view(*data, task.num_classes, words), "memory")
+    words = seen.words
+    if seen.trace is not None:
+        data = (inputs, outputs, targets, mask, seen.trace, title)
+        save(pictures.memory_view(*data, task.num_classes, words), "memory")
     states = (inputs, outputs, seen.hidden, mask, seen.trace, title)
     save(pictures.hidden_view(*states, seen.cells, words), "hidden")
     if seen.moments:
@@ -224,7 +244,8 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     account = task.account(inputs, targets)
     if account is not None:
         print(account.text)
-        save(pictures.read_view(account.told, seen.trace, title), "reads")
+        if seen.trace is not None:
+            save(pictures.read_view(account.told, seen.trace, title), "reads")
     if seen.names is None:
         return
     episode = read_episode(inputs, outputs, targets, seen.names)
@@ -232,4 +253,5 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     triples = list(episode.told.values())
     save(pictures.graph_view(triples, episode.wanted, episode.answered, title), "graph")
     told = {step: ", ".join(triple) for step, triple in episode.told.items()}
-    save(pictures.read_view(told, seen.trace, title), "reads")
+    if seen.trace is not None:
+        save(pictures.read_view(told, seen.trace, title), "reads")

@@ -6,13 +6,15 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from ..checks import check_integer, check_number
-from ..config import OPTION_NAMES, DNCConfig
+from ..config import DNCConfig
+from ..models import MODELS, config_type
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
 from ..tasks import TASKS, Task, summary
 from ..tasks.base import count
@@ -28,22 +30,19 @@ from ..training import (
     read_run,
     summary_table,
 )
-from ..training.checkpoint import CHECKPOINT
+from ..training.checkpoint import CHECKPOINT, model_kind
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
 from ..training.threads import suitable_threads
 from .compiling import shown_compiling
 from .look import draw
+from .models import add_models, check_model_options, flag, given_model_options
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
 MAY_CHANGE = ("max_steps", "learning_rate")
 """Options of training that may change when a run is resumed."""
 
 NO_PRESET = Preset({}, {}, {})
-
-MODEL_OPTIONS = tuple(
-    name for name in OPTION_NAMES if "help" in DNCConfig.__dataclass_fields__[name].metadata
-)
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +62,8 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
     """The options of `dnc-fast train NAME`."""
     preset = model_options(task())
     controller = preset.get("controller", DNCConfig.controller)
-    add_run_options(parser, task, Preset({}, preset, training_options(task(), controller)))
+    defaults = Preset({}, preset, training_options(task(), controller))
+    add_run_options(parser, task, defaults, tuple(MODELS))
     run = parser.add_argument_group("run")
     if name in PUBLISHED:
         run.add_argument(
@@ -95,11 +95,15 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
     run.set_defaults(run=_train, task_name=name, command=f"train {name}")
 
 
-def add_run_options(parser: argparse.ArgumentParser, task: type[Task], defaults: Preset) -> None:
-    """The options of task, model and training."""
+def add_run_options(
+    parser: argparse.ArgumentParser,
+    task: type[Task],
+    defaults: Preset,
+    models: Sequence[str] = ("dnc",),
+) -> None:
+    """The options of task, model and training; of several models the user chooses one."""
     add_fields(parser.add_argument_group("task"), task, defaults=defaults.task)
-    model = parser.add_argument_group("model", "The defaults follow the task's options.")
-    add_fields(model, DNCConfig, MODEL_OPTIONS, defaults.model)
+    add_models(parser, defaults.model, models)
     add_fields(parser.add_argument_group("training"), TrainingConfig, defaults=defaults.training)
 
 
@@ -299,7 +303,7 @@ def _wanted(options: argparse.Namespace, preset: Preset) -> dict[str, dict[str, 
     kind = TASKS[options.task_name]
     return {
         "task": {**preset.task, **given(options, kind)},
-        "model": {**preset.model, **given(options, DNCConfig, MODEL_OPTIONS)},
+        "model": {**preset.model, **given_model_options(options)},
         "training": {**preset.training, **given(options, TrainingConfig)},
     }
 
@@ -309,10 +313,15 @@ def _begin(
 ) -> Trainer:
     """A new run: the defaults for the task, overridden by what the user asks for."""
     task = TASKS[options.task_name](**wanted["task"])
-    model = model_config(task, **wanted["model"])
-    for sentence in model.idle_options():
-        print(f"dnc-fast: note: {sentence}", file=sys.stderr)
-    defaults = training_options(task, str(model.controller))
+    kind = options.model or "dnc"
+    if getattr(options, "preset", None) and kind != "dnc":
+        raise UserError(f"--preset is a set of options of the DNC; leave it out for --model {kind}")
+    check_model_options(kind, wanted["model"])
+    model = model_config(task, kind, **wanted["model"])
+    if isinstance(model, DNCConfig):
+        for sentence in model.idle_options():
+            print(f"dnc-fast: note: {sentence}", file=sys.stderr)
+    defaults = training_options(task, str(getattr(model, "controller", kind)))
     training = TrainingConfig(**{**defaults, **wanted["training"]})
     try:
         return Trainer(
@@ -341,19 +350,22 @@ def _continue(
             f"{folder} holds a run of the task {content['task']['name']!r}, got "
             f"{options.task_name!r}"
         )
+    kind = model_kind(content)
+    if options.model not in (None, kind):
+        raise UserError(f"{folder} holds a run of the model {kind!r}, got {options.model!r}")
+    check_model_options(kind, wanted["model"])
     training = dict(wanted["training"])
     changed = {name: training.pop(name, None) for name in MAY_CHANGE}
-    for kind, asked, held in (
+    for owner, asked, held in (
         (TASKS[options.task_name], wanted["task"], content["task"]["options"]),
-        (DNCConfig, wanted["model"], content["model"]),
+        (config_type(kind), wanted["model"], content["model"]),
         (TrainingConfig, training, content["training"]),
     ):
         for name, value in asked.items():
-            was = held.get(name, getattr(kind, name, None))  # runs lack options that are newer
+            was = held.get(name, getattr(owner, name, None))  # runs lack options that are newer
             if was != value:
-                flag = "--" + name.replace("_", "-")
                 raise UserError(
-                    f"{flag} must stay {was} when a run is resumed, got {value}; leave it "
+                    f"{flag(name)} must stay {was} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
     return Trainer.resume(folder, **changed, device=ranks.device, ranks=ranks)

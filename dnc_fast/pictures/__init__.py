@@ -6,6 +6,7 @@ it. Nothing here uses pyplot, and the user's matplotlib settings are neither use
 `viewer_page` makes an interactive page instead, without matplotlib.
 """
 
+from .comparison import comparison_curves, comparison_of_lengths
 from .contents import contents_view
 from .curve import learning_curve
 from .graph import graph_view
@@ -18,6 +19,8 @@ from .viewer import Graph, Transcript, viewer_page
 __all__ = [
     "Graph",
     "Transcript",
+    "comparison_curves",
+    "comparison_of_lengths",
     "contents_view",
     "graph_view",
     "hidden_view",

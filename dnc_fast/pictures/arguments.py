@@ -37,11 +37,11 @@ TRACE_SHAPES = {
 
 def checked(
     trace: Any, fields: Iterable[str] = TRACE_SHAPES, **tensors: Any
-) -> tuple[Trace, list[Tensor]]:
+) -> tuple[Any, list[Tensor]]:
     """The trace of one sequence and the tensors beside it, as float32 on the CPU.
 
     Args:
-        trace: what the user passed.
+        trace: what the user passed; None if no field of it is shown.
         fields: of the trace, those that are shown.
         tensors: by their names in `SHAPES`.
 
@@ -49,14 +49,15 @@ def checked(
         TypeError: something is not of the type it should be.
         ValueError: a shape does not fit.
     """
-    if not isinstance(trace, Trace):
+    fields = tuple(fields)
+    if fields and not isinstance(trace, Trace):
         hint = "; of a bidirectional pair show one direction" if isinstance(trace, tuple) else ""
         raise TypeError(f"trace must be a dnc_fast.Trace, got {type(trace).__name__}{hint}")
     named = {**tensors, **{f"trace.{field}": getattr(trace, field) for field in fields}}
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    if trace.write_weights.dim() == 4:
+    if fields and trace.write_weights.dim() == 4:
         raise ValueError(
             f"trace must be of one sequence, got a batch of {trace.write_weights.shape[1]}; "
             "choose sequence b with Trace(*(part[:, b] for part in trace))"
@@ -69,5 +70,6 @@ def checked(
             f"trace.read_modes must have 1 + 2 Hw = {1 + 2 * sizes['Hw']} modes, got {modes}"
         )
     shown = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in named.items()}
-    trace = trace._replace(**{field: shown[f"trace.{field}"] for field in fields})
+    if fields:
+        trace = trace._replace(**{field: shown[f"trace.{field}"] for field in fields})
     return trace, [shown[name] for name in tensors]

@@ -24,7 +24,7 @@ def hidden_view(
     outputs: Tensor,
     hidden: Tensor,
     mask: Tensor,
-    trace: Trace,
+    trace: Trace | None,
     title: str,
     cells: Tensor | None = None,
     words: Sequence[str] | None = None,
@@ -39,7 +39,7 @@ def hidden_view(
         outputs: (T, Y), probabilities in [0, 1].
         hidden: (T, H), any range; with H = 0 it is left out.
         mask: (T), not zero at the steps where the answer counts.
-        trace: of this sequence alone, (T, ...) in every field.
+        trace: of this sequence alone, (T, ...) in every field; None of a model without a memory.
         title: above all.
         cells: (T, H), the cell state of an LSTM, shown below the hidden state with its units in the
             same order; None for other controllers.
@@ -52,8 +52,9 @@ def hidden_view(
     units = {"hidden": hidden} if hidden.numel() else {}
     if units and cells is not None and cells.numel():
         units["cells"] = cells
+    shown = () if trace is None else ("write_weights", "read_weights")
     trace, (inputs, outputs, mask, *states) = checked(
-        trace, ("write_weights", "read_weights"), inputs=inputs, outputs=outputs, mask=mask, **units
+        trace, shown, inputs=inputs, outputs=outputs, mask=mask, **units
     )
     counts = mask != 0
     groups = [image_group(inputs, "inputs", "feature", image_height(inputs.shape[1], most=2.4))]
@@ -63,11 +64,10 @@ def hidden_view(
         for name, values in zip(names, states, strict=False):
             height = image_height(values.shape[1], 0.035, most=2.4)
             groups.append(image_group(values[:, order], name, "unit", height))
-    groups += [
-        weighting_group(trace.write_weights, "write weighting"),
-        weighting_group(trace.read_weights, "read weighting"),
-        output_group(outputs, "output", lambda axes: shade_steps(axes, ~counts)),
-    ]
+    if trace is not None:
+        groups.append(weighting_group(trace.write_weights, "write weighting"))
+        groups.append(weighting_group(trace.read_weights, "read weighting"))
+    groups.append(output_group(outputs, "output", lambda axes: shade_steps(axes, ~counts)))
     return draw_over_time(title, groups, counts, words)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from .. import tasks
-from ..config import DNCConfig
+from ..baselines import AnswersLast, PointerNetwork, StoryModel
+from ..models import MODELS, config_type
 from ..tasks import Task
+from ..tasks.babi import ANSWER, VOCABULARY
 
 SMALL = {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
 LARGER = {"hidden_size": 128, "cell_size": 32, "num_read_heads": 4}
@@ -15,14 +18,52 @@ SMALL_STEPS = {"learning_rate": 1e-3, "clip_norm": 1.0}
 """For tasks that are learned slowly."""
 
 
-def model_config(task: Task, **changes: Any) -> DNCConfig:
-    """The default model of a task, with its input and output size.
+def model_config(task: Task, model: str = "dnc", /, **changes: Any) -> Any:
+    """The default options of a model for a task, with its input and output size.
 
     Args:
-        **changes: options of `DNCConfig` that replace the defaults.
+        model: one of `MODELS`. Others than the DNC get the DNC's options as far as they have them.
+        **changes: options of that model that replace the defaults.
+
+    Raises:
+        TypeError: the model has no such option.
+        ValueError: the model does not fit the task.
     """
+    kind = config_type(model)
+    names = {one.name for one in fields(kind)}
+    shared = {name: value for name, value in model_options(task).items() if name in names}
     sizes = {"input_size": task.input_size, "output_size": task.output_size}
-    return DNCConfig(**{**sizes, **model_options(task), **changes})
+    _check_fit(task, model)
+    if issubclass(MODELS[model], StoryModel):
+        signs = {"full_stop": ".", "question_mark": "?", "answer_mark": ANSWER}
+        shared |= {name: VOCABULARY.index(sign) for name, sign in signs.items()}
+    return kind(**{**sizes, **shared, **changes})
+
+
+def _check_fit(task: Task, model: str) -> None:
+    """Raise unless a model can do a task."""
+    kind = MODELS[model]
+    if issubclass(kind, StoryModel) and not isinstance(task, tasks.BabiTask):
+        raise ValueError(f"model {model!r} answers stories, so task must be 'babi', got {task}")
+    if issubclass(kind, PointerNetwork) and not isinstance(task, tasks.SortTask):
+        raise ValueError(f"model {model!r} answers with places, so task must be 'sort', got {task}")
+    if issubclass(kind, AnswersLast) and not _answers_last(task):
+        raise ValueError(
+            f"model {model!r} answers after the last input, so task must be one that shows a whole "
+            f"sequence first, such as 'copy' or 'autoencoding', got {task}"
+        )
+
+
+def _answers_last(task: Task) -> bool:
+    """Whether every answer of a sequence comes after its last input."""
+    match task:
+        case tasks.CopyTask():
+            return task.num_sequences == 1
+        case tasks.RepeatCopyTask() | tasks.AssociativeRecallTask():
+            return True
+        case tasks.PrioritySortTask() | tasks.AutoencodingTask() | tasks.SortTask():
+            return True
+    return False
 
 
 def model_options(task: Task) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
 from .shrdlu import ShrdluEnv, ShrdluTask
+from .sort import SortTask
 from .temporal_order import TemporalOrderTask
 
 TASKS: dict[str, type[Task]] = {
@@ -38,6 +39,7 @@ TASKS: dict[str, type[Task]] = {
     "associative-recall": AssociativeRecallTask,
     "key-value": KeyValueTask,
     "priority-sort": PrioritySortTask,
+    "sort": SortTask,
     "temporal-order": TemporalOrderTask,
     "echo": EchoTask,
     "autoencoding": AutoencodingTask,
@@ -100,6 +102,7 @@ __all__ = [
     "ShortestPathTask",
     "ShrdluEnv",
     "ShrdluTask",
+    "SortTask",
     "Task",
     "TemporalOrderTask",
     "TraversalTask",

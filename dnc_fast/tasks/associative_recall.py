@@ -21,6 +21,8 @@ class AssociativeRecallTask(VectorTask):
     the target is the item that followed the query. n is uniform in [min_items, max_items].
     """
 
+    lengths_by = ("min_items", "max_items")
+
     min_items: int = option(2, "fewest items")
     max_items: int = option(6, "most items")
     item_length: int = option(3, "vectors in an item")

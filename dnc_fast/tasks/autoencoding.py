@@ -29,6 +29,8 @@ class AutoencodingTask(ClassTask):
     unit = "symbol"
     published = ("right", "solved")
 
+    lengths_by = ("min_length", "max_length")
+
     min_length: int = option(3, "fewest digits")
     max_length: int = option(8, "most digits")
 

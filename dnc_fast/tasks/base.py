@@ -6,6 +6,7 @@ Tasks know no model. Letters: B sequences, T steps (of the longest), X input fea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -114,6 +115,9 @@ class Task(ABC):
     scoring_size: ClassVar[int] = 250
     """Sequences scored at a time: fewer where they are long or wide."""
 
+    lengths_by: ClassVar[tuple[str, ...]] = ()
+    """The options for the least and the greatest length of sequences, if the task has such."""
+
     num_chunks: int = 1
     """The number of chunks that a batch is cut into for training, one training step each; the state
     is carried over but detached between them (truncated backpropagation through time)."""
@@ -148,6 +152,14 @@ class Task(ABC):
     def lessons(self) -> tuple[Task, ...]:
         """Tasks from easy to this one, all of the same input and output size."""
         return (self,)
+
+    def longer(self, factor: int) -> Task | None:
+        """The task with sequences that are all `factor` times as long as the longest of this one;
+        None if it has no options for their length."""
+        if not self.lengths_by:
+            return None
+        length = factor * getattr(self, self.lengths_by[-1])
+        return replace(self, **dict.fromkeys(self.lengths_by, length))
 
     def held_out(self) -> Task:
         """The task that is scored in the end; for generated sequences the task itself."""

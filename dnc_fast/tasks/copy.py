@@ -20,6 +20,8 @@ class CopyTask(VectorTask):
     order. The length of each round is uniform in [min_length, max_length].
     """
 
+    lengths_by = ("min_length", "max_length")
+
     min_length: int = option(1, "shortest sequence, in vectors")
     max_length: int = option(8, "longest sequence, in vectors")
     num_bits: int = option(6, "bits in a vector")

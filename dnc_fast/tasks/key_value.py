@@ -29,6 +29,8 @@ class KeyValueTask(BitTask):
     pairs, all equally likely.
     """
 
+    lengths_by = ("min_items", "max_items")
+
     min_items: int = option(2, "fewest pairs")
     max_items: int = option(16, "most pairs")
     num_queries: int = option(8, "keys asked for")

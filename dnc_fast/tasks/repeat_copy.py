@@ -25,6 +25,8 @@ class RepeatCopyTask(VectorTask):
     The default sizes are that code's; the NTM paper has 1 to 10 vectors of 8 bits, 1 to 10 times.
     """
 
+    lengths_by = ("min_length", "max_length")
+
     min_length: int = option(1, "shortest sequence, in vectors")
     max_length: int = option(2, "longest sequence, in vectors")
     min_repeats: int = option(1, "fewest repeats")

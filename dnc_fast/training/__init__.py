@@ -10,12 +10,14 @@ from .checkpoint import (
     restore_task,
     save_checkpoint,
 )
+from .comparing import Compared, Finished, comparison_table, finished, models_table
 from .config import TrainingConfig
 from .distributed import Ranks, joined
 from .evaluation import Evaluation, describe, evaluate, held_out_size
 from .guessing import guess
 from .health import TrainingError
 from .metrics import read_metrics
+from .predictions import predictions
 from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
 from .shared import read_trained, share
@@ -23,7 +25,9 @@ from .trainer import Trainer
 
 __all__ = [
     "CheckpointError",
+    "Compared",
     "Evaluation",
+    "Finished",
     "Moment",
     "Outcome",
     "Probe",
@@ -32,14 +36,18 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "answered",
+    "comparison_table",
     "describe",
     "evaluate",
+    "finished",
     "guess",
     "held_out_size",
     "joined",
     "load_checkpoint",
     "load_run",
+    "models_table",
     "outcome",
+    "predictions",
     "probe",
     "read_metrics",
     "read_run",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..dnc import DNC
 from ..tasks import Batch, Task
+from ..trace import Trace
 
 
 @contextmanager
-def inference(model: DNC) -> Iterator[torch.device]:
+def inference(model: nn.Module) -> Iterator[torch.device]:
     """Without gradients and dropout; gives the model's device."""
     training = model.training
     model.eval()
@@ -21,8 +24,15 @@ def inference(model: DNC) -> Iterator[torch.device]:
     model.train(training)
 
 
+def traced(model: Any, inputs: Tensor, state: Any) -> tuple[Tensor, Any, Trace | None]:
+    """Outputs, state and, of a DNC, what its memory did at each step; None of another model."""
+    if isinstance(model, DNC):
+        return model(inputs, state, return_trace=True)
+    return *model(inputs, state), None
+
+
 def answered(
-    model: DNC,
+    model: Any,
     task: Task,
     batch: Batch,
     generator: torch.Generator | None = None,

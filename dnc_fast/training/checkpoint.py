@@ -11,9 +11,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..config import DNCConfig
-from ..dnc import DNC
 from ..files import CheckpointError, write_whole
+from ..models import MODELS, build_model, config_type
 from ..tasks import TASKS, Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -133,27 +132,48 @@ def restore_task(content: dict[str, Any], **changes: Any) -> Task:
     return TASKS[name](**{**options, **changes})
 
 
-def restore_model(content: dict[str, Any], **changes: Any) -> DNC:
+def model_kind(content: dict[str, Any]) -> str:
+    """The name of the model of a checkpoint; those of the first versions hold a DNC.
+
+    Raises:
+        CheckpointError: this version has no such model.
+    """
+    name = content.get("kind", "dnc")
+    if name not in MODELS:
+        raise CheckpointError(f"the checkpoint's model {name!r} is not one of {tuple(MODELS)}")
+    return name
+
+
+def restore_config(content: dict[str, Any]) -> Any:
+    """The options of the model of a checkpoint.
+
+    Raises:
+        CheckpointError: this version has no such model, or it has other options.
+    """
+    kind = config_type(model_kind(content))
+    with reading("the checkpoint"):
+        return kind(**content["model"])
+
+
+def restore_model(content: dict[str, Any], **changes: Any) -> Any:
     """The model of a checkpoint with its parameters, with some options changed.
 
-    Options that no parameter depends on may change: num_cells, the linkage and its options,
-    read_topk, write_topk, backend, usage_order.
+    Options that no parameter depends on may change: num_cells, and of a DNC the linkage and its
+    options, read_topk, write_topk, backend, usage_order.
 
     Raises:
         CheckpointError: the checkpoint holds no model that this version knows, or its parameters
             do not fit the model.
         TypeError, ValueError: a change does not fit.
     """
+    config = dataclasses.replace(restore_config(content), **changes)
     with reading("the checkpoint"):
-        config = DNCConfig(**content["model"])
-    config = dataclasses.replace(config, **changes)
-    with reading("the checkpoint"):
-        model = DNC.from_config(config, dtype=torch.float32)
+        model = build_model(config, dtype=torch.float32)
         model.load_state_dict(content["parameters"])
     return model
 
 
-def load_run(path: Path | str, device: torch.device | str = "cpu") -> tuple[DNC, Task]:
+def load_run(path: Path | str, device: torch.device | str = "cpu") -> tuple[Any, Task]:
     """A trained model, ready to run, and the task that it was trained on.
 
     Args:

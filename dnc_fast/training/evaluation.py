@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ..dnc import DNC
 from ..tasks import Task
 from .answering import answered, inference
 from .batches import rounded
@@ -54,7 +53,7 @@ def describe(task: Task, evaluation: Evaluation) -> str:
 
 
 def evaluate(
-    model: DNC,
+    model: Any,
     task: Task,
     num_sequences: int,
     seed: int,

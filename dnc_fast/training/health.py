@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..dnc import DNC
 from ..tasks import Batch
+from .answering import traced
 
 
 class TrainingError(RuntimeError):
@@ -51,10 +51,10 @@ def _first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 @torch.no_grad()
-def _first_bad_activation(model: DNC, batch: Batch, state: Any) -> str | None:
+def _first_bad_activation(model: nn.Module, batch: Batch, state: Any) -> str | None:
     """The first activation that is not finite: of the earliest step, in the order of `Trace`."""
-    outputs, _, trace = model(batch.inputs, state, return_trace=True)
-    parts = {**trace._asdict(), "outputs": outputs}
+    outputs, _, trace = traced(model, batch.inputs, state)
+    parts = {**(trace._asdict() if trace else {}), "outputs": outputs}
     bad = [(index, name) for name, part in parts.items() if (index := first_bad_index(part))]
     if not bad:
         return None
@@ -64,7 +64,7 @@ def _first_bad_activation(model: DNC, batch: Batch, state: Any) -> str | None:
     return f"activation {name} is {parts[name][index].item()} {where}"
 
 
-def first_bad_tensor(model: DNC, batch: Batch, state: Any) -> str | None:
+def first_bad_tensor(model: nn.Module, batch: Batch, state: Any) -> str | None:
     """Name the first tensor of a training step that holds a value that is not finite, or None.
 
     In this order: parameters, the carried state, inputs, what the memory did at each time step (in
@@ -93,7 +93,7 @@ def first_bad_tensor(model: DNC, batch: Batch, state: Any) -> str | None:
     return f"gradient of {largest}, the largest, is finite but as large as {size:.3g}"
 
 
-def largest_gradient(model: DNC) -> tuple[str, float]:
+def largest_gradient(model: nn.Module) -> tuple[str, float]:
     """The parameter with the largest number in its gradient, and that number's size."""
     sizes = {
         name: parameter.grad.abs().max().item()

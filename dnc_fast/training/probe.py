@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..dnc import DNC
-from ..state import tensors
+from ..state import DNCState, tensors
 from ..tasks import GraphTask, Names, Task
 from ..trace import Trace
-from .answering import answered, inference
+from .answering import answered, inference, traced
 from .random import stream_generator
 
 CANDIDATES = 16
@@ -55,12 +55,13 @@ class Probe(NamedTuple):
     | outputs | (T, Y) | float32 | probabilities                                                 |
     | hidden  | (T, H) | float32 | the hidden state of the controller's last layer               |
     | cells   | (T, H) | float32 | the cell state of an LSTM's last layer                        |
-    | trace   |        |         | what the memory did, see `Trace`                              |
+    | trace   |        |         | what a DNC's memory did, see `Trace`; None of another model   |
     | names   |        |         | what the labels of a graph task stand for; otherwise None     |
     | words   |        |         | each step's word, see `Task.words`; otherwise None            |
     | moments |        |         | the memory after some steps, see `Moment`                     |
 
-    A feed-forward controller has no state; its `hidden` has H = 0. Only an LSTM's `cells` have not.
+    Where there is no hidden state, as in a feed-forward controller, `hidden` has H = 0. Only an
+    LSTM's `cells` have not.
     """
 
     inputs: Tensor
@@ -68,14 +69,14 @@ class Probe(NamedTuple):
     mask: Tensor
     outputs: Tensor
     hidden: Tensor
-    trace: Trace
+    trace: Trace | None
     names: Names | None
     cells: Tensor
     words: list[str] | None
     moments: list[Moment]
 
 
-def probe(model: DNC, task: Task, seed: int) -> Probe:
+def probe(model: Any, task: Task, seed: int) -> Probe:
     """Run a model on one of the seed's held-out sequences.
 
     Args:
@@ -92,15 +93,16 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
         steps = None if isinstance(task, GraphTask) else MOST_STEPS
         inputs, targets, mask = (part[:steps, longest] for part in batch[:3])
         shown = set(torch.linspace(0, len(inputs) - 1, MOMENTS).round().int().tolist())
-        if model.config.num_cells > MOST_CELLS:
+        if not isinstance(model, DNC) or model.config.num_cells > MOST_CELLS:
             shown = set()
         for number, step in enumerate(inputs.split(1)):
-            output, state, trace = model(step.unsqueeze(1), state, return_trace=True)
+            output, state, trace = traced(model, step.unsqueeze(1), state)
             outputs.append(output[:, 0])
-            parts = _of_last_layer(state.controller)
+            parts = _of_last_layer(model, state)
             hidden.append(parts[0])
             cells.append(parts[1])
-            traces.append(Trace(*(part[:, 0] for part in trace)))
+            if trace is not None:
+                traces.append(Trace(*(part[:, 0] for part in trace)))
             if number in shown:
                 link = state.memory.link
                 link = link[0] if isinstance(link, Tensor) else None
@@ -114,7 +116,7 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
         mask,
         task.probabilities(torch.cat(outputs)),
         torch.stack(hidden),
-        Trace(*map(torch.cat, zip(*traces, strict=True))),
+        Trace(*map(torch.cat, zip(*traces, strict=True))) if traces else None,
         names,
         torch.stack(cells),
         task.words(inputs),
@@ -122,9 +124,13 @@ def probe(model: DNC, task: Task, seed: int) -> Probe:
     )
 
 
-def _of_last_layer(controller: object) -> tuple[Tensor, Tensor]:
+def _of_last_layer(model: Any, state: Any) -> tuple[Tensor, Tensor]:
     """The hidden state of the last layer, (H), and the cell state, which only an LSTM has."""
-    layer = controller[-1] if isinstance(controller, (tuple, list)) and controller else controller
+    if isinstance(state, DNCState):
+        layer = state.controller
+        layer = layer[-1] if isinstance(layer, (tuple, list)) and layer else layer
+    else:
+        layer = model.units(state)
     parts = [part[0] for part in tensors(layer)][:2]
     none = torch.zeros(0)
     return (parts or [none])[0], parts[1] if len(parts) == 2 else none

@@ -13,19 +13,26 @@ import torch
 from torch import Tensor
 
 from ..checks import check_choice, check_integer, check_number
-from ..config import DNCConfig
-from ..dnc import DNC
-from ..state import DNCState, map_tensors, tensors
+from ..models import build_model, model_name
+from ..state import map_tensors, tensors
 from ..tasks import Batch, Task, task_name
 from .answering import answered
 from .batches import Prefetcher, rounded, suitable_workers
-from .checkpoint import CHECKPOINT, read_run, reading, restore_task, save_checkpoint
+from .checkpoint import (
+    CHECKPOINT,
+    read_run,
+    reading,
+    restore_config,
+    restore_task,
+    save_checkpoint,
+)
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
 from .distributed import ALONE, Ranks
 from .evaluation import Evaluation, evaluate, held_out_size
 from .health import TrainingError, UsualNorm, first_bad_tensor, largest_gradient
 from .metrics import FORMATS, MetricsWriter, TensorBoard
+from .model import check_model, compile_kernels
 from .optimization import Optimization
 from .process import locked, signals_noted
 from .progress import Progress, make_progress
@@ -33,7 +40,7 @@ from .random import random_state, restore_random_state, stream_generator, stream
 
 
 class Trainer:
-    """Trains a `DNC` on a task until it is solved, out of steps or time, or interrupted.
+    """Trains a model on a task until it is solved, out of steps or time, or interrupted.
 
     A run in several parts takes exactly the steps of an uninterrupted one: batches are addressed by
     seed and number, and the checkpoint holds everything else (parameters, optimizer, schedule,
@@ -43,7 +50,8 @@ class Trainer:
 
     Args:
         task: one of the tasks of `TASKS`.
-        model: sizes and options; input_size and output_size must be the task's.
+        model: sizes and options of a DNC or of another of `MODELS`; input_size and output_size
+            must be the task's.
         config: how to train.
         folder: for checkpoint.pt and the metrics; made if missing.
         device: where to train.
@@ -60,7 +68,7 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        model: DNCConfig,
+        model: Any,
         config: TrainingConfig,
         folder: Path | str,
         *,
@@ -72,16 +80,7 @@ class Trainer:
         check_choice("metrics_format", metrics_format, FORMATS)
         task_name(task)
         ranks.check(config.batch_size)
-        if not isinstance(model.controller, str):
-            raise ValueError(
-                f"controller must be a name so that a checkpoint can hold it, got "
-                f"{model.controller!r}; train a model with your own controller in your own loop"
-            )
-        if (model.input_size, model.output_size) != (task.input_size, task.output_size):
-            raise ValueError(
-                f"the model must have input_size {task.input_size} and output_size "
-                f"{task.output_size} for this task, got {model.input_size} and {model.output_size}"
-            )
+        check_model(model, task)
         self.folder = Path(folder)
         if (self.folder / CHECKPOINT).is_dir():
             raise IsADirectoryError(
@@ -105,7 +104,7 @@ class Trainer:
         self.out_of_time = False
         self.device = torch.device(device)
         torch.manual_seed(stream_seed(config.seed, "parameters"))
-        self.model = DNC.from_config(model, dtype=torch.float32).to(self.device)
+        self.model = build_model(model, dtype=torch.float32).to(self.device)
         torch.manual_seed(stream_seed(config.seed, "dropout"))
         self.optimization = Optimization(self.model, config, self.device)
         self.curriculum = Curriculum(task, config)
@@ -114,7 +113,7 @@ class Trainer:
         self._metrics = MetricsWriter(self.metrics_path)
         self._board: TensorBoard | None = None
         self._display = Progress()
-        self._carried: list[DNCState | None] = [None] * config.accumulate
+        self._carried: list[Any] = [None] * config.accumulate
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -148,7 +147,7 @@ class Trainer:
             progress = content["progress"]
             trainer = cls(
                 restore_task(content),
-                DNCConfig(**content["model"]),
+                restore_config(content),
                 TrainingConfig(**content["training"]),
                 folder,
                 device=device,
@@ -182,7 +181,7 @@ class Trainer:
         self._usual_norm.state = tuple(progress.get("usual_norm", (0.0, 0)))
         restore_random_state(content["random"])
 
-    def _carried_state(self, parts: list[Tensor]) -> DNCState:
+    def _carried_state(self, parts: list[Tensor]) -> Any:
         """This rank's rows of the state of which a checkpoint lists the tensors."""
         rest, rows = iter(parts), self.ranks.rows(self.config.batch_size)
         zeros = self.model.zero_state(self.config.batch_size)
@@ -204,6 +203,7 @@ class Trainer:
             self.folder / CHECKPOINT,
             {
                 "task": {"name": task_name(self.task), "options": dataclasses.asdict(self.task)},
+                "kind": model_name(self.model.config),
                 "model": dataclasses.asdict(self.model.config),
                 "training": dataclasses.asdict(self.config),
                 "parameters": self.model.state_dict(),
@@ -273,7 +273,7 @@ class Trainer:
             data_workers = suitable_workers(self.curriculum.draw, hardest, self.device)
         check_integer("data_workers", data_workers, minimum=0)
         if not self.finished:
-            self._compile()
+            compile_kernels(self.model)
         seen = self.ranks.is_first
         self._display = make_progress(
             progress if seen else "off", self.task, self.step, self.config.max_steps
@@ -305,18 +305,6 @@ class Trainer:
             if self.solved:
                 self._display.solved(self.step)
             self.save()
-
-    def _compile(self) -> None:
-        """Have the kernels compiled that steps need, while Ctrl-C still interrupts at once.
-
-        A twin of the model takes a step, so that nobody who looks into the model sees it.
-        """
-        if self.device.type != "cpu":
-            return
-        with torch.random.fork_rng(devices=[]):
-            twin = DNC.from_config(self.model.config, device=self.device, dtype=torch.float32)
-            x = torch.zeros(1, 1, self.task.input_size, device=self.device, dtype=torch.float32)
-            twin(x)[0].sum().backward()
 
     def _step_and_tests(self, draws: Prefetcher) -> bool:
         """A training step and what is due after it; returns whether the model was evaluated."""
@@ -385,7 +373,7 @@ class Trainer:
         self._record("spike", step, gradient_norm=norm, factor=factor, tensor=tensor)
         self._display.spiked(step, norm, factor, tensor, self.config.spikes == "skip")
 
-    def _forward(self, batch: Batch, state: DNCState | None) -> tuple[Tensor, DNCState | None]:
+    def _forward(self, batch: Batch, state: Any) -> tuple[Tensor, Any]:
         """This rank's part of the loss of a batch, and the state to carry over from chunk to chunk.
 
         The state is None where a batch is one chunk.
@@ -399,7 +387,7 @@ class Trainer:
         return weight * self.task.loss(outputs.float(), batch), carried
 
     def _raise_not_finite(
-        self, loss: float, norm: float, batches: list[Batch], states: list[DNCState | None]
+        self, loss: float, norm: float, batches: list[Batch], states: list[Any]
     ) -> None:
         """Raise with the first tensor that is not finite."""
         pairs = zip(batches, map(self.ranks.whole, states), strict=True)

@@ -16,15 +16,14 @@ from .search import least_moves, plan
 BOARDS_IN_A_ROW = 7
 
 
-def tell_story(inputs: Tensor, actions: Tensor, moves: int) -> Account:
+def tell_story(inputs: Tensor, actions: Tensor) -> Account:
     """What was told in an episode, a best plan, and what was done.
 
     Args:
         inputs: (T, 97).
         actions: (T, 7), one-hot.
-        moves: actions of an episode.
     """
-    heard = hear(inputs.unsqueeze(1), moves)
+    heard = hear(inputs.unsqueeze(1))
     names, codes = (part[:, 0].tolist() for part in (heard.names, heard.codes))
     told = {
         step: f"{letter(name)}: {describe(code)}"
@@ -41,7 +40,7 @@ def tell_story(inputs: Tensor, actions: Tensor, moves: int) -> Account:
     best = ", ".join(action_name(int(action)) for action in plan(start, goal, fewest)[0])
     lines.append(f"asked for: {letter(int(heard.letters))}; a best plan: {best}")
 
-    taken = actions[heard.first : heard.first + moves].argmax(-1)
+    taken = actions[heard.first : heard.last + 1].argmax(-1)
     last = all_states(taken.device).following[heard.states[-1], taken[-1]]
     states = torch.cat([heard.states[:, 0], last])
     total = int((goal != NOTHING).sum())

@@ -96,7 +96,7 @@ def tell(episodes: Episodes, moves: int) -> Tensor:
 class Heard(NamedTuple):
     """What inputs say: `first`, the step at which moves begin; `letters` (B), asked for; `names`
     (L, B) and `codes` (L, B), what was told at the steps before, with letter -1 and `NOTHING` at
-    empty ones; `states` (T - L, B) from then on."""
+    empty ones; `states` (M, B) before each of the M moves."""
 
     first: int
     letters: Tensor
@@ -105,14 +105,20 @@ class Heard(NamedTuple):
     states: Tensor
 
     @property
+    def last(self) -> int:
+        """The step of the last move."""
+        return self.first + len(self.states) - 1
+
+    @property
     def goal(self) -> Tensor:
         """The goal asked for, (B, L)."""
         return torch.where(self.names == self.letters, self.codes, NOTHING).T
 
 
-def hear(inputs: Tensor, moves: int) -> Heard:
-    """Read inputs (T, B, 97) back, of which `moves` steps have "go"."""
-    first = int((inputs[:, 0, GO] > 0.5).int().argmax())
+def hear(inputs: Tensor) -> Heard:
+    """Read inputs (T, B, 97) back."""
+    acting = inputs[:, 0, GO] > 0.5
+    first, moves = int(acting.int().argmax()), int(acting.sum())
     told = inputs[:first]
     one, relation, two = told[..., LETTERS:GO].split([BLOCKS, len(RELATIONS), BLOCKS], -1)
     codes = encode(one.argmax(-1) + 1, relation.argmax(-1), two.argmax(-1) + 1)

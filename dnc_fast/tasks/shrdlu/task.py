@@ -220,7 +220,7 @@ class ShrdluTask(Task):
         mask = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         mask[first:] = True
         lengths = torch.full((batch_size,), len(inputs), device=inputs.device)
-        player = ShrdluPlayer(Batch(inputs, targets, mask, lengths), None, self)
+        player = ShrdluPlayer(Batch(inputs, targets, mask, lengths), None, self.costs)
         best = plan(episodes.starts, episodes.goal, self.steps)
         for step, actions in enumerate(best.T, first):
             player.play(step, actions)
@@ -228,7 +228,7 @@ class ShrdluTask(Task):
 
     def answerer(self, batch: Batch, generator: torch.Generator | None) -> ShrdluPlayer:
         """Replaces the actions of the batch by the model's own."""
-        return ShrdluPlayer(batch, generator, self)
+        return ShrdluPlayer(batch, generator, self.costs)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch that the model has answered, see the class."""
@@ -249,8 +249,8 @@ class ShrdluTask(Task):
 
         The loss is the share of them.
         """
-        heard = hear(batch.inputs, self.steps)
-        actions = batch.targets[heard.first + self.steps - 1, :, :ACTIONS].argmax(-1)
+        heard = hear(batch.inputs)
+        actions = batch.targets[heard.last, :, :ACTIONS].argmax(-1)
         states = all_states(actions.device).following[heard.states[-1], actions]
         counted = (heard.goal != NOTHING).sum(1)
         wrong = counted - satisfied(states, heard.goal)
@@ -273,25 +273,25 @@ class ShrdluTask(Task):
 
     def account(self, inputs: Tensor, targets: Tensor) -> Account:
         """The goals, a best plan, and the boards move by move."""
-        return tell_story(inputs, targets[..., :ACTIONS], self.steps)
+        return tell_story(inputs, targets[..., :ACTIONS])
 
 
 class ShrdluPlayer(Answerer):
     """Moves blocks as the outputs say; the goals are read from the inputs, as the model hears them.
 
     Args:
-        batch: of a `ShrdluTask`; its actions are ignored.
+        batch: of a `ShrdluTask`, whichever its options; its actions are ignored.
         generator: of the actions in training; None takes the most likely.
-        task: that drew the batch.
+        costs: of bad moves.
     """
 
-    def __init__(self, batch: Batch, generator: torch.Generator | None, task: ShrdluTask) -> None:
-        heard = hear(batch.inputs, task.steps)
-        self.first, self.last = heard.first, heard.first + task.steps - 1
+    def __init__(self, batch: Batch, generator: torch.Generator | None, costs: Costs) -> None:
+        heard = hear(batch.inputs)
+        self.first, self.last = heard.first, heard.last
         self._generator = generator
         self._given = batch
         self._inputs, self._targets = batch.inputs.clone(), torch.zeros_like(batch.targets)
-        self._play = Play(heard.states[0], heard.goal, task.costs)
+        self._play = Play(heard.states[0], heard.goal, costs)
 
     def inputs(self, first: int, last: int) -> Tensor:
         return self._inputs[first : last + 1]

@@ -1,0 +1,56 @@
+"""Models that a DNC is compared with, by name; they are called as a DNC is.
+
+To add one, write it in a file of its own and add a line to `BASELINES`.
+"""
+
+from .base import AnswersLast, Baseline, BaselineConfig, BaselineState
+from .decoding import beam_search, greedy
+from .deltanet import DeltaNet
+from .dmn import DMN
+from .entnet import EntNet
+from .memn2n import MemN2N
+from .nalu import NAC, NALU
+from .ntm import NTM
+from .pointer import PointerNetwork
+from .recurrent import GRU, LSTM, RNN
+from .seq2seq import Seq2Seq
+from .stories import StoryModel
+from .transformer import Transformer
+
+BASELINES: dict[str, type[Baseline]] = {
+    "rnn": RNN,
+    "gru": GRU,
+    "lstm": LSTM,
+    "ntm": NTM,
+    "transformer": Transformer,
+    "deltanet": DeltaNet,
+    "seq2seq": Seq2Seq,
+    "pointer": PointerNetwork,
+    "entnet": EntNet,
+    "memn2n": MemN2N,
+    "dmn": DMN,
+}
+
+__all__ = [
+    "BASELINES",
+    "DMN",
+    "GRU",
+    "LSTM",
+    "NAC",
+    "NALU",
+    "NTM",
+    "RNN",
+    "AnswersLast",
+    "Baseline",
+    "BaselineConfig",
+    "BaselineState",
+    "DeltaNet",
+    "EntNet",
+    "MemN2N",
+    "PointerNetwork",
+    "Seq2Seq",
+    "StoryModel",
+    "Transformer",
+    "beam_search",
+    "greedy",
+]
