@@ -3,6 +3,7 @@
 To add one, write it in a file of its own and add a line to `BASELINES`.
 """
 
+from .actor_critic import ActorCritic
 from .base import AnswersLast, Baseline, BaselineConfig, BaselineState
 from .decoding import beam_search, greedy
 from .deltanet import DeltaNet
@@ -29,6 +30,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "entnet": EntNet,
     "memn2n": MemN2N,
     "dmn": DMN,
+    "actor-critic": ActorCritic,
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "NALU",
     "NTM",
     "RNN",
+    "ActorCritic",
     "AnswersLast",
     "Baseline",
     "BaselineConfig",

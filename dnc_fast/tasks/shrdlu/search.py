@@ -43,20 +43,20 @@ def between(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(same, far.long(), FAR)
 
 
-def nearest(shapes: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-    """From the starts of shapes (B) to goals (B, K): (B) the least moves, (B) a state reached."""
+def reaching(shapes: Tensor, goals: Tensor) -> Tensor:
+    """From the starts of shapes (B), the least moves to each state, `FAR` to those in which goals
+    (B, K) do not hold: (B, S) int8."""
     reaches = facts(goals.device)
     holds = reaches[goals[:, 0]]
     for constraint in range(1, goals.shape[1]):
         holds &= reaches[goals[:, constraint]]
-    moves, reached = distances(goals.device)[shapes].masked_fill_(~holds, FAR).min(1)
-    return moves.long(), reached
+    return distances(goals.device)[shapes].masked_fill_(~holds, FAR)
 
 
 def least_moves(first: Tensor, goals: Tensor) -> Tensor:
     """The least number of moves from states (B) to goals (B, K); `FAR` if there is no way."""
     states = all_states(first.device)
-    return nearest(states.shapes[first], renamed(goals, states.ranks[first]))[0]
+    return reaching(states.shapes[first], renamed(goals, states.ranks[first])).amin(1).long()
 
 
 def plan(first: Tensor, goals: Tensor, steps: int) -> Tensor:
@@ -65,7 +65,7 @@ def plan(first: Tensor, goals: Tensor, steps: int) -> Tensor:
     The goals must be within reach.
     """
     states = all_states(first.device)
-    _, reached = nearest(states.shapes[first], renamed(goals, states.ranks[first]))
+    reached = reaching(states.shapes[first], renamed(goals, states.ranks[first])).argmin(1)
     boards = states.boards[reached]
     end = states_of(states.readings[first].gather(1, boards.flatten(1)).view_as(boards))
     present, actions = first, []
