@@ -159,6 +159,7 @@ def test_ci_runs_the_test_command_of_the_readme():
         ("docs/baselines.md", 1),
         ("docs/large_memories.md", 1),
         ("docs/like_nn_lstm.md", 2),
+        ("docs/shrdlu.md", 1),
         ("docs/viewer.md", 1),
     ],
 )

@@ -23,6 +23,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "gru": GRU,
     "lstm": LSTM,
     "ntm": NTM,
+    "actor-critic": ActorCritic,
     "transformer": Transformer,
     "deltanet": DeltaNet,
     "seq2seq": Seq2Seq,
@@ -30,7 +31,6 @@ BASELINES: dict[str, type[Baseline]] = {
     "entnet": EntNet,
     "memn2n": MemN2N,
     "dmn": DMN,
-    "actor-critic": ActorCritic,
 }
 
 __all__ = [

@@ -142,7 +142,8 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
         case tasks.ShrdluTask():
             return {
                 **SMALL_STEPS,
-                "batch_size": 32,
+                "learning_rate": 2e-3,
+                "batch_size": 64,
                 "curriculum": "on",
                 "lesson_pass": 0.85,
                 "lesson_every": 400,

@@ -1,14 +1,14 @@
 """An episode of Mini-SHRDLU: what is told, and how it is told in 97 inputs.
 
-Goals are told one after another, a constraint a step; then one of them is asked for, and the moves
-begin. Each step shows the board, so that only the goals must be remembered.
+Goals are told one after another, a constraint a step; then one of them is asked for by its letter
+alone, and the moves begin. Each step shows the board, so that only the goals must be remembered.
 Letters: B episodes, T steps, L letters' steps, G goals, K constraints.
 
 | inputs   | what                                                                    |
 |----------|-------------------------------------------------------------------------|
 | 0 - 25   | the letter that names a goal                                            |
 | 26 - 41  | a constraint: the first block (6), the relation (4), the second block (6) |
-| 42       | "go": on while moves are made; its first step has the letter asked for  |
+| 42       | "go": on while moves are made                                           |
 | 43 - 96  | the board: for each of 9 places, which block is there (6)               |
 """
 
@@ -79,7 +79,7 @@ def tell(episodes: Episodes, moves: int) -> Tensor:
     codes, letters, told = (part.gather(1, order).T for part in (codes, letters, told))  # (L, B)
 
     steps = len(codes)
-    inputs = torch.zeros(steps + moves, codes.shape[1], INPUT_SIZE, device=codes.device)
+    inputs = torch.zeros(steps + 1 + moves, codes.shape[1], INPUT_SIZE, device=codes.device)
     first, relation, second = decode(codes.clamp(max=NOTHING - 1))
     sizes = (LETTERS, BLOCKS, len(RELATIONS), BLOCKS)
     parts = (letters.clamp(min=0), first - 1, relation, second - 1)
@@ -89,14 +89,14 @@ def tell(episodes: Episodes, moves: int) -> Tensor:
     inputs[:steps] *= told.unsqueeze(-1)
     asked = episodes.letters.gather(1, episodes.asked.unsqueeze(1)).squeeze(1)
     inputs[steps, :, :LETTERS] = F.one_hot(asked, LETTERS).float()
-    inputs[steps:, :, GO] = 1.0
+    inputs[steps + 1 :, :, GO] = 1.0
     return inputs
 
 
 class Heard(NamedTuple):
-    """What inputs say: `first`, the step at which moves begin; `letters` (B), asked for; `names`
-    (L, B) and `codes` (L, B), what was told at the steps before, with letter -1 and `NOTHING` at
-    empty ones; `states` (M, B) before each of the M moves."""
+    """What inputs say: `first`, the step of the first move; `letters` (B), asked for; `names`
+    (L, B) and `codes` (L, B), what was told at the steps before that, with letter -1 and `NOTHING`
+    at empty ones; `states` (M, B) before each of the M moves."""
 
     first: int
     letters: Tensor
@@ -119,13 +119,13 @@ def hear(inputs: Tensor) -> Heard:
     """Read inputs (T, B, 97) back."""
     acting = inputs[:, 0, GO] > 0.5
     first, moves = int(acting.int().argmax()), int(acting.sum())
-    told = inputs[:first]
+    told, asked = inputs[: first - 1], inputs[first - 1]
     one, relation, two = told[..., LETTERS:GO].split([BLOCKS, len(RELATIONS), BLOCKS], -1)
     codes = encode(one.argmax(-1) + 1, relation.argmax(-1), two.argmax(-1) + 1)
     empty = told[..., :LETTERS].sum(-1) < 0.5
     return Heard(
         first,
-        inputs[first, :, :LETTERS].argmax(-1),
+        asked[:, :LETTERS].argmax(-1),
         torch.where(empty, -1, told[..., :LETTERS].argmax(-1)),
         torch.where(empty, NOTHING, codes),
         decode_boards(inputs[first : first + moves]),

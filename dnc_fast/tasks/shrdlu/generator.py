@@ -103,9 +103,15 @@ def draw_goals(
             return goals, wanted
     few = (tables.boards[states[left]] > 0).sum((1, 2)).min()
     raise ValueError(
-        f"there seem to be no goals of {span(*constraints)} constraints that need {span(*moves)} "
-        f"moves with {few} blocks; take fewer moves, or more blocks or constraints"
+        f"there seem to be no goals of {several(*constraints, 'constraint')} that need "
+        f"{several(*moves, 'move')} with {few} blocks; take fewer moves, or more blocks or "
+        "constraints"
     )
+
+
+def several(low: int, high: int, unit: str) -> str:
+    """A range of things: "1 move", "1 to 2 moves"."""
+    return f"{span(low, high)} {unit}{'s' * (high != 1)}"
 
 
 def _candidates(

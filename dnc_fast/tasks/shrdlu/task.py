@@ -12,11 +12,11 @@ from torch import Tensor
 from ...checks import check_integer, check_number
 from ...options import option
 from ..answerer import Answerer
-from ..base import Account, Batch, Score, Task, count, random_shares, span, uniform
+from ..base import Account, Batch, Score, Task, count, random_shares, uniform
 from .account import tell_story
 from .board import ACTIONS, BLOCKS, all_states
 from .episode import BOARD, INPUT_SIZE, LETTERS, Episodes, encode_boards, hear, tell
-from .generator import draw_goals, draw_states
+from .generator import draw_goals, draw_states, several
 from .goals import NOTHING, satisfied
 from .play import Costs, Play
 from .search import plan
@@ -81,7 +81,7 @@ class ShrdluTask(Task):
     invalid_cost: float = option(0.1, "what an invalid move takes from the reward")
     undo_cost: float = option(0.1, "what undoing all constraints takes from it, beside their share")
     decay: float = option(0.75, "lambda, by which surprises count less for earlier actions")
-    entropy: float = option(0.02, "weight of the policy's entropy")
+    entropy: float = option(0.05, "weight of the policy's entropy")
 
     def __post_init__(self) -> None:
         most = {"goals": LETTERS, "blocks": BLOCKS, "constraints": None, "moves": None}
@@ -104,9 +104,12 @@ class ShrdluTask(Task):
 
     def __str__(self) -> str:
         goals, blocks, constraints, moves = (
-            span(getattr(self, low), getattr(self, high)) for low, high in self.RANGES
+            several(getattr(self, low), getattr(self, high), what)
+            for (low, high), what in zip(
+                self.RANGES, ("goal", "block", "constraint", "move"), strict=True
+            )
         )
-        return f"{goals} goals of {constraints} constraints, {moves} moves away, {blocks} blocks"
+        return f"{goals} of {constraints}, {moves} away, {blocks}"
 
     @property
     def input_size(self) -> int:
