@@ -16,6 +16,7 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"]
 TENSORBOARD = ["tensorboard>=2.12"]
 EXAMPLES = ["accelerate>=1.2", "lightning>=2.5"]
 PYTEST = ["pytest>=7.4", "pytest-benchmark>=4.0", "pytest-xdist>=3.3"]
+DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
 TEST = [*CPU, *TRAIN, *SHARE, *ONNX, *TENSORBOARD, *EXAMPLES, *PYTEST, "hypothesis>=6.80"]
 
 LINKS = {"dnc_fast/kernels": "../kernels", ".editable/dnc_fast": "../dnc_fast"}
@@ -60,6 +61,7 @@ setup(
         "examples": [*CPU, *EXAMPLES],
         "test": TEST,
         "bench": [*CPU, *TRAIN, "dnc==1.1.0", "pytest>=7.4", "pytest-benchmark>=4.0"],
+        "docs": DOCS,
         "dev": [*TEST, "mypy>=1.10", "ruff>=0.9"],
     },
     packages=[

@@ -53,7 +53,7 @@ def jobs_of(options: argparse.Namespace, settings: Settings) -> list[Job]:
     known = size_lists.sizes_for(settings.device, settings.dry)
     names = list(known.named) if options.sizes is None else options.sizes
     if unknown := set(names) - set(known.named):
-        raise ResultsError(f"--sizes must be of {tuple(known.named)}, got {sorted(unknown)}")
+        raise ResultsError(f"--sizes must be among {tuple(known.named)}, got {sorted(unknown)}")
     named = {name: known.named[name] for name in names}
     made = {
         "ours": lambda: jobs.our_jobs(settings, named),
@@ -120,11 +120,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     pages.add_arguments(writer)
     comparer = commands.add_parser("compare", help="two result files, ratio by ratio")
     compare.add_arguments(comparer)
-    all_of_gpu = commands.add_parser("gpu", help="everything that wants a GPU")
+    all_of_gpu = commands.add_parser("gpu", help="everything that needs a GPU")
     gpu.add_arguments(all_of_gpu)
     options = parser.parse_args(arguments)
     if unknown := set(getattr(options, "what", ())) - set(WHAT):
-        parser.error(f"what to run must be of {', '.join(WHAT)}; got {', '.join(unknown)}")
+        parser.error(f"what to run must be among {', '.join(WHAT)}; got {', '.join(unknown)}")
     return options
 
 

@@ -11,12 +11,14 @@ import argparse
 import json
 import statistics
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from dnc_fast.presets import model_config, training_options
+from dnc_fast.step_options import ALLOCATIONS, SIMILARITIES
 from dnc_fast.tasks import CopyTask
 from dnc_fast.training import Trainer, TrainingConfig, evaluate
 
@@ -31,8 +33,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sparse-8": {"linkage": "sparse", "link_fan_out": 8},
     "separable": {"linkage": "separable"},
     "none": {"linkage": "none"},
+    **{
+        f"{similarity}-{allocation}": {"similarity": similarity, "allocation": allocation}
+        for similarity, allocation in product(SIMILARITIES, ALLOCATIONS)
+    },
 }
-"""Options of `DNCConfig`: an order of usage or a linkage."""
+"""Options of `DNCConfig`: an order of usage, a linkage, or a similarity and an allocation."""
 
 
 class Result(NamedTuple):

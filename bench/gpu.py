@@ -1,10 +1,10 @@
-"""Everything that wants a GPU, in one command: `python -m bench gpu`.
+"""Everything that needs a GPU, in one command: `python -m bench gpu`.
 
 What matters first comes first: kernels are compiled, all at once; tests, several at a time; steps
 of all sizes by us; the same beside others; each kernel by itself; all other benchmarks. Into one
 folder: results, a report, plots, the tests' output and their failures as they come. It ends within
 --minutes: every part has its share of them, what one leaves goes to the next, and the same command
-goes on where it ended. Without a GPU it measures nothing and says so; --dry goes every way on a
+continues where it ended. Without a GPU it measures nothing and says so; --dry takes every path on a
 CPU, tiny and in Triton's interpreter, and no record of it counts.
 """
 
@@ -219,10 +219,10 @@ def run(options: argparse.Namespace) -> int:
     if not options.dry and not torch.cuda.is_available():
         raise ResultsError(
             "there is no CUDA device here: NOTHING WAS MEASURED and nothing was written. "
-            "`python -m bench gpu --dry --out FOLDER` goes every way on a CPU instead"
+            "`python -m bench gpu --dry --out FOLDER` takes every path on a CPU instead"
         )
     if options.dry and options.out is None:
-        raise ResultsError("--dry needs --out FOLDER: its results are no measurements")
+        raise ResultsError("--dry needs --out FOLDER: its results are not measurements")
     ends = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(THREADS)
     device = "cpu" if options.dry else "cuda"
@@ -247,7 +247,7 @@ def run(options: argparse.Namespace) -> int:
     if well := all(outcome in (DONE, SKIPPED) for outcome in outcomes.values()):
         print("all went well")
     else:
-        print("not all went well, or there was no time; the same command goes on")
+        print("some parts failed, or time ran out; the same command continues")
     return 0 if well else 1
 
 

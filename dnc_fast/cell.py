@@ -10,16 +10,20 @@ from torch import Tensor, nn
 
 from .backends import inspected_step, resolve_backend, unchecked_step
 from .checks import autocasts, check_tensor
-from .config import OPTION_NAMES, DNCConfig
-from .controllers import CONTROLLERS, call_controller, check_controller, zero_state
+from .config import OPTION_NAMES, DNCConfig, describe
+from .controllers import call_controller, zero_state
 from .engine import (
+    InterfaceForm,
+    InterfaceTensors,
     MemoryReport,
     Plan,
     Start,
     has_tape,
+    interface_is_plain,
     is_plain,
     memory_report,
     rehearse_batch,
+    run_alone,
     run_sequences,
     sequences_operation,
     unroll,
@@ -30,14 +34,10 @@ from .opaque import is_traced, refuse_jit_script, refuse_jit_trace
 from .options import read_options, takes_options
 from .precision import Precision, run_precision
 from .sequences import Sequences
-from .state import (
-    DNCState,
-    MemoryState,
-    map_tensors,
-)
+from .state import DNCState, MemoryState, map_tensors
 from .trace import Trace, trace_step
 
-OF_SEQUENCES = ("batch_first", "bidirectional")
+OF_SEQUENCES = ("batch_first", "bidirectional", "bidirectional_controller")
 """Options for whole sequences; a cell does not have them."""
 
 
@@ -85,35 +85,29 @@ class DNCCell(nn.Module):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}")
         self.config = config
-        controller_input = config.input_size + config.read_size
-        if isinstance(config.controller, str):
-            self.controller = CONTROLLERS[config.controller](
-                controller_input,
-                config.hidden_size,
-                config.num_layers,
-                config.bias,
-                config.dropout,
-                config.activation_clip,
-                config.value_clip,
-                device=device,
-                dtype=dtype,
-            )
-        elif isinstance(config.controller, nn.Module):
-            self.controller = check_controller(config.controller)
-        else:
-            self.controller = check_controller(config.controller(controller_input))
-        features = self.controller.output_size
-        self.interface = nn.Linear(
-            features, config.interface_size, config.bias, device=device, dtype=dtype
-        )
+        where: Any = {"device": device, "dtype": dtype}
+        self.controller = config.make_controller(config.input_size + config.read_size, **where)
+        self.reverse_controller = None
+        if config.bidirectional_controller:
+            self.reverse_controller = config.make_controller(config.input_size, **where)
+        features = sum(part.output_size for part in self._controllers)
+        self.interface = nn.Linear(features, config.interface_size, config.bias, **where)
+        self.interface_norm = None
+        if config.interface_norm:
+            self.interface_norm = nn.LayerNorm(config.interface_size, **where)
         self.output = nn.Linear(
             features + config.read_size,
             config.output_size or config.hidden_size,
             config.bias,
-            device=device,
-            dtype=dtype,
+            **where,
         )
         self._scale_inputs()
+
+    @property
+    def _controllers(self) -> list[Any]:
+        """The controller, and that from the end if there is one."""
+        reverse = self.reverse_controller
+        return [self.controller] if reverse is None else [self.controller, reverse]
 
     @property
     def like(self) -> Tensor:
@@ -186,7 +180,7 @@ class DNCCell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new initial values for all parameters, as at construction."""
-        for part in (self.controller, self.interface, self.output):
+        for part in (*self._controllers, self.interface, self.interface_norm, self.output):
             if hasattr(part, "reset_parameters"):
                 part.reset_parameters()
         self._scale_inputs()
@@ -194,7 +188,8 @@ class DNCCell(nn.Module):
     def _scale_inputs(self) -> None:
         """Apply `input_gain` to freshly drawn parameters."""
         if self.config.input_gain != 1:  # only with a built-in controller
-            self.controller.scale_inputs(self.config.input_size, self.config.input_gain)
+            for part in self._controllers:
+                part.scale_inputs(self.config.input_size, self.config.input_gain)
 
     def forward(
         self, input: Tensor, state: DNCState | None = None, *, memory: bool = True
@@ -210,10 +205,15 @@ class DNCCell(nn.Module):
             output y_t, (B, Y) or (Y), and the state after the step.
 
         Raises:
-            TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
+            TypeError, ValueError: an argument is invalid, or a controller runs from the end.
         """
         refuse_jit_trace()
         weight = self.like
+        if self.reverse_controller is not None:
+            raise ValueError(
+                "a cell must have bidirectional_controller=False to be called step by step, got "
+                "True: the second controller begins at the last input; call the DNC"
+            )
         check_tensor("input", input, weight.device, weight.dtype)
         if input.dim() not in (1, 2) or input.shape[-1] != self.config.input_size:
             raise ValueError(
@@ -234,8 +234,12 @@ class DNCCell(nn.Module):
         return output, state
 
     def outputs(self, features: Tensor) -> Tensor:
-        """The output layer: y of features [h_t^1; ...; h_t^L; r_t] (..., L H + R W)."""
-        output, clip = self.output(features), self.config.value_clip
+        """The output layer: y of features (..., F) as from `step`."""
+        clip, dropout = self.config.value_clip, self.config.bypass_dropout
+        if dropout and self.training:
+            hidden, reads = features.tensor_split((-self.config.read_size,), dim=-1)
+            features = torch.cat([nn.functional.dropout(hidden, dropout), reads], dim=-1)
+        output = self.output(features)
         return output if clip is None else output.clamp(-clip, clip)
 
     def step(
@@ -244,22 +248,19 @@ class DNCCell(nn.Module):
         """One step without checks and without the output layer.
 
         Args:
-            inputs: x_t, (B, X).
+            inputs: x_t, (B, X), followed by what the controller from the end puts out, if any.
             state: complete, as from `complete_state`.
             trace: if given, the step's trace is appended to it.
 
         Returns:
-            [h_t^1; ...; h_t^L; r_t], (B, L H + R W), and the state after the step.
+            features [h_t^1; ...; h_t^L; r_t], (B, L H + R W), with what the controller from the end
+            puts out before r_t, and the state after the step.
         """
         assert state.read_vectors is not None and state.memory is not None
-        last_read = state.read_vectors.flatten(1).to(inputs.dtype)
-        hidden, controller_state = call_controller(
-            self.controller, torch.cat([inputs, last_read], dim=-1), state.controller
-        )
-        if autocasts(inputs.device):  # the state keeps the model's dtype
-            dtype = self.like.dtype
-            controller_state = map_tensors(lambda tensor: tensor.to(dtype), controller_state)
+        hidden, controller_state = self._control(inputs, state.read_vectors, state.controller)
         vector, options = self.interface(hidden), self.config
+        if self.interface_norm is not None:
+            vector = self.interface_norm(vector)
         if trace is None:
             read_vectors, memory = unchecked_step(
                 vector, state.memory, self.config.backend, options
@@ -275,12 +276,50 @@ class DNCCell(nn.Module):
     def _step_without_memory(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
         """One step as in `step` that reads zeros and writes nothing."""
         reads = self._zero_read_vectors(inputs.shape[0])
-        zeros = reads.flatten(1).to(inputs.dtype)
-        hidden, controller = call_controller(
-            self.controller, torch.cat([inputs, zeros], dim=-1), state.controller
-        )
-        features = torch.cat([hidden, zeros.to(hidden.dtype)], dim=-1)
+        hidden, controller = self._control(inputs, reads, state.controller)
+        features = torch.cat([hidden, reads.flatten(1).to(hidden.dtype)], dim=-1)
         return features, DNCState(controller, state.memory, reads)
+
+    def _control(self, inputs: Tensor, reads: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """What the controllers put out at a step, (B, F - R W), and the controller's state."""
+        two, X = self.reverse_controller is not None, self.config.input_size
+        x = inputs[:, :X] if two else inputs
+        seen = torch.cat([x, reads.flatten(1).to(x.dtype)], dim=-1)
+        hidden, state = self._called(self.controller, seen, state)
+        if two:
+            hidden = torch.cat([hidden, inputs[:, X:].to(hidden.dtype)], dim=-1)
+        return hidden, state
+
+    def _called(self, controller: Any, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One step of a controller."""
+        hidden, state = call_controller(controller, inputs, state)
+        if autocasts(inputs.device):  # the state keeps the model's dtype
+            dtype = self.like.dtype
+            state = map_tensors(lambda tensor: tensor.to(dtype), state)
+        return hidden, state
+
+    def _ahead(
+        self, rows: Tensor, sequences: Sequences, reversal: Tensor | None, plan: Plan | None
+    ) -> Tensor | None:
+        """What the controller from the end puts out, (rows, size); by autograd without a plan."""
+        controller = self.reverse_controller
+        if controller is None:
+            return None
+        assert reversal is not None
+        rows, zeros = rows[reversal], zero_state(controller, sequences.batch_size, self.like)
+        if plan is not None and has_tape(controller):
+            return run_alone(controller, rows, sequences.batch_sizes, zeros, plan)[reversal]
+
+        def step(inputs: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
+            hidden, after = self._called(controller, inputs, state.controller)
+            return hidden, DNCState(after)
+
+        return unroll(step, rows, sequences, DNCState(zeros))[0][reversal]
+
+    def _with_ahead(self, rows: Tensor, sequences: Sequences, reversal: Tensor | None) -> Tensor:
+        """The inputs of `step` at all steps."""
+        ahead = self._ahead(rows, sequences, reversal, None)
+        return rows if ahead is None else torch.cat([rows, ahead.to(rows.dtype)], dim=-1)
 
     def run(
         self,
@@ -289,6 +328,7 @@ class DNCCell(nn.Module):
         state: DNCState | None,
         trace: list[Trace] | None,
         memory: bool = True,
+        reversal: Tensor | None = None,
     ) -> tuple[Tensor, DNCState]:
         """Run whole sequences, as fast as the backend and the dtypes allow.
 
@@ -298,12 +338,14 @@ class DNCCell(nn.Module):
             state: complete, before the first step; None for zeros.
             trace: if given, each step's trace is appended to it.
             memory: whether to use the memory, see `DNC.forward`.
+            reversal: the order of rows that reverses each sequence, for a controller from the end.
 
         Returns:
-            features (rows, L H + R W), and the state of each sequence after its own last step.
+            features as from `step`, (rows, F), and each sequence's state after its own last step.
         """
         B = sequences.batch_size
         if not memory or not B:
+            rows = self._with_ahead(rows, sequences, reversal)
             state = self.zero_state(B) if state is None else state
             return unroll(self._step_without_memory, rows, sequences, state)
         backend = resolve_backend(self.config.backend, rows.device, self.state_dtype)
@@ -311,31 +353,40 @@ class DNCCell(nn.Module):
         recorded = is_traced() and sequences.sizes is None
         inspected = backend == "reference" or trace is not None or _is_quick(sequences, precision)
         if inspected or not self._is_plain(precision, recorded):
+            rows = self._with_ahead(rows, sequences, reversal)
             state = self.zero_state(B) if state is None else state
             return unroll(partial(self.step, trace=trace), rows, sequences, state)
         assert precision is not None
-        parts = self.controller, self.interface, rows
         if recorded:
+            interface = InterfaceTensors.of(self.interface, self.interface_norm, None)
             state = self.zero_state(B) if state is None else state
+            parts = self.controller, interface, rows
             return sequences_operation(*parts, state, self.config, backend, precision.half)
         start, plan = self._start(state, B), Plan.of(self.config, backend, precision)
-        return run_sequences(*parts, sequences.batch_sizes, start, plan)
+        ahead = self._ahead(rows, sequences, reversal, plan)
+        interface = InterfaceTensors.of(self.interface, self.interface_norm, ahead)
+        parts = self.controller, interface, rows
+        features, final = run_sequences(*parts, sequences.batch_sizes, start, plan)
+        if ahead is not None:
+            hidden, reads = features.tensor_split((-self.config.read_size,), dim=-1)
+            features = torch.cat([hidden, ahead.to(hidden.dtype), reads], dim=-1)
+        return features, final
 
     def _is_plain(self, precision: Precision | None, recorded: bool) -> bool:
         """Whether the engine may run the cell's parts itself, in a precision that it supports.
 
         recorded: as one operation.
         """
-        if precision is None or type(self.interface) is not nn.Linear:
-            return False
-        if not (is_plain(self) and is_plain(self.interface)):
+        plain = is_plain(self) and interface_is_plain(self.interface, self.interface_norm)
+        if precision is None or not plain:
             return False
         if not recorded and precision.half is None:
             return True
         # A custom controller is no part of an operation, and must run under torch's own autocast;
-        # and an operation draws no random numbers.
-        draws = recorded and self.training
-        return has_tape(self.controller) and not (draws and self.controller.dropout)
+        # an operation draws no random numbers, and has no controller that runs from the end.
+        if not (recorded and has_tape(self.controller)):
+            return has_tape(self.controller)
+        return self.reverse_controller is None and not (self.training and self.controller.dropout)
 
     def _start(self, state: DNCState | None, batch_size: int) -> Start:
         """The state before the first step; its number of cells may differ from the model's."""
@@ -356,8 +407,9 @@ class DNCCell(nn.Module):
         """
         plan = Plan.of(self.config, "triton", Precision(self.state_dtype, half))
         state, X = self.zero_state(batch_size), self.config.input_size
+        interface = self.interface, self.interface_norm
         for keep in (False, True):
-            rehearse_batch(self.controller, self.interface, plan, state, X, keep)
+            rehearse_batch(self._controllers, interface, plan, state, X, keep)
 
     def memory_report(self, batch_size: int, steps: int) -> MemoryReport:
         """See `DNC.memory_report`."""
@@ -368,6 +420,7 @@ class DNCCell(nn.Module):
                 'memory_report needs backend "cpu", "eager" or "triton", which use the engine; got '
                 '"reference", which keeps what autograd keeps: several link matrices for every step'
             )
+        kept = [getattr(part, "kept_numbers", int)() for part in self._controllers]
         return memory_report(
             Plan.of(config, backend, Precision(self.state_dtype)),
             config.memory_sizes(batch_size),
@@ -377,7 +430,8 @@ class DNCCell(nn.Module):
             fan_out=config.link_fan_out,
             state_dtype=self.state_dtype,
             itemsize=weight.element_size(),
-            controller_numbers=getattr(self.controller, "kept_numbers", int)(),
+            controller_numbers=sum(kept),
+            interface=InterfaceForm(True, config.bidirectional_controller, config.interface_norm),
             features=self.output.in_features,
             output_size=self.output.out_features,
             parameters=sum(p.numel() for p in self.parameters() if p.requires_grad),
@@ -394,15 +448,3 @@ def _is_quick(sequences: Sequences, precision: Precision | None) -> bool:
     if is_traced() or precision is None or precision.half is not None:
         return False
     return sequences.steps == 1 and sequences.rows.device.type == "cpu"
-
-
-def describe(config: DNCConfig) -> str:
-    """The sizes and the non-default options, for a module's repr."""
-    shown = [f"{config.input_size}, {config.hidden_size}"]
-    defaults = DNCConfig.__dataclass_fields__
-    for name in OPTION_NAMES:
-        value = getattr(config, name)
-        changed = name not in ("input_size", "hidden_size") and value != defaults[name].default
-        if changed or name in ("num_cells", "cell_size", "num_read_heads"):
-            shown.append(f"{name}={value!r}")
-    return ", ".join(shown)

@@ -1,4 +1,4 @@
-"""Who is told while kernels are compiled: whoever watches, otherwise the log, once."""
+"""Where it is reported that kernels are compiled: to a watcher, otherwise to the log, once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _watches: list[Watch] = [_log_first]
 
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
-    """Within it, `watch` is told how far compiling is, and nothing is logged."""
+    """Within it, `watch` gets the progress of compiling, and nothing is logged."""
     _watches.append(watch)
     try:
         yield
@@ -34,5 +34,5 @@ def watched(watch: Watch) -> Iterator[None]:
 
 
 def tell(what: str, done: int, total: int) -> None:
-    """Tell whoever watches."""
+    """Report to the watcher, if there is one."""
     _watches[-1](what, done, total)

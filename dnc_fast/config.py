@@ -5,27 +5,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, MISSING, dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
 
 from .backends import backend_names
 from .checks import check_choice, check_flag, check_integer, check_number
-from .controllers import CONTROLLERS
-from .interface import interface_size
+from .controllers import CONTROLLERS, check_controller
 from .linkages import LINKAGES
 from .options import option
 from .state import MemorySizes
 from .step_options import StepOptions
 
-OF_ONE_LINKAGE = {
-    "link_fan_out": "sparse",
-    "link_threshold": "sparse",
-    "link_unit_sums": "sparse",
-    "link_history": "separable",
-    "checkpoint_dtype": "dense",
+OF_ONE_KIND = {
+    "link_fan_out": ("linkage", "sparse"),
+    "link_threshold": ("linkage", "sparse"),
+    "link_unit_sums": ("linkage", "sparse"),
+    "link_history": ("linkage", "separable"),
+    "checkpoint_dtype": ("linkage", "dense"),
+    "usage_order": ("allocation", "sorted"),
+    "allocation_power": ("allocation", "proportional"),
+    "allocation_temperature": ("allocation", "softmax"),
+    "mask_floor": ("masked_lookup", True),
 }
-"""Options that only one linkage has, and which."""
+"""Options that have an effect only with one value of another, and which."""
 
 STATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -59,6 +63,9 @@ class DNCConfig(StepOptions):
     activation_clip: float | None = option(None, "clip gradients of controller activations to this")
     value_clip: float | None = option(None, "clip controller activations and outputs to this")
     input_gain: float = option(1.0, "factor for the controller's initial input weights")
+    bidirectional_controller: bool = option(False, "a second controller, from the end of the input")
+    interface_norm: bool = option(False, "normalise interface vectors")
+    bypass_dropout: float = option(0.0, "dropout on the way from the controller to the output")
     linkage: str = option("dense", "how writes are linked in time", choices=LINKAGES)
     link_fan_out: int = option(8, "entries in each row of a sparse link matrix")
     state_dtype: torch.dtype | None = None
@@ -83,9 +90,11 @@ class DNCConfig(StepOptions):
         for name in ("output_size", "checkpoint_interval"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum=1)
-        for name in ("bias", "batch_first", "bidirectional", "cuda_graphs"):
+        flags = "bias", "batch_first", "bidirectional", "bidirectional_controller", "interface_norm"
+        for name in (*flags, "cuda_graphs"):
             check_flag(name, getattr(self, name))
-        check_number("dropout", self.dropout, 0.0, 1.0)
+        for name in ("dropout", "bypass_dropout"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
         for name in ("activation_clip", "value_clip"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0.0, above=True)
@@ -111,11 +120,13 @@ class DNCConfig(StepOptions):
                 f"controller must be one of {tuple(CONTROLLERS)}, a module, or a function from the "
                 f"input size to a module, got {self.controller!r}"
             )
-        elif isinstance(self.controller, nn.Module) and self.bidirectional:
-            raise ValueError(
-                "controller must be a name or a function when bidirectional=True, because each "
-                "direction needs its own controller; got one module"
-            )
+        elif isinstance(self.controller, nn.Module):
+            for name in ("bidirectional", "bidirectional_controller"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"controller must be a name or a function when {name}=True, because each "
+                        "direction needs its own controller; got one module"
+                    )
         check_number("input_gain", self.input_gain, 0.0, above=True)
         if self.input_gain != 1 and not isinstance(self.controller, str):
             raise ValueError(
@@ -131,7 +142,18 @@ class DNCConfig(StepOptions):
     @property
     def interface_size(self) -> int:
         """Length of a step's raw interface vector."""
-        return interface_size(self.cell_size, self.num_read_heads, self.num_write_heads)
+        return self.interface_length(self.cell_size, self.num_read_heads, self.num_write_heads)
+
+    def make_controller(self, input_size: int, **where: Any) -> Any:
+        """A controller for inputs of this size, on a `device` and in a `dtype`."""
+        if isinstance(self.controller, str):
+            clips = self.activation_clip, self.value_clip
+            options = self.num_layers, self.bias, self.dropout, *clips
+            kind = CONTROLLERS[self.controller]
+            return kind(input_size, self.hidden_size, *options, **where)
+        if isinstance(self.controller, nn.Module):
+            return check_controller(self.controller)
+        return check_controller(self.controller(input_size))
 
     def memory_sizes(self, batch_size: int, num_cells: int | None = None) -> MemorySizes:
         """The sizes of the memory; `num_cells`, if given, replaces the model's own."""
@@ -145,8 +167,9 @@ class DNCConfig(StepOptions):
 
     @property
     def in_place(self) -> bool:
-        """Whether each step writes to few cells, in place in a single memory."""
-        return not LINKAGES[self.linkage].is_matrix and self.write_topk is not None
+        """Whether each step changes few cells, in place in a single memory."""
+        few = self.write_topk is not None and not self.deallocate
+        return few and not LINKAGES[self.linkage].is_matrix
 
     def idle_options(self) -> list[str]:
         """A sentence for each option that is set but has no effect."""
@@ -163,13 +186,18 @@ class DNCConfig(StepOptions):
                         f"{name} is an option of the built-in controllers, so it has no effect "
                         f"with a controller of your own; got {name}={getattr(self, name)}"
                     )
-        for name, linkage in OF_ONE_LINKAGE.items():
+        for name, (of, kind) in OF_ONE_KIND.items():
             value, default = getattr(self, name), DNCConfig.__dataclass_fields__[name].default
-            if value != default and self.linkage != linkage:
+            if value != default and getattr(self, of) != kind:
                 found.append(
-                    f'{name} is an option of linkage="{linkage}", so it has no effect with '
-                    f'linkage="{self.linkage}"; got {name}={value}'
+                    f"{name} is an option of {of}={_quoted(kind)}, so it has no effect with "
+                    f"{of}={_quoted(getattr(self, of))}; got {name}={value}"
                 )
+        if self.link_sharpness and self.linkage == "none":
+            found.append(
+                "link_sharpness sharpens what is linked in time, so it has no effect with "
+                f'linkage="none"; got link_sharpness={self.link_sharpness}'
+            )
         return found
 
     def warn_of_idle_options(self) -> None:
@@ -178,7 +206,24 @@ class DNCConfig(StepOptions):
             warnings.warn(sentence, stacklevel=3)
 
 
+def _quoted(value: object) -> str:
+    """An option's value as it is written in Python."""
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
 OPTION_NAMES = sorted(
     (one.name for one in fields(DNCConfig)), key=StepOptions.__dataclass_fields__.__contains__
 )
 """As they are shown: the model's own options, then those of its memory steps."""
+
+
+def describe(config: DNCConfig) -> str:
+    """The sizes and the non-default options, for a module's repr."""
+    shown = [f"{config.input_size}, {config.hidden_size}"]
+    defaults = DNCConfig.__dataclass_fields__
+    for name in OPTION_NAMES:
+        value = getattr(config, name)
+        changed = name not in ("input_size", "hidden_size") and value != defaults[name].default
+        if changed or name in ("num_cells", "cell_size", "num_read_heads"):
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .cell import DNCCell, describe
+from .cell import DNCCell
 from .checks import check_flag, check_integer
-from .config import OPTION_NAMES, DNCConfig
+from .config import OPTION_NAMES, DNCConfig, describe
 from .engine import MemoryReport
 from .given_state import check_state_type
 from .opaque import refuse_jit_script, refuse_jit_trace
@@ -65,7 +65,8 @@ class DNC(nn.Module):
         num_read_heads: R.
         num_write_heads: Hw.
         output_size: Y, features of each step's output; None for hidden_size.
-        controller: "lstm", "gru", "rnn" or "feedforward"; or a module that follows the protocol of
+        controller: "lstm", "gru", "rnn", "feedforward", or "layer_norm_lstm", whose gates and cell
+            states are normalised (Franke et al. 2018); or a module that follows the protocol of
             `dnc_fast.controllers.Controller`; or a function from its input size, X + R W, to one.
             With these two, hidden_size only sets the default of output_size.
         activation_clip: clip gradients of the controller's activations to this (the paper: 10);
@@ -75,6 +76,12 @@ class DNC(nn.Module):
         input_gain: factor for the initial weights of x in a built-in controller. One-hot inputs
             need more than 1: drawn from +-1 / sqrt(H), a word's weights hardly move the gates, see
             docs/stories_and_graphs.md.
+        bidirectional_controller: also run a second controller of the same kind over each sequence's
+            inputs, from the end; the interface and output layers see both (the same). It starts
+            from zeros in each call.
+        interface_norm: normalise interface vectors, as nn.LayerNorm does (the same).
+        bypass_dropout: probability of dropout on what the output layer sees besides the read
+            vectors (the same).
         usage_order: "exact" orders cells for allocation by usage, "robust" by usage rounded to
             1/256; ties by index.
         linkage: how writes are linked in time, see docs/large_memories.md: "dense" is the paper's
@@ -86,6 +93,20 @@ class DNC(nn.Module):
         link_unit_sums: update a sparse link matrix with weightings scaled to sum to one, as in the
             paper, even when the write gate is closed.
         link_history: maximum number of writes that a separable link holds.
+        similarity: how keys are compared with cells: "cosine" as in the paper; minus the distance,
+            "euclidean" or "manhattan"; or "dot", see docs/variants.md.
+        allocation: how free cells share new content: "sorted" as in the paper, "proportional" to
+            their free space, or by a "softmax" of it; the last two are smooth in usage, see
+            docs/variants.md.
+        allocation_power: p of the proportional allocation, at least 1; shares are f^p with the
+            free space f of each cell.
+        allocation_temperature: of the softmax allocation; shares are e^(f / temperature).
+        masked_lookup: compare each key with the cells through a mask of its own, which the
+            interface vector holds (Csordas & Schmidhuber 2019).
+        mask_floor: the least value of a mask, at least 0 and below 1.
+        deallocate: erase freed cells as far as their usage is (the same).
+        link_sharpness: sharpen forward and backward weightings by exponents, which the interface
+            vector holds (the same); they sum to one then.
         read_topk, write_topk: keep only this many largest entries of each weighting, scaled to the
             sum of all (after Rae et al. 2016; not in the paper); None for all.
         strengths: activation of the keys' strengths: "oneplus" is the paper's, 1 + log(1 + e^x);
@@ -288,9 +309,12 @@ class DNC(nn.Module):
                 "return_trace=True needs memory=True and at least one sequence, got "
                 f"memory={memory} and B={sequences.batch_size}"
             )
+        reversal = None
+        if self.config.bidirectional or self.config.bidirectional_controller:
+            reversal = sequences.reversal()
         outputs, states, traces = [], [], []
         for cell, initial in zip(self.cells, self.states_by_direction(state), strict=True):
-            order = sequences.reversal() if cell is self.reverse_cell else None
+            order = reversal if cell is self.reverse_cell else None
             steps: list[Trace] | None = [] if return_trace else None
             features, final = cell.run(
                 sequences.rows if order is None else sequences.rows[order],
@@ -298,6 +322,7 @@ class DNC(nn.Module):
                 None if initial is None else _complete(cell, sequences, initial),
                 steps,
                 memory,
+                reversal,
             )
             output = cell.outputs(features)
             outputs.append(output if order is None else output[order])

@@ -14,7 +14,7 @@ from . import reference
 from .backends import backend_names, backend_now, load_backend, memory_step
 from .checks import check_choice, check_shapes, check_tensor, values_are_known
 from .linkages import LINKAGES
-from .step_options import PAPER, USAGE_ORDERS
+from .step_options import PAPER, SIMILARITIES, StepOptions
 
 __all__ = [
     "allocation_weighting",
@@ -45,16 +45,27 @@ def _check(shapes: dict[str, str], **tensors: Any) -> dict[str, int]:
 
 
 def content_weighting(
-    keys: Tensor, strengths: Tensor, memory: Tensor, *, backend: str = "auto"
+    keys: Tensor,
+    strengths: Tensor,
+    memory: Tensor,
+    masks: Tensor | None = None,
+    *,
+    similarity: str = "cosine",
+    backend: str = "auto",
 ) -> Tensor:
-    """Softmax over the cells of strength times cosine similarity (Graves et al. 2016, Methods).
+    """Softmax over the cells of strength times similarity (Graves et al. 2016, Methods).
 
-        C(M, k, beta) = softmax_n(beta k.M[n] / (|k| |M[n]| + e)),  |x| = sqrt(x.x + e), e = 1e-6
+        C(M, k, beta) = softmax_n(beta D(k, M[n]));  D(k, m) = k.m / (|k| |m| + e) for "cosine",
+        |x| = sqrt(x.x + e), e = 1e-6; -sqrt(|k - m|^2 + e) for "euclidean", -sum_w |k_w - m_w| for
+        "manhattan", k.m for "dot"
 
     Args:
         keys: (B, H, W), any number of heads H.
         strengths: (B, H), at least 0; those of a DNC are at least 1.
         memory: (B, N, W).
+        masks: (B, H, W), in [0, 1]: what each key, and the cells that it is compared with, are
+            multiplied by; None for ones (Csordas & Schmidhuber 2019).
+        similarity: one of `SIMILARITIES`.
         backend: one of `BACKENDS`.
 
     Returns:
@@ -66,21 +77,21 @@ def content_weighting(
             below 0 (CPU only).
         RuntimeError, ModuleNotFoundError: the requested backend cannot run.
     """
-    _check(
-        {"keys": "B H W", "strengths": "B H", "memory": "B N W"},
-        keys=keys,
-        strengths=strengths,
-        memory=memory,
-    )
+    shapes = {"keys": "B H W", "strengths": "B H", "memory": "B N W"}
+    given = {"keys": keys, "strengths": strengths, "memory": memory}
+    if masks is not None:
+        shapes["masks"], given["masks"] = "B H W", masks
+    _check(shapes, **given)
+    check_choice("similarity", similarity, SIMILARITIES)
     if values_are_known(strengths) and (strengths < 0).any():
         raise ValueError(
             f"strengths must be at least 0, got {strengths.min().item():g}; softplus makes them so"
         )
-    return _parts(backend, keys).content_weighting(keys, strengths, memory)
+    return _parts(backend, keys).content_weighting(keys, strengths, memory, masks, similarity)
 
 
 def allocation_weighting(
-    usage: Tensor, *, usage_order: str = "exact", backend: str = "auto"
+    usage: Tensor, *, usage_order: str = "exact", backend: str = "auto", **smooth: Any
 ) -> Tensor:
     """Where new content goes, the least used cell first (Graves et al. 2016, Methods).
 
@@ -90,6 +101,7 @@ def allocation_weighting(
         usage: (B, N), in [0, 1].
         usage_order: one of `USAGE_ORDERS`; ties by index in both.
         backend: one of `BACKENDS`.
+        smooth: allocation, allocation_power and allocation_temperature, see `DNC`.
 
     Returns:
         (B, N), in [0, 1], sums to at most 1; in the dtype of usage.
@@ -98,8 +110,11 @@ def allocation_weighting(
         See `content_weighting`.
     """
     _check({"usage": "B N"}, usage=usage)
-    check_choice("usage_order", usage_order, USAGE_ORDERS)
-    return _parts(backend, usage).allocation_weighting(usage, usage_order)
+    options = StepOptions(usage_order=usage_order, **smooth)
+    parts = _parts(backend, usage)
+    if parts is reference:
+        return reference.allocate(usage, options)
+    return parts.allocation_weighting(usage, options)
 
 
 def linkage(

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .cell import describe
 from .checks import check_integer
-from .config import OPTION_NAMES, DNCConfig
+from .config import OPTION_NAMES, DNCConfig, describe
 from .controllers import ProjectedLSTMController
 from .dnc import DNC
 from .options import read_options, takes_options
 from .state import DNCState, map_tensors
 from .state_pair import PairForm
 
-NOT_OPTIONS = ("output_size", "controller")
+NOT_OPTIONS = ("output_size", "controller", "bidirectional_controller")
 """Options of a DNC that an LSTM cannot have."""
 
 MEMORY_NAMES = {"weight": "weight", "bias": "offset"}
@@ -63,7 +62,8 @@ class MemoryLSTM(nn.LSTM):
             recurrent weights are smaller accordingly. This controller has no kernels: it is called
             at each step.
         device, dtype: of the parameters.
-        options: those of `DNC`, by keyword, except `output_size` and `controller`.
+        options: those of `DNC`, by keyword, except `output_size`, `controller` and
+            `bidirectional_controller`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value.
@@ -243,11 +243,11 @@ def _homes(dnc: DNC) -> Iterator[tuple[str, nn.Module, str]]:
                 if parameter is not None:
                     yield f"{own}_l{index}{suffix}", layer, own
     for cell, suffix in zip(dnc.cells, suffixes, strict=True):
-        for part in ("interface", "output"):
-            linear = getattr(cell, part)
-            for own, parameter in linear._parameters.items():
+        for part in ("interface", "interface_norm", "output"):
+            layer = getattr(cell, part)
+            for own, parameter in () if layer is None else layer._parameters.items():
                 if parameter is not None:
-                    yield f"{MEMORY_NAMES[own]}_{part}{suffix}", linear, own
+                    yield f"{MEMORY_NAMES[own]}_{part}{suffix}", layer, own
 
 
 def _form(dnc: DNC) -> PairForm:
@@ -266,7 +266,9 @@ def _complete(dnc: DNC, state: Any) -> list[DNCState]:
     states = []
     for cell, one in zip(dnc.cells, dnc.states_by_direction(state), strict=True):
         if one is None or any(part is None for part in one):
-            raise ValueError("state must have no None to be packed; dnc.zero_state makes zeros")
+            raise ValueError(
+                "a state to be packed must not contain None; dnc.zero_state makes zeros"
+            )
         memory: Any = one.memory
         unbatched = memory.memory.dim() == 2
         batch: Any = map_tensors(lambda tensor: tensor.unsqueeze(0), one) if unbatched else one

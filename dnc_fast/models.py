@@ -16,12 +16,12 @@ from .config import DNCConfig
 from .dnc import DNC
 
 MODELS: dict[str, Any] = {"dnc": DNC, **BASELINES}
-"""The classes; each has `from_config`."""
+"""The classes; each has `from_config`, and all but the DNC name their options' type `Config`."""
 
 
 def config_type(name: str) -> Any:
     """The dataclass of the options of the model of that name."""
-    return DNCConfig if name == "dnc" else BASELINES[name].Config
+    return DNCConfig if name == "dnc" else MODELS[name].Config
 
 
 def model_name(config: Any) -> str:

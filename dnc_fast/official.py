@@ -24,6 +24,8 @@ from .config import DNCConfig
 from .dnc import DNC
 from .interface import interface_shapes
 
+__all__ = ["from_official", "to_official"]
+
 LAYERS = {
     "read_keys": "memory_access/read_keys",
     "read_strengths": "memory_access/read_strengths",
@@ -49,10 +51,18 @@ SAME: dict[str, Any] = {
     "num_layers": 1,
     "bias": True,
     "bidirectional": False,
+    "bidirectional_controller": False,
+    "interface_norm": False,
+    "bypass_dropout": 0.0,
     "linkage": "dense",
     "usage_order": "exact",
     "read_topk": None,
     "write_topk": None,
+    "similarity": "cosine",
+    "allocation": "sorted",
+    "masked_lookup": False,
+    "deallocate": False,
+    "link_sharpness": False,
     "strengths": "softplus",
 }
 """Options with which a DNC computes what the official code computes."""

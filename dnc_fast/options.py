@@ -30,7 +30,7 @@ def read_options(
     Args:
         kind: the dataclass.
         values, given: positional and keyword arguments.
-        also, without: arguments that the function has besides, and options that it does not have.
+        also, without: further arguments of the function, and options that it does not take.
 
     Raises:
         TypeError: an option is unknown or missing.

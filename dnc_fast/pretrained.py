@@ -18,6 +18,8 @@ from .config import STATE_DTYPES, DNCConfig
 from .files import CheckpointError, write_whole
 from .options import read_options
 
+__all__ = ["CheckpointError", "read_metadata"]
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = "dnc_fast model"
@@ -87,7 +89,7 @@ def write_pretrained(
     try:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise TypeError(f"metadata must hold only what JSON can; {error}") from error
+        raise TypeError(f"metadata must hold only values that JSON can hold; {error}") from error
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} must be a folder to save a model in, got a file")
@@ -146,7 +148,9 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], folder: Path | str) ->
     """
     state = model.state_dict()
     wrong = [f"it lacks {name}" for name in state.keys() - weights.keys()]
-    wrong += [f"it has {name}, which the model has not" for name in weights.keys() - state.keys()]
+    wrong += [
+        f"it has {name}, which the model does not have" for name in weights.keys() - state.keys()
+    ]
     for name in state.keys() & weights.keys():
         own, found = state[name], weights[name]
         if own.shape != found.shape:

@@ -286,7 +286,7 @@ class DNCState(NamedTuple):
         return self._replace(**dict.fromkeys(fields or self._fields))
 
     def reset_rows(self, mask: Tensor) -> DNCState:
-        """The state with zeros for some sequences, for those that begin anew.
+        """The state with zeros for some sequences, those that start over.
 
         Args:
             mask: (B,), bool; True for each sequence to reset.

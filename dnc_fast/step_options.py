@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from .checks import check_choice, check_flag, check_integer, check_number
-from .interface import STRENGTHS
+from .interface import STRENGTHS, Extras, interface_size
+from .kernels.arrays import ALLOCATIONS, SIMILARITIES
 from .options import option
 from .untraced import constant
 
@@ -32,6 +33,14 @@ class StepOptions:
     | link_unit_sums  | whether a sparse link matrix is updated with weightings scaled to sum to  |
     |                 | one, as in the paper, even when the write gate is closed                  |
     | link_history    | maximum number of writes that a separable link holds                      |
+    | similarity      | one of `SIMILARITIES`: how keys are compared with cells                   |
+    | allocation      | one of `ALLOCATIONS`: how free cells share new content                    |
+    | allocation_power | p of the proportional allocation, at least 1                             |
+    | allocation_temperature | of the softmax allocation, above 0                                 |
+    | masked_lookup   | whether each key has a mask, for itself and the cells                     |
+    | mask_floor      | the least value of a mask, below 1                                        |
+    | deallocate      | whether freed cells are erased                                            |
+    | link_sharpness  | whether forward and backward weightings are sharpened                     |
     | strengths       | one of `STRENGTHS`: the activation of strengths                           |
     | usage_gradient  | whether gradients reach the last write weightings through the usage       |
 
@@ -47,6 +56,14 @@ class StepOptions:
     )
     link_unit_sums: bool = False
     link_history: int = option(1024, "maximum number of writes that a separable link holds")
+    similarity: str = option("cosine", "how keys are compared with cells", choices=SIMILARITIES)
+    allocation: str = option("sorted", "how free cells share new content", choices=ALLOCATIONS)
+    allocation_power: float = option(1.0, "power of the proportional allocation")
+    allocation_temperature: float = option(0.01, "temperature of the softmax allocation")
+    masked_lookup: bool = option(False, "mask what a key, and the cells, are compared by")
+    mask_floor: float = option(0.1, "least value of a mask")
+    deallocate: bool = option(False, "erase freed cells")
+    link_sharpness: bool = option(False, "sharpen forward and backward weightings")
     strengths: str = option("oneplus", "activation of the strengths of keys", choices=STRENGTHS)
     usage_gradient: bool = True
 
@@ -57,8 +74,16 @@ class StepOptions:
                 check_integer(name, getattr(self, name), minimum=1)
         if self.link_threshold is not None:
             check_number("link_threshold", self.link_threshold, 0.0, 1.0)
-        check_flag("link_unit_sums", self.link_unit_sums)
+        for name in ("link_unit_sums", "masked_lookup", "deallocate", "link_sharpness"):
+            check_flag(name, getattr(self, name))
         check_integer("link_history", self.link_history, minimum=1)
+        check_choice("similarity", self.similarity, SIMILARITIES)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_number("allocation_power", self.allocation_power, 1.0)
+        check_number("allocation_temperature", self.allocation_temperature, 0.0, above=True)
+        check_number("mask_floor", self.mask_floor, 0.0, 1.0)
+        if self.mask_floor == 1:
+            raise ValueError("mask_floor must be below 1, where a mask hides nothing, got 1")
         check_choice("strengths", self.strengths, STRENGTHS)
         check_flag("usage_gradient", self.usage_gradient)
 
@@ -82,6 +107,35 @@ class StepOptions:
     def cut_weightings(self) -> bool:
         """Whether any weighting keeps only its largest entries."""
         return self.read_topk is not None or self.write_topk is not None
+
+    @property
+    def varied_look_up(self) -> bool:
+        """Whether keys are not compared with cells as in the paper."""
+        return self.similarity != "cosine" or self.masked_lookup
+
+    @property
+    def varied(self) -> bool:
+        """Whether the step is one of docs/variants.md."""
+        return (
+            self.varied_look_up
+            or self.allocation != "sorted"
+            or self.deallocate
+            or self.link_sharpness
+        )
+
+    @property
+    def as_in_paper(self) -> bool:
+        """Whether all equations and gradients of the step are the paper's."""
+        return not self.varied and self.strengths == "oneplus" and self.usage_gradient
+
+    @property
+    def extras(self) -> Extras:
+        """Which parts the interface has besides the paper's."""
+        return Extras(self.mask_floor if self.masked_lookup else None, self.link_sharpness)
+
+    def interface_length(self, W: int, R: int, Hw: int) -> int:
+        """Length of a step's raw interface vector."""
+        return interface_size(W, R, Hw, self.masked_lookup, self.link_sharpness)
 
 
 PAPER = StepOptions()

@@ -18,28 +18,32 @@ class Trace(NamedTuple):
     The leading axes are those of the output: (T, B), or (B, T) with batch_first, or (T) unbatched.
     The trace of a PackedSequence is padded with zeros past the end of each sequence.
 
-    | field                  | shape                 |
-    |------------------------|-----------------------|
-    | read_keys              | (T, B, R, W)          |
-    | read_strengths         | (T, B, R)             |
-    | write_keys             | (T, B, Hw, W)         |
-    | write_strengths        | (T, B, Hw)            |
-    | erase_vectors          | (T, B, Hw, W)         |
-    | write_vectors          | (T, B, Hw, W)         |
-    | free_gates             | (T, B, R)             |
-    | allocation_gates       | (T, B, Hw)            |
-    | write_gates            | (T, B, Hw)            |
-    | read_modes             | (T, B, R, 1 + 2 Hw)   |
-    | allocation_weights     | (T, B, Hw, N)         |
-    | write_content_weights  | (T, B, Hw, N)         |
-    | read_content_weights   | (T, B, R, N)          |
-    | forward_weights        | (T, B, R, Hw, N)      |
-    | backward_weights       | (T, B, R, Hw, N)      |
-    | usage                  | (T, B, N)             |
-    | precedence             | (T, B, Hw, N)         |
-    | write_weights          | (T, B, Hw, N)         |
-    | read_weights           | (T, B, R, N)          |
-    | read_vectors           | (T, B, R, W)          |
+    | field                  | shape                                                         |
+    |------------------------|---------------------------------------------------------------|
+    | read_keys              | (T, B, R, W)                                                  |
+    | read_strengths         | (T, B, R)                                                     |
+    | write_keys             | (T, B, Hw, W)                                                 |
+    | write_strengths        | (T, B, Hw)                                                    |
+    | erase_vectors          | (T, B, Hw, W)                                                 |
+    | write_vectors          | (T, B, Hw, W)                                                 |
+    | free_gates             | (T, B, R)                                                     |
+    | allocation_gates       | (T, B, Hw)                                                    |
+    | write_gates            | (T, B, Hw)                                                    |
+    | read_modes             | (T, B, R, 1 + 2 Hw)                                           |
+    | allocation_weights     | (T, B, Hw, N)                                                 |
+    | write_content_weights  | (T, B, Hw, N)                                                 |
+    | read_content_weights   | (T, B, R, N)                                                  |
+    | forward_weights        | (T, B, R, Hw, N)                                              |
+    | backward_weights       | (T, B, R, Hw, N)                                              |
+    | usage                  | (T, B, N)                                                     |
+    | precedence             | (T, B, Hw, N)                                                 |
+    | write_weights          | (T, B, Hw, N)                                                 |
+    | read_weights           | (T, B, R, N)                                                  |
+    | read_vectors           | (T, B, R, W)                                                  |
+    | read_masks             | (T, B, R, W), or (T, B, 0) in a model without masks           |
+    | write_masks            | (T, B, Hw, W), or (T, B, 0)                                   |
+    | forward_sharpness      | (T, B, R, Hw), or (T, B, 0) in a model without link sharpness |
+    | backward_sharpness     | likewise                                                      |
     """
 
     read_keys: Tensor
@@ -62,6 +66,10 @@ class Trace(NamedTuple):
     write_weights: Tensor
     read_weights: Tensor
     read_vectors: Tensor
+    read_masks: Tensor
+    write_masks: Tensor
+    forward_sharpness: Tensor
+    backward_sharpness: Tensor
 
 
 def trace_step(
@@ -70,7 +78,9 @@ def trace_step(
     """One step's trace, (B, ...) each."""
     parts = {**interface._asdict(), **weightings._asdict(), **state._asdict()}
     parts["read_vectors"] = read_vectors
-    return Trace(**{name: parts[name].detach() for name in Trace._fields})
+    none = read_vectors.new_empty(len(read_vectors), 0)
+    found = {name: none if parts[name] is None else parts[name] for name in Trace._fields}
+    return Trace(**{name: part.detach() for name, part in found.items()})
 
 
 def join_steps(steps: list[Trace]) -> Trace:

@@ -3,7 +3,7 @@
 pip install -e ".[examples]"
 python examples/accelerate_loop.py                          about ten seconds on a CPU
 python examples/accelerate_loop.py --precision bf16         matrix products in bfloat16
-python examples/accelerate_loop.py --resume --steps 2000    goes on where the last call ended
+python examples/accelerate_loop.py --resume --steps 2000    continues where the last call ended
 accelerate launch examples/accelerate_loop.py               as `accelerate config` says
 """
 
@@ -17,13 +17,11 @@ from dnc_fast import DNC
 from dnc_fast.tasks import CopyTask
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument(
-    "--steps", type=int, default=1000, help="until when to train, not how many more"
-)
+parser.add_argument("--steps", type=int, default=1000, help="in all, with those before a --resume")
 parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no")
 parser.add_argument("--folder", type=Path, default="runs/accelerate", help="for the checkpoint")
 parser.add_argument("--seed", type=int, default=0, help="of the initial parameters")
-parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+parser.add_argument("--resume", action="store_true", help="continue from the folder's checkpoint")
 options = parser.parse_args()
 
 

@@ -2,7 +2,7 @@
 
 pip install -e ".[examples]"
 python examples/lightning_module.py                         about 15 seconds on a CPU
-python examples/lightning_module.py --resume --epochs 20    goes on where the last call ended
+python examples/lightning_module.py --resume --epochs 20    continues where the last call ended
 
 A run that was stopped and resumed ends with exactly the parameters of one that never stopped.
 """
@@ -74,11 +74,13 @@ class Copier(lightning.LightningModule):
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--epochs", type=int, default=10, help="until when to train, not how much more")
+parser.add_argument("--epochs", type=int, default=10, help="in all, with those before a --resume")
 parser.add_argument("--epoch-steps", type=int, default=100, help="training steps in an epoch")
 parser.add_argument("--folder", type=Path, default="runs/lightning", help="for checkpoints")
 parser.add_argument("--seed", type=int, default=0, help="of the initial parameters")
-parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
+parser.add_argument(
+    "--resume", action="store_true", help="continue from the folder's last checkpoint"
+)
 options = parser.parse_args()
 
 torch.set_num_threads(1)  # the fastest for a model as small as this

@@ -12,6 +12,16 @@ GATES = {LSTM: 4, GRU: 4, PLAIN: 1}
 """Pre-activations for each hidden unit, by kind."""
 
 
+SIMILARITIES = ("cosine", "euclidean", "manhattan", "dot")
+COSINE, EUCLIDEAN, MANHATTAN, DOT = range(4)
+"""How keys are compared with cells: the names, and their numbers in kernels."""
+
+
+ALLOCATIONS = ("sorted", "proportional", "softmax")
+SORTED, PROPORTIONAL, SOFTMAX = range(3)
+"""How free cells share new content, likewise."""
+
+
 class LayerStep(NamedTuple):
     """The arrays of a controller layer at a time step of b sequences; None where it has none.
 

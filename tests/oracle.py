@@ -108,6 +108,18 @@ def allocation_weighting(usage: np.ndarray, order: str = "exact") -> np.ndarray:
     return allocation
 
 
+def smooth_allocation_weighting(usage: np.ndarray, kind: str, parameter: float) -> np.ndarray:
+    """Shares of 1 - prod u': f^power or e^(f / temperature); of free cells the first count more."""
+    lifted = [EPSILON + (1 - EPSILON) * u for u in usage]
+    total = 1 - math.prod(lifted)
+    free = [(1 - u + EPSILON) * (1 - 0.5 * n / len(lifted)) for n, u in enumerate(lifted)]
+    if kind == "proportional":
+        shares = [f**parameter for f in free]
+    else:
+        shares = [math.exp(f / parameter) for f in free]
+    return np.array([total * share / sum(shares) for share in shares])
+
+
 def cosine_similarity(key: np.ndarray, cell: np.ndarray) -> float:
     dot = key_square = cell_square = 0.0
     for w in range(len(key)):
@@ -117,8 +129,27 @@ def cosine_similarity(key: np.ndarray, cell: np.ndarray) -> float:
     return dot / (math.sqrt(key_square + EPSILON) * math.sqrt(cell_square + EPSILON) + EPSILON)
 
 
-def content_weighting(key: np.ndarray, strength: float, memory: np.ndarray) -> np.ndarray:
-    return softmax([strength * cosine_similarity(key, cell) for cell in memory])
+def similarity_of(kind: str, key: np.ndarray, cell: np.ndarray) -> float:
+    if kind == "cosine":
+        return cosine_similarity(key, cell)
+    total = 0.0
+    for k, m in zip(key, cell, strict=True):
+        total += {"euclidean": (k - m) ** 2, "manhattan": abs(k - m), "dot": k * m}[kind]
+    if kind == "dot":
+        return total
+    return -total if kind == "manhattan" else -math.sqrt(total + EPSILON)
+
+
+def content_weighting(
+    key: np.ndarray,
+    strength: float,
+    memory: np.ndarray,
+    mask: np.ndarray | None = None,
+    similarity: str = "cosine",
+) -> np.ndarray:
+    if mask is not None:
+        key, memory = key * mask, memory * mask
+    return softmax([strength * similarity_of(similarity, key, cell) for cell in memory])
 
 
 def write_weightings(
@@ -270,6 +301,23 @@ def lstm_layer(weights: Arrays, x: np.ndarray, state: tuple) -> tuple[np.ndarray
     return hidden, (hidden, cell)
 
 
+def layer_norm(x: np.ndarray, gain: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    mean = sum(x) / len(x)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in x) / len(x) + 1e-5)
+    normal = [gain[i] * (x[i] - mean) / deviation for i in range(len(x))]
+    return np.array(normal) + (0 if shift is None else shift)
+
+
+def layer_norm_lstm_layer(weights: Arrays, x: np.ndarray, state: tuple) -> tuple[np.ndarray, tuple]:
+    hidden, cell = state
+    gates = affine(weights, "_ih", x) + affine(weights, "_hh", hidden)
+    i, f, g, o = np.split(layer_norm(gates, weights["gain_gates"], weights.get("bias_gates")), 4)
+    cell = each(sigmoid, f) * cell + each(sigmoid, i) * each(math.tanh, g)
+    shown = layer_norm(cell, weights["gain_cell"], weights.get("bias_cell"))
+    hidden = each(sigmoid, o) * each(math.tanh, shown)
+    return hidden, (hidden, cell)
+
+
 def gru_layer(weights: Arrays, x: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, Any]:
     r, z, n = zip(
         np.split(affine(weights, "_ih", x), 3),
@@ -296,6 +344,7 @@ LAYERS: dict[str, Callable[..., tuple[np.ndarray, Any]]] = {
     "gru": gru_layer,
     "rnn": rnn_layer,
     "feedforward": feedforward_layer,
+    "layer_norm_lstm": layer_norm_lstm_layer,
 }
 
 

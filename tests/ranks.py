@@ -118,7 +118,9 @@ def lost(ranks: Ranks, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     at_step(run, 30, die)
-    with pytest.raises(TrainingError, match=r"rank 0 of 2 has lost another one.* --resume goes on"):
+    with pytest.raises(
+        TrainingError, match=r"rank 0 of 2 has lost another rank.* --resume continues"
+    ):
         run.train("off")
     assert time.monotonic() - died[0] < 10
     assert load_checkpoint(folder / "lost")["progress"]["step"] == 25

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from dnc_fast import DNC, DNCState, MemoryState, memory_step
-from dnc_fast.interface import interface_size
 from dnc_fast.linkages import SeparableLink, SparseLink
 from dnc_fast.state import MemorySizes, map_tensors, memory_state_shapes, tensors
+from dnc_fast.step_options import StepOptions
 
 HAS_NUMBA = find_spec("numba") is not None
 
@@ -119,10 +119,13 @@ def zero_state(sizes: MemorySizes, dtype: torch.dtype = torch.float64) -> Memory
     return MemoryState.zeros(*sizes, dtype=dtype)
 
 
-def random_interfaces(steps: int, sizes: MemorySizes, seed: int = 0, scale: float = 2.0) -> Tensor:
+def random_interfaces(
+    steps: int, sizes: MemorySizes, seed: int = 0, scale: float = 2.0, **options: Any
+) -> Tensor:
     """(T, B, interface size) raw vectors; a large scale saturates gates, modes and strengths."""
     generator = torch.Generator().manual_seed(seed)
-    size = interface_size(sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads)
+    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads
+    size = StepOptions(**options).interface_length(*heads)
     return scale * normal(steps, sizes.batch_size, size, generator=generator)
 
 
@@ -318,11 +321,13 @@ def run(
     )
 
 
-def make_cotangents(vector: Tensor, state: MemoryState, seed: int = 0) -> list[Tensor]:
+def make_cotangents(
+    vector: Tensor, state: MemoryState, seed: int = 0, **options: Any
+) -> list[Tensor]:
     """Gradients of the floats that a step returns: its read vectors and the new state."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        results = memory_step(vector, state, backend="reference")
+        results = memory_step(vector, state, backend="reference", **options)
     floats = [part for part in tensors(results) if part.is_floating_point()]
     return [normal(*part.shape, generator=generator) for part in floats]
 

@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from dnc_fast import DNC, MemoryState, functional
+from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.interface import interface_size
 from dnc_fast.linkages import LINKAGES, SparseLink
 from dnc_fast.state import map_tensors, tensors
+from dnc_fast.step_options import ALLOCATIONS, SIMILARITIES
 
 sizes = st.sampled_from([1, 1, 2, 3, 5])
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -29,6 +31,18 @@ def rarely(draw: Any, one_in: int) -> bool:
 
 
 # Models, their inputs, their states
+
+VARIANTS: dict[str, Any] = {
+    "similarity": SIMILARITIES,
+    "allocation": ALLOCATIONS,
+    "masked_lookup": [True],
+    "deallocate": [True],
+    "link_sharpness": [True],
+    "interface_norm": [True],
+    "bidirectional_controller": [True],
+    "bypass_dropout": [0.5],
+}
+"""Options that most models leave at their defaults."""
 
 
 @st.composite
@@ -45,7 +59,7 @@ def models(draw: Any) -> dict[str, Any]:
         "bias": draw(st.booleans()),
         "batch_first": draw(st.booleans()),
         "bidirectional": draw(st.sampled_from([False, False, True])),
-        "controller": draw(st.sampled_from(["lstm", "gru", "rnn", "feedforward"])),
+        "controller": draw(st.sampled_from(tuple(CONTROLLERS))),
         "linkage": draw(st.sampled_from(tuple(LINKAGES))),
         "usage_order": draw(st.sampled_from(["robust", "robust", "exact"])),
         "checkpoint_interval": draw(st.sampled_from([None, 1, 2])),
@@ -56,6 +70,9 @@ def models(draw: Any) -> dict[str, Any]:
     for name in ("read_topk", "write_topk"):
         if rarely(draw, 6):
             options[name] = draw(sizes)
+    for name, values in VARIANTS.items():
+        if rarely(draw, 6):
+            options[name] = draw(st.sampled_from(values))
     if rarely(draw, 20):  # a mistake
         name = draw(st.sampled_from(sorted(options)))
         options[name] = draw(st.sampled_from([0, -1, 2.5, "x", None, True, 10**3]))

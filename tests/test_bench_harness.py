@@ -263,7 +263,7 @@ def test_a_cut_file_is_named_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / NAME
     cut = path.read_text()[:-10]
     path.write_text(cut)
-    with pytest.raises(ResultsError, match=r"line 4 of 4 is no JSON .* the 2 records before it"):
+    with pytest.raises(ResultsError, match=r"line 4 of 4 is not JSON .* the 2 records before it"):
         opened(tmp_path)
     assert path.read_text() == cut
     path.write_text("".join(line + "\n" for line in cut.splitlines()[:-1]))  # as the message says
@@ -273,7 +273,7 @@ def test_a_cut_file_is_named_and_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}\n", '{"format": 99}\n', "[1]\n"])
 def test_what_is_no_result_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(ResultsError, match=r"header of format 1|no JSON object"):
+    with pytest.raises(ResultsError, match=r"header of format 1|is not JSON"):
         read(tmp_path)
 
 

@@ -96,6 +96,22 @@ def test_linkages_train_resume_are_drawn_and_scored_with_others(tmp_path, linkag
     assert "error: read_topk must be at least 1, got 0" in bad
 
 
+def test_variants_train_and_are_scored(tmp_path):
+    out = ("--out", tmp_path, "--no-pictures")
+    chosen = ("--masked-lookup", "--mask-floor", 0.2, "--deallocate", "--link-sharpness")
+    chosen += ("--similarity", "euclidean", "--allocation", "softmax")
+    run("train", "copy", *TINY, *chosen, "--max-steps", 2, *out)
+    model = load_checkpoint(tmp_path)["model"]
+    assert model["masked_lookup"] and model["deallocate"] and model["link_sharpness"]
+    assert (model["mask_floor"], model["similarity"], model["allocation"]) == (
+        *(0.2, "euclidean", "softmax"),
+    )
+    run("train", "copy", *out, "--resume", "--deallocate", "--max-steps", 3)
+    again = run("train", "copy", *out, "--resume", "--no-deallocate", status=2)
+    assert "--deallocate must stay True when a run is resumed, got False" in again
+    assert "held-out" in run("eval", tmp_path, "--linkage", "none")
+
+
 def test_runs_from_before_an_option_have_its_default(tmp_path):
     run("train", "copy", *TINY, "--max-steps", 1, "--no-pictures", "--out", tmp_path)
     content = load_checkpoint(tmp_path)
@@ -212,7 +228,7 @@ def test_tensorboard_gets_the_rows_of_the_metrics(tmp_path):
 def test_missing_tensorboard_is_named_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     printed = run("train", "copy", *TINY, "--tensorboard", "--out", tmp_path, status=2)
-    assert "`pip install tensorboard` brings it" in printed
+    assert "`pip install tensorboard` installs it" in printed
 
 
 def test_info_names_versions_and_backends():
@@ -232,7 +248,7 @@ def test_help(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "sort"), "invalid choice: 'sort'"),
+        (("train", "juggle"), "invalid choice: 'juggle'"),
         (("train", "copy", "--max-length", 0), "max_length must be at least 1, got 0"),
         (("train", "copy", "--learning-rate", "nan"), "learning_rate must be finite"),
         (("train", "copy", "--device", "gpu"), "--device must name a device"),
@@ -352,7 +368,7 @@ def test_a_finished_run_says_why_there_is_nothing_to_train(tmp_path):
     arguments = ("train", "copy", *TINY, "--out", tmp_path, "--no-pictures")
     run(*arguments, "--max-steps", 5)
     printed = run(*arguments, "--resume", "--max-steps", 5)
-    assert "nothing to train: the run has taken its 5 steps; --max-steps 10 allows more" in printed
+    assert "nothing to train: the run has already taken its 5 steps; --max-steps 10" in printed
     solved = tmp_path / "solved"
     easy = ("--max-length", 1, "--num-bits", 1, "--solved-at", 0.2, "--solved-evaluations", 1)
     run("train", "copy", *TINY, *easy, "--out", solved, "--no-pictures")

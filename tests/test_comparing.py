@@ -8,7 +8,7 @@ import torch
 from runs import COPY, model_config, rows, trained
 from test_models import run
 
-from dnc_fast.cli.compare import _budget, _matched
+from dnc_fast.cli.compare import ENDLESS, _budget, _limit, _matched
 from dnc_fast.cli.options import UserError
 from dnc_fast.models import count_parameters
 from dnc_fast.pictures import comparison_curves, comparison_of_lengths
@@ -89,6 +89,23 @@ def test_budgets():
     assert _matched([first, second], None) == [first, first]
     both = _matched([first, second], 3000.0)
     assert both[0] == both[1] and abs(count_parameters(both[0]) - 3000) < 150
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (["steps=7"], 7),
+        (["steps=7", "seconds=3"], 7),
+        (["steps"], 500),
+        (["parameters=9"], 500),
+        (["steps", "seconds=3"], 500),
+        (["seconds=3"], ENDLESS),
+    ],
+)
+def test_only_seconds_alone_leave_the_steps_without_a_limit(words, steps):
+    assert _limit(500, _budget(words)) == {"max_steps": steps}
+    own = {} if steps == 500 else {"max_steps": steps}
+    assert _limit(None, _budget(words)) == own
 
 
 def test_longer_tasks():

@@ -40,6 +40,16 @@ for linkage in ("dense", "sparse", "separable", "none"):
         train(linkage=linkage, usage_order=order, write_topk=2, num_write_heads=2)
 train(cells=5000, steps=2, linkage="sparse", read_topk=4, write_topk=4)
 train(cells=5000, steps=2, linkage="separable", num_write_heads=2)
+for varied in (
+    {"similarity": "dot"}, {"allocation": "softmax"}, {"masked_lookup": True},
+    {"deallocate": True}, {"link_sharpness": True},
+):
+    for linkage in ("dense", "separable"):
+        train(linkage=linkage, checkpoint_interval=2, **varied)
+train(cells=300, deallocate=True)
+train(dropout=0.5, num_layers=2, deallocate=True)
+cell = DNCCell(3, 4, num_cells=5, cell_size=3, backend="cpu", masked_lookup=True)
+cell(torch.randn(2, 3))[0].sum().backward()
 cell = DNCCell(3, 4, num_cells=5, cell_size=3, backend="cpu")
 cell(torch.randn(2, 3))[0].sum().backward()
 usage = torch.rand(2, 5, requires_grad=True)

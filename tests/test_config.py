@@ -51,6 +51,14 @@ BAD_OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ("controller", None, TypeError, "'lstm'.*got None"),
     ("strengths", "exp", ValueError, "'oneplus'.*'softplus'.*got 'exp'"),
     ("usage_order", "sorted", ValueError, "'exact'.*'robust'.*got 'sorted'"),
+    ("similarity", "cosin", ValueError, "'cosine'.*'dot'.*got 'cosin'"),
+    ("allocation", "sort", ValueError, "'sorted'.*'softmax'.*got 'sort'"),
+    ("allocation_power", 0.5, ValueError, "at least 1, got 0.5"),
+    ("allocation_temperature", 0, ValueError, "above 0, got 0"),
+    *((name, 1, TypeError, "True or False, got 1") for name in ("masked_lookup", "deallocate")),
+    ("link_sharpness", "yes", TypeError, "True or False, got 'yes'"),
+    ("mask_floor", -0.1, ValueError, "at least 0 and at most 1, got -0.1"),
+    ("mask_floor", 1, ValueError, "below 1, where a mask hides nothing, got 1"),
     ("state_dtype", torch.int64, ValueError, r"got torch\.int64"),
     ("state_dtype", "float32", ValueError, "got 'float32'"),
     ("checkpoint_dtype", torch.int32, ValueError, r"got torch\.int32"),
@@ -107,6 +115,18 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         ({"link_fan_out": 4}, r'linkage="sparse", so .* no effect.*"dense"; got link_fan_out=4'),
         ({"link_history": 9}, r'linkage="separable", so it has no effect.*link_history=9'),
         (
+            {"allocation": "softmax", "allocation_power": 2.0},
+            r'allocation_power is an option of allocation="proportional".*"softmax"; got',
+        ),
+        (
+            {"mask_floor": 0.2},
+            r"mask_floor is an option of masked_lookup=True.*masked_lookup=False; got mask_floor=",
+        ),
+        (
+            {"linkage": "none", "link_sharpness": True},
+            r'link_sharpness sharpens.*no effect with linkage="none"; got link_sharpness=True',
+        ),
+        (
             {"linkage": "separable", "checkpoint_dtype": torch.float16},
             r'checkpoint_dtype is an option of linkage="dense".*linkage="separable"',
         ),
@@ -139,7 +159,7 @@ OPTIONS = {field.name: field.default for field in dataclasses.fields(DNCConfig)}
 
 def test_every_option_is_an_argument_with_the_same_default() -> None:
     """As editors and `help` show it: for the modules, their constructors, and `memory_step`."""
-    only_whole_sequences = {"batch_first", "bidirectional"}
+    only_whole_sequences = {"batch_first", "bidirectional", "bidirectional_controller"}
     for function, absent in (
         (DNC, set()),
         (DNC.__init__, set()),

@@ -1,4 +1,4 @@
-"""The four built-in controllers, and custom ones."""
+"""The built-in controllers, and custom ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dnc_fast.state import map_tensors, tensors
 every_controller = pytest.mark.parametrize("controller", CONTROLLERS)
 
 
-# The four
+# The built-in ones
 
 
 @every_controller
@@ -48,7 +48,8 @@ def test_keeps_the_protocol(controller: str) -> None:
     assert outputs.shape == (2, 12)
     shapes = [part.shape for part in tensors(state)]
     assert shapes == [part.shape for part in tensors(module.zero_state(2))]
-    assert len(shapes) == {"lstm": 6, "gru": 3, "rnn": 3, "feedforward": 0}[controller]
+    counts = {"lstm": 6, "gru": 3, "rnn": 3, "feedforward": 0, "layer_norm_lstm": 6}
+    assert len(shapes) == counts[controller]
     places = {part.data_ptr() for part in tensors(module.zero_state(2))}
     assert len(places) == len(shapes)  # no storage is shared
 
@@ -69,9 +70,11 @@ def test_parameters_start_as_in_torchs_own_layers(controller: str) -> None:
     """Uniform within 1 / sqrt(H) in recurrent layers, 1 / sqrt(inputs) in linear ones."""
     cell = DNC(3, 25, 2, controller=controller, num_cells=4, cell_size=3).cell
     for layer in (*cell.controller.layers, cell.interface, cell.output):
-        recurrent = isinstance(layer, nn.RNNCellBase)
-        bound = (25 if recurrent else layer.in_features) ** -0.5
-        for parameter in layer.parameters():
+        bound = getattr(layer, "in_features", 25) ** -0.5
+        for name, parameter in layer.named_parameters():
+            if name.startswith("gain"):
+                assert (parameter == 1).all()
+                continue
             assert 0.8 * bound < parameter.abs().max() <= bound
 
 
@@ -80,10 +83,23 @@ def test_reset_parameters_draws_again(controller: str) -> None:
     torch.manual_seed(1)
     first = DNC(3, 4, 2, controller=controller)
     other = DNC(3, 4, 2, controller=controller)
-    assert not any(map(torch.equal, first.parameters(), other.parameters()))
+    drawn = [name for name, _ in first.named_parameters() if "gain" not in name]
+    assert drawn
+    for name in drawn:
+        assert not torch.equal(first.get_parameter(name), other.get_parameter(name))
     torch.manual_seed(1)
     other.reset_parameters()
     assert all(map(torch.equal, first.parameters(), other.parameters()))
+
+
+def test_normalised_zeros_do_not_blow_up_gradients() -> None:
+    """As a controller from the end meets them, where batches are padded."""
+    model = DNC(3, 8, controller="layer_norm_lstm", num_cells=4, cell_size=3)
+    x = torch.zeros(200, 2, 3)
+    x[-1] = 1
+    model(x)[0][-1].sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.norm() < 1e3, name
 
 
 # Clipping, dropout
@@ -124,7 +140,7 @@ def final_gradients(
 
 @pytest.mark.parametrize(
     ("controller", "of_state"),
-    [*((name, False) for name in CONTROLLERS), ("lstm", True)],
+    [*((name, False) for name in CONTROLLERS), ("lstm", True), ("layer_norm_lstm", True)],
     ids=lambda value: {True: "cell", False: "hidden"}.get(value, value),
 )
 def test_activation_clip_limits_the_gradient_of_activations(

@@ -275,7 +275,7 @@ def test_model_on_another_device_says_so() -> None:
 
 # The trace
 
-SIZES = {"T": 4, "B": 2, "R": 2, "H": 3, "N": 5, "W": 3, "M": 7}
+SIZES = {"T": 4, "B": 2, "R": 2, "H": 3, "N": 5, "W": 3, "M": 7, "0": 0}
 TRACE_SHAPES = {
     **{"read_keys": "RW", "read_strengths": "R", "write_keys": "HW", "write_strengths": "H"},
     **{"erase_vectors": "HW", "write_vectors": "HW", "free_gates": "R"},
@@ -283,13 +283,19 @@ TRACE_SHAPES = {
     **{"allocation_weights": "HN", "write_content_weights": "HN", "read_content_weights": "RN"},
     **{"forward_weights": "RHN", "backward_weights": "RHN", "usage": "N", "precedence": "HN"},
     **{"write_weights": "HN", "read_weights": "RN", "read_vectors": "RW"},
+    **{"read_masks": "0", "write_masks": "0", "forward_sharpness": "0", "backward_sharpness": "0"},
 }
-"""Behind T and B: H write heads, M read modes."""
+"""Behind T and B: H write heads, M read modes; 0 for what only variants have."""
+
+OF_VARIANTS = {
+    **{"read_masks": "RW", "write_masks": "HW"},
+    **{"forward_sharpness": "RH", "backward_sharpness": "RH"},
+}
 
 
-def traced() -> tuple[DNC, Tensor, DNCState, Trace]:
+def traced(**options: Any) -> tuple[DNC, Tensor, DNCState, Trace]:
     """T=4, B=2, R=2, Hw=3, N=5, W=3."""
-    model = lively_dnc(num_write_heads=3)
+    model = lively_dnc(num_write_heads=3, **options)
     x = normal(4, 2, 3)
     output, final, trace = model(x, lively_state(model, 2), return_trace=True)
     # The trace is the reference's, whichever backend runs without one.
@@ -298,11 +304,13 @@ def traced() -> tuple[DNC, Tensor, DNCState, Trace]:
     return model, output, final, trace
 
 
-def test_trace_has_the_documented_shapes_and_no_graph() -> None:
-    _, _, _, trace = traced()
+@pytest.mark.parametrize("varied", [False, True])
+def test_trace_has_the_documented_shapes_and_no_graph(varied: bool) -> None:
+    _, _, _, trace = traced(masked_lookup=varied, link_sharpness=varied)
+    expected = TRACE_SHAPES | (OF_VARIANTS if varied else {})
     assert {name: tuple(part.shape) for name, part in trace._asdict().items()} == {
         name: tuple(SIZES[letter] for letter in "TB" + letters)
-        for name, letters in TRACE_SHAPES.items()
+        for name, letters in expected.items()
     }
     assert not any(part.requires_grad for part in trace)
 

@@ -628,6 +628,8 @@ def test_same_model_twice_in_a_graph(backend: str) -> None:
         {"controller": "gru", "num_write_heads": 2},
         {"write_topk": 3},
         *({"linkage": linkage, "write_topk": 3} for linkage in ("sparse", "separable", "none")),
+        {"controller": "layer_norm_lstm", "interface_norm": True},
+        {"bidirectional_controller": True, "num_layers": 2, "dropout": 0.5},
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""The examples and the README's Python run, at tiny size; what examples promise holds."""
+"""The examples run, at tiny size; what examples promise holds."""
 
 import re
 import runpy
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import contents_equal, trained
+from runs import contents_equal
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
@@ -66,17 +66,6 @@ def test_resumed_example_ends_as_an_unbroken_one(name, length, model, tmp_path, 
     # Another seed, so that the same parameters can only come from the checkpoint.
     resumed = run_here(name, *length, 3, *parts, "--resume", "--seed", 1)
     assert contents_equal(*(run[model].state_dict() for run in (whole, resumed)))
-
-
-SNIPPETS = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.S)
-
-
-@pytest.mark.parametrize("code", SNIPPETS, ids=lambda code: code.split("\n")[-2][:30])
-def test_snippet_runs(code, tmp_path, monkeypatch):
-    if "runs/copy" in code:
-        trained(tmp_path / "runs/copy", max_steps=1)
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
 
 
 def walked(env, act):

@@ -172,6 +172,10 @@ def test_triton_compiles() -> None:
         {"controller": "feedforward", "bias": False, "checkpoint_interval": 2},
         {"write_topk": 2, "read_topk": 2, "linkage": "sparse", "link_threshold": 0.01},
         {"num_write_heads": 2, "usage_order": "robust", "checkpoint_dtype": torch.float32},
+        {"similarity": "euclidean", "allocation": "softmax", "allocation_temperature": 0.3},
+        {"masked_lookup": True, "mask_floor": 0.2, "deallocate": True, "link_sharpness": True},
+        {"interface_norm": True, "controller": "layer_norm_lstm", "bias": False},
+        {"bidirectional_controller": True, "interface_norm": True},
     ],
     ids=lambda options: next(iter(options)),
 )

@@ -11,9 +11,11 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC
 from dnc_fast.backends import REGISTRY, Backend, Registered, memory_step
+from dnc_fast.baselines import Baseline, BaselineConfig
 from dnc_fast.cli import main
 from dnc_fast.controllers import CONTROLLERS, LayeredController
 from dnc_fast.linkages import LINKAGES, Linkage, LinkGradients, LinkRun
+from dnc_fast.models import MODELS
 from dnc_fast.presets import model_config, model_options, training_options
 from dnc_fast.state import MemoryState, tensors
 from dnc_fast.tasks import TASKS, Batch, BitTask
@@ -102,6 +104,43 @@ def results(model, x, state=None):
 
 def sum_of_squares(output, final):
     return sum(part.square().sum() for part in tensors((output, final)))
+
+
+# A model: its options, its class, and one line in MODELS.
+
+
+@dataclass(frozen=True)
+class MeanConfig(BaselineConfig):
+    pass
+
+
+class Mean(Baseline):
+    """A layer on the sum of the inputs so far."""
+
+    Config = MeanConfig
+
+    def build(self, config):
+        sizes = (config.input_size, config.hidden_size, config.output_size)
+        self.layers = nn.Sequential(nn.Linear(*sizes[:2]), nn.Tanh(), nn.Linear(*sizes[1:]))
+
+    def state_shapes(self, num_cells):
+        return {"sum": (self.config.input_size,)}
+
+    def run(self, x, parts):
+        sums = parts["sum"] + x.cumsum(0)
+        return self.layers(sums), {"sum": sums[-1]}
+
+
+def test_a_model_trains(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "mean", Mean)
+    monkeypatch.setitem(TASKS, "toy", Toy)
+    options = ["--learning-rate", "0.02", "--max-steps", "60", "--no-pictures"]
+    command = ["train", "toy", "--model", "mean", *options, "--out", str(tmp_path)]
+    assert main(command) == 0
+    first, last = losses(tmp_path)
+    assert last < 0.2 * first
+    assert main(["eval", str(tmp_path), "--task", "delay=3"]) == 0
+    assert type(Trainer.resume(tmp_path).model) is Mean
 
 
 # A linkage: its class, and one entry in LINKAGES.
@@ -261,9 +300,9 @@ class CountingBackend(Backend):
             return ValueError(f'backend "counting" takes float64, got {dtype}')
         return super().problem(device, dtype)
 
-    def look_up(self, keys, strengths, memory):
+    def look_up(self, *query, **options):
         CountingBackend.calls += 1
-        return super().look_up(keys, strengths, memory)
+        return super().look_up(*query, **options)
 
 
 def test_a_backend_trains(monkeypatch):

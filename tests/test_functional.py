@@ -23,7 +23,7 @@ from torch import Tensor
 from dnc_fast import functional
 from dnc_fast.backends import REGISTRY, VARIABLE, backend_problem
 from dnc_fast.state import MemorySizes
-from dnc_fast.step_options import USAGE_ORDERS
+from dnc_fast.step_options import ALLOCATIONS, SIMILARITIES, USAGE_ORDERS
 
 SIZES = MemorySizes(2, 5, 3, 2, 2)
 
@@ -96,6 +96,32 @@ def test_results_and_gradients_equal_the_reference_at_any_size(
     torch.manual_seed(seed)
     if runnable(backend):
         assert_equals_the_reference(name, backend, sizes)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("backend", REGISTRY)
+def test_similarities_and_masks_equal_the_reference(
+    backend: str, masked: bool, similarity: str
+) -> None:
+    if not runnable(backend):
+        pytest.skip("cannot run here")
+    given, found = arguments()["content_weighting"], []
+    if masked:
+        given["masks"] = uniform(*given["keys"].shape).to(DEVICE)
+    for name in (backend, "reference"):
+        leaves = require_grad(given)
+        weights = functional.content_weighting(**leaves, similarity=similarity, backend=name)
+        found.append(outcome({"weights": weights}, leaves))
+    assert_close(*found, "float64")
+
+
+def test_masks_and_similarity_are_checked() -> None:
+    given = arguments()["content_weighting"]
+    with pytest.raises(ValueError, match=r"^masks must have shape \(B, H, W\).*got \(2, 2, 2\)"):
+        functional.content_weighting(**given, masks=given["keys"][..., :2])
+    with pytest.raises(ValueError, match=r"^similarity must be one of.*got 'hamming'"):
+        functional.content_weighting(**given, similarity="hamming")
 
 
 @every_function
@@ -172,6 +198,19 @@ def test_auto_can_be_compiled(name: str) -> None:
 def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"^backend must be one of.*'triton'"):
         getattr(functional, name)(**arguments()[name], backend="cuda")
+
+
+@pytest.mark.parametrize("backend", REGISTRY)
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_allocations_equal_the_reference(allocation: str, backend: str) -> None:
+    if not runnable(backend):
+        pytest.skip("cannot run here")
+    given, found = arguments()["allocation_weighting"], []
+    for name in (backend, "reference"):
+        leaves = require_grad(given)
+        weights = functional.allocation_weighting(**leaves, allocation=allocation, backend=name)
+        found.append(outcome({"weights": weights}, leaves))
+    assert_close(*found, "float64")
 
 
 def test_order_is_checked() -> None:

@@ -327,7 +327,7 @@ def test_look_up_and_its_gradient_added(dtype: torch.dtype) -> None:
 
     def look_up(parts: Parts, change: Tensor, start: Tensor, *given: Tensor) -> Any:
         found, d_memory = parts.backend.look_up(*given), start.clone()
-        gradients = parts.backend.look_up_backward(change, found, *given, d_memory)
+        gradients = parts.backend.look_up_backward(change, found, d_memory, *given)
         return found.weights, *gradients, d_memory
 
     compare(look_up, (normal(B, H, N), normal(B, N, W), *given), dtype)
@@ -369,10 +369,11 @@ def test_write_weighting(Hw: int, order: str) -> None:
         (separated_usage(2, 9), random_weighting(2, Hw, 9), normal(2, Hw, 9)), torch.float64
     )
     usage, content, change = given
+    options = StepOptions(usage_order=order)
     found = [
         [
-            parts.backend.write_weighting(interface, usage, content, order),
-            parts.backend.write_weighting_backward(change, interface, usage, content, order),
+            parts.backend.write_weighting(interface, usage, content, options),
+            parts.backend.write_weighting_backward(change, interface, usage, content, options),
         ]
         for parts in (TRITON, PLAIN)
     ]

@@ -20,6 +20,7 @@ from states import (
 
 from dnc_fast.interface import (
     STRENGTHS,
+    Extras,
     Interface,
     interface_shapes,
     interface_size,
@@ -28,6 +29,7 @@ from dnc_fast.interface import (
     parse_interface_backward,
 )
 from dnc_fast.state import MemorySizes
+from dnc_fast.step_options import StepOptions
 
 # Size and order
 
@@ -46,14 +48,23 @@ from dnc_fast.state import MemorySizes
 )
 def test_size(W: int, R: int, Hw: int, size: int) -> None:
     assert interface_size(W, R, Hw) == size
-    assert sum(math.prod(shape) for shape in interface_shapes(W, R, Hw).values()) == size
+    for extras, more in (
+        ((False, False), 0),
+        ((True, False), (R + Hw) * W),
+        ((False, True), 2 * R * Hw),
+        ((True, True), (R + Hw) * W + 2 * R * Hw),
+    ):
+        shapes = interface_shapes(W, R, Hw, *extras).values()
+        assert sum(math.prod(shape) for shape in shapes) == size + more
+        assert interface_size(W, R, Hw, *extras) == size + more
 
 
 def test_fields_are_cut_in_the_published_order() -> None:
     """W=2, R=2, Hw=1, each raw number its own place in the vector."""
     places = torch.arange(23, dtype=torch.float64).unsqueeze(0)
     interface = parse_interface(places, cell_size=2, num_read_heads=2)
-    assert Interface._fields == tuple(interface_shapes(2, 2, 1))
+    assert Interface._fields == tuple(interface_shapes(2, 2, 1, masks=True, sharpness=True))
+    assert Interface._fields[:10] == tuple(interface_shapes(2, 2, 1))
     assert interface.read_keys.tolist() == [[[0, 1], [2, 3]]]
     assert_close(interface.read_strengths, 1 + np.logaddexp(0, [[4, 5]]), "float64")
     assert interface.write_keys.tolist() == [[[6, 7]]]
@@ -66,6 +77,25 @@ def test_fields_are_cut_in_the_published_order() -> None:
     # Six numbers in rows of three: softmax sees only that each is one more than the last.
     ascending = oracle.softmax([0.0, 1.0, 2.0])
     assert_close(interface.read_modes, np.stack([ascending, ascending])[None], "float64")
+
+
+def test_what_variants_add_comes_last() -> None:
+    """W=2, R=2, Hw=1: 6 numbers of masks, then 2 and 2 of sharpness."""
+    places = torch.arange(33, dtype=torch.float64).unsqueeze(0) - 27
+    interface = parse_interface(places, 2, 2, 1, extras=Extras(0.25, True))
+    paper = parse_interface(places[:, :23], 2, 2)
+    assert_close(list(interface[:10]), list(paper[:10]), "equal")
+    masks = 0.25 + 0.75 * torch.sigmoid(places[:, 23:29])
+    assert_close(interface.read_masks.flatten(1), masks[:, :4], "float64")
+    assert_close(interface.write_masks.flatten(1), masks[:, 4:], "float64")
+    assert_close(interface.forward_sharpness.flatten(1), oneplus(places[:, 29:31]), "float64")
+    assert_close(interface.backward_sharpness.flatten(1), oneplus(places[:, 31:]), "float64")
+    for extras, count in ((Extras(0.25), 29), (Extras(None, True), 27)):
+        some = parse_interface(places[:, :count], 2, 2, 1, extras=extras)
+        assert (some.read_masks is None, some.forward_sharpness is None) == (
+            extras.mask_floor is None,
+            not extras.sharpness,
+        )
 
 
 def test_heads_are_inside_their_field() -> None:
@@ -117,28 +147,38 @@ def test_gradient_of_oneplus_is_the_sigmoid() -> None:
 
 @pytest.mark.parametrize("strengths", STRENGTHS)
 @pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize(
+    "options", [{}, {"masked_lookup": True}, {"link_sharpness": True, "masked_lookup": True}]
+)
 @given(sizes=SMALL_SIZES, seed=SEEDS)
 def test_backward_equals_autograd(
-    scale: float, strengths: str, sizes: MemorySizes, seed: int
+    options: dict, scale: float, strengths: str, sizes: MemorySizes, seed: int
 ) -> None:
-    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads, strengths
+    extras = StepOptions(**options).extras
+    heads = sizes.cell_size, sizes.num_read_heads, sizes.num_write_heads, strengths, extras
+
+    def parse(raw: torch.Tensor) -> list[torch.Tensor]:
+        return [part for part in parse_interface(raw, *heads) if part is not None]
 
     def backward(*gradients_and_raw: torch.Tensor) -> torch.Tensor:
         *gradients, raw = gradients_and_raw
         told = parse_interface(raw, *heads)
-        return parse_interface_backward(Interface(*gradients), told, strengths)
+        return parse_interface_backward(Interface(*gradients), told, strengths, extras)
 
-    (raw,) = random_interfaces(1, sizes, seed, scale)
-    assert_backward_equals_autograd(backward, lambda raw: parse_interface(raw, *heads), [raw])
+    (raw,) = random_interfaces(1, sizes, seed, scale, **options)
+    assert_backward_equals_autograd(backward, parse, [raw])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_saturated_values_stay_in_their_ranges(dtype: torch.dtype) -> None:
     for value in (-800.0, 800.0):
-        raw = torch.full((1, interface_size(2, 1)), value, dtype=dtype)
-        interface = parse_interface(raw, 2, 1)
+        raw = torch.full((1, interface_size(2, 1, 1, True, True)), value, dtype=dtype)
+        interface = parse_interface(raw, 2, 1, 1, extras=Extras(0.1, True))
         assert all(part.isfinite().all() for part in interface)
         gates = (interface.erase_vectors, interface.free_gates, interface.write_gates)
         for gate in (*gates, interface.allocation_gates):
             assert (gate == float(value > 0)).all()
+        least = torch.tensor(1.0 if value > 0 else 0.1, dtype=dtype)
+        for mask in (interface.read_masks, interface.write_masks):
+            torch.testing.assert_close(mask, least.expand_as(mask), rtol=0, atol=1e-7)
         assert interface.read_modes.sum(-1).allclose(torch.ones((), dtype=dtype))

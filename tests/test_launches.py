@@ -113,6 +113,28 @@ def test_a_layer_takes_one_launch_forward_and_two_backward(
     assert more == [forward * (LONG - SHORT), backward * (LONG - SHORT)], many
 
 
+@pytest.mark.parametrize(
+    ("options", "forward", "backward"),
+    [
+        ({"similarity": "euclidean"}, 51, 158),
+        ({"allocation": "softmax"}, 61, 188),
+        ({"masked_lookup": True}, 57, 176),
+        ({"deallocate": True}, 57, 186),
+        ({"link_sharpness": True}, 65, 210),
+        ({"interface_norm": True}, 9, 12),
+        ({"controller": "layer_norm_lstm"}, 16, 30),
+        ({"bidirectional_controller": True}, 10, 10),
+        ({"bypass_dropout": 0.1}, 4, 4),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else None,
+)
+def test_what_variants_launch_at_most(options: dict[str, Any], forward: int, backward: int) -> None:
+    """Most are composed of parts, see docs/variants.md."""
+    few, many = (training_step((16, 64, 32, 4), steps, **options) for steps in (SHORT, LONG))
+    for short, long, most in zip(few, many, (forward, backward), strict=True):
+        assert 0 < len(long) - len(short) <= most * (LONG - SHORT)
+
+
 def test_a_step_without_gradients() -> None:
     with torch.no_grad():
         few, many = (inference((16, 64, 32, 4), steps) for steps in (SHORT, LONG))

@@ -151,21 +151,3 @@ def test_ci_runs_the_test_command_of_the_readme():
     train, test = commands
     assert train.endswith("dnc-fast train copy") and test.endswith("pytest -n auto")
     assert test in (ROOT / ".ci/run").read_text().splitlines()
-
-
-@pytest.mark.parametrize(  # README: examples
-    ("page", "count"),
-    [
-        ("docs/baselines.md", 1),
-        ("docs/large_memories.md", 1),
-        ("docs/like_nn_lstm.md", 2),
-        ("docs/shrdlu.md", 1),
-        ("docs/viewer.md", 1),
-    ],
-)
-def test_examples_in_the_docs_run(page, count, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # for the files that they write
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
-    assert len(examples) == count
-    for example in examples:
-        exec(compile(example, page, "exec"), {})

@@ -200,7 +200,7 @@ def test_zeros(LSTM: Any) -> None:
 
 @both
 def test_zeros_like(LSTM: Any) -> None:
-    """`torch.zeros_like(c)`, `h * mask`, `c * mask`: sequences begin anew"""
+    """`torch.zeros_like(c)`, `h * mask`, `c * mask`: sequences start over"""
     rnn, x = LSTM(3, 4, 2, **F64), normal(5, 6, 3)
     _, (h, c) = rnn(x)
     assert_close(rnn(x, (torch.zeros_like(h), torch.zeros_like(c))), rnn(x), "equal")
@@ -517,7 +517,7 @@ def pairs(*batch: int, size: int, **kind: Any) -> tuple[Tensor, Tensor]:
 
 def test_it_is_a_dnc() -> None:
     """With the same parameters from the same seed, which it shares with its `dnc`."""
-    options = {"num_layers": 2, "bidirectional": True, **SIZES}
+    options = {"num_layers": 2, "bidirectional": True, "interface_norm": True, **SIZES}
     torch.manual_seed(1)
     rnn = MemoryLSTM(3, 4, **options)
     torch.manual_seed(1)
@@ -528,7 +528,7 @@ def test_it_is_a_dnc() -> None:
     dnc.reset_parameters()
     rnn.dnc.load_state_dict(dnc.state_dict())
     assert torch.equal(rnn(x)[0], dnc(x)[0])
-    assert len(list(rnn.dnc.parameters())) == len(list(rnn.parameters())) == 24
+    assert len(list(rnn.dnc.parameters())) == len(list(rnn.parameters())) == 28
 
 
 @every_linkage
@@ -672,8 +672,8 @@ def test_messages_of_packing() -> None:
     rnn = memory_lstm(3, 4, 2)
     state = rnn.dnc.zero_state(6)
     for given, error, message in (
-        (state.reset("controller"), ValueError, "no None to be packed; dnc.zero_state"),
-        (None, ValueError, "no None to be packed"),
+        (state.reset("controller"), ValueError, "must not contain None; dnc.zero_state"),
+        (None, ValueError, "must not contain None"),
         (rnn.dnc.zero_state(6, num_cells=7), ValueError, "num_cells=5 like the model .* got 7"),
         (state._replace(read_vectors=torch.zeros(6, 2, 4)), ValueError, "state.read_vectors must"),
         (tuple(state), TypeError, "state must be a DNCState"),
@@ -689,6 +689,7 @@ def test_messages_of_packing() -> None:
     [
         ({"output_size": 5}, TypeError, "there is no option 'output_size'"),
         ({"controller": "gru"}, TypeError, "there is no option 'controller'"),
+        ({"bidirectional_controller": True}, TypeError, "no option 'bidirectional_controller'"),
         ({"num_cell": 5}, TypeError, "did you mean 'num_cells'"),
         ({"proj": 2}, TypeError, "did you mean 'proj_size'"),
         ({"proj_size": 4}, ValueError, "proj_size must be smaller than hidden_size=4, got 4"),

@@ -67,6 +67,15 @@ def test_dense_links_with_cut_weightings_take_a_little_more():
     assert cut.weightings > whole.weightings and cut.link_matrices == whole.link_matrices
 
 
+def test_sharpened_weightings_are_kept_and_longer_interfaces_count():
+    plain, sharp, masked = (
+        DNC(3, 4, backend="eager", **SMALL, **options).memory_report(2, 8)
+        for options in ({}, {"link_sharpness": True}, {"masked_lookup": True})
+    )
+    assert sharp.weightings - plain.weightings >= 4 * 2 * 8 * 2 * 2 * 16  # B T 2 R N
+    assert masked.interface - plain.interface == 4 * 2 * (2 * 8) * (2 + 1) * 4  # 2 B T (R + Hw) W
+
+
 def test_few_vectors_are_kept_where_memory_is_written_in_place():
     options = {"linkage": "none", "backend": "eager", **SMALL}
     cut = DNC(3, 4, write_topk=2, read_topk=2, checkpoint_interval=32, **options)

@@ -449,7 +449,7 @@ def test_hidden_view_orders_units_by_their_largest_change(tmp_path):
     )
     figure = hidden_view(**arguments)
     groups = panels(figure)
-    title = "hidden state, units by the step of their largest change"
+    title = "hidden state, units in the order of their largest change"
     assert list(groups) == ["inputs", title, "write weighting", "read weighting", "outputs"]
     assert torch.equal(shown(groups[title][0]), arguments["hidden"][:, [2, 1, 0]].T)
     assert_drawn(figure, tmp_path)

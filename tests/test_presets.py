@@ -5,7 +5,7 @@ import pytest
 from dnc_fast.cli import main
 from dnc_fast.presets import PUBLISHED, model_config, model_options, training_options
 from dnc_fast.tasks import TASKS, CopyTask, EchoTask
-from dnc_fast.training import load_checkpoint
+from dnc_fast.training import TrainingConfig, load_checkpoint
 
 # Graves et al. 2016, Extended Data Table 2: layers, LSTM, N, W, R, batch, learning rate.
 TABLE = {
@@ -15,6 +15,23 @@ TABLE = {
     "paper-traversal": ("traversal", 3, 256, 256, 50, 5, 2, 1e-5),
     "paper-inference": ("inference", 3, 256, 128, 50, 5, 32, 1e-5),
     "paper-shrdlu": ("shrdlu", 2, 250, 32, 100, 3, 32, 3e-5),
+}
+# Likewise, then what makes the variant; momentum is 0.9 and gradients are clipped at 10 in both.
+VARIANTS = {
+    "csordas2019": (
+        *("babi", 1, 256, 256, 64, 4, 2, 1e-4),
+        {"masked_lookup": True, "mask_floor": 0.0, "deallocate": True},
+    ),
+    "franke2018": (
+        *("babi", 1, 172, 128, 64, 4, 32, 3e-5),
+        {
+            "controller": "layer_norm_lstm",
+            "bidirectional_controller": True,
+            "interface_norm": True,
+            "bypass_dropout": 0.1,
+            "linkage": "none",
+        },
+    ),
 }
 LAST_LESSONS = {
     "paper-shortest-path": (20, 25, 2, 6, 2, 5),
@@ -62,7 +79,10 @@ DEFAULTS = [
         "associative-recall",
         {"max_items": 7, "item_length": 2},
         (64, 18, 16, 1),
-        {**SLOW, "curriculum": "on", "max_steps": 100_000},
+        {
+            **decaying(20_000, curriculum="on"),
+            **{"learning_rate": 2e-3, "warm_up": 500, "batch_size": 64},
+        },
     ),
     ("key-value", {"max_items": 80}, (128, 80, 40, 1), SLOW),
     ("priority-sort", {}, (64, 40, 16, 1), decaying(30_000)),
@@ -92,8 +112,11 @@ DEFAULTS = [
 def test_the_defaults_of_each_task(name, options, sizes, training):
     task = TASKS[name](**options)
     names = ("hidden_size", "num_cells", "cell_size", "num_read_heads")
-    kinds = {"controller": "feedforward", "linkage": "none"} if name == "key-value" else {}
-    kinds = {"input_gain": 4.0} if name == "shrdlu" else kinds
+    kinds = {
+        "key-value": {"controller": "feedforward", "linkage": "none"},
+        "associative-recall": {"input_gain": 4.0},
+        "shrdlu": {"input_gain": 4.0},
+    }.get(name, {})
     assert model_options(task) == {**dict(zip(names, sizes, strict=True)), **kinds}
     for controller in ("lstm", "gru", "rnn", "feedforward"):
         other = {"learning_rate": 1e-3} if (name, controller) == ("copy", "feedforward") else {}
@@ -125,7 +148,38 @@ def test_presets_can_be_imported_from_where_they_were():
 
 def test_no_preset_is_missing():
     found = {name: task for task, presets in PUBLISHED.items() for name in presets}
-    assert found == {name: task for name, (task, *_) in TABLE.items()}
+    assert found == {name: task for name, (task, *_) in (TABLE | VARIANTS).items()}
+
+
+def numbers_of(preset):
+    sizes = ("num_layers", "hidden_size", "num_cells", "cell_size", "num_read_heads")
+    rates = ("batch_size", "learning_rate")
+    return [*map(preset.model.get, sizes), *map(preset.training.get, rates)]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_presets_of_variants(name):
+    task, *numbers, options = VARIANTS[name]
+    preset = PUBLISHED[task][name]
+    assert numbers_of(preset) == numbers and preset.task == {"tasks": "all"}
+    config = model_config(TASKS[task](**preset.task), **preset.model)
+    assert {option: getattr(config, option) for option in options} == options
+    assert not config.idle_options() and config.activation_clip is None
+    training = TrainingConfig(**preset.training)
+    assert (training.optimizer, training.momentum, training.clip_norm) == ("rmsprop", 0.9, 10.0)
+    assert training.curriculum == "off"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_of_a_variant(name, tmp_path):
+    few = ["--max-steps", "1", "--evaluation-size", "2", "--no-pictures", "--out", str(tmp_path)]
+    few += ["--batch-size", "2", "--hidden-size", "8", "--num-cells", "6", "--progress", "off"]
+    assert main(["train", "babi", "--preset", name, *few]) == 0
+    content = load_checkpoint(tmp_path)
+    assert content["training"]["momentum"] == 0.9
+    assert content["optimizer"]["param_groups"][0]["momentum"] == 0.9
+    *_, options = VARIANTS[name]
+    assert {option: content["model"][option] for option in options} == options
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -133,15 +187,7 @@ def test_presets_are_the_numbers_of_the_table(name):
     task, *numbers = TABLE[name]
     preset = PUBLISHED[task][name]
     model, training = preset.model, preset.training
-    assert numbers == [
-        model["num_layers"],
-        model["hidden_size"],
-        model["num_cells"],
-        model["cell_size"],
-        model["num_read_heads"],
-        training["batch_size"],
-        training["learning_rate"],
-    ]
+    assert numbers == numbers_of(preset)
     assert model["activation_clip"] == 10.0 and training["optimizer"] == "rmsprop"
     if task == "babi":
         assert preset.task == {"tasks": "all"} and training["curriculum"] == "off"

@@ -186,8 +186,8 @@ def test_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("metadata", "message"),
     [
         ("a card", "metadata must be a dict, got str"),
-        ({"x": X}, "hold only what JSON can.*Tensor"),
-        ({"score": float("nan")}, "hold only what JSON can"),
+        ({"x": X}, "hold only values that JSON can hold.*Tensor"),
+        ({"score": float("nan")}, "hold only values that JSON can hold"),
     ],
 )
 def test_bad_metadata(metadata: Any, message: str, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_spoilt_folders(spoil: Callable[[Path], Any], message: str, copied: Path
     ("change", "message"),
     [
         ({"cell.output.bias": None}, r"it lacks cell\.output\.bias"),
-        ({"cell.more": X}, r"it has cell\.more, which the model has not"),
+        ({"cell.more": X}, r"it has cell\.more, which the model does not have"),
         ({"cell.output.bias": X}, r"output\.bias must have shape \(4,\), got \(4, 2, 3\)"),
         ({"cell.output.bias": torch.ones(4).long()}, r"must be torch\.float64, got torch\.int64"),
     ],

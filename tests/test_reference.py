@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,18 +28,25 @@ from states import (
 )
 from torch import Tensor
 
+from dnc_fast import DNC
 from dnc_fast.linkages.dense import directional_weightings, update_link
 from dnc_fast.reference import (
+    SIMILARITY_FUNCTIONS,
+    allocate,
+    allocate_backward,
     allocation_weighting,
     allocation_weighting_backward,
     content_weighting,
     content_weighting_backward,
-    cosine_similarity,
+    deallocate,
+    deallocate_backward,
     look_up,
     read_memory,
     read_memory_backward,
     retention,
     retention_backward,
+    sharpen,
+    sharpen_backward,
     update_precedence,
     update_precedence_backward,
     update_usage,
@@ -48,7 +56,7 @@ from dnc_fast.reference import (
     write_memory_backward,
 )
 from dnc_fast.state import MemorySizes
-from dnc_fast.step_options import USAGE_ORDERS
+from dnc_fast.step_options import ALLOCATIONS, SIMILARITIES, USAGE_ORDERS, StepOptions
 
 # No two sizes alike, so that an axis of N cells is known by its length.
 SIZES = MemorySizes(batch_size=2, num_cells=5, cell_size=3, num_read_heads=1, num_write_heads=4)
@@ -76,13 +84,46 @@ def content_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...
     return normal(B, R, W), 1 + (0 if edges else 5) * normal(B, R).abs(), normal(B, N, W)
 
 
-def content_of_all_heads(keys: np.ndarray, strengths: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    heads = zip(keys, strengths, strict=True)
-    return np.array([oracle.content_weighting(key, beta, memory) for key, beta in heads])
+def content(similarity: str) -> Part:
+    def of_all_heads(keys: np.ndarray, strengths: np.ndarray, memory: np.ndarray) -> np.ndarray:
+        heads = zip(keys, strengths, strict=True)
+        return np.array(
+            [oracle.content_weighting(*head, memory, similarity=similarity) for head in heads]
+        )
+
+    def backward(d_weights: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = look_up(*inputs, similarity=similarity)
+        return content_weighting_backward(d_weights, found, *inputs, similarity=similarity)[:3]
+
+    function = partial(content_weighting, similarity=similarity)
+    return Part(function, of_all_heads, content_inputs, backward)
 
 
-def content_backward(d_weights: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return content_weighting_backward(d_weights, look_up(*inputs), *inputs)
+def masked_content(similarity: str) -> Part:
+    def inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+        keys, strengths, memory = content_inputs(sizes, edges)
+        masks = uniform(*keys.shape)
+        if edges:  # one hides all of the first key, one nothing
+            masks[:, 0], masks[:, -1] = 0, 1
+        return keys, strengths, memory, masks
+
+    def of_all_heads(
+        keys: np.ndarray, strengths: np.ndarray, memory: np.ndarray, masks: np.ndarray
+    ) -> np.ndarray:
+        heads = zip(keys, strengths, masks, strict=True)
+        return np.array(
+            [
+                oracle.content_weighting(key, beta, memory, mask, similarity)
+                for key, beta, mask in heads
+            ]
+        )
+
+    def backward(d_weights: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = look_up(*inputs, similarity=similarity)
+        return content_weighting_backward(d_weights, found, *inputs, similarity=similarity)
+
+    function = partial(content_weighting, similarity=similarity)
+    return Part(function, of_all_heads, inputs, backward)
 
 
 # At edges a factor of a product is zero, or several are: nothing may be divided by it.
@@ -144,12 +185,60 @@ def allocation(order: str) -> Part:
     )
 
 
+def smooth_allocation(kind: str, name: str, parameter: float) -> Part:
+    options = StepOptions(allocation=kind, **{name: parameter})
+    return Part(
+        partial(allocate, options=options),
+        lambda usage: oracle.smooth_allocation_weighting(usage, kind, parameter),
+        allocation_inputs,
+        lambda d_weights, usage: allocate_backward(d_weights, usage, options),
+    )
+
+
+def sharp_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    """Weightings (B, R, N) and a sharpness of each from 1 up; edges: of 1, and weights below 0."""
+    B, N, _, R, _ = sizes
+    weights = random_weighting(B, R, N)
+    if edges:
+        weights[0, :, 0] = -0.01
+    return weights, 1 + (0 if edges else 3) * uniform(B, R)
+
+
+def sharp_by_loops(weights: np.ndarray, sharpness: np.ndarray) -> np.ndarray:
+    rows = []
+    for row, power in zip(weights, sharpness, strict=True):
+        powers = [(max(weight, 0) + E) ** power for weight in row]
+        rows.append([part / sum(powers) for part in powers])
+    return np.array(rows)
+
+
+def sharp_backward(d_sharpened: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return sharpen_backward(d_sharpened, sharpen(*inputs), *inputs)
+
+
+def freed_inputs(sizes: MemorySizes, edges: bool = False) -> tuple[Tensor, ...]:
+    memory, retained = normal(*sizes[:3]), uniform(*sizes[:2])
+    if edges:
+        retained[0, 0], retained[-1] = 0, 1
+    return memory, retained
+
+
 PARTS = {
-    "content": Part(content_weighting, content_of_all_heads, content_inputs, content_backward),
+    **{f"{kind} content": content(kind) for kind in SIMILARITIES},
+    **{f"masked {kind} content": masked_content(kind) for kind in SIMILARITIES},
     "retention": Part(retention, oracle.retention, retention_inputs, retention_backward),
     "usage": Part(update_usage, oracle.update_usage, usage_inputs, update_usage_backward),
     "exact allocation": allocation("exact"),
     "robust allocation": allocation("robust"),
+    "proportional allocation": smooth_allocation("proportional", "allocation_power", 1.0),
+    "allocation in proportion to a power": smooth_allocation(
+        "proportional", "allocation_power", 2.5
+    ),
+    "softmax allocation": smooth_allocation("softmax", "allocation_temperature", 0.2),
+    "deallocation": Part(
+        deallocate, lambda memory, psi: memory * psi[:, None], freed_inputs, deallocate_backward
+    ),
+    "sharpness": Part(sharpen, sharp_by_loops, sharp_inputs, sharp_backward),
     "write": Part(write_memory, oracle.write_memory, write_inputs, write_memory_backward),
     "read": Part(
         read_memory, oracle.read_memory, weightings("memory", "read"), read_memory_backward
@@ -165,6 +254,10 @@ PARTS = {
         directional_weightings, oracle.directional_weightings, weightings("link", "read")
     ),
 }
+SMOOTH_PARTS = (
+    *("proportional allocation", "softmax allocation"),
+    "allocation in proportion to a power",
+)
 every_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 at_edges = pytest.mark.parametrize("edges", [False, True], ids=["random", "edges"])
 
@@ -221,8 +314,10 @@ def test_leaves_its_inputs_alone(part: Part) -> None:
     assert_close(list(inputs), copies, "equal")
 
 
-@every_part
-def test_follows_a_permutation_of_the_cells_where_no_two_tie(part: Part) -> None:
+@pytest.mark.parametrize("name", [name for name in PARTS if name not in SMOOTH_PARTS])
+def test_follows_a_permutation_of_the_cells_where_no_two_tie(name: str) -> None:
+    """Unlike smooth allocation, where the first cells count more."""
+    part = PARTS[name]
     order = torch.randperm(SIZES.num_cells)
 
     def permuted(tensor: Tensor) -> Tensor:
@@ -237,7 +332,7 @@ def test_follows_a_permutation_of_the_cells_where_no_two_tie(part: Part) -> None
     assert_close(list(found), expected, "float64")
 
 
-def double(values: list) -> Tensor:
+def double(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -247,7 +342,7 @@ def double(values: list) -> Tensor:
 def test_cosine_by_hand() -> None:
     keys = torch.tensor([[[3.0, 4.0], [-6.0, -8.0]]], dtype=torch.float64)
     memory = torch.tensor([[[3.0, 4.0], [4.0, -3.0], [0.0, 0.0], [0.0, 2.0]]], dtype=torch.float64)
-    similarities = cosine_similarity(keys, memory)
+    similarities, *_ = SIMILARITY_FUNCTIONS["cosine"].forward(keys, memory, None)
     # The epsilons take 6e-8 off a similarity of these lengths: not the float64 tolerance's matter.
     by_hand = torch.tensor([[[1, 0, 0, 0.8], [-1, 0, 0, -0.8]]], dtype=torch.float64)
     torch.testing.assert_close(similarities, by_hand, rtol=0, atol=1e-6)
@@ -255,10 +350,69 @@ def test_cosine_by_hand() -> None:
     assert similarities[0, 0, 0].item() == pytest.approx(25 / (norms + 1e-6), rel=1e-15)
 
 
-def test_sums_to_one_and_prefers_the_nearest() -> None:
+def test_other_similarities_by_hand() -> None:
+    keys = torch.tensor([[[3.0, 4.0]]], dtype=torch.float64)
+    memory = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [4.0, 2.0]]], dtype=torch.float64)
+    masks = torch.tensor([[[1.0, 0.5]]], dtype=torch.float64)
+    by_hand = {
+        "euclidean": ([0, -5, -math.sqrt(5)], [0, -math.sqrt(13), -math.sqrt(2)]),
+        "manhattan": ([0, -7, -3], [0, -5, -2]),
+        "dot": ([25, 0, 20], [13, 0, 14]),
+    }
+    for kind, expected in by_hand.items():
+        for mask, values in zip((None, masks), expected, strict=True):
+            found, *_ = SIMILARITY_FUNCTIONS[kind].forward(keys, memory, mask)
+            # sqrt(0 + 1e-6) is the least distance.
+            torch.testing.assert_close(found, double([[values]]), rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", SIMILARITIES)
+def test_gradients_are_finite_where_key_and_cell_are_equal(kind: str, dtype: torch.dtype) -> None:
+    """Or both zero, or hidden by a mask; by autograd and by hand, which agree."""
+    keys, strengths, memory = (part.to(dtype) for part in content_inputs(SIZES))
+    keys[0, 0], keys[1], memory[1, 0] = memory[0, 2], 0, 0
+    for masks in (None, torch.zeros_like(keys), torch.ones_like(keys)):
+        given = [keys, strengths, memory, *([] if masks is None else [masks])]
+        leaves = require_grad(given)
+        weights = content_weighting(*leaves, similarity=kind)
+        weighed_sum(weights).backward()
+        assert weights.isfinite().all() and all(part.grad.isfinite().all() for part in leaves)
+        part = content(kind) if masks is None else masked_content(kind)
+        if dtype == torch.float64:
+            assert_backward_equals_autograd(part.backward, part.function, given)
+
+
+def test_an_open_mask_changes_nothing_and_a_shut_one_hides_everything() -> None:
+    keys, strengths, memory = content_inputs(SIZES)
+    for kind in SIMILARITIES:
+        plain, opened, shut = (
+            content_weighting(keys, strengths, memory, masks, kind)
+            for masks in (None, torch.ones_like(keys), torch.zeros_like(keys))
+        )
+        assert_close(opened, plain, "float64")
+        assert_close(shut, torch.full_like(shut, 1 / SIZES.num_cells), "float64")
+
+
+def test_a_mask_hides_what_it_hides() -> None:
+    """What a mask leaves out of a key may be anything, in the key and in the cells."""
+    keys, strengths, memory = content_inputs(SIZES)
+    masks = torch.ones_like(keys)
+    masks[..., 0] = 0
+    other_keys, other_memory = keys.clone(), memory.clone()
+    other_keys[..., 0], other_memory[..., 0] = 9, normal(*memory.shape[:-1])
+    for kind in SIMILARITIES:
+        found = content_weighting(keys, strengths, memory, masks, kind)
+        same = content_weighting(other_keys, strengths, other_memory, masks, kind)
+        assert_close(same, found, "float64")
+
+
+@pytest.mark.parametrize("kind", ["cosine", "euclidean", "manhattan"])
+def test_sums_to_one_and_prefers_the_nearest(kind: str) -> None:
     keys, _, memory = content_inputs(SIZES._replace(num_read_heads=2))
-    keys[:, 0] = 2 * memory[:, 3]
-    weights = content_weighting(keys, torch.full((2, 2), 200.0, dtype=torch.float64), memory)
+    keys[:, 0] = 2 * memory[:, 3] if kind == "cosine" else memory[:, 3]
+    strengths = torch.full((2, 2), 200.0, dtype=torch.float64)
+    weights = content_weighting(keys, strengths, memory, similarity=kind)
     assert (weights >= 0).all()
     assert_close(weights.sum(-1), torch.ones(2, 2, dtype=torch.float64), "float64")
     assert (weights[:, 0].argmax(-1) == 3).all()
@@ -275,6 +429,19 @@ def test_zeros_weigh_all_cells_alike(dtype: torch.dtype, zeroed: tuple[int, ...]
     assert_close(weights, torch.full_like(weights, 1 / SIZES.num_cells), "float64")
     weighed_sum(weights).backward()
     assert all(part.grad.isfinite().all() for part in inputs)
+
+
+# Sharpness
+
+
+def test_sharpness_by_hand() -> None:
+    weights = double([[0.3, 0.6, 0.0], [0.0, 0.0, 0.0]])
+    found = sharpen(weights, double([2.0, 5.0]))
+    expected = double([[0.2, 0.8, 0.0], [1 / 3] * 3])  # squares; and nothing to prefer
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert_close(found.sum(-1), torch.ones(2).double(), "float64")
+    sharp = sharpen(double([0.3, 0.31, 0.39]), double(1000.0))
+    torch.testing.assert_close(sharp, double([0.0, 0.0, 1.0]), rtol=0, atol=1e-12)
 
 
 # Retention and usage
@@ -322,6 +489,67 @@ def test_empty_memory_gives_its_first_cell(order: str) -> None:
     allocation = allocation_weighting(torch.zeros(2, 4, dtype=torch.float64), order)
     assert_close(allocation, double([[(1 - E) * E**i for i in range(4)]] * 2), "float64")
     assert (allocation.argmax(-1) == 0).all()
+
+
+SMOOTH = ALLOCATIONS[1:]
+every_smooth = pytest.mark.parametrize("kind", SMOOTH)
+
+
+def sharp(kind: str, sharpness: float) -> StepOptions:
+    """An allocation whose parameter grows, or shrinks, with the sharpness."""
+    values = {"allocation_power": sharpness, "allocation_temperature": 1 / sharpness}
+    return StepOptions(allocation=kind, **values)
+
+
+@every_smooth
+def test_smooth_allocation_gives_as_much_as_the_sorted_one(kind: str) -> None:
+    for usage in (uniform(3, 5), 0.999 + 0.001 * uniform(3, 5), torch.zeros(3, 5).double()):
+        given = allocate(usage, StepOptions(allocation=kind))
+        assert (given >= 0).all()
+        assert_close(given.sum(-1), allocation_weighting(usage).sum(-1), "float64")
+
+
+@every_smooth
+def test_smooth_allocation_in_a_full_and_in_an_empty_memory(kind: str) -> None:
+    full, empty = torch.ones(1, 4, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
+    assert not allocate(full, StepOptions(allocation=kind)).any()
+    given = allocate(empty, sharp(kind, 2.0))
+    free = double([8, 7, 6, 5]) / 8
+    shares = free**2 if kind == "proportional" else (2 * free).exp()
+    torch.testing.assert_close(given, (shares / shares.sum()).unsqueeze(0), rtol=0, atol=1e-5)
+
+
+@every_smooth
+def test_smooth_allocation_tells_the_cells_of_an_empty_memory_apart(kind: str) -> None:
+    """Otherwise all would hold the same for ever, since nothing else tells them apart."""
+    _, state = DNC(3, 4, num_cells=5, allocation=kind)(normal(4, 1, 3).float())
+    cells = state.memory.memory[0]
+    assert torch.pdist(cells).min() > 1e-6 * cells.norm()
+
+
+@every_smooth
+def test_sharp_smooth_allocation_fills_the_freest_cells(kind: str) -> None:
+    """In the limit all of it, however much that is; of cells that tie, the first."""
+    usage = double([[0.9, 0.2, 0.5, 0.2], [1.0, 1.0, 0.6, 1.0]])
+    found = allocate(usage, sharp(kind, 1000.0))
+    total = allocation_weighting(usage).sum(-1)
+    expected = double([[0, 1, 0, 0], [0, 0, 1, 0]]) * total.unsqueeze(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@every_smooth
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_smooth_allocation_are_finite_and_small(kind: str, dtype: torch.dtype) -> None:
+    """Full, nearly full, empty, and far more cells than the product of usages can count."""
+    for usage in (
+        torch.ones(1, 5),
+        1 - 1e-6 * torch.rand(1, 5),
+        torch.zeros(1, 5),
+        torch.rand(1, 5000),
+    ):
+        leaf = usage.to(dtype).requires_grad_()
+        (allocate(leaf, StepOptions(allocation=kind)) * torch.randn_like(leaf)).sum().backward()
+        assert leaf.grad.isfinite().all() and leaf.grad.abs().max() < 100
 
 
 @every_order

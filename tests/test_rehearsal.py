@@ -33,6 +33,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "layers": {"num_layers": 2},
     "gru": {"controller": "gru"},
     "feedforward": {"controller": "feedforward"},
+    "normalised": {"interface_norm": True},
+    "both ends": {"bidirectional_controller": True, "controller": "layer_norm_lstm"},
     "double": {"dtype": torch.float64},
     "sparse": {"linkage": "sparse", "link_fan_out": 2},
     "separable": {"linkage": "separable"},

@@ -203,6 +203,7 @@ def test_metrics_round_trip(tmp_path, name):
         ({"learning_rate": -1.0}, "learning_rate must be finite, above 0, got -1.0"),
         ({"learning_rate": math.nan}, "learning_rate must be finite, above 0, got nan"),
         ({"optimizer": "sgd"}, "optimizer must be one of .*got 'sgd'"),
+        ({"momentum": 0.5}, "momentum must be 0 with the optimizer adam, got 0.5"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"max_steps": "9"}, "max_steps must be an integer, got '9'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import html.parser
 import json
 import re
@@ -314,3 +315,20 @@ def test_one_walks_through_a_sequence(tmp_path, task):
     assert told["dragged"] == 4 and told["first"] == 0 and told["address"] == 2
     assert told["played"] in (3, 4, 5), "five steps a second"
     assert told["cut"] == [], "too wide for a window of 1280 pixels"
+
+
+FRAMED = """
+setTimeout(() => {
+  const inside = document.querySelector("iframe").contentDocument;
+  tell([inside.getElementById("errors").hidden, inside.getElementById("step").textContent]);
+}, 1500);
+"""
+
+
+@in_browser
+def test_the_page_works_in_a_frame_of_a_notebook(tmp_path):
+    """Which has no address that the page could change."""
+    frame = f'<iframe srcdoc="{html.escape(viewer_page(**sequence(), title="framed"))}"></iframe>'
+    page = f'<body><div id="errors" hidden></div>{frame}</body>'
+    seen = opened(tmp_path, page, script=TELL + FRAMED)
+    assert json.loads(seen.texts["told"]) == [True, f"step 0 of {T - 1}"]

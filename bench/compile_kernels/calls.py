@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from dnc_fast.kernels import gpu
-from dnc_fast.kernels.arrays import GATES, GRU, LSTM, PLAIN, Adjoint, LayerGradient, LayerStep, Step
+from dnc_fast.kernels.arrays import (
+    GATES,
+    GRU,
+    LSTM,
+    PLAIN,
+    SIMILARITIES,
+    Adjoint,
+    LayerGradient,
+    LayerStep,
+    Step,
+)
 from dnc_fast.kernels.interface import interface_size
 from dnc_fast.state import MemorySizes
 
@@ -115,8 +125,14 @@ def composed_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:
     rows, read, vectors = meta(dtype, B, N), meta(dtype, B, R, N), meta(dtype, B, R, W)
     memory, strengths = meta(dtype, B, N, W), meta(dtype, B, R)
     found = (read, read, vectors, strengths, memory, memory, True)
-    yield Call("look up", False, content.launch_look_up, (vectors, strengths, memory, read))
+    given = (vectors, strengths, memory, read)
+    yield Call("look up", False, content.launch_look_up, given)
     yield Call("look up", True, content.launch_look_up_backward, found)
+    for kind, name in enumerate(SIMILARITIES):
+        varied = (vectors, kind)
+        yield Call(f"masked {name} look up", False, content.launch_look_up, (*given, *varied))
+        backward = content.launch_look_up_backward
+        yield Call(f"masked {name} look up", True, backward, (*found, *varied))
     words = meta(dtype, B, Hw, W)
     writing = (memory, meta(dtype, B, Hw, N), words, words, memory)
     yield Call("write", False, cells.launch_write, writing)

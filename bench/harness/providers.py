@@ -101,7 +101,7 @@ PROVIDERS = {
 def missing(provider: Provider, device: str) -> str | None:
     """Why a provider cannot run on a kind of device, with the remedy; None if it can."""
     if provider.kind == "peer" and importlib.util.find_spec("dnc") is None:
-        return 'the package dnc is not installed; `pip install -e ".[bench]"` brings it'
+        return 'the package dnc is not installed; `pip install -e ".[bench]"` installs it'
     try:
         resolve_backend(provider.backend, torch.device(device), torch.float32)
     except (ImportError, RuntimeError, ValueError) as error:

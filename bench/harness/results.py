@@ -55,15 +55,15 @@ def read(path: str | os.PathLike[str]) -> Results:
                 raise ValueError
         except ValueError:
             raise ResultsError(
-                f"{path} is damaged: line {number} of {len(lines)} is no JSON object (cut off?). "
-                f"The file was left as it is; the {max(0, len(found) - 1)} records before it are "
-                "whole, and without that line the run goes on from there"
+                f"{path} is damaged: line {number} of {len(lines)} is not JSON (cut off?). The "
+                f"file was left as it is; the {max(0, len(found) - 1)} records before it are "
+                "whole, and without that line the run continues from there"
             ) from None
         found.append(value)
     if not found or found[0].get("format") != FORMAT:
         raise ResultsError(
             f"{path} must begin with a header of format {FORMAT}, got "
-            f"{lines[0][:60] if lines else 'an empty file'!r}; it is no result file of this version"
+            f"{lines[0][:60] if lines else 'an empty file'!r}; another version wrote it"
         )
     return Results(path, found[0], found[1:])
 
@@ -133,6 +133,6 @@ def open_results(folder: Path, provenance: Record, dry: bool, fresh: bool = Fals
         told = ", ".join(f"{name} {old.get(name)} there, {new.get(name)} here" for name in other)
         raise ResultsError(
             f"the results at {path} are of another run ({told}) and must not be mixed with new "
-            "ones; go on as it was, give another --out, or start anew with --fresh"
+            "ones; continue as before, give another --out, or start over with --fresh"
         )
     return found

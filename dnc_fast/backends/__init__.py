@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import reference
 from ..checks import check_tensor
-from ..interface import Interface, interface_size, parse_interface
+from ..interface import Interface, parse_interface
 from ..opaque import is_traced, refuse_jit_trace
 from ..options import read_options, takes_options
 from ..reference import Weightings
@@ -61,11 +61,13 @@ def memory_step(
 
     Args:
         interface: (B, R W + R + Hw (3 W + 3) + R + R (1 + 2 Hw)), the controller's raw vector in
-            the order of `dnc_fast.interface`, before any activation.
+            the order of `dnc_fast.interface`, before any activation; with masked_lookup and
+            link_sharpness longer by (R + Hw) W and 2 R Hw.
         state: the memory after the previous step; `MemoryState.zeros(...)` before the first.
         backend: one of `backend_names()`, see `DNC`.
-        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history, strengths,
-            usage_gradient: see `DNC`.
+        usage_order, read_topk, write_topk, link_threshold, link_unit_sums, link_history,
+            similarity, allocation, allocation_power, allocation_temperature, masked_lookup,
+            mask_floor, deallocate, link_sharpness, strengths, usage_gradient: see `DNC`.
 
     Returns:
         read vectors (B, R, W) and the state after the step, both in the state's dtype.
@@ -82,7 +84,7 @@ def memory_step(
     chosen = read_options(StepOptions, also=("backend",), given=options) if options else PAPER
     B, _, W, R, Hw = check_memory_state(state)
     check_tensor("interface", interface, state.memory.device)
-    expected = (B, interface_size(W, R, Hw))
+    expected = (B, chosen.interface_length(W, R, Hw))
     if tuple(interface.shape) != expected:
         raise ValueError(
             f"interface must have shape {expected} for a state with B={B}, W={W}, R={R}, Hw={Hw}, "
@@ -125,7 +127,9 @@ def inspected_step(
     _, _, W, R, Hw = sizes_of(state)
     meta = vector.device.type == "meta"  # which has no autocast
     with nullcontext() if meta else torch.autocast(vector.device.type, enabled=False):
-        interface = parse_interface(vector.to(arithmetic), W, R, Hw, options.strengths)
+        interface = parse_interface(
+            vector.to(arithmetic), W, R, Hw, options.strengths, options.extras
+        )
         read_vectors, new_state, weightings = reference.memory_step(
             interface, state if dtype == arithmetic else state.to(arithmetic), options
         )

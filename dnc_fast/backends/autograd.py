@@ -18,7 +18,7 @@ from .parts import Parts, StepRun
 from .step import LINK, final_gradients, first_gradients, step_run
 
 
-def _without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a forward or backward method without autocast, in the dtypes of its arguments."""
 
     @wraps(method)
@@ -116,7 +116,7 @@ class _Step(torch.autograd.Function):
         return results
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(*gradients)
         d_reads, *d_final = gradients
@@ -156,54 +156,56 @@ def _run_step(run: StepRun, vector: Tensor, state: MemoryState) -> tuple[Tensor,
 
 
 class ContentWeighting(torch.autograd.Function):
-    """A backend's `look_up` of keys (B, heads, W) with strengths in a memory (B, N, W)."""
+    """A backend's `look_up`, as a function of keys, strengths, memory and masks."""
 
     @staticmethod
-    @_without_autocast
-    def forward(
-        ctx: Any, backend: Parts, keys: Tensor, strengths: Tensor, memory: Tensor
-    ) -> Tensor:
-        backend.prepare(memory.dtype, memory.shape[1])
-        ctx.backend = backend
-        ctx.save_for_backward(keys, strengths, memory)
-        return backend.look_up(keys, strengths, memory).weights
+    @without_autocast
+    def forward(ctx: Any, backend: Parts, similarity: str, *given: Any) -> Tensor:
+        keys, strengths, memory, masks = given
+        varied = masks is not None or similarity != PAPER.similarity
+        backend.prepare(memory.dtype, memory.shape[1], varied=varied)
+        ctx.backend, ctx.similarity = backend, similarity
+        ctx.save_for_backward(*given)
+        return backend.look_up(keys, strengths, memory, masks, similarity).weights
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_weights)
         given = ctx.saved_tensors
         d_memory = torch.zeros_like(given[2], memory_format=torch.contiguous_format)
-        found = ctx.backend.look_up(*given)
+        found = ctx.backend.look_up(*given, similarity=ctx.similarity)
         d_weights = d_weights.clone(memory_format=torch.contiguous_format)  # it is used up
-        d_keys, d_strengths = ctx.backend.look_up_backward(d_weights, found, *given, d_memory)
-        return None, d_keys, d_strengths, d_memory
+        d_keys, d_strengths, d_masks = ctx.backend.look_up_backward(
+            d_weights, found, d_memory, *given, ctx.similarity
+        )
+        return None, None, d_keys, d_strengths, d_memory, d_masks
 
 
 class AllocationWeighting(torch.autograd.Function):
     """A backend's `allocate` on a usage (B, N)."""
 
     @staticmethod
-    @_without_autocast
-    def forward(ctx: Any, backend: Parts, usage: Tensor, usage_order: str) -> Tensor:
+    @without_autocast
+    def forward(ctx: Any, backend: Parts, usage: Tensor, options: StepOptions) -> Tensor:
         backend.prepare(usage.dtype, usage.shape[1])
-        ctx.backend, ctx.usage_order = backend, usage_order
+        ctx.backend, ctx.options = backend, options
         ctx.save_for_backward(usage)
-        return backend.allocate(usage, usage_order)
+        return backend.allocate(usage, options)
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_weights)
         (usage,) = ctx.saved_tensors
-        return None, ctx.backend.allocate_backward(d_weights, usage, ctx.usage_order), None
+        return None, ctx.backend.allocate_backward(d_weights, usage, ctx.options), None
 
 
 class WriteMemory(torch.autograd.Function):
     """A backend's `write` to a memory (B, N, W)."""
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> Tensor:
         backend.prepare(given[0].dtype, given[0].shape[1])
         ctx.backend = backend
@@ -214,7 +216,7 @@ class WriteMemory(torch.autograd.Function):
         return out
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_memory: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_memory)
         d_memory = d_memory.clone(memory_format=torch.contiguous_format)
@@ -230,7 +232,7 @@ class DenseLink(torch.autograd.Function):
     """
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, backend: Parts, *given: Tensor) -> tuple[Tensor, ...]:
         backend.prepare(given[0].dtype, given[0].shape[-1], "dense")
         ctx.backend = backend
@@ -242,7 +244,7 @@ class DenseLink(torch.autograd.Function):
         return out, ahead.transpose(1, 2).contiguous(), behind.transpose(1, 2).contiguous()
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def backward(ctx: Any, d_link: Tensor, *d_weightings: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient(d_link, *d_weightings)
         link, precedence, write_weights, last = (part.contiguous() for part in ctx.saved_tensors)

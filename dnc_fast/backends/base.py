@@ -63,13 +63,20 @@ class Backend(Parts):
 
     # The parts as differentiable functions
 
-    def content_weighting(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
+    def content_weighting(
+        self,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> Tensor:
         """See `functional.content_weighting`."""
-        return autograd.ContentWeighting.apply(self, keys, strengths, memory)
+        return autograd.ContentWeighting.apply(self, similarity, keys, strengths, memory, masks)
 
-    def allocation_weighting(self, usage: Tensor, usage_order: str) -> Tensor:
+    def allocation_weighting(self, usage: Tensor, options: StepOptions) -> Tensor:
         """See `functional.allocation_weighting`."""
-        return autograd.AllocationWeighting.apply(self, usage, usage_order)
+        return autograd.AllocationWeighting.apply(self, usage, options)
 
     def linkage(
         self, link: Tensor, precedence: Tensor, write_weights: Tensor, read_weights: Tensor

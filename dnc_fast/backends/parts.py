@@ -18,7 +18,7 @@ from ..kernels.arrays import Adjoint, AdjointSteps, Step, Steps
 from ..linkages import LinkRun, selection
 from ..reference import LookUp
 from ..state import MemorySizes, MemoryState
-from ..step_options import StepOptions
+from ..step_options import PAPER, StepOptions
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
@@ -30,9 +30,11 @@ class StepRun(ABC):
     The methods on links assume a link matrix that lies in the arrays of the steps.
 
     Attributes:
+        options: of the steps.
         takes_all_steps: whether `forward_steps` and `backward_steps` are implemented.
     """
 
+    options: StepOptions = PAPER
     takes_all_steps: ClassVar[bool] = False
 
     def array(self, tensor: Tensor) -> Any:
@@ -95,8 +97,11 @@ class Parts:
     in_torch: ClassVar[bool] = True
 
     def fuses(self, options: StepOptions, matrix: bool) -> bool:
-        """Whether to ask for a `fused_step`, for a link that is a matrix or is none."""
-        return matrix and not options.cut_weightings
+        """Whether to ask for a `fused_step`, for a link that is a matrix or one that is not.
+
+        Not for a step with equations that are not the paper's, unless a backend knows them.
+        """
+        return matrix and not options.cut_weightings and options.as_in_paper
 
     def fused_step(
         self,
@@ -118,7 +123,12 @@ class Parts:
         return 0
 
     def prepare(
-        self, dtype: torch.dtype, num_cells: int, linkage: str = "none", keep: bool = True
+        self,
+        dtype: torch.dtype,
+        num_cells: int,
+        linkage: str = "none",
+        keep: bool = True,
+        varied: bool = False,
     ) -> None:
         """Compile what the parts need.
 
@@ -127,6 +137,7 @@ class Parts:
             num_cells: N.
             linkage: whose run is needed too.
             keep: whether there will be a backward pass.
+            varied: whether look-ups are not the paper's, see `StepOptions.varied_look_up`.
         """
 
     def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
@@ -137,28 +148,37 @@ class Parts:
 
     # Content
 
-    def look_up(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
+    def look_up(
+        self,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> LookUp:
         """Content weightings, and what their gradient needs, see `reference.look_up`."""
-        return reference.look_up(keys, strengths, memory)
+        return reference.look_up(keys, strengths, memory, masks, similarity)
 
     def look_up_backward(
         self,
         d_weights: Tensor,
         found: LookUp,
+        d_memory: Tensor,
         keys: Tensor,
         strengths: Tensor,
         memory: Tensor,
-        d_memory: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of keys and strengths; that of the memory is added to d_memory.
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradients of keys, strengths and masks; that of the memory is added to d_memory.
 
         d_weights and `found` may be overwritten.
         """
-        d_keys, d_strengths, d_c = reference.content_weighting_backward(
-            d_weights, found, keys, strengths, memory
+        d_keys, d_strengths, d_c, d_masks = reference.content_weighting_backward(
+            d_weights, found, keys, strengths, memory, masks, similarity
         )
         d_memory += d_c
-        return d_keys, d_strengths
+        return d_keys, d_strengths, d_masks
 
     # Usage and allocation
 
@@ -184,10 +204,10 @@ class Parts:
         return d_free_gates
 
     def write_weighting(
-        self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+        self, interface: Interface, usage: Tensor, content: Tensor, options: StepOptions
     ) -> Tensor:
         """The write weightings (B, Hw, N), see `reference`; may overwrite content."""
-        return reference.write_weighting(interface, usage, content, usage_order)[0]
+        return reference.write_weighting(interface, usage, content, options)[0]
 
     def write_weighting_backward(
         self,
@@ -195,21 +215,21 @@ class Parts:
         interface: Interface,
         usage: Tensor,
         content: Tensor,
-        usage_order: str,
+        options: StepOptions,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of allocation gates, write gates, usage, content."""
-        _, allocation = reference.write_weighting(interface, usage, content, usage_order)
+        _, allocation = reference.write_weighting(interface, usage, content, options)
         return reference.write_weighting_backward(
-            d_write_weights, interface, usage, allocation, content, usage_order
+            d_write_weights, interface, usage, allocation, content, options
         )
 
-    def allocate(self, usage: Tensor, usage_order: str) -> Tensor:
+    def allocate(self, usage: Tensor, options: StepOptions) -> Tensor:
         """The allocation weighting (B, N) of a usage (B, N)."""
-        return reference.allocation_weighting(usage, usage_order)
+        return reference.allocate(usage, options)
 
-    def allocate_backward(self, d_weights: Tensor, usage: Tensor, usage_order: str) -> Tensor:
+    def allocate_backward(self, d_weights: Tensor, usage: Tensor, options: StepOptions) -> Tensor:
         """Gradient of the usage."""
-        return reference.allocation_weighting_backward(d_weights, usage, usage_order)
+        return reference.allocate_backward(d_weights, usage, options)
 
     # Weightings of few entries
 

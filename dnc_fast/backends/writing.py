@@ -17,22 +17,38 @@ class WholeCells:
 
     Args:
         backend: provides the parts.
+        deallocate: whether freed cells are erased before the write.
     """
 
-    def __init__(self, backend: Parts) -> None:
+    def __init__(self, backend: Parts, deallocate: bool) -> None:
         self._backend = backend
+        self._deallocate = deallocate
 
     def write(self, step: Step, interface: Interface, kept: Kept | None) -> None:
         """Fill step.memory1."""
         vectors = interface.erase_vectors, interface.write_vectors
-        self._backend.write(step.memory0, step.write1, *vectors, step.memory1)
+        before = step.memory0
+        if self._deallocate:
+            before = reference.deallocate(before, _retention(step, interface))
+        self._backend.write(before, step.write1, *vectors, step.memory1)
 
     def write_backward(
         self, step: Step, interface: Interface, d_memory: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of write weightings and both vectors; d_memory becomes that of M_{t-1}."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Gradients of write weightings, both vectors, and retention if it erases.
+
+        d_memory becomes that of M_{t-1}.
+        """
         vectors = interface.erase_vectors, interface.write_vectors
-        return self._backend.write_backward(d_memory, step.memory0, step.write1, *vectors)
+        if not self._deallocate:
+            found = self._backend.write_backward(d_memory, step.memory0, step.write1, *vectors)
+            return *found, None
+        psi = _retention(step, interface)
+        before = reference.deallocate(step.memory0, psi)
+        found = self._backend.write_backward(d_memory, before, step.write1, *vectors)
+        d_before, d_psi = reference.deallocate_backward(d_memory, step.memory0, psi)
+        d_memory.copy_(d_before)
+        return *found, d_psi
 
 
 class KeptCells:
@@ -62,7 +78,7 @@ class KeptCells:
 
     def write_backward(
         self, step: Step, interface: Interface, d_memory: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
         """See `WholeCells`; also restores the memory to what it was before the step."""
         cells, before = self._before.pop()
         index = cells.unsqueeze(-1).expand_as(before)
@@ -77,7 +93,12 @@ class KeptCells:
         step.memory0.scatter_(1, index, before)
         d_memory.scatter_(1, index, 0.0).scatter_add_(1, index, d_before)
         d_write = torch.zeros_like(step.write1).scatter_add_(-1, heads, d_weights)
-        return d_write, d_erase, d_vectors
+        return d_write, d_erase, d_vectors, None
+
+
+def _retention(step: Step, interface: Interface) -> Tensor:
+    """psi (B, N) of a step."""
+    return reference.retention(interface.free_gates, step.read0)
 
 
 def _first_of_each(cells: Tensor) -> Tensor:

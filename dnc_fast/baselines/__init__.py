@@ -32,6 +32,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "memn2n": MemN2N,
     "dmn": DMN,
 }
+"""Each model by the name that it has on the command line."""
 
 __all__ = [
     "BASELINES",

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+NOWHERE = -1e4
+"""Scores of what must not be looked at; float16 can hold it."""
+
 
 def read_by(scores: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """What is read, (B, E), and the shares, (S, B), which are zero where nothing is known.
@@ -17,7 +20,7 @@ def read_by(scores: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tens
         values: (S, B, E).
         known: (S, B), bool; True for the steps of each source.
     """
-    shares = scores.masked_fill(~known, -1e9).softmax(0).masked_fill(~known, 0.0)
+    shares = scores.masked_fill(~known, NOWHERE).softmax(0).masked_fill(~known, 0.0)
     return (shares.unsqueeze(-1) * values).sum(0), shares
 
 

@@ -76,7 +76,7 @@ class BaselineState(NamedTuple):
         return map_tensors(lambda tensor: tensor.to(*args, **kwargs), self)
 
     def reset_rows(self, mask: Tensor) -> BaselineState:
-        """The state with zeros for some sequences, for those that begin anew.
+        """The state with zeros for some sequences, those that start over.
 
         Args:
             mask: (B,), bool; True for each sequence to reset.

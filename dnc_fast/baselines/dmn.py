@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..options import option
+from .attention import NOWHERE
 from .stories import (
     MOST_ANSWERS,
     Asked,
@@ -26,7 +27,7 @@ from .stories import (
 class DMNConfig(StoryConfig):
     """The options of `DMN`."""
 
-    num_episodes: int = option(3, "times that the facts are gone through")
+    num_episodes: int = option(3, "passes over the facts")
     dropout: float = option(0.0, "dropout of facts and answers")
 
 
@@ -64,7 +65,7 @@ class DMN(StoryModel):
 
     def build(self, config: DMNConfig) -> None:
         size = config.hidden_size
-        self.words = embedding(config.input_size, size)
+        self.words = embedding(config.input_size, size, deviation=1.0)  # as in the paper
         self.numbers = embedding(MOST_ANSWERS, size)
         self.fusion = nn.GRU(size, size, batch_first=True, bidirectional=True)
         self.question = nn.GRU(size, size, batch_first=True)
@@ -107,4 +108,4 @@ class DMN(StoryModel):
         products = (facts * question, facts * memory)
         distances = ((facts - question).abs(), (facts - memory).abs())
         scores = self.score(torch.cat([*products, *distances], -1)).squeeze(-1)
-        return scores.masked_fill(~known, -1e9).softmax(-1).masked_fill(~known, 0.0)
+        return scores.masked_fill(~known, NOWHERE).softmax(-1).masked_fill(~known, 0.0)

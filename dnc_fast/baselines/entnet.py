@@ -20,7 +20,7 @@ class EntNetConfig(StoryConfig):
     """The options of `EntNet`."""
 
     num_blocks: int = option(20, "blocks of memory")
-    most_words: int = option(16, "words of a sentence that are told apart by their place")
+    most_words: int = option(16, "words of a sentence with a weight for their place")
 
 
 class EntNet(StoryModel):
@@ -34,11 +34,12 @@ class EntNet(StoryModel):
 
     def build(self, config: EntNetConfig) -> None:
         size = config.hidden_size
-        self.words = embedding(config.input_size, size)
+        # From N(0, 1): with 0.1, as in the paper, gates and shares hardly differ for a long time.
+        self.words = embedding(config.input_size, size, deviation=1.0)
         self.numbers = embedding(MOST_ANSWERS, size)
         self.fact_mask = nn.Parameter(torch.ones(config.most_words, size))
         self.question_mask = nn.Parameter(torch.ones(config.most_words, size))
-        self.keys = nn.Parameter(torch.randn(config.num_blocks, size) * 0.1)
+        self.keys = nn.Parameter(torch.randn(config.num_blocks, size))
         self.from_content = nn.Linear(size, size, bias=False)
         self.from_key = nn.Linear(size, size, bias=False)
         self.from_fact = nn.Linear(size, size, bias=False)

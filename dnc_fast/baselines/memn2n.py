@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..options import option
+from .attention import NOWHERE
 from .stories import (
     MOST_ANSWERS,
     Asked,
@@ -25,8 +26,8 @@ from .stories import (
 class MemN2NConfig(StoryConfig):
     """The options of `MemN2N`."""
 
-    num_hops: int = option(3, "times that the memory is read")
-    most_facts: int = option(50, "facts that are looked at, the latest")
+    num_hops: int = option(3, "reads of the memory, called hops")
+    most_facts: int = option(50, "most facts in the memory, the latest ones")
 
 
 class MemN2N(StoryModel):
@@ -64,7 +65,7 @@ class MemN2N(StoryModel):
         keys = memory(0)
         for hop in range(self.config.num_hops):
             values = memory(hop + 1)
-            scores = (keys @ state.unsqueeze(-1)).squeeze(-1).masked_fill(forgotten, -1e9)
+            scores = (keys @ state.unsqueeze(-1)).squeeze(-1).masked_fill(forgotten, NOWHERE)
             shares = scores.softmax(-1).masked_fill(forgotten, 0.0)
             state = state + (shares.unsqueeze(1) @ values).squeeze(1)
             keys = values

@@ -12,11 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .attention import Bahdanau
+from .attention import NOWHERE, Bahdanau
 from .base import AnswersLast, BaselineConfig
-
-NOWHERE = -1e9
-"""Log-odds of places where there is no input."""
 
 
 @dataclass(frozen=True)

@@ -112,11 +112,11 @@ def position_weights(words: Tensor, like: Tensor) -> Tensor:
     return weights * (words > 0).unsqueeze(-1)
 
 
-def embedding(words: int, size: int) -> nn.Embedding:
-    """Vectors of words from 1 on, drawn from N(0, 0.1); that of no word is zero and stays so."""
+def embedding(words: int, size: int, deviation: float = 0.1) -> nn.Embedding:
+    """Vectors of words from 1 on, drawn from a normal distribution; that of no word stays zero."""
     layer = nn.Embedding(words + 1, size, padding_idx=0)
     with torch.no_grad():
-        layer.weight[1:].normal_(0.0, 0.1)
+        layer.weight[1:].normal_(0.0, deviation)
     return layer
 
 

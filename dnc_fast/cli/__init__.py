@@ -24,8 +24,8 @@ COMMANDS = {
     "share": ("save a trained model in a folder for others", "share"),
     "ask": ("ask a model trained on bAbI about a story", "ask"),
     "compile": ("compile a model's GPU kernels, without a GPU", "compile"),
-    "tasks": ("the tasks, a line each", "tasks"),
-    "info": ("versions, devices, backends, compiled kernels", "info"),
+    "tasks": ("list the tasks, one line each", "tasks"),
+    "info": ("show versions, devices, backends, compiled kernels", "info"),
 }
 """Of each command, what it does, and the module whose `add_NAME_options` adds its options."""
 
@@ -38,7 +38,7 @@ EXAMPLES = """examples:
   dnc-fast compare copy --models dnc,lstm,ntm --seeds 3 --budget steps=2000
   dnc-fast train echo --seeds 5                    five seeds and a table
   dnc-fast train priority-sort --max-minutes 60    for an hour; --resume for another
-  torchrun --nproc-per-node 2 -m dnc_fast train copy    by two processes
+  torchrun --nproc-per-node 2 -m dnc_fast train copy    with two processes
   dnc-fast eval runs/copy --task min_length=16 max_length=16 --num-cells 32
   dnc-fast train copy --linkage sparse --link-fan-out 5 --out runs/sparse
   dnc-fast show runs/copy                          draw its pictures again
@@ -128,7 +128,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     """The parser; of the commands, only the one that the arguments name has options."""
     parser = Parser(
         prog="dnc-fast",
-        description="Train, score and look into a Differentiable Neural Computer.",
+        description="Train, score and inspect a Differentiable Neural Computer.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

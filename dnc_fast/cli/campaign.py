@@ -29,7 +29,7 @@ def add_campaign_options(parser: argparse.ArgumentParser) -> None:
             name,
             help=f"train the task {campaign.task}",
             usage=f"dnc-fast campaign {name} [OPTION ...]",
-            description=f"Train the task {campaign.task}, or go on with it, for as long as there "
+            description=f"Train the task {campaign.task}, or continue, for as long as there "
             "is time; show how far it has come beside the paper's results.",
         )
         add_run_options(command, TASKS[campaign.task], campaign.preset)

@@ -56,7 +56,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         "--models",
         required=True,
         metavar="NAME,NAME",
-        help=f"what is compared, of {', '.join(MODELS)}; the first sets the number of parameters",
+        help=f"models to compare, of {', '.join(MODELS)}; the first sets the number of parameters",
     )
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="INT", help="runs of each model (default: 3)"
@@ -146,9 +146,8 @@ def _trained(
     folder = options.out / kind / f"seed-{seed}"
     defaults = training_options(task, str(getattr(config, "controller", kind)))
     chosen: dict[str, Any] = {**defaults, **given(options, TrainingConfig), "seed": seed}
-    if budget.get("steps") is not None or "steps" not in budget:
-        chosen["max_steps"] = round(budget.get("steps") or ENDLESS)
-    training = TrainingConfig(**chosen)
+    limit = _limit(chosen.pop("max_steps", None), budget)
+    training = TrainingConfig(**chosen, **limit)
     if (folder / CHECKPOINT).exists():
         if not options.resume:
             raise UserError(
@@ -165,6 +164,16 @@ def _trained(
         trainer = Trainer(task, config, training, folder, device=options.device)
     _train(trainer, budget.get("seconds"), options.progress)
     return trainer
+
+
+def _limit(own: int | None, budget: dict[str, float | None]) -> dict[str, Any]:
+    """The option for the most steps: of the budget, or the task's own unless seconds end a run."""
+    steps = budget.get("steps")
+    if steps is not None:
+        return {"max_steps": round(steps)}
+    if "seconds" in budget and "steps" not in budget:
+        return {"max_steps": ENDLESS}
+    return {} if own is None else {"max_steps": own}
 
 
 def _train(trainer: Trainer, seconds: float | None, progress: str) -> None:
@@ -186,7 +195,7 @@ def _report(task: Task, compared: list[Compared], out: Path) -> None:
     (out / "comparison.md").write_text(f"{task}\n\n{table}\n")
     print(f"{table}\n\n{out / 'comparison.md'}")
     if util.find_spec("matplotlib") is None:
-        print("no pictures: they need matplotlib, `pip install matplotlib` brings it")
+        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
         return
     curves, shares = {}, {}
     for one in compared:

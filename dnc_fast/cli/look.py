@@ -205,7 +205,7 @@ def write_page(model: Any, task: Task, seed: int, path: Path) -> None:
 def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     """Draw how a run learned, and what memory and controller do during a held-out sequence."""
     if util.find_spec("matplotlib") is None:
-        print("no pictures: they need matplotlib, `pip install matplotlib` brings it")
+        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
         return
 
     def save(figure: Any, name: str) -> None:

@@ -25,22 +25,25 @@ def add_models(
 ) -> None:
     """Add the options of models, and `--model` to choose one if there are several.
 
-    The defaults that are shown are a DNC's, which comes first.
+    The first is a DNC, whose defaults are shown where others have the same option.
     """
     first, *others = models
-    group = parser.add_argument_group("model", "The defaults follow the task's options.")
+    group = parser.add_argument_group(
+        "model", "The defaults follow the task's options; those shown are a DNC's."
+    )
     parser.set_defaults(model=None)
     if others:
         group.add_argument("--model", choices=models, help=f"what is trained (default: {first})")
     add_fields(group, config_type(first), option_names(first), defaults)
-    added = set(option_names(first))
-    rest = parser.add_argument_group(
-        "other models", "They also have those of the options above that apply to them."
-    )
+    owners: dict[str, list[str]] = {}
     for model in others:
-        names = [name for name in option_names(model) if name not in added]
-        add_fields(rest, config_type(model), names)
-        added.update(names)
+        for name in option_names(model):
+            if name not in option_names(first):
+                owners.setdefault(name, []).append(model)
+    for having in dict.fromkeys(map(tuple, owners.values())):
+        names = [name for name, models_with in owners.items() if tuple(models_with) == having]
+        only = parser.add_argument_group(f"only of {', '.join(having)}")
+        add_fields(only, config_type(having[0]), names)
 
 
 def given_model_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -34,14 +34,19 @@ def add_fields(
             choices = choices()
         default = defaults.get(field.name, field.default)
         shown = "" if default in (dataclasses.MISSING, None, "") else f" (default: {default})"
+        values: dict[str, Any] = {
+            "type": kind,
+            "choices": choices and tuple(choices),
+            "metavar": None if choices else kind.__name__.upper(),
+        }
+        if kind is bool:
+            values = {"action": argparse.BooleanOptionalAction}
         group.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=field.name,
-            type=kind,
-            choices=choices and tuple(choices),
-            metavar=None if choices else kind.__name__.upper(),
             default=argparse.SUPPRESS,
             help=field.metadata.get("help", "") + shown,
+            **values,
         )
 
 

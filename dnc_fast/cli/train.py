@@ -217,11 +217,12 @@ def _why_finished(trainer: Trainer) -> str:
     if trainer.solved:
         return (
             f"the run was solved at step {trainer.step} ({trainer.solved_in_a_row} solved "
-            "evaluations in a row); to train beyond that, begin a run with --solved-at 2 in "
+            "evaluations in a row); to train beyond that, start a run with --solved-at 2 in "
             "another folder, --out FOLDER"
         )
     return (
-        f"the run has taken its {_steps(trainer.step)}; --max-steps {2 * trainer.step} allows more"
+        f"the run has already taken its {_steps(trainer.step)}; --max-steps {2 * trainer.step} "
+        "allows more"
     )
 
 

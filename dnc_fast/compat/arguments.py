@@ -199,7 +199,7 @@ class SAMArguments(DNCArguments, Last, SparseReads, First):
 
 @dataclass(frozen=True)
 class TemporalReads:
-    """What SDNC has besides."""
+    """The arguments that only SDNC has."""
 
     temporal_reads: int = 4
 

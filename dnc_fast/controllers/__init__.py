@@ -7,6 +7,7 @@ A built-in one is a file with its module and its tape, which runs it without aut
 
 from .base import Controller, LayeredController, call_controller, check_controller, zero_state
 from .gru import GRUController
+from .layer_norm_lstm import LayerNormLSTMController
 from .layer_tape import LayerBuffers, LayerGradients, LayerTape
 from .lstm import LSTMController
 from .plain import FeedForwardController, RNNController
@@ -17,7 +18,9 @@ CONTROLLERS: dict[str, type[LayeredController]] = {
     "gru": GRUController,
     "rnn": RNNController,
     "feedforward": FeedForwardController,
+    "layer_norm_lstm": LayerNormLSTMController,
 }
+"""The built-in controllers by the names that `DNC` takes."""
 
 __all__ = [
     "CONTROLLERS",
@@ -27,6 +30,7 @@ __all__ = [
     "LSTMController",
     "LayerBuffers",
     "LayerGradients",
+    "LayerNormLSTMController",
     "LayerTape",
     "LayeredController",
     "ProjectedLSTMController",

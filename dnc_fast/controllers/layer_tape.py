@@ -56,7 +56,7 @@ class LayerTape(ABC):
         backend: provides the kernels.
         precision: of the run.
         layout: the rows of each step.
-        x_part, weight: from `prepare`.
+        x_part, weight, norms: from `prepare`.
         hidden: (output rows, H), the layer's own columns of the output.
         initial: the layer's state before the first step, a list of (B, H).
         buffers: to be filled.
@@ -74,6 +74,9 @@ class LayerTape(ABC):
     recurrent: ClassVar[bool] = True
     """Whether h_{t-1} is seen."""
 
+    prepared: ClassVar[int] = 2
+    """How many tensors `prepare` returns."""
+
     def __init__(
         self,
         backend: Backend,
@@ -84,11 +87,12 @@ class LayerTape(ABC):
         hidden: Tensor,
         initial: list[Tensor],
         buffers: LayerBuffers,
+        norms: list[Tensor],
     ) -> None:
         self.backend = backend
         self.precision = precision
         self.layout = layout
-        self.x_part, self.weight = x_part, weight
+        self.x_part, self.weight, self.norms = x_part, weight, norms
         self.operand = precision.operand(weight)
         self.hidden = hidden
         self.initial = [tensor.contiguous() for tensor in initial]
@@ -100,7 +104,8 @@ class LayerTape(ABC):
         """What a layer's tape needs, computed by differentiable operations.
 
         Returns:
-            x_part (rows, gates H), with the biases, and the weight (gates H, inputs).
+            x_part (rows, gates H), with the biases, the weight (gates H, inputs), and the gains and
+            shifts of layers that normalise.
         """
         bias = None if layer.bias_ih is None else layer.bias_ih + layer.bias_hh
         x_part = F.linear(x, layer.weight_ih[:, :x_size], bias)
@@ -176,7 +181,7 @@ class LayerTape(ABC):
         """
 
     def given_gradients(self, d_active: Tensor) -> list[Tensor]:
-        """Gradients of x_part and weight, for all steps at once."""
+        """Gradients of what `prepare` returned, for all steps at once."""
         d_weight = torch.mm(d_active.t(), self.inputs)
         return [d_active.to(self.x_part.dtype), d_weight.to(self.weight.dtype)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -57,8 +58,8 @@ class LSTMTape(LayerTape):
 class LSTMController(LayeredController):
     """The paper's deep LSTM. State: a tuple with (h, c), each (B, H), for each layer."""
 
-    make_layer = nn.LSTMCell
-    tape = LSTMTape
+    make_layer: Callable[..., nn.Module] = nn.LSTMCell
+    tape: ClassVar[type[LayerTape] | None] = LSTMTape
 
     def zero_state(self, batch_size: int) -> tuple[tuple[Tensor, Tensor], ...]:
         return tuple((self.zeros(batch_size), self.zeros(batch_size)) for _ in self.layers)

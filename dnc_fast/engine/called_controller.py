@@ -109,7 +109,7 @@ class CalledTape:
             if variable is not None and id(variable) not in known:
                 raise RuntimeError(
                     "controller must depend on its inputs, its state and its own parameters only, "
-                    f"got a tensor {tuple(variable.shape)} besides that needs a gradient; make it "
+                    f"got another tensor {tuple(variable.shape)} that needs a gradient; make it "
                     'a parameter of the controller, or use backend="reference"'
                 )
             following = {child for child, _ in node.next_functions if child is not None} - seen

@@ -16,6 +16,7 @@ from .from_inputs import (
     plain_mode,
     with_parameters,
 )
+from .interface_layer import InterfaceForm
 from .passes import Passes
 from .plan import Plan, Start
 
@@ -31,7 +32,7 @@ class Work(NamedTuple):
     | keep       | whether a backward pass may follow                                         |
     | device     | where                                                                      |
     | stream     | on which it is replayed                                                    |
-    | bias       | whether the interface layer has one                                        |
+    | interface  | which tensors the interface layer has                                      |
     """
 
     plan: Plan
@@ -40,7 +41,7 @@ class Work(NamedTuple):
     keep: bool
     device: torch.device
     stream: int
-    bias: bool
+    interface: InterfaceForm
 
 
 class Kind(NamedTuple):

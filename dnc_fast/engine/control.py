@@ -15,6 +15,7 @@ from ..kernels.arrays import PLAIN, LayerGradient, LayerStep
 from ..layout import Layout
 from ..precision import Precision
 from .called_controller import CalledTape
+from .interface_layer import InterfaceTensors, Normalization
 from .layered_controller import LayeredGradients, LayeredTape
 
 
@@ -23,20 +24,18 @@ class InterfaceLayer(NamedTuple):
 
     | field    | shape                                         |
     |----------|-----------------------------------------------|
-    | weight   | (interface size, output size)                 |
-    | bias     | (interface size), or None                     |
+    | tensors  | its own                                       |
     | features | (outputs, output size + R W), of all steps    |
     | vectors  | (step rows, interface size), to be filled     |
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    tensors: InterfaceTensors
     features: Tensor
     vectors: Tensor
 
     def outputs(self, rows: slice) -> Tensor:
         """The controller's outputs in some rows of the features."""
-        return self.features[rows, : self.weight.shape[1]]
+        return self.features[rows, : self.tensors.weight.shape[1]]
 
 
 class ComposedControl:
@@ -58,16 +57,23 @@ class ComposedControl:
     ) -> None:
         self.controller: Any = controller
         self.interface, self.precision, self.layout = interface, precision, layout
-        self._weight = precision.operand(interface.weight)
+        self._weight = precision.operand(interface.tensors.weight)
+        self._norm: Normalization | None = None
+        if interface.tensors.gain is not None:
+            self._norm = Normalization(interface.tensors, interface.vectors, layout.keep)
         self._gradients: Any = None
 
     def forward(self, t: int, reads: Tensor) -> None:
         """Fill the interface vectors of step t, from the read vectors (b, R W) of t - 1."""
         self.controller.forward(t, reads)
-        output, vectors = self.layout.output(t), self.interface.vectors[self.layout.step(t)]
-        self.precision.fill(
-            vectors, self.interface.outputs(output), self._weight.t(), self.interface.bias
-        )
+        output, step = self.layout.output(t), self.layout.step(t)
+        vectors, tensors = self.interface.vectors[step], self.interface.tensors
+        outputs = self.interface.outputs(output)
+        self.precision.fill(vectors, outputs, self._weight.t(), tensors.bias)
+        if tensors.ahead is not None:
+            vectors.add_(tensors.ahead[output])
+        if self._norm is not None:
+            self._norm.forward(step)
 
     def end(self, first_reads: Tensor, reads: Tensor) -> None:
         """Finish the forward pass: (B, R W) before the first step, (step rows, R W) after each."""
@@ -75,6 +81,8 @@ class ComposedControl:
     def begin_backward(self, d_final: list[Tensor | None]) -> Any:
         """The controller's gradients, begun with those of its final state."""
         self._gradients = self.controller.begin_backward(d_final)
+        if self._norm is not None:
+            self._norm.begin_backward()
         return self._gradients
 
     def backward(self, t: int, d_vectors: Tensor, d_hidden: Tensor, d_reads: Tensor) -> None:
@@ -82,12 +90,19 @@ class ComposedControl:
 
         Args:
             t: decreases from call to call.
-            d_vectors: (b, interface size), gradients of the interface vectors.
+            d_vectors: (b, interface size), gradients of the interface vectors; become those of what
+                the linear layer puts out.
             d_hidden: (b, output size), of the controller's outputs otherwise; overwritten.
             d_reads: (b, R W), of the read vectors of step t - 1; added to.
         """
+        if self._norm is not None:
+            self._norm.backward(self.layout.step(t), d_vectors)
         d_output = self.precision.add(d_hidden, d_vectors, self._weight)
         d_reads.add_(self._gradients.backward(t, d_output))
+
+    def norm_gradients(self) -> list[Tensor | None]:
+        """Gradients of the normalisation's gain and shift, if there is one."""
+        return [] if self._norm is None else self._norm.gradients(self.interface.tensors)
 
 
 class FusedControl:
@@ -111,7 +126,7 @@ class FusedControl:
     ) -> None:
         self.kernels, self.controller = kernels, controller
         self.interface, self.layout = interface, layout
-        self._weight = _with_rows(precision.operand(interface.weight))
+        self._weight = _with_rows(precision.operand(interface.tensors.weight))
         self._weights = [_with_rows(layer.operand) for layer in controller.layers]
         recurrent = controller.of.tape.recurrent
         self._first_hidden: list[Tensor | None] = [
@@ -129,7 +144,7 @@ class FusedControl:
                 *(self._weights[index], self._arrays(layer, t)),
             )
         self.kernels.interface(
-            *(self.interface.outputs(output), self._weight, self.interface.bias),
+            *(self.interface.outputs(output), self._weight, self.interface.tensors.bias),
             self.interface.vectors[self.layout.step(t)],
         )
 
@@ -175,6 +190,10 @@ class FusedControl:
         for place, before in self.layout.rows_before():
             out[place] = each[before]
 
+    def norm_gradients(self) -> list[Tensor | None]:
+        """See `ComposedControl`; these kernels know no normalisation."""
+        return []
+
     def begin_backward(self, d_final: list[Tensor | None]) -> LayeredGradients:
         """See `ComposedControl`."""
         self._gradients = self.controller.begin_backward(d_final)
@@ -207,13 +226,14 @@ def begin_control(
     precision: Precision,
     layout: Layout,
 ) -> ComposedControl | FusedControl:
-    """With the backend's kernels if it has any for the controller and its sizes."""
+    """With the backend's kernels if it has any for both layers and their sizes."""
     if (
-        isinstance(controller, LayeredTape)
+        interface.tensors.form.plain
+        and isinstance(controller, LayeredTape)
         and controller.of.tape.kernel is not None
         and controller.of.c_clip is None
     ):
-        weights = interface.weight, *(layer.weight for layer in controller.layers)
+        weights = interface.tensors.weight, *(layer.weight for layer in controller.layers)
         multiplications = layout.batch_size * max(weight.numel() for weight in weights)
         kernels = backend.controller_kernels(multiplications)
         if kernels is not None:

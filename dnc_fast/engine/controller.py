@@ -51,3 +51,9 @@ def is_plain(module: Any) -> bool:
         or "parametrizations" in modules
         or any([name in own or name in modules or name in others for name in COMPUTED])
     )
+
+
+def interface_is_plain(layer: nn.Module, norm: nn.Module | None) -> bool:
+    """Whether the weights of an interface layer and of its normalisation can be used directly."""
+    kinds = {nn.Linear: layer} if norm is None else {nn.Linear: layer, nn.LayerNorm: norm}
+    return all([type(one) is kind and is_plain(one) for kind, one in kinds.items()])

@@ -64,7 +64,7 @@ class RecordingFromInputs:
         x, parameters = given[0], list(layer_parameters(controller))
         others = given[1 + len(parameters) :]
         weight, half = others[0], passes.plan.precision.half
-        # Aliases whose versions are their own: what is given may be filled anew.
+        # Aliases whose versions are their own: what is given may be overwritten.
         self._leaves = [x.data, *parameters]
         for leaf, is_wanted in zip(self._leaves, wanted, strict=True):
             leaf.requires_grad_(is_wanted)

@@ -50,7 +50,7 @@ class Layers:
         return (self.tape.gates + 3) * self.hidden_size * self.num_layers
 
     def prepare(self, controller: LayeredController, x: Tensor) -> list[Tensor]:
-        """The inputs of a run, computed with autograd: x_part and weight of each layer.
+        """The inputs of a run, computed with autograd: what each layer's tape prepares.
 
         Args:
             controller: the module.
@@ -98,9 +98,9 @@ class LayeredTape:
         self.layout = layout
         kind, H, L = layers.tape, layers.hidden_size, layers.num_layers
         self.masks: list[dict[int, Tensor]] = [{} for _ in range(L)]
-        x_parts, weights = given[::2], given[1::2]
+        layers_given = [given[k : k + kind.prepared] for k in range(0, len(given), kind.prepared)]
         has_c = int(kind.has_c)
-        seen = max(weight.shape[1] for weight in weights)
+        seen = max(weight.shape[1] for _, weight, *_ in layers_given)
         # With several layers, the lowest sees less than the others; the rest is zero.
         new = output.new_empty if L == 1 else output.new_zeros
         full = partial(output.new_empty, dtype=precision.full)
@@ -111,13 +111,13 @@ class LayeredTape:
             tanh_c=full(L, has_c * layout.num_step_rows, H),
         )
         self.layers: list[LayerTape] = []
-        for index, (x_part, weight) in enumerate(zip(x_parts, weights, strict=True)):
+        for index, (x_part, weight, *norms) in enumerate(layers_given):
             hidden = output[:, index * H : (index + 1) * H]
             initial = list(tensors(state[index]))
             inputs, *others = (buffer[index] for buffer in self.buffers)
             buffers = LayerBuffers(inputs[:, : weight.shape[1]], *others)
             self.layers.append(
-                kind(backend, precision, layout, x_part, weight, hidden, initial, buffers)
+                kind(backend, precision, layout, x_part, weight, hidden, initial, buffers, norms)
             )
 
     def forward(self, t: int, read_vectors: Tensor) -> None:

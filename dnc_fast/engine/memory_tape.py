@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..backends.parts import StepRun
 from ..backends.step import final_gradients
-from ..interface import interface_size
 from ..kernels.arrays import Adjoint, Step
 from ..layout import Layout
 from ..state import MemorySizes, MemoryState
@@ -97,7 +96,7 @@ class MemoryTape:
         self.initial = MemoryState(*(tensor.detach().contiguous() for tensor in state))
         self.final = MemoryState(*map(torch.empty_like, self.initial))
         new = state.memory.new_empty
-        self.vectors = new(layout.num_step_rows, interface_size(W, R, Hw))
+        self.vectors = new(layout.num_step_rows, steps.options.interface_length(W, R, Hw))
         self.reads = new(layout.total, R, W)  # of all steps, kept or not: they are output
         sizes = {
             "usage": (N,), "precedence": (Hw, N), "write_weights": (Hw, N), "read_weights": (R, N)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backends.autograd import memory_state
 from ..backends.operation import shapes_after
@@ -19,6 +18,7 @@ from ..opaque import as_one_operation
 from ..precision import Precision
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .from_inputs import layer_parameters
+from .interface_layer import InterfaceForm, InterfaceTensors
 from .plan import Plan, Start
 from .run import run_sequences
 
@@ -31,7 +31,7 @@ NEEDED = (
 
 def sequences_operation(
     controller: LayeredController,
-    interface: nn.Linear,
+    interface: InterfaceTensors,
     x: Tensor,
     state: DNCState,
     config: DNCConfig,
@@ -41,7 +41,8 @@ def sequences_operation(
     """`run_sequences` with sequences of one length.
 
     Args:
-        controller, interface: the cell's parts; the controller has a tape and drops nothing out.
+        controller: the cell's; it has a tape and drops nothing out.
+        interface: of the cell's interface layer, without `ahead`.
         x: (T B, X), one step after another.
         state: complete, before the first step.
         config: of the model.
@@ -59,9 +60,9 @@ def sequences_operation(
         backend=backend,
         half=half,
         counts=(len(own), len(memory)),
+        form=[*interface.form],
     )
-    layers = [*layer_parameters(controller), interface.weight]
-    layers += [] if interface.bias is None else [interface.bias]
+    layers = [*layer_parameters(controller), *interface.given]
     given: list[Any] = [x, *own, *memory, state.read_vectors, *layers]
     features, *final = _sequences(given, text)
     found = iter(final)
@@ -77,12 +78,14 @@ class _Text(NamedTuple):
     | backend | its name                                                           |
     | half    | see `Precision`                                                    |
     | counts  | of tensors in the controller's state, and in the memory            |
+    | form    | of the interface layer                                             |
     """
 
     config: DNCConfig
     backend: str
     half: torch.dtype | None
     counts: tuple[int, int]
+    form: InterfaceForm
 
 
 @cache
@@ -91,7 +94,8 @@ def _read(text: str) -> _Text:
     for name in ("checkpoint_dtype", "half"):
         if read[name] is not None:
             read[name] = getattr(torch, read[name].removeprefix("torch."))
-    return _Text(DNCConfig.of(read), read["backend"], read["half"], read["counts"])
+    form = InterfaceForm(*read["form"])
+    return _Text(DNCConfig.of(read), read["backend"], read["half"], read["counts"], form)
 
 
 class _Given(NamedTuple):
@@ -131,13 +135,12 @@ def _run(given: list[Tensor], text: str) -> list[Tensor]:
         raise ValueError("a DNC in a graph needs at least one sequence, got B=0")
     parameters, parts = iter(layers), iter(own)
     controller = _controller(read.config, read_vectors[0].numel(), parameters)
-    weight, bias = next(parameters), next(parameters, None)
+    interface = InterfaceTensors.parse(read.form, [*parameters])
     own_state = map_tensors(lambda _: next(parts), controller.zero_state(1))
     state = DNCState(own_state, memory, read_vectors)
     start = Start(state, memory.sizes, LINKAGES[read.config.linkage].is_matrix, lambda: state)
     plan = Plan.of(read.config, read.backend, Precision(read_vectors.dtype, read.half))
-    interface: Any = SimpleNamespace(weight=weight, bias=bias)
-    autocast = read.half is not None and weight.dtype != read.half
+    autocast = read.half is not None and interface.weight.dtype != read.half
     with torch.autocast(x.device.type, read.half, enabled=autocast):
         batch_sizes = [B] * (x.shape[0] // B)
         features, final = run_sequences(controller, interface, x, batch_sizes, start, plan)

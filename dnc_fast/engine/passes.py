@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..interface import interface_size
 from ..layout import Layout
 from ..linkages import linkage_of
 from ..state import DNCState, map_tensors
 from .called_controller import CalledModule
+from .interface_layer import InterfaceForm
 from .layered_controller import Layers
 from .memory_tape import checkpoint_interval
 from .plan import Plan
@@ -21,7 +21,7 @@ class Passes:
         controller: how the controller runs.
         layout: the rows of each step.
         state: gives the structure and sizes of the states.
-        num_weights: number of tensors of the interface layer.
+        interface: which tensors the interface layer has.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Passes:
         controller: Layers | CalledModule,
         layout: Layout,
         state: DNCState,
-        num_weights: int,
+        interface: InterfaceForm,
     ) -> None:
         assert state.memory is not None
         self.plan = plan
@@ -43,7 +43,7 @@ class Passes:
         self.interval = plan.interval or checkpoint_interval(
             layout.steps, self.sizes, itemsize, self.is_matrix, plan.in_place, self.device
         )
-        self.num_weights = num_weights
+        self.interface = interface
         self.form = map_tensors(lambda tensor: tensor.new_empty(0), state)
 
     @property
@@ -59,7 +59,9 @@ class Passes:
             matrices += checkpoints_held(steps, self.interval)
             vectors = rows + B
         numbers = matrices * B * N * (Hw * N + W) + vectors * (1 + 2 * Hw + R) * N
-        if self.layout.keep and self.plan.backend.fuses(self.plan.options, self.is_matrix):
-            numbers += rows * self.plan.backend.kept_numbers(self.sizes)
-        numbers += 2 * rows * (interface_size(W, R, Hw) + R * W + controller.kept_numbers)
+        options, backend = self.plan.options, self.plan.backend
+        if self.layout.keep and backend.fuses(options, self.is_matrix):
+            numbers += rows * backend.kept_numbers(self.sizes)
+        vectors = options.interface_length(W, R, Hw) + R * W
+        numbers += 2 * rows * (vectors + controller.kept_numbers)
         return numbers * self.plan.precision.full.itemsize

@@ -13,6 +13,7 @@ from ..backends.step import ComposedRun, first_gradients, step_run
 from ..state import DNCState, MemoryState, map_tensors, tensors
 from .all_steps import AllSteps
 from .control import InterfaceLayer, begin_control
+from .interface_layer import InterfaceTensors
 from .layered_controller import LayeredGradients, LayeredTape
 from .memory_in_place import InPlaceTape
 from .memory_tape import MemoryGradients, MemoryTape
@@ -33,9 +34,9 @@ class Recording:
             prepare_kernels(Recording, passes, given)
         self.passes = passes
         plan, layout = passes.plan, passes.layout
-        self.weight, *bias = given[: passes.num_weights]
-        self.bias = bias[0] if bias else None
-        parts = iter(given[passes.num_weights :])
+        count = passes.interface.size
+        self.interface = InterfaceTensors.parse(passes.interface, given[:count])
+        self.weight, parts = self.interface.weight, iter(given[count:])
         state: DNCState = map_tensors(lambda _: next(parts).detach().contiguous(), passes.form)
         assert state.memory is not None and state.read_vectors is not None
         self.first_reads = state.read_vectors
@@ -65,13 +66,14 @@ class Recording:
         self.control = begin_control(
             plan.backend,
             self.controller,
-            InterfaceLayer(self.weight, self.bias, self.features, self.memory.vectors),
+            InterfaceLayer(self.interface, self.features, self.memory.vectors),
             precision,
             layout,
         )
         self.at_once: AllSteps | None = None
         if (
             self.steps.takes_all_steps
+            and passes.interface.plain
             and isinstance(self.controller, LayeredTape)
             and self.controller.of.tape.kernel is not None
             and not self.controller.of.draws
@@ -79,7 +81,7 @@ class Recording:
             and plan.checkpoint_dtype is None
         ):
             self.at_once = AllSteps(
-                *(self.controller, self.memory, self.weight, self.bias),
+                *(self.controller, self.memory, self.weight, self.interface.bias),
                 *(self.features, self.first_reads),
             )
         self._run_steps()
@@ -161,10 +163,14 @@ class Recording:
             self.at_once.backward(controller, memory, weight, d_hidden, d_first_reads)
         d_weight = precision.product(memory.vectors.t(), self.features[:, :size])
         d_weights: list[Tensor | None] = [d_weight.to(weight.dtype)]
-        if self.bias is not None:
-            d_weights.append(memory.vectors.sum(0).to(self.bias.dtype))
+        bias, ahead = self.interface.bias, self.interface.ahead
+        if bias is not None:
+            d_weights.append(memory.vectors.sum(0).to(bias.dtype))
+        if ahead is not None:
+            d_weights.append(memory.vectors.to(ahead.dtype))
         return [
             *d_weights,
+            *self.control.norm_gradients(),
             *controller.of_state(),
             *first_gradients(memory.state, self.steps, self.memory.initial),
             d_first_reads,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..layout import Layout
 from ..state import map_tensors, tensors
+from .interface_layer import InterfaceTensors
 from .layered_controller import Layers
 from .passes import Passes
 
@@ -53,18 +54,24 @@ def rehearse(record: Record, passes: Passes, given: Sequence[Tensor]) -> None:
 
     Arguments as in `prepare_kernels`, on any device.
     """
+    assert isinstance(passes.controller, Layers)
     sizes = passes.layout.batch_sizes
     if len(sizes) > STEPS:
         sizes = [*sizes[: STEPS // 2], *sizes[-STEPS // 2 :]]
-    weights, parts = given[: passes.num_weights], iter(given[passes.num_weights :])
+    form, rows = passes.interface, sum(sizes)
+    interface = InterfaceTensors.parse(form, given[: form.size])
+    if interface.ahead is not None:
+        interface = interface._replace(ahead=interface.ahead[:rows])
+    parts = iter(given[form.size :])
     state = map_tensors(lambda _: without_data(next(parts)), passes.form)
-    prepared = list(parts)
-    prepared[::2] = [x_part[: sum(sizes)] for x_part in prepared[::2]]  # the others are weights
-    given = (*map(without_data, weights), *tensors(state), *map(without_data, prepared))
+    prepared, stride = list(parts), passes.controller.tape.prepared
+    prepared[::stride] = [x_part[:rows] for x_part in prepared[::stride]]
+    weights = map(without_data, interface.given)
+    given = (*weights, *tensors(state), *map(without_data, prepared))
     plan = passes.plan._replace(interval=min(passes.interval, 2))
     layout = Layout(sizes, passes.layout.keep)
     with torch.no_grad():
-        few = Passes(plan, passes.controller, layout, state, len(weights))
+        few = Passes(plan, passes.controller, layout, state, form)
         recording = record(few, given)
         results = recording.results()
         if layout.keep:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..interface import interface_size
 from ..linkages import Linkage, LinkBudget, LinkSizes
 from ..state import MemorySizes
+from .interface_layer import InterfaceForm
 from .memory_tape import checkpoint_interval
 from .plan import Plan
 
@@ -97,6 +97,7 @@ def memory_report(
     state_dtype: torch.dtype,
     itemsize: int,
     controller_numbers: int,
+    interface: InterfaceForm,
     features: int,
     output_size: int,
     parameters: int,
@@ -110,8 +111,9 @@ def memory_report(
         fan_out: K, entries in each row of a sparse link matrix.
         state_dtype: dtype of the memory.
         itemsize: bytes per parameter.
-        controller_numbers: numbers that the controller keeps per step and sequence.
-        features: L H + R W.
+        controller_numbers: numbers that the controllers keep per step and sequence.
+        interface: which tensors the interface layer has.
+        features: what the output layer sees, F.
         output_size: Y.
         parameters: their number.
     """
@@ -144,12 +146,18 @@ def memory_report(
         kept = rows * plan.backend.kept_numbers(sizes)
     else:  # temporary, as measured, about
         vectors += 8 * (R + Hw) + 3 * cut_heads
+    if plan.options.link_sharpness:  # both directional weightings
+        vectors += 2 * steps * R * Hw
+    # Each vector and its gradient; before normalisation; from the end, with the gradient.
+    copies = 2 + interface.norm + 2 * interface.ahead
     return MemoryReport(
         parameters=2 * parameters * itemsize,
         link_matrices=link_bytes,
         memory_matrices=(memories + 1) * B * N * W * state_itemsize,
         weightings=(vectors * B * N + kept) * state_itemsize,
-        interface=2 * rows * (interface_size(W, R, Hw) + R * W) * state_itemsize,
+        interface=rows
+        * (copies * plan.options.interface_length(W, R, Hw) + 2 * R * W)
+        * state_itemsize,
         controller=rows * controller_numbers * itemsize,
         outputs=3 * rows * features * itemsize + 2 * rows * output_size * itemsize,
     )

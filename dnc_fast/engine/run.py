@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backends.autograd import refuse_second_gradient
 from ..checks import autocasts
@@ -18,6 +18,7 @@ from .called_controller import CalledModule
 from .captures import Given, Work
 from .controller import controller_run
 from .from_inputs import Repeat, layer_parameters
+from .interface_layer import InterfaceTensors
 from .layered_controller import Layers
 from .passes import Passes
 from .plan import Plan, Start
@@ -27,7 +28,7 @@ from .recording import Recording
 @untraced
 def run_sequences(
     controller: Any,
-    interface: nn.Linear,
+    interface: InterfaceTensors,
     x: Tensor,
     batch_sizes: list[int],
     start: Start,
@@ -36,7 +37,8 @@ def run_sequences(
     """Run a batch of sequences through a DNC.
 
     Args:
-        controller, interface: the cell's parts.
+        controller: the cell's.
+        interface: of the cell's interface layer.
         x: (sum of batch_sizes, X), one step after another.
         batch_sizes: number of sequences at each step; never increases.
         start: the state before the first step.
@@ -56,11 +58,10 @@ class _Run:
     """A run of a cell's parts, as a whole or in parts."""
 
     def __init__(
-        self, of: Layers | CalledModule, controller: Any, interface: nn.Linear, plan: Plan
+        self, of: Layers | CalledModule, controller: Any, interface: InterfaceTensors, plan: Plan
     ) -> None:
         self.of, self.controller, self.plan = of, controller, plan
-        weight, bias = interface.weight, interface.bias
-        self.weights = [weight] if bias is None else [weight, bias]
+        self.weights, self.form = interface.given, interface.form
 
     def widened(self, x: Tensor, batch_sizes: list[int], start: Start) -> tuple[Tensor, DNCState]:
         """Run a model in half precision: the controller's state is in full, also between parts."""
@@ -79,6 +80,7 @@ class _Run:
             plan.capture
             and isinstance(of, Layers)
             and not of.draws
+            and not self.form.ahead
             and plan.backend.fuses(plan.options, start.is_matrix)
             and batch_sizes[0] == batch_sizes[-1]
             and (stream := captures.CAPTURES.stream(x.device)) is not None
@@ -97,8 +99,7 @@ class _Run:
         keep = torch.is_grad_enabled() and any(
             [one.requires_grad for one in (x, *parameters, *state)]
         )
-        bias = len(self.weights) > 1
-        work = Work(self.plan, self.of.key, start.sizes, keep, x.device, stream, bias)
+        work = Work(self.plan, self.of.key, start.sizes, keep, x.device, stream, self.form)
 
         def passes(steps: int) -> Passes:
             return self._passes(batch_sizes[:steps], keep, start.made())
@@ -137,7 +138,7 @@ class _Run:
         return features, map_tensors(lambda _: next(parts), replay.passes.form)
 
     def _passes(self, batch_sizes: list[int], keep: bool, state: DNCState) -> Passes:
-        return Passes(self.plan, self.of, Layout(batch_sizes, keep), state, len(self.weights))
+        return Passes(self.plan, self.of, Layout(batch_sizes, keep), state, self.form)
 
     def launched(self, x: Tensor, batch_sizes: list[int], start: Start) -> tuple[Tensor, DNCState]:
         """Run without a capture."""

@@ -58,8 +58,7 @@ def scan(step: Step, x: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
 
 
 def _check_that_it_can(state: DNCState) -> None:
-    assert state.memory is not None
-    link = state.memory.link
+    link = None if state.memory is None else state.memory.link
     linkage = linkage_of(link)
     others = (
         "export a fixed number of steps, or a single one (DNCCell), or a model with backend "

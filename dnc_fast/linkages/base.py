@@ -110,6 +110,39 @@ class LinkRun(ABC):
             None if nothing is linked.
         """
 
+    def backward_of_each(
+        self, step: Step, d_link: Tensor, d_ahead: Tensor, d_behind: Tensor
+    ) -> tuple[Tensor, LinkGradients]:
+        """`backward` from gradients of the directional weightings themselves.
+
+        `backward` is for one gradient of the read weightings, which mix the directional ones. So
+        each of these counts as a read head of its own, which reads nothing else.
+
+        Args:
+            step: step t.
+            d_link: as in `backward`.
+            d_ahead, d_behind: (B, Hw, R, N), gradients of the forward and backward weightings.
+
+        Returns:
+            what the links add to the gradient of the last read weightings (B, R, N), and the rest.
+        """
+        B, Hw, R, N = d_ahead.shape
+        changes = torch.stack([d_ahead, d_behind], dim=2)  # (B, Hw, 2, R, N)
+        own = torch.eye(Hw, dtype=d_ahead.dtype, device=d_ahead.device)
+        modes = own.view(1, Hw, 1, 1, Hw).expand(B, Hw, 2, R, Hw).contiguous()
+        none = torch.zeros_like(modes[:, :, 0])
+        ahead = torch.stack([modes[:, :, 0], none], dim=2).view(B, -1, Hw)
+        behind = torch.stack([none, modes[:, :, 1]], dim=2).view(B, -1, Hw)
+        heads = step._replace(read0=step.read0.repeat(1, 2 * Hw, 1))
+        found = self.backward(heads, d_link, changes.view(B, -1, N), ahead, behind)
+        assert found is not None  # otherwise there are no directional weightings
+        # forward = L wr has the gradient L^T d, backward = L^T wr has L d.
+        toward, away = (
+            torch.stack([part.view(B, Hw, Hw, 2, R, N)[:, h, h] for h in range(Hw)], dim=1)
+            for part in (found.ahead, found.behind)
+        )
+        return (away[:, :, 0] + toward[:, :, 1]).sum(1), found
+
     def rebuild(self, step: Step) -> None:  # noqa: B027
         """Fill step.link1 from step.link0 and the vectors."""
 

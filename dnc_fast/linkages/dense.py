@@ -18,6 +18,8 @@ from .base import Linkage, LinkBudget, LinkGradients, LinkRun, LinkSizes
 def update_link(link: Tensor, precedence: Tensor, write_weights: Tensor) -> Tensor:
     """L_t[i, j] = (1 - ww_i - ww_j) L_{t-1}[i, j] + ww_i p_{t-1}[j], and L_t[i, i] = 0.
 
+    Equation (10) of docs/primer.md.
+
     Args:
         link: (B, Hw, N, N), of the previous step.
         precedence: (B, Hw, N), of the previous step.
@@ -36,6 +38,8 @@ def directional_weightings(link: Tensor, read_weights: Tensor) -> tuple[Tensor, 
     """Where the link matrix leads from what was read last, forward and backward in time.
 
         forward_r = L_t wr_{t-1,r};  backward_r = L_t^T wr_{t-1,r}
+
+    Equation (11) of docs/primer.md.
 
     Args:
         link: (B, Hw, N, N), of this step.

@@ -260,7 +260,7 @@ def draw_lessons(axes: Axes, tests: dict[str, Tensor]) -> None:
             **SMALL,
         )
     scale_by_share(axes)
-    note_above(axes, "a number where the tests of its lesson begin")
+    note_above(axes, "numbers: where the tests of each lesson begin")
     note_absence(axes, tests["share"])
 
 

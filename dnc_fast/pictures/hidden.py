@@ -60,7 +60,7 @@ def hidden_view(
     groups = [image_group(inputs, "inputs", "feature", image_height(inputs.shape[1], most=2.4))]
     if states:
         order = by_time_of_change(states[0])
-        names = ("hidden state, units by the step of their largest change", "cell state, likewise")
+        names = ("hidden state, units in the order of their largest change", "cell state, likewise")
         for name, values in zip(names, states, strict=False):
             height = image_height(values.shape[1], 0.035, most=2.4)
             groups.append(image_group(values[:, order], name, "unit", height))

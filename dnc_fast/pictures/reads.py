@@ -79,7 +79,7 @@ def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
     top, low = stacked[0][0].get_position(), stacked[-1][0].get_position()
     bar = figure.add_axes((top.x1 + 0.1 / WIDTH, low.y0, 0.1 / WIDTH, top.y1 - low.y0))
     figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1]).set_label("share of the weighting")
-    stacked[-1][0].set_xlabel("time step; a dot is on the triple that is read most of all")
+    stacked[-1][0].set_xlabel("time step; a dot marks the triple that is read most")
     stacked[-1][0].set_xlim(first - 0.5, len(read) - 0.5)
     return figure
 

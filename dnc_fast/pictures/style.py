@@ -87,7 +87,7 @@ def house_style() -> Iterator[None]:
     except ImportError as error:
         raise ImportError(
             "the pictures of dnc_fast need matplotlib, which could not be imported "
-            f"({error}); `pip install matplotlib` brings it"
+            f"({error}); `pip install matplotlib` installs it"
         ) from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

@@ -75,7 +75,8 @@ def model_options(task: Task) -> dict[str, Any]:
         case tasks.RepeatCopyTask():
             return {**SMALL, "num_cells": max(2 * task.memory_load, 16)}  # google-deepmind/dnc's
         case tasks.AssociativeRecallTask():  # the query is written too
-            return {**SMALL, "num_cells": (task.max_items + 2) * task.item_length}
+            cells = (task.max_items + 2) * task.item_length
+            return {**SMALL, "num_cells": cells, "input_gain": 4.0}
         case tasks.KeyValueTask():
             # Only the cells can hold a pair: the controller has no state and writes are not linked
             # in time. With as many cells as pairs, writing during a query costs one of them.
@@ -105,8 +106,9 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
             return {"learning_rate": 1e-3}
         case tasks.RepeatCopyTask():
             return {**_decaying(30_000), "curriculum": "on" if len(task.lessons()) > 2 else "off"}
-        case tasks.AssociativeRecallTask():  # at a falling rate the later lessons are not passed
-            return {**SMALL_STEPS, "curriculum": "on", "max_steps": 100_000}
+        case tasks.AssociativeRecallTask():
+            faster = {"learning_rate": 2e-3, "warm_up": 500, "batch_size": 64}
+            return {**_decaying(20_000), **faster, "curriculum": "on"}
         case tasks.KeyValueTask():
             return {**SMALL_STEPS}
         case tasks.PrioritySortTask():

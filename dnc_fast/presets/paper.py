@@ -1,9 +1,13 @@
-"""The hyper-parameters of Graves et al. 2016 (Extended Data Table 2), as presets by name.
+"""The hyper-parameters of published runs, as presets by name.
 
-The paper optimises by RMSProp without giving its momentum, decay and epsilon: here they are torch's
-own. It clips the gradients of the LSTM's activations to [-10, 10] and no norm, so the bound on the
-norm here is out of reach. The weight 0.5 of the entropy in Mini-SHRDLU is for rewards of unknown
-size, so it is left as it is. For bAbI it has 16 asynchronous workers, here there is one.
+"paper-...": Graves et al. 2016, Extended Data Table 2. The paper optimises by RMSProp without
+giving its momentum, decay and epsilon: here they are torch's own. It clips the gradients of the
+LSTM's activations to [-10, 10] and no norm, so the bound on the norm here is out of reach. For bAbI
+it has 16 asynchronous workers, here there is one. The weight 0.5 of the entropy in Mini-SHRDLU is
+for rewards of a size that it does not give: here it is the default.
+
+"csordas2019" and "franke2018": on bAbI, the best models of Csordas & Schmidhuber 2019 (DNC-MD) and
+of Franke et al. 2018 (BiADNC). docs/variants.md tells what of these runs is not here.
 """
 
 from __future__ import annotations
@@ -53,10 +57,41 @@ TRAVERSAL, INFERENCE = last_lesson(TraversalTask), last_lesson(InferenceTask)
 SHRDLU = {**last_lesson(ShrdluTask), "decay": 0.75}
 PATH = {**last_lesson(ShortestPathTask), "mixing": 0.8}
 
+CSORDAS = Preset(
+    BABI,
+    {
+        **dict(zip(SIZES, (1, 256, 256, 64, 4), strict=True)),
+        "masked_lookup": True,
+        "mask_floor": 0.0,
+        "deallocate": True,
+    },
+    {
+        **{"optimizer": "rmsprop", "momentum": 0.9, "batch_size": 2, "learning_rate": 1e-4},
+        **{"weight_decay": 1e-5, "clip_norm": 10.0, "max_steps": 500_000, "curriculum": "off"},
+    },
+)
+FRANKE = Preset(
+    BABI,
+    {
+        **dict(zip(SIZES, (1, 172, 128, 64, 4), strict=True)),
+        "controller": "layer_norm_lstm",
+        "bidirectional_controller": True,
+        "interface_norm": True,
+        "bypass_dropout": 0.1,
+        "linkage": "none",
+    },
+    {
+        **{"optimizer": "rmsprop", "momentum": 0.9, "batch_size": 32, "learning_rate": 3e-5},
+        **{"clip_norm": 10.0, "max_steps": ENOUGH, "curriculum": "off"},
+    },
+)
+
 PUBLISHED: dict[str, dict[str, Preset]] = {
     "babi": {
         "paper-babi-dnc1": column(BABI, (1, 256, 256, 64, 4), 1, 1e-4, curriculum="off"),
         "paper-babi-dnc2": column(BABI, (1, 256, 256, 32, 8), 1, 1e-4, curriculum="off"),
+        "csordas2019": CSORDAS,
+        "franke2018": FRANKE,
     },
     "traversal": {
         "paper-traversal": column(TRAVERSAL, (3, 256, 256, 50, 5), 2, 1e-5, **LESSONS),

@@ -6,10 +6,14 @@ any float dtype. The equations of temporal linkage are in `dnc_fast.linkages`.
 """
 
 from .allocation import (
+    allocate,
+    allocate_backward,
     allocation_weighting,
     allocation_weighting_backward,
     retention,
     retention_backward,
+    smooth_allocation_weighting,
+    smooth_allocation_weighting_backward,
     update_usage,
     update_usage_backward,
     usage_order,
@@ -18,11 +22,19 @@ from .content import (
     LookUp,
     content_weighting,
     content_weighting_backward,
-    cosine_similarity,
     look_up,
 )
-from .memory import read_memory, read_memory_backward, write_memory, write_memory_backward
+from .memory import (
+    deallocate,
+    deallocate_backward,
+    read_memory,
+    read_memory_backward,
+    write_memory,
+    write_memory_backward,
+)
 from .precedence import update_precedence, update_precedence_backward
+from .sharpness import sharpen, sharpen_backward
+from .similarity import SIMILARITY_FUNCTIONS
 from .step import (
     Weightings,
     memory_step,
@@ -32,13 +44,17 @@ from .step import (
 )
 
 __all__ = [
+    "SIMILARITY_FUNCTIONS",
     "LookUp",
     "Weightings",
+    "allocate",
+    "allocate_backward",
     "allocation_weighting",
     "allocation_weighting_backward",
     "content_weighting",
     "content_weighting_backward",
-    "cosine_similarity",
+    "deallocate",
+    "deallocate_backward",
     "look_up",
     "memory_step",
     "read_memory",
@@ -46,6 +62,10 @@ __all__ = [
     "read_weighting",
     "retention",
     "retention_backward",
+    "sharpen",
+    "sharpen_backward",
+    "smooth_allocation_weighting",
+    "smooth_allocation_weighting_backward",
     "update_precedence",
     "update_precedence_backward",
     "update_usage",

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from ..portable import cumulative_product, stable_order
+from ..step_options import StepOptions
 from .heads import product_over_heads, products_of_others
+
+softmax_backward = torch.ops.aten._softmax_backward_data
 
 EPSILON = 1e-6
 """Keeps usages above zero: u' = e + (1 - e) u."""
@@ -17,6 +20,8 @@ ROBUST_GRID = 2.0**-8
 
 def retention(free_gates: Tensor, read_weights: Tensor) -> Tensor:
     """How much of each cell's usage the read heads retain: psi = prod_r (1 - f_r wr_r).
+
+    Equation (4) of docs/primer.md.
 
     Args:
         free_gates: (B, R), in [0, 1].
@@ -30,6 +35,8 @@ def retention(free_gates: Tensor, read_weights: Tensor) -> Tensor:
 
 def update_usage(usage: Tensor, write_weights: Tensor, retention: Tensor) -> Tensor:
     """u_t = (u + (1 - u) (1 - prod_h (1 - ww_h))) psi; with one head (u + ww - u ww) psi.
+
+    Equation (5) of docs/primer.md.
 
     Args:
         usage: (B, N), of the previous step.
@@ -67,6 +74,8 @@ def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
 
     The order is discontinuous and passes no gradient; the values do.
 
+    Equation (6) of docs/primer.md.
+
     Args:
         usage: (B, N), in [0, 1].
         order: one of `USAGE_ORDERS`.
@@ -80,6 +89,57 @@ def allocation_weighting(usage: Tensor, order: str = "exact") -> Tensor:
     before = torch.cat([torch.ones_like(ordered[:, :1]), ordered[:, :-1]], dim=-1)
     allocated = (1 - ordered) * cumulative_product(before, dim=-1)
     return torch.zeros_like(usage).scatter(-1, free_list, allocated)
+
+
+def smooth_allocation_weighting(usage: Tensor, options: StepOptions) -> Tensor:
+    """Where new content goes: to all cells, to free ones more; differentiable everywhere.
+
+        a = (1 - prod_j u'_j) softmax(l),  u' = e + (1 - e) u
+        l_i = p log f_i ("proportional"), or f_i / temperature ("softmax")
+        f_i = (1 - u'_i + e) (1 - i / 2N),  i from 0
+
+    The total is that of `allocation_weighting`, so a full memory allocates nothing. Of cells that
+    are equally free the first gets most: otherwise all cells of an empty memory would get the same,
+    become the same, and stay the same.
+
+    Args:
+        usage: (B, N), in [0, 1].
+        options: with allocation and allocation_power or allocation_temperature.
+
+    Returns:
+        (B, N), in [0, 1], sums to at most 1.
+    """
+    usage = EPSILON + (1 - EPSILON) * usage
+    total = 1 - usage.prod(-1, keepdim=True)
+    return total * torch.softmax(_preference(usage, options), dim=-1)
+
+
+def _preference(lifted: Tensor, options: StepOptions) -> Tensor:
+    """l (B, N) of `smooth_allocation_weighting`, from u'."""
+    free = (1 - lifted + EPSILON) * _first_come(lifted)
+    if options.allocation == "proportional":
+        return options.allocation_power * free.log()
+    return free / options.allocation_temperature
+
+
+def _first_come(usage: Tensor) -> Tensor:
+    """(N): 1 - i / 2N."""
+    N = usage.shape[-1]
+    return 1 - torch.arange(N, dtype=usage.dtype, device=usage.device) / (2 * N)
+
+
+def allocate(usage: Tensor, options: StepOptions) -> Tensor:
+    """The allocation weighting (B, N) of a usage (B, N), of the kind that the options name."""
+    if options.allocation == "sorted":
+        return allocation_weighting(usage, options.usage_order)
+    return smooth_allocation_weighting(usage, options)
+
+
+def allocate_backward(d_allocation: Tensor, usage: Tensor, options: StepOptions) -> Tensor:
+    """Gradient of usage (B, N) through `allocate`."""
+    if options.allocation == "sorted":
+        return allocation_weighting_backward(d_allocation, usage, options.usage_order)
+    return smooth_allocation_weighting_backward(d_allocation, usage, options)
 
 
 def retention_backward(
@@ -131,3 +191,34 @@ def allocation_weighting_backward(
     after = torch.cat([terms[:, 1:], none], dim=-1).flip(-1).cumsum(-1).flip(-1)
     d_usage = (after / ordered - products * d_ordered) * (1 - EPSILON)
     return torch.zeros_like(usage).scatter(-1, free_list, d_usage)
+
+
+def smooth_allocation_weighting_backward(
+    d_allocation: Tensor, usage: Tensor, options: StepOptions
+) -> Tensor:
+    """Hand-derived gradient of `smooth_allocation_weighting`.
+
+    With q the softmax and S the total:
+
+        dl = S q (da - q.da);  dS = q.da;  dS/du'_i = -prod_j u'_j / u'_i
+        dl_i/du'_i = -p / (1 - u'_i + e), or -(1 - i / 2N) / temperature
+
+    u' is at least e.
+
+    Args:
+        d_allocation: (B, N), gradient of the weighting.
+        usage, options: the arguments of `smooth_allocation_weighting`.
+
+    Returns:
+        gradient of usage (B, N).
+    """
+    usage = EPSILON + (1 - EPSILON) * usage
+    product = usage.prod(-1, keepdim=True)
+    shares = torch.softmax(_preference(usage, options), dim=-1)
+    d_total = (d_allocation * shares).sum(-1, keepdim=True)
+    d_preference = softmax_backward((1 - product) * d_allocation, shares, -1, shares.dtype)
+    if options.allocation == "proportional":
+        d_usage = -options.allocation_power * d_preference / (1 - usage + EPSILON)
+    else:
+        d_usage = -d_preference * _first_come(usage) / options.allocation_temperature
+    return (1 - EPSILON) * (d_usage - d_total * product / usage)

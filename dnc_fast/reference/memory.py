@@ -7,10 +7,32 @@ from torch import Tensor
 from .heads import product_over_heads, products_of_others
 
 
+def deallocate(memory: Tensor, retention: Tensor) -> Tensor:
+    """M psi 1^T: what is freed is erased as far as its usage is (Csordas & Schmidhuber 2019).
+
+    Args:
+        memory: (B, N, W), of the previous step.
+        retention: (B, N), in [0, 1].
+
+    Returns:
+        (B, N, W), which `write_memory` then writes to.
+    """
+    return memory * retention.unsqueeze(-1)
+
+
+def deallocate_backward(
+    d_memory: Tensor, memory: Tensor, retention: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `deallocate`: of memory (B, N, W) and retention (B, N)."""
+    return d_memory * retention.unsqueeze(-1), (d_memory * memory).sum(-1)
+
+
 def write_memory(
     memory: Tensor, write_weights: Tensor, erase_vectors: Tensor, write_vectors: Tensor
 ) -> Tensor:
     """M_t = M_{t-1} prod_h (1 - ww_h e_h^T) + sum_h ww_h v_h^T.
+
+    Equation (8) of docs/primer.md.
 
     Args:
         memory: (B, N, W), of the previous step.
@@ -28,6 +50,8 @@ def write_memory(
 
 def read_memory(memory: Tensor, read_weights: Tensor) -> Tensor:
     """r_r = wr_r M_t.
+
+    Equation (13) of docs/primer.md.
 
     Args:
         memory: (B, N, W), of this step.

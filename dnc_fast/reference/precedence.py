@@ -8,6 +8,8 @@ from torch import Tensor
 def update_precedence(precedence: Tensor, write_weights: Tensor) -> Tensor:
     """p_t = (1 - sum_i ww_i) p_{t-1} + ww_t.
 
+    Equation (9) of docs/primer.md.
+
     Args:
         precedence: (B, Hw, N), of the previous step.
         write_weights: (B, Hw, N), of this step.

@@ -12,15 +12,11 @@ from ..linkages import linkage_of
 from ..linkages.selection import keep_largest
 from ..state import MemoryState
 from ..step_options import PAPER, StepOptions
-from .allocation import (
-    allocation_weighting,
-    allocation_weighting_backward,
-    retention,
-    update_usage,
-)
+from .allocation import allocate, allocate_backward, retention, update_usage
 from .content import content_weighting
-from .memory import read_memory, write_memory
+from .memory import deallocate, read_memory, write_memory
 from .precedence import update_precedence
+from .sharpness import sharpen
 
 
 class Weightings(NamedTuple):
@@ -62,18 +58,33 @@ def memory_step(
     last = state.write_weights if options.usage_gradient else state.write_weights.detach()
     usage = update_usage(state.usage, last, psi)
 
-    content = content_weighting(interface.write_keys, interface.write_strengths, state.memory)
-    write_weights, allocation = write_weighting(interface, usage, content, options.usage_order)
-    write_weights = _largest(write_weights, options.write_topk)
-    memory = write_memory(
-        state.memory, write_weights, interface.erase_vectors, interface.write_vectors
+    content = content_weighting(
+        interface.write_keys,
+        interface.write_strengths,
+        state.memory,
+        interface.write_masks,
+        options.similarity,
     )
+    write_weights, allocation = write_weighting(interface, usage, content, options)
+    write_weights = _largest(write_weights, options.write_topk)
+    kept = deallocate(state.memory, psi) if options.deallocate else state.memory
+    memory = write_memory(kept, write_weights, interface.erase_vectors, interface.write_vectors)
 
     link, forward, backward = linkage_of(state.link).step(
         state.link, state.precedence, write_weights, state.read_weights, options
     )
+    if options.link_sharpness and link is not None:
+        assert interface.forward_sharpness is not None and interface.backward_sharpness is not None
+        forward = sharpen(forward, interface.forward_sharpness)
+        backward = sharpen(backward, interface.backward_sharpness)
     precedence = update_precedence(state.precedence, write_weights)
-    read_content = content_weighting(interface.read_keys, interface.read_strengths, memory)
+    read_content = content_weighting(
+        interface.read_keys,
+        interface.read_strengths,
+        memory,
+        interface.read_masks,
+        options.similarity,
+    )
     read_weights = read_weighting(interface.read_modes, backward, read_content, forward)
     read_weights = _largest(read_weights, options.read_topk)
 
@@ -92,18 +103,20 @@ def _largest(weights: Tensor, count: int | None) -> Tensor:
 
 
 def write_weighting(
-    interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+    interface: Interface, usage: Tensor, content: Tensor, options: StepOptions
 ) -> tuple[Tensor, Tensor]:
     """ww_h = g_w (g_a a_h + (1 - g_a) c_h), and the allocation weightings a_h.
 
     The heads allocate one after another, each on a usage that counts what the heads before it will
     allocate: s_h = s_{h-1} + (1 - s_{h-1}) g_a g_w a_h, s_0 = u_t. s is dropped after the step.
 
+    Equation (7) of docs/primer.md.
+
     Args:
         interface: this step's interface, activated.
         usage: (B, N), of this step.
         content: (B, Hw, N), the content weightings of the write keys on the old memory.
-        usage_order: one of `USAGE_ORDERS`.
+        options: how cells are allocated.
 
     Returns:
         write weightings and allocation weightings, each (B, Hw, N).
@@ -111,10 +124,10 @@ def write_weighting(
     allocation_gates = interface.allocation_gates.unsqueeze(-1)
     write_gates = interface.write_gates.unsqueeze(-1)
     shares = (write_gates * allocation_gates).unbind(1)
-    allocations = [allocation_weighting(usage, usage_order)]
+    allocations = [allocate(usage, options)]
     for share in shares[:-1]:
         usage = usage + (1 - usage) * share * allocations[-1]
-        allocations.append(allocation_weighting(usage, usage_order))
+        allocations.append(allocate(usage, options))
     allocation = torch.stack(allocations, dim=1)
     write_weights = write_gates * (allocation_gates * allocation + (1 - allocation_gates) * content)
     return write_weights, allocation
@@ -124,6 +137,8 @@ def read_weighting(
     read_modes: Tensor, backward: Tensor, content: Tensor, forward: Tensor
 ) -> Tensor:
     """wr_r = sum_h pi_b,h bwd_h + pi_c c + sum_h pi_f,h fwd_h.
+
+    Equation (12) of docs/primer.md.
 
     Args:
         read_modes: (B, R, 1 + 2 Hw): backward[Hw], content, forward[Hw].
@@ -144,7 +159,7 @@ def write_weighting_backward(
     usage: Tensor,
     allocation: Tensor,
     content: Tensor,
-    usage_order: str,
+    options: StepOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `write_weighting`: of allocation gates, write gates, usage, content."""
     allocation_gates = interface.allocation_gates.unsqueeze(-1)
@@ -169,9 +184,7 @@ def write_weighting_backward(
             d_shares[:, head] = (free * allocations[head]).sum(-1)
             d_allocations[head] = d_allocations[head] + free * shares[head]
             d_usage = d_usage * (1 - shares[head] * allocations[head])
-        d_usage = d_usage + allocation_weighting_backward(
-            d_allocations[head], usages[head], usage_order
-        )
+        d_usage = d_usage + allocate_backward(d_allocations[head], usages[head], options)
     return (
         d_allocation_gates + d_shares * interface.write_gates,
         d_write_gates + d_shares * interface.allocation_gates,

@@ -51,6 +51,7 @@ TASKS: dict[str, type[Task]] = {
     "inference": InferenceTask,
     "shrdlu": ShrdluTask,
 }
+"""Each task by the name that it has on the command line."""
 
 
 def task_name(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""Associative recall: hear items, then one of them, answer with the next (Graves et al. 2014)."""
+"""Associative recall: see items, then one of them; answer with the next (Graves et al. 2014)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digit autoencoding: hear a sequence of digits and its end, then repeat all of it."""
+"""Digit autoencoding: see a sequence of digits and its end, then repeat all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copy: hear a sequence of random bit vectors, then repeat it (Graves et al. 2014, 2016)."""
+"""Copy: see a sequence of random bit vectors, then repeat it (Graves et al. 2014, 2016)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Key-value recall: hear pairs of a key and a value, then answer keys with their values."""
+"""Key-value recall: see pairs of a key and a value, then answer keys with their values."""
 
 from __future__ import annotations
 

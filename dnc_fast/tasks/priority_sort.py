@@ -1,4 +1,4 @@
-"""Priority sort: hear vectors with priorities, answer the highest in order (Graves et al. 2014)."""
+"""Priority sort: see vectors with priorities; answer the highest in order (Graves et al. 2014)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PrioritySortTask(VectorTask):
         check_integer("num_items", self.num_items, minimum=self.num_sorted)
 
     def __str__(self) -> str:
-        return f"sort {self.num_items} vectors of {self.num_bits} bits, say {self.num_sorted}"
+        return f"sort {self.num_items} vectors of {self.num_bits} bits, answer {self.num_sorted}"
 
     @property
     def memory_load(self) -> int:

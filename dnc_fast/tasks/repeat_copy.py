@@ -1,4 +1,4 @@
-"""Repeat copy: hear a sequence and a number, repeat it that often (Graves et al. 2014, 2016)."""
+"""Repeat copy: see a sequence and a number, repeat it that often (Graves et al. 2014, 2016)."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ class Prefetcher:
 
     def _go_on_without_processes(self) -> None:
         warnings.warn(
-            "a process that draws batches was killed, perhaps for want of memory (shared memory is "
-            "in /dev/shm); training goes on, with the same batches drawn by a thread",
+            "a process that draws batches was killed, perhaps for lack of memory (shared memory "
+            "is in /dev/shm); training continues, with the same batches drawn by a thread",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -33,6 +33,7 @@ class TrainingConfig:
     batch_size: int = _option(16, "sequences in a batch")
     accumulate: int = _option(1, "batches whose gradients are averaged in a training step")
     optimizer: str = _option("adam", "optimizer", choices=OPTIMIZERS)
+    momentum: float = _option(0.0, "momentum of rmsprop", minimum=0.0, maximum=1.0)
     learning_rate: float = _option(3e-3, "learning rate", minimum=0.0, above=True)
     schedule: str = _option(
         "constant", "how the learning rate falls to zero", choices=tuple(SCHEDULES)
@@ -57,7 +58,7 @@ class TrainingConfig:
     evaluation_size: int = _option(1000, "sequences in an evaluation")
     solved_at: float = _option(
         1.0,
-        "share of validation sequences right that counts as solved; 2: never",
+        "share of validation sequences right that counts as solved; 2: never stop early",
         minimum=0.0,
         above=True,
     )
@@ -85,6 +86,10 @@ class TrainingConfig:
                 check_integer(option.name, value, **{"minimum": 1, **limits})
             else:
                 check_number(option.name, value, **limits)
+        if self.momentum and self.optimizer != "rmsprop":
+            raise ValueError(
+                f"momentum must be 0 with the optimizer {self.optimizer}, got {self.momentum}"
+            )
         if self.schedule != "constant" and self.warm_up >= self.decay_steps:
             raise ValueError(
                 f"warm_up must be less than decay_steps, {self.decay_steps}, got {self.warm_up}"

@@ -87,7 +87,7 @@ class Ranks:
     def begin_step(self, step: int, seed: int) -> None:
         """Give the dropout of this rank its random numbers for a training step.
 
-        They depend on step and rank alone, so nothing of them need be saved. One process draws on.
+        They depend on step and rank alone, so none need be saved. A single process just continues.
         """
         if self.count > 1:
             torch.manual_seed(stream_seed(seed, "dropout", step * self.count + self.rank))
@@ -148,8 +148,8 @@ class Ranks:
         except RuntimeError as error:
             reason = str(error).split(". ")[0]
             raise TrainingError(
-                f"rank {self.rank} of {self.count} has lost another one, which has ended or cannot "
-                f"be reached ({reason}); see what that one said; --resume goes on from the last "
+                f"rank {self.rank} of {self.count} has lost another rank, which has ended or "
+                f"cannot be reached ({reason}); see its output; --resume continues from the last "
                 "checkpoint"
             ) from error
 

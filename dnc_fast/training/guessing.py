@@ -24,7 +24,7 @@ def guess(task: Task, num_sequences: int, seed: int) -> Evaluation:
 
 
 class Guesser(nn.Module):
-    """Answers like a model, but does not listen."""
+    """Answers like a model, but ignores its inputs."""
 
     def __init__(self, task: Task, num_sequences: int, seed: int) -> None:
         super().__init__()

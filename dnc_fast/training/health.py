@@ -124,7 +124,7 @@ class UsualNorm:
     def spike(self, norm: float) -> float | None:
         """How many times the usual a norm is, if it is a spike; it is counted in the mean.
 
-        Spikes count as the largest norm that is none, so that a lasting change becomes usual.
+        A spike counts as the largest norm that is not one, so that a lasting change becomes usual.
         """
         mean, count = self.state
         level = math.log(max(norm, 1e-30))

@@ -98,7 +98,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ModuleNotFoundError(
-                f"tensorboard could not be imported ({error}); `pip install tensorboard` brings it"
+                f"tensorboard could not be imported ({error}); `pip install tensorboard` "
+                "installs it"
             ) from error
         self._writer: Any = SummaryWriter(folder, purge_step=first_step)
 

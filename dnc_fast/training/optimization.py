@@ -25,10 +25,12 @@ class Optimization:
         self._config = config
         self._device = device.type
         self._parameters = list(model.parameters())
-        kind = {"adam": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}[config.optimizer]
-        self.optimizer = kind(
-            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        if config.optimizer == "adam":
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self._parameters, **options)
+        else:
+            options["momentum"] = config.momentum
+            self.optimizer = torch.optim.RMSprop(self._parameters, **options)
         factor = partial(
             rate_factor,
             schedule=config.schedule,

@@ -60,8 +60,8 @@ class Probe(NamedTuple):
     | words   |        |         | each step's word, see `Task.words`; otherwise None            |
     | moments |        |         | the memory after some steps, see `Moment`                     |
 
-    Where there is no hidden state, as in a feed-forward controller, `hidden` has H = 0. Only an
-    LSTM's `cells` have not.
+    Where there is no hidden state, as in a feed-forward controller, `hidden` has H = 0; so have all
+    `cells` but an LSTM's.
     """
 
     inputs: Tensor

@@ -154,7 +154,7 @@ def make_progress(kind: str, task: Task, first_step: int, max_steps: int) -> Pro
     """
     has_tqdm = importlib.util.find_spec("tqdm") is not None
     if kind == "bar" and not has_tqdm:
-        raise ModuleNotFoundError("progress 'bar' needs tqdm; `pip install tqdm` brings it")
+        raise ModuleNotFoundError("progress 'bar' needs tqdm; `pip install tqdm` installs it")
     if kind == "auto":
         kind = "bar" if has_tqdm and takes_bar(sys.stderr) else "lines"
     if kind == "bar":

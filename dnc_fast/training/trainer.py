@@ -190,7 +190,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint; the metrics up to here are on disk before it.
 
-        The first rank writes; none goes on, or ends and so ends the others, before that is done.
+        The first rank writes; until then no rank continues, or exits and so ends the others.
         """
         carried = [state and list(tensors(self.ranks.whole(state))) for state in self._carried]
         if self.ranks.is_first:
@@ -392,7 +392,7 @@ class Trainer:
         """Raise with the first tensor that is not finite."""
         pairs = zip(batches, map(self.ranks.whole, states), strict=True)
         found = (first_bad_tensor(self.model, batch, state) for batch, state in pairs)
-        first = next(filter(None, found), "no tensor is to blame when the step is run again")
+        first = next(filter(None, found), "every tensor is finite when the step is run again")
         raise TrainingError(
             f"loss and gradient norm must be finite, got {loss:g} and {norm:g} at step "
             f"{self.step + 1}: {first}; the last checkpoint is in {self.folder}; a smaller "

@@ -18,6 +18,7 @@ from . import step as kernels
 from .compile import kernel
 from .layers import layer, layer_backward
 from .product import add_product
+from .variant import Variant
 
 
 @intrinsic
@@ -61,6 +62,34 @@ def _step(t, steps, reads):
         steps.read[before:],
         steps.read[after:],
         reads[steps.output[t] :],
+    )
+
+
+@kernel
+def _variant_at(t, steps, variant):
+    """The variant with what step t keeps, if there is one."""
+    if variant is None:
+        return None
+    return Variant(
+        variant.similarity,
+        variant.masked,
+        variant.mask_floor,
+        variant.allocation,
+        variant.steepness,
+        variant.deallocate,
+        variant.sharp,
+        variant.ones,
+        variant.d_masks,
+        variant.kept,
+        variant.psi,
+        variant.d_psi,
+        variant.linked[steps.place[t] :],
+        variant.sharpened,
+        variant.last,
+        variant.changes,
+        variant.modes,
+        variant.toward,
+        variant.away,
     )
 
 
@@ -148,7 +177,7 @@ def _copy_reads(b, t, steps):
 
 
 @kernel
-def forward(stage, first, last, start, stop, steps, scratch, choices):
+def forward(stage, first, last, start, stop, steps, scratch, variant, choices):
     """Run all of the steps [start, stop) for the batch elements [first, last).
 
     Or a stage of a single step, see `step.forward`; the controller comes first, the features last.
@@ -159,28 +188,29 @@ def forward(stage, first, last, start, stop, steps, scratch, choices):
             return
         if stage in (kernels.ALL, kernels.BEFORE):
             _control(first, end, t, steps)
-        kernels.forward(stage, first, end, _step(t, steps, steps.reads), scratch, choices)
+        step, own = _step(t, steps, steps.reads), _variant_at(t, steps, variant)
+        kernels.forward(stage, first, end, step, scratch, own, choices)
         if stage in (kernels.ALL, kernels.AFTER):
             for b in range(first, end):
                 _copy_reads(b, t, steps)
 
 
 @kernel
-def rebuild(stage, first, last, t, steps, scratch):
+def rebuild(stage, first, last, t, steps, scratch, variant):
     """Rebuild what the forward pass did not keep of the state after step t, see `step.rebuild`."""
-    kernels.rebuild(stage, first, last, _step(t, steps, steps.reads), scratch)
+    kernels.rebuild(stage, first, last, _step(t, steps, steps.reads), scratch, variant)
 
 
 @kernel
-def _rebuild_segment(first, last, t, steps, scratch):
+def _rebuild_segment(first, last, t, steps, scratch, variant):
     """Likewise for the segment that ends with step t."""
     strips = scratch.columns.shape[1]
     for s in range(t - t % steps.interval, t + 1):
         end = min(last, steps.batch_sizes[s])
         if steps.rebuilt[s] > 0:
-            rebuild(kernels.BEFORE, first, end, s, steps, scratch)
+            rebuild(kernels.BEFORE, first, end, s, steps, scratch, variant)
         if steps.rebuilt[s] > 1:
-            rebuild(kernels.LINKS, first * strips, end * strips, s, steps, scratch)
+            rebuild(kernels.LINKS, first * strips, end * strips, s, steps, scratch, variant)
 
 
 @kernel
@@ -245,7 +275,7 @@ def _control_backward(first, last, t, steps, adjoint):
 
 
 @kernel
-def backward(stage, first, last, start, stop, steps, adjoint, scratch, choices):
+def backward(stage, first, last, start, stop, steps, adjoint, scratch, variant, choices):
     """Run all of the steps [start, stop) backward, for the batch elements [first, last).
 
     This rebuilds segments. Or a stage of a single step, whose matrices are already there, see
@@ -254,9 +284,10 @@ def backward(stage, first, last, start, stop, steps, adjoint, scratch, choices):
     for t in range(stop - 1, start - 1, -1):
         end = last if stage == kernels.LINKS else min(last, steps.batch_sizes[t])
         if stage == kernels.ALL and (t + 1 == stop or (t + 1) % steps.interval == 0):
-            _rebuild_segment(first, last, t, steps, scratch)
+            _rebuild_segment(first, last, t, steps, scratch, variant)
         if first < end:
-            step = _step(t, steps, adjoint.reads)
-            kernels.backward(stage, first, end, step, _adjoint(t, steps, adjoint), scratch, choices)
+            step, own = _step(t, steps, adjoint.reads), _variant_at(t, steps, variant)
+            gradients = _adjoint(t, steps, adjoint)
+            kernels.backward(stage, first, end, step, gradients, scratch, own, choices)
             if stage in (kernels.ALL, kernels.AFTER):
                 _control_backward(first, end, t, steps, adjoint)

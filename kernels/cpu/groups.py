@@ -13,7 +13,16 @@ import numpy as np
 from numba import from_dtype, types
 
 from ..arrays import Adjoint, AdjointSteps, Choices, Step, Steps
-from . import all_steps, allocation, selection, separable_linkage, sparse_linkage, step, strips
+from . import (
+    all_steps,
+    allocation,
+    selection,
+    separable_linkage,
+    sparse_linkage,
+    step,
+    strips,
+    variant,
+)
 from .compile import Kernel
 
 TUPLES: dict[str, tuple[type, str]] = {
@@ -28,18 +37,31 @@ TUPLES: dict[str, tuple[type, str]] = {
         Steps,
         "l l l d l1 l1 l1 l1 l1 f3 f3 f3 f3 f3 f3 f3 f2 f2 f1 f2 f3 f3 f2 f3 f3 f3 l1 l1 l1 l1 l1",
     ),
+    "Variant": (
+        variant.Variant,
+        "l b f l f b b f2 f3 f3 f2 f2 f5 f2 f3 f4 f2 f4 f5",
+    ),
     "AdjointSteps": (AdjointSteps, "d f3 f2 f2 f3 f3 f3 f2 f2 f3 f3 Adjoint"),
 }
 
-GROUPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
-    "all steps": ((all_steps.forward, "l l l l l Steps Scratch Choices"),),
-    "all steps backward": ((all_steps.backward, "l l l l l Steps AdjointSteps Scratch Choices"),),
-    "all steps rebuilt": ((all_steps.rebuild, "l l l l Steps Scratch"),),
-    "step": ((step.forward, "l l l Step Scratch Choices"),),
+STEPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
+    "all steps": ((all_steps.forward, "l l l l l Steps Scratch ? Choices"),),
+    "all steps backward": ((all_steps.backward, "l l l l l Steps AdjointSteps Scratch ? Choices"),),
+    "all steps rebuilt": ((all_steps.rebuild, "l l l l Steps Scratch ?"),),
+    "step": ((step.forward, "l l l Step Scratch ? Choices"),),
     "step backward": (
-        (step.backward, "l l l Step Adjoint Scratch Choices"),
-        (step.rebuild, "l l l Step Scratch"),
+        (step.backward, "l l l Step Adjoint Scratch ? Choices"),
+        (step.rebuild, "l l l Step Scratch ?"),
     ),
+}
+"""The groups of whole steps; in place of the question mark, the variant's type or none."""
+
+GROUPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
+    **{
+        f"{prefix}{name}": tuple((kernel, words.replace("?", kind)) for kernel, words in kernels)
+        for prefix, kind in (("", "none"), ("varied ", "Variant"))
+        for name, kernels in STEPS.items()
+    },
     "parts": (
         (strips.look_up, "l l f3 f2 f3 f2 f2 f3 f3 f4"),
         (strips.scale, "l l f3 f3"),
@@ -51,6 +73,10 @@ GROUPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
         (strips.look_up_backward, "l l f2 f3 f3 f3 f3 f2 f3 f2 f2 f4 f4 f3"),
         (strips.usage_backward, "l l f2 f2 f3 f3 f2 f3 f3 f3"),
         (strips.write_memory_backward, "l l f3 f3 f3 f3 f3 f3 f4 f4 f3"),
+    ),
+    "varied parts": ((strips.varied_look_up, "l l l f3 f2 f3 f3 f3 f3 f4"),),
+    "varied parts backward": (
+        (strips.varied_look_up_backward, "l l l f2 f3 f3 f3 f3 f2 f3 f3 f4 f3 f4 f3"),
     ),
     "sparse": (
         (sparse_linkage.touch, "l l f3 n3 u2 f"),
@@ -73,7 +99,10 @@ GROUPS: dict[str, tuple[tuple[Kernel, str], ...]] = {
     ),
     "largest": ((selection.largest, "f1 f l f1 l1 l1 l1"),),
 }
-"""Kernels by what needs them; a step is that of a dense linkage, parts are those of all others."""
+"""Kernels by what needs them; a step is that of a dense linkage, parts are those of all others.
+
+A varied step is one that is not the paper's, see `variant`.
+"""
 
 
 def calls(group: str, dtype: str) -> list[tuple[Kernel, tuple[Any, ...]]]:
@@ -88,6 +117,8 @@ def _type(word: str, dtype: str) -> Any:
     if word in TUPLES:
         kind, fields = TUPLES[word]
         return types.NamedTuple([_type(field, dtype) for field in fields.split()], kind)
+    if word == "none":
+        return types.none
     if word == "strided":
         return types.Array(types.int64, 1, "A")
     letter, axes = word[0], word[1:]

@@ -3,6 +3,10 @@
 read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
 erase vectors (Hw, W) | write vectors (Hw, W) | free gates (R) | allocation gates (Hw) |
 write gates (Hw) | read modes (R, 1 + 2 Hw): backward[Hw], content, forward[Hw]
+
+and perhaps, see `variant`,
+
+read masks (R, W) | write masks (Hw, W) | forward sharpness (R, Hw) | backward sharpness (R, Hw)
 """
 
 from __future__ import annotations
@@ -35,8 +39,27 @@ def split(vector, W, R, Hw):
         vector[f:g],
         vector[g:h],
         vector[h:i],
-        vector[i:].reshape(R, 1 + 2 * Hw),
+        vector[i : i + R * (1 + 2 * Hw)].reshape(R, 1 + 2 * Hw),
     )
+
+
+@kernel
+def split_masks(vector, W, R, Hw):
+    """Views of the masks of read keys and of write keys, which come after the paper's parts."""
+    start = R * W + R + Hw * (3 * W + 3) + R + R * (1 + 2 * Hw)
+    middle = start + R * W
+    return (
+        vector[start:middle].reshape(R, W),
+        vector[middle : middle + Hw * W].reshape(Hw, W),
+    )
+
+
+@kernel
+def split_sharpness(vector, R, Hw):
+    """Views of the sharpness of forward and of backward weightings, the last parts."""
+    start = vector.shape[0] - 2 * R * Hw
+    middle = start + R * Hw
+    return vector[start:middle].reshape(R, Hw), vector[middle:].reshape(R, Hw)
 
 
 @kernel
@@ -46,7 +69,8 @@ def _sigmoid(values):
 
 
 @kernel
-def _strengths(values, least):
+def oneplus(values, least):
+    """least + log(1 + e^x), in place."""
     low = values.dtype.type(least)
     zero = values.dtype.type(0)
     for index in range(values.shape[0]):
@@ -60,8 +84,8 @@ def activate(vector, W, R, Hw, least, active):
     for index in range(vector.shape[0]):
         active[index] = vector[index]
     parts = split(active, W, R, Hw)
-    _strengths(parts[1], least)
-    _strengths(parts[3], least)
+    oneplus(parts[1], least)
+    oneplus(parts[3], least)
     for head in range(Hw):
         _sigmoid(parts[4][head])
     _sigmoid(parts[6])
@@ -89,7 +113,8 @@ def _times_gate_slope(gradient, values):
 
 
 @kernel
-def _times_strength_slope(gradient, values, least):
+def times_oneplus_slope(gradient, values, least):
+    """From the gradient of `oneplus` to that of its argument, in place; values are its results."""
     low = values.dtype.type(least)
     for index in range(values.shape[0]):
         gradient[index] *= -math.expm1(low - values[index])
@@ -100,8 +125,8 @@ def activate_backward(gradient, active, W, R, Hw, least):
     """Turn the gradient of the activated vector into that of the raw one, in place."""
     d = split(gradient, W, R, Hw)
     parts = split(active, W, R, Hw)
-    _times_strength_slope(d[1], parts[1], least)
-    _times_strength_slope(d[3], parts[3], least)
+    times_oneplus_slope(d[1], parts[1], least)
+    times_oneplus_slope(d[3], parts[3], least)
     for head in range(Hw):
         _times_gate_slope(d[4][head], parts[4][head])
     _times_gate_slope(d[6], parts[6])

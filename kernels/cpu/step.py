@@ -3,7 +3,7 @@
 A step has three stages: before the link matrix (usage, allocation, writing), the link matrix by
 strips of rows, and after it (reading). A thread runs all three for its own batch elements. If there
 are fewer elements than threads, the caller runs the stages one by one, and the threads share the
-strips.
+strips. `variant` is None for the paper's step, or a `Variant`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays import COSINE, SORTED
 from ..interface import interface_size
-from . import allocation, content, linkage, memory
+from . import allocation, content, linkage, memory, similarity
+from . import variant as variants
 from .compile import kernel
 from .interface import activate, activate_backward, split
 
@@ -85,12 +87,17 @@ def num_strips(N: int) -> int:
     return -(-N // STRIP)
 
 
-def make_scratch(B: int, N: int, W: int, R: int, Hw: int, dtype: Any) -> Scratch:
-    """Scratch arrays for steps of these sizes."""
+def make_scratch(
+    B: int, N: int, W: int, R: int, Hw: int, dtype: Any, interface: int | None = None
+) -> Scratch:
+    """Scratch arrays for steps of these sizes.
+
+    interface: length of the interface vectors; None for the paper's.
+    """
     S = num_strips(N)
     heads = max(R, Hw)
     return Scratch(
-        active=np.empty((B, interface_size(W, R, Hw)), dtype),
+        active=np.empty((B, interface or interface_size(W, R, Hw)), dtype),
         rows=np.empty((B, Hw, R, N), dtype),
         columns=np.empty((B, S, Hw, R, N), dtype),
         row_sums=np.empty((B, Hw, N), dtype),
@@ -134,8 +141,18 @@ def _usage_before_writing(free_gates, usage, write_weights, read_weights, out):
 
 
 @kernel
+def _activate(b, vector, W, R, Hw, scratch, variant, least):
+    """Activate an interface vector; its parts. least: of strengths."""
+    active = scratch.active[b]
+    activate(vector, W, R, Hw, least, active)
+    if variant is not None:
+        variants.activate_extras(active, W, R, Hw, variant)
+    return split(active, W, R, Hw)
+
+
+@kernel
 def _look_up(b, keys, strengths, cells, scratch):
-    """The content weightings of the read or the write heads, into the scratch arrays."""
+    """The paper's content weightings of the read or the write heads, into the scratch arrays."""
     content.look_up(
         keys,
         strengths,
@@ -166,7 +183,175 @@ def _look_up_backward(b, keys, strengths, cells, scratch, d_keys, d_strengths, d
 
 
 @kernel
-def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, write_weights):
+def _look_up_of_kind(b, keys, strengths, masks, cells, scratch, variant):
+    """`_look_up` by any similarity, with masks if there are any."""
+    if variant.similarity == COSINE and not variant.masked:
+        _look_up(b, keys, strengths, cells, scratch)
+    else:
+        similarity.look_up(
+            variant.similarity,
+            keys,
+            strengths,
+            masks,
+            cells,
+            scratch.similarity[b],
+            scratch.found[b],
+        )
+
+
+@kernel
+def _look_up_of_kind_backward(
+    b, keys, strengths, masks, cells, scratch, variant, d_keys, d_strengths, d_masks, d_cells
+):
+    """Backward of `_look_up_of_kind`."""
+    if variant.similarity == COSINE and not variant.masked:
+        _look_up_backward(b, keys, strengths, cells, scratch, d_keys, d_strengths, d_cells)
+    else:
+        similarity.look_up_backward(
+            variant.similarity,
+            scratch.d_found[b],
+            scratch.found[b],
+            scratch.similarity[b],
+            keys,
+            strengths,
+            masks,
+            cells,
+            d_keys,
+            d_strengths,
+            d_masks,
+            d_cells,
+        )
+
+
+@kernel
+def _look_up_for_reading(b, parts, cells, scratch, variant):
+    """What the read heads find in the new memory."""
+    keys, strengths = parts[0], parts[1]
+    if variant is None:
+        _look_up(b, keys, strengths, cells, scratch)
+    else:
+        R, W, Hw = keys.shape[0], keys.shape[1], parts[3].shape[0]
+        masks = variants.masks_of(scratch.active[b], W, R, Hw, variant)[0]
+        _look_up_of_kind(b, keys, strengths, masks, cells, scratch, variant)
+
+
+@kernel
+def _look_up_for_reading_backward(b, parts, d_parts, cells, scratch, variant, d_vector, d_cells):
+    """Backward of `_look_up_for_reading`."""
+    keys, strengths, d_keys, d_strengths = parts[0], parts[1], d_parts[0], d_parts[1]
+    if variant is None:
+        _look_up_backward(b, keys, strengths, cells, scratch, d_keys, d_strengths, d_cells)
+    else:
+        R, W, Hw = keys.shape[0], keys.shape[1], parts[3].shape[0]
+        masks = variants.masks_of(scratch.active[b], W, R, Hw, variant)[0]
+        d_masks = variants.d_masks_of(b, d_vector, W, R, Hw, variant)[0]
+        _look_up_of_kind_backward(
+            b, keys, strengths, masks, cells, scratch, variant, d_keys, d_strengths, d_masks,
+            d_cells,
+        )  # fmt: skip
+
+
+@kernel
+def _look_up_for_writing(b, parts, cells, scratch, variant):
+    """What the write heads find in the old memory."""
+    keys, strengths = parts[2], parts[3]
+    if variant is None:
+        _look_up(b, keys, strengths, cells, scratch)
+    else:
+        R, W, Hw = parts[1].shape[0], keys.shape[1], keys.shape[0]
+        masks = variants.masks_of(scratch.active[b], W, R, Hw, variant)[1]
+        _look_up_of_kind(b, keys, strengths, masks, cells, scratch, variant)
+
+
+@kernel
+def _look_up_for_writing_backward(b, parts, d_parts, cells, scratch, variant, d_vector, d_cells):
+    """Backward of `_look_up_for_writing`."""
+    keys, strengths, d_keys, d_strengths = parts[2], parts[3], d_parts[2], d_parts[3]
+    if variant is None:
+        _look_up_backward(b, keys, strengths, cells, scratch, d_keys, d_strengths, d_cells)
+    else:
+        R, W, Hw = parts[1].shape[0], keys.shape[1], keys.shape[0]
+        masks = variants.masks_of(scratch.active[b], W, R, Hw, variant)[1]
+        d_masks = variants.d_masks_of(b, d_vector, W, R, Hw, variant)[1]
+        _look_up_of_kind_backward(
+            b, keys, strengths, masks, cells, scratch, variant, d_keys, d_strengths, d_masks,
+            d_cells,
+        )  # fmt: skip
+
+
+@kernel
+def _write(b, memory0, write1, parts, read0, variant, memory1):
+    """Fill memory1."""
+    before = memory0
+    if variant is not None and variant.deallocate:
+        before = variant.kept[b]
+        variants.deallocate(memory0, parts[6], read0, variant.psi[b], before)
+    memory.write_memory(before, write1, parts[4], parts[5], memory1)
+
+
+@kernel
+def _write_backward(b, memory0, write1, parts, d_parts, read0, scratch, variant, d_memory, d_write):
+    """Backward of `_write`: d_memory goes to t - 1; adds to d_write, fills variant.d_psi."""
+    erase, vectors, d_erase, d_vectors = parts[4], parts[5], d_parts[4], d_parts[5]
+    before = memory0
+    if variant is not None and variant.deallocate:
+        before = variant.kept[b]
+        variants.deallocate(memory0, parts[6], read0, variant.psi[b], before)
+    memory.write_memory_backward(
+        before, write1, erase, vectors, d_memory, d_write, d_erase, d_vectors, scratch.word[b]
+    )
+    if variant is not None and variant.deallocate:
+        variants.deallocate_backward(memory0, variant.psi[b], d_memory, variant.d_psi[b])
+
+
+@kernel
+def _allocate_by_order(b, head, robust, scratch):
+    """The paper's allocation weighting of a write head."""
+    allocation.free_list(
+        scratch.lifted[b, head],
+        robust,
+        scratch.orders[b, head],
+        scratch.keys[b],
+        scratch.wide_keys[b],
+        scratch.other[b],
+        scratch.counts[b],
+    )
+    allocation.allocation_weighting(
+        scratch.lifted[b, head], scratch.orders[b, head], scratch.allocations[b, head]
+    )
+
+
+@kernel
+def _allocation_weighting(b, head, robust, scratch, variant):
+    """Fill scratch.allocations of a write head from scratch.lifted."""
+    if variant is None or variant.allocation == SORTED:
+        _allocate_by_order(b, head, robust, scratch)
+    else:
+        variants.smooth_allocation_weighting(
+            scratch.lifted[b, head],
+            variant.allocation,
+            variant.steepness,
+            scratch.allocations[b, head],
+        )
+
+
+@kernel
+def _allocation_weighting_backward(b, head, scratch, variant, d_usage):
+    """Add to d_usage from scratch.d_allocation."""
+    d_allocation, lifted = scratch.d_allocation[b], scratch.lifted[b, head]
+    work = scratch.products[b]
+    if variant is None or variant.allocation == SORTED:
+        allocation.allocation_weighting_backward(
+            d_allocation, lifted, scratch.orders[b, head], work, d_usage
+        )
+    else:
+        variants.smooth_allocation_weighting_backward(
+            d_allocation, lifted, variant.allocation, variant.steepness, work, d_usage
+        )
+
+
+@kernel
+def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, variant, write_weights):
     """The write weightings of all heads, from scratch.found.
 
     Heads allocate one after another, each on a usage that includes what those before it allocate.
@@ -174,21 +359,12 @@ def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, write_we
     Hw, N = write_weights.shape
     one = usage.dtype.type(1)
     content_weights, seen, lifted = scratch.found[b], scratch.seen[b], scratch.lifted[b]
-    orders, allocations = scratch.orders[b], scratch.allocations[b]
+    allocations = scratch.allocations[b]
     for n in range(N):
         seen[0, n] = usage[n]
     for head in range(Hw):
         allocation.lifted_usage(seen[head], lifted[head])
-        allocation.free_list(
-            lifted[head],
-            robust,
-            orders[head],
-            scratch.keys[b],
-            scratch.wide_keys[b],
-            scratch.other[b],
-            scratch.counts[b],
-        )
-        allocation.allocation_weighting(lifted[head], orders[head], allocations[head])
+        _allocation_weighting(b, head, robust, scratch, variant)
         gate, share = write_gates[head], allocation_gates[head]
         for n in range(N):
             found = allocations[head, n]
@@ -200,18 +376,16 @@ def _allocate(b, usage, allocation_gates, write_gates, robust, scratch, write_we
 
 
 @kernel
-def _forward_before(b, step, scratch, choices):
+def _forward_before(b, step, scratch, variant, choices):
     """Usage, write weightings, memory and precedence of step t."""
     memory0, write1, precedence0 = step.memory0[b], step.write1[b], step.precedence0[b]
     N, W = memory0.shape
     Hw, R = write1.shape[0], step.read0.shape[1]
-    activate(step.vector[b], W, R, Hw, choices.least_strength, scratch.active[b])
-    parts = split(scratch.active[b], W, R, Hw)
-    _, _, keys, strengths, erase, vectors, free_gates, allocation_gates, write_gates, _ = parts
-    _usage_before_writing(free_gates, step.usage0[b], step.write0[b], step.read0[b], step.usage1[b])
-    _look_up(b, keys, strengths, memory0, scratch)
-    _allocate(b, step.usage1[b], allocation_gates, write_gates, choices.robust, scratch, write1)
-    memory.write_memory(memory0, write1, erase, vectors, step.memory1[b])
+    parts = _activate(b, step.vector[b], W, R, Hw, scratch, variant, choices.least_strength)
+    _usage_before_writing(parts[6], step.usage0[b], step.write0[b], step.read0[b], step.usage1[b])
+    _look_up_for_writing(b, parts, memory0, scratch, variant)
+    _allocate(b, step.usage1[b], parts[7], parts[8], choices.robust, scratch, variant, write1)
+    _write(b, memory0, write1, parts, step.read0[b], variant, step.memory1[b])
     for head in range(Hw):
         rest = memory0.dtype.type(1)
         for n in range(N):
@@ -240,14 +414,10 @@ def _forward_link(b, strip, step, scratch):
 
 
 @kernel
-def _forward_after(b, step, scratch):
-    """Read weightings and read vectors of step t."""
-    memory1, read1 = step.memory1[b], step.read1[b]
-    N, W = memory1.shape
-    Hw, R = step.write1.shape[1], read1.shape[0]
-    parts = split(scratch.active[b], W, R, Hw)
-    modes, found = parts[9], scratch.found[b]
-    _look_up(b, parts[0], parts[1], memory1, scratch)
+def _mix_read_weightings(b, modes, scratch, read1):
+    """Fill the read weightings (R, N) from content, forward and backward weightings."""
+    R, N = read1.shape
+    Hw, found = scratch.rows.shape[1], scratch.found[b]
     for r in range(R):
         mode = modes[r, Hw]
         for n in range(N):
@@ -262,11 +432,33 @@ def _forward_after(b, step, scratch):
                 behind = scratch.columns[b, strip, head, r]
                 for n in range(N):
                     read1[r, n] += mode * behind[n]
+
+
+@kernel
+def _read_weightings(b, modes, scratch, variant, read1):
+    """`_mix_read_weightings`, with the directional ones sharpened if they are to be."""
+    if variant is not None and variant.sharp:
+        variants.sharp_read_weightings(
+            b, modes, scratch.active[b], scratch.found[b], scratch.rows[b], scratch.columns[b],
+            variant, read1,
+        )  # fmt: skip
+    else:
+        _mix_read_weightings(b, modes, scratch, read1)
+
+
+@kernel
+def _forward_after(b, step, scratch, variant):
+    """Read weightings and read vectors of step t."""
+    memory1, read1 = step.memory1[b], step.read1[b]
+    W, Hw, R = memory1.shape[1], step.write1.shape[1], read1.shape[0]
+    parts = split(scratch.active[b], W, R, Hw)
+    _look_up_for_reading(b, parts, memory1, scratch, variant)
+    _read_weightings(b, parts[9], scratch, variant, read1)
     memory.read_memory(memory1, read1, step.reads[b])
 
 
 @kernel
-def forward(stage, first, last, step, scratch, choices):
+def forward(stage, first, last, step, scratch, variant, choices):
     """A stage of a step, for the batch elements [first, last), or for the strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
@@ -275,16 +467,16 @@ def forward(stage, first, last, step, scratch, choices):
         return
     for b in range(first, last):
         if stage != AFTER:
-            _forward_before(b, step, scratch, choices)
+            _forward_before(b, step, scratch, variant, choices)
         if stage == ALL:
             for strip in range(strips):
                 _forward_link(b, strip, step, scratch)
         if stage != BEFORE:
-            _forward_after(b, step, scratch)
+            _forward_after(b, step, scratch, variant)
 
 
 @kernel
-def rebuild(stage, first, last, step, scratch):
+def rebuild(stage, first, last, step, scratch, variant):
     """Rebuild memory1 of batch elements [first, last) (BEFORE), or link1 of strips (LINKS)."""
     N, W = step.memory0.shape[1:]
     Hw, R = step.write1.shape[1], step.read0.shape[1]
@@ -302,27 +494,26 @@ def rebuild(stage, first, last, step, scratch):
                     step.link1[b, head],
                 )
         else:
-            active = scratch.active[index]
-            activate(step.vector[index], W, R, Hw, 0.0, active)  # strengths are not used
-            parts = split(active, W, R, Hw)
-            memory.write_memory(
-                step.memory0[index], step.write1[index], parts[4], parts[5], step.memory1[index]
-            )
+            vector = step.vector[index]
+            parts = _activate(index, vector, W, R, Hw, scratch, variant, 0.0)  # strengths not used
+            _write(
+                index, step.memory0[index], step.write1[index], parts, step.read0[index], variant,
+                step.memory1[index],
+            )  # fmt: skip
 
 
 @kernel
-def _backward_before(b, step, adjoint, scratch, choices):
+def _backward_before(b, step, adjoint, scratch, variant, choices):
     """Backward of the read vectors and the read content weightings."""
     memory1 = step.memory1[b]
     N, W = memory1.shape
     Hw, R = step.write1.shape[1], step.read1.shape[1]
     d_memory, d_read = adjoint.memory[b], adjoint.read[b]
     memory.read_memory_backward(step.reads[b], memory1, step.read1[b], d_memory, d_read)
-    activate(step.vector[b], W, R, Hw, choices.least_strength, scratch.active[b])
-    parts = split(scratch.active[b], W, R, Hw)
+    parts = _activate(b, step.vector[b], W, R, Hw, scratch, variant, choices.least_strength)
     d_parts = split(adjoint.vector[b], W, R, Hw)
     modes, found, d_found = parts[9], scratch.found[b], scratch.d_found[b]
-    _look_up(b, parts[0], parts[1], memory1, scratch)
+    _look_up_for_reading(b, parts, memory1, scratch, variant)
     for r in range(R):
         mode = modes[r, Hw]
         total = memory1.dtype.type(0)
@@ -334,27 +525,38 @@ def _backward_before(b, step, adjoint, scratch, choices):
         for head in range(Hw):
             scratch.modes[b, head, r, 0] = modes[r, 1 + Hw + head]
             scratch.modes[b, head, r, 1] = modes[r, head]
-    _look_up_backward(b, parts[0], parts[1], memory1, scratch, d_parts[0], d_parts[1], d_memory)
+    _look_up_for_reading_backward(
+        b, parts, d_parts, memory1, scratch, variant, adjoint.vector[b], d_memory
+    )
+    if variant is not None and variant.sharp:
+        variants.sharp_read_weightings_backward(
+            b, modes, scratch.active[b], d_read, step.read0[b], variant, d_parts[9],
+            adjoint.vector[b],
+        )  # fmt: skip
 
 
 @kernel
-def _backward_link(b, strip, step, adjoint, scratch):
+def _backward_link(b, strip, step, adjoint, scratch, variant):
     """Backward of a strip of rows of the link matrices."""
-    first = strip * STRIP
-    last = min(first + STRIP, step.usage0.shape[1])
     for head in range(step.write1.shape[1]):
+        read0, d_read, modes = step.read0[b], adjoint.read[b], scratch.modes[b, head]
+        toward, away = scratch.rows[b, head], scratch.columns[b, strip, head]
+        if variant is not None and variant.sharp:
+            # Each directional weighting counts as a read head of its own.
+            read0, d_read, modes = variant.last[b], variant.changes[b, head], variant.modes
+            toward, away = variant.toward[b, head], variant.away[b, strip, head]
         linkage.linkage_backward(
-            first,
-            last,
+            strip * STRIP,
+            min(strip * STRIP + STRIP, step.usage0.shape[1]),
             step.link0[b, head],
             step.precedence0[b, head],
             step.write1[b, head],
-            step.read0[b],
-            adjoint.read[b],
-            scratch.modes[b, head],
+            read0,
+            d_read,
+            modes,
             adjoint.link[b, head],
-            scratch.rows[b, head],
-            scratch.columns[b, strip, head],
+            toward,
+            away,
             scratch.row_sums[b, head],
             scratch.column_sums[b, strip, head],
             scratch.d_precedence[b, strip, head],
@@ -390,6 +592,15 @@ def _read_weights_backward(b, step, adjoint, scratch, modes, d_modes):
 
 
 @kernel
+def _last_read_weights_backward(b, step, adjoint, scratch, variant, modes, d_modes):
+    """`_read_weights_backward`, through sharpened weightings if they are."""
+    if variant is not None and variant.sharp:
+        variants.last_read_weights_backward(b, variant, adjoint.read[b])
+    else:
+        _read_weights_backward(b, step, adjoint, scratch, modes, d_modes)
+
+
+@kernel
 def _write_weights_backward(b, step, adjoint, scratch):
     """Add link matrix and precedence to adjoint.write; adjoint.precedence goes to t - 1."""
     Hw, N = step.write1.shape[1:]
@@ -419,6 +630,7 @@ def _allocate_backward(
     allocation_gates,
     write_gates,
     scratch,
+    variant,
     d_allocation_gates,
     d_write_gates,
     d_usage,
@@ -449,19 +661,13 @@ def _allocate_backward(
                 d_seen[n] *= one - gate * share * found
         d_write_gates[head] = d_gate + d_both * share
         d_allocation_gates[head] = d_share + d_both * gate
-        allocation.allocation_weighting_backward(
-            d_allocation,
-            scratch.lifted[b, head],
-            scratch.orders[b, head],
-            scratch.products[b],
-            d_seen,
-        )
+        _allocation_weighting_backward(b, head, scratch, variant, d_seen)
     for n in range(N):
         d_usage[n] += d_seen[n]
 
 
 @kernel
-def _usage_backward(b, step, adjoint, free_gates, through_writes, d_free_gates):
+def _usage_backward(b, step, adjoint, free_gates, variant, through_writes, d_free_gates):
     """Backward of the usage: adjoint.usage and adjoint.write go to t - 1; adds to adjoint.read.
 
     through_writes: whether adjoint.write is that of the usage, or zero.
@@ -482,6 +688,8 @@ def _usage_backward(b, step, adjoint, free_gates, through_writes, d_free_gates):
             kept *= one - free_gates[r] * step.read0[b, r, n]
         for r in range(R):
             d_factor = d_usage * filled
+            if variant is not None:
+                d_factor += variant.d_psi[b, n]
             for other in range(R):
                 if other != r:
                     d_factor *= one - free_gates[other] * step.read0[b, other, n]
@@ -498,7 +706,7 @@ def _usage_backward(b, step, adjoint, free_gates, through_writes, d_free_gates):
 
 
 @kernel
-def _backward_after(b, step, adjoint, scratch, choices):
+def _backward_after(b, step, adjoint, scratch, variant, choices):
     """Backward of the weightings, the writing, the allocation and the usage, to step t - 1."""
     memory0, d_write = step.memory0[b], adjoint.write[b]
     W = memory0.shape[1]
@@ -506,53 +714,51 @@ def _backward_after(b, step, adjoint, scratch, choices):
     active = scratch.active[b]
     parts = split(active, W, R, Hw)
     d_parts = split(adjoint.vector[b], W, R, Hw)
-    _, _, keys, strengths, erase, vectors, free_gates, allocation_gates, write_gates, modes = parts
-    _read_weights_backward(b, step, adjoint, scratch, modes, d_parts[9])
+    free_gates, allocation_gates, write_gates, modes = parts[6:]
+    _last_read_weights_backward(b, step, adjoint, scratch, variant, modes, d_parts[9])
     _write_weights_backward(b, step, adjoint, scratch)
-    memory.write_memory_backward(
-        memory0,
-        step.write1[b],
-        erase,
-        vectors,
-        adjoint.memory[b],
-        d_write,
-        d_parts[4],
-        d_parts[5],
-        scratch.word[b],
-    )
-    _look_up(b, keys, strengths, memory0, scratch)
+    _write_backward(
+        b, memory0, step.write1[b], parts, d_parts, step.read0[b], scratch, variant,
+        adjoint.memory[b], d_write,
+    )  # fmt: skip
+    _look_up_for_writing(b, parts, memory0, scratch, variant)
     written = scratch.written[b]
-    _allocate(b, step.usage1[b], allocation_gates, write_gates, choices.robust, scratch, written)
+    robust = choices.robust
+    _allocate(b, step.usage1[b], allocation_gates, write_gates, robust, scratch, variant, written)
     _allocate_backward(
         b,
         d_write,
         allocation_gates,
         write_gates,
         scratch,
+        variant,
         d_parts[7],
         d_parts[8],
         adjoint.usage[b],
     )
-    _look_up_backward(
-        b, keys, strengths, memory0, scratch, d_parts[2], d_parts[3], adjoint.memory[b]
+    _look_up_for_writing_backward(
+        b, parts, d_parts, memory0, scratch, variant, adjoint.vector[b], adjoint.memory[b]
     )
-    _usage_backward(b, step, adjoint, free_gates, choices.usage_gradient, d_parts[6])
+    through_writes = choices.usage_gradient
+    _usage_backward(b, step, adjoint, free_gates, variant, through_writes, d_parts[6])
     activate_backward(adjoint.vector[b], active, W, R, Hw, choices.least_strength)
+    if variant is not None:
+        variants.extras_backward(adjoint.vector[b], active, W, R, Hw, variant)
 
 
 @kernel
-def backward(stage, first, last, step, adjoint, scratch, choices):
+def backward(stage, first, last, step, adjoint, scratch, variant, choices):
     """A stage of the backward step, for batch elements [first, last), or strips (LINKS)."""
     strips = scratch.columns.shape[1]
     if stage == LINKS:
         for index in range(first, last):
-            _backward_link(index // strips, index % strips, step, adjoint, scratch)
+            _backward_link(index // strips, index % strips, step, adjoint, scratch, variant)
         return
     for b in range(first, last):
         if stage != AFTER:
-            _backward_before(b, step, adjoint, scratch, choices)
+            _backward_before(b, step, adjoint, scratch, variant, choices)
         if stage == ALL:
             for strip in range(strips):
-                _backward_link(b, strip, step, adjoint, scratch)
+                _backward_link(b, strip, step, adjoint, scratch, variant)
         if stage != BEFORE:
-            _backward_after(b, step, adjoint, scratch, choices)
+            _backward_after(b, step, adjoint, scratch, variant, choices)

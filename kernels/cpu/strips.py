@@ -7,6 +7,7 @@ cells are stored as a part per strip; the caller adds up the parts in order.
 from __future__ import annotations
 
 from . import content, memory
+from . import similarity as similar
 from .compile import kernel
 
 STRIP = 1024
@@ -94,6 +95,41 @@ def look_up_backward(
                 mean[b, head], weights[b, head, start:stop], d_weights[b, head, start:stop],
                 similarity[b, head, start:stop], keys[b, head], strengths[b, head], some,
                 key_norms[b, head], norms, d_key, gradient,
+            )  # fmt: skip
+
+
+@kernel
+def varied_look_up(first, last, kind, keys, strengths, masks, cells, similarity, weights, parts):
+    """`look_up` by any similarity, with masks."""
+    for index in range(first, last):
+        b, strip, start, stop = _part(index, cells.shape[1])
+        for head in range(keys.shape[1]):
+            found = similarity[b, head, start:stop]
+            similar.similarities(kind, keys[b, head], masks[b, head], cells[b, start:stop], found)
+            highest, total = content.exponentials(
+                strengths[b, head], found, weights[b, head, start:stop]
+            )
+            parts[b, strip, head, 0] = highest
+            parts[b, strip, head, 1] = total
+
+
+@kernel
+def varied_look_up_backward(
+    first, last, kind, mean, d_weights, weights, similarity, keys, strengths, masks, cells, d_keys,
+    d_strengths, d_masks, d_memory,
+):  # fmt: skip
+    """Its backward: add to d_memory; d_weights is overwritten.
+
+    Parts of each strip: d_keys and d_masks (B, S, heads, W), d_strengths (B, S, heads).
+    """
+    for index in range(first, last):
+        b, strip, start, stop = _part(index, cells.shape[1])
+        for head in range(keys.shape[1]):
+            d_strengths[b, strip, head] = similar.through_cells(
+                kind, mean[b, head], weights[b, head, start:stop], d_weights[b, head, start:stop],
+                similarity[b, head, start:stop], keys[b, head], masks[b, head], strengths[b, head],
+                cells[b, start:stop], d_keys[b, strip, head], d_masks[b, strip, head],
+                d_memory[b, start:stop],
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Content-based addressing: cosine similarity and softmax, all keys in one pass over the memory.
+"""Content-based addressing: similarity and softmax, all keys in one pass over the memory.
 
 There may be tens of thousands of tiles. What each adds to the softmax is combined by one program
 per key; the mean gradient that the backward pass needs is a sum by torch, which is as fast.
@@ -13,12 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import arrays
 from . import launch, ops
 from .arithmetic import (
     get_row,
     put_row,
     store_softmax_parts,
 )
+from .similarity import COSINE, varied_lookup_backward, varied_similarities
 
 EPSILON = tl.constexpr(1e-6)
 
@@ -126,16 +128,14 @@ def lookup_backward(
 
 @triton.jit
 def store_scores(
-    scores, parts, keys, strengths, cells, tile, n, w,
-    N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr,
-    DTYPE: tl.constexpr,
+    scores, parts, strengths, alike, tile, n,
+    N: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, TILES: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Store the scores (H, N) of some cells, strength times similarity, and their softmax parts.
 
-    The parts (H, 2, TILES) are those of `store_softmax_parts`.
+    The similarities are (BH, n); the parts (H, 2, TILES) are those of `store_softmax_parts`.
     """
     head = tl.arange(0, BH)
-    alike = similarities(keys, cells, w, W, H, BH, DTYPE)
     # Adding zero rounds the scores here. A compiler may fuse a product with the difference from the
     # maximum: the largest e^0 is not 1 then, and what is found later from the stored scores does
     # not add up to 1; with a strength of 800, one is off by 3e-5, the gradients by 5e-5.
@@ -147,18 +147,35 @@ def store_scores(
 
 
 @triton.jit
+def similarities_of_kind(
+    keys, masks, cells, w, SIMILARITY: tl.constexpr, MASKED: tl.constexpr,
+    W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """`similarities`, or `varied_similarities`."""
+    if SIMILARITY == COSINE and not MASKED:
+        alike = similarities(keys, cells, w, W, H, BH, DTYPE)
+    else:
+        alike = varied_similarities(keys, masks, cells, w, SIMILARITY, MASKED, W, H, BH, DTYPE)
+    return alike
+
+
+@triton.jit
 def scores_kernel(
-    keys, strengths, memory, scores, parts,
+    keys, strengths, masks, memory, scores, parts,
     N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
-    BW: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
+    BW: tl.constexpr, BH: tl.constexpr, SIMILARITY: tl.constexpr, MASKED: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Scores of a tile of cells for all keys, and the tile's parts of their softmax."""
     b, tile = launch.row_and_tile(TILES)
     n, w = tile.to(tl.int32) * BM + tl.arange(0, BM), tl.arange(0, BW)
+    cells = load_cells(memory + b * N * W, n, w, N, W, DTYPE)
+    alike = similarities_of_kind(
+        keys + b * H * W, masks + b * H * W, cells, w, SIMILARITY, MASKED, W, H, BH, DTYPE
+    )
     store_scores(
-        scores + b * H * N, parts + b * H * 2 * TILES, keys + b * H * W, strengths + b * H,
-        load_cells(memory + b * N * W, n, w, N, W, DTYPE), tile, n, w, N, W, H, BH, TILES,
-        DTYPE,
+        scores + b * H * N, parts + b * H * 2 * TILES, strengths + b * H, alike, tile, n, N, H, BH,
+        TILES, DTYPE,
     )  # fmt: skip
 
 
@@ -202,11 +219,13 @@ def weights_kernel(
 
 @triton.jit
 def backward_kernel(
-    d_weights, weights, means, keys, strengths, memory, d_keys, d_strengths, d_memory,
+    d_weights, weights, means, keys, strengths, masks, memory, d_keys, d_strengths, d_masks,
+    d_memory,
     N: tl.constexpr, W: tl.constexpr, H: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
-    BW: tl.constexpr, BH: tl.constexpr, ADD: tl.constexpr, DTYPE: tl.constexpr,
+    BW: tl.constexpr, BH: tl.constexpr, SIMILARITY: tl.constexpr, MASKED: tl.constexpr,
+    ADD: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile of cells, and what the tile adds to those of keys and strengths.
+    """Gradients of a tile of cells, and what the tile adds to those of keys, strengths and masks.
 
     ADD: the gradients of the cells are added to d_memory instead of stored there.
     """
@@ -222,22 +241,43 @@ def backward_kernel(
         d_cells = load_cells(d_memory + b * N * W, n, w, N, W, DTYPE)
     else:
         d_cells = tl.zeros([BM, BW], DTYPE)
-    d_cells = lookup_backward(
-        found * (d_found - mean[:, None]),
-        similarities(keys + b * H * W, cells, w, W, H, BH, DTYPE), cells, d_cells, keys + b * H * W,
-        strengths + b * H, d_keys + (b * TILES + tile) * H * W,
-        d_strengths + (b * TILES + tile) * H, w, W, H, BH, DTYPE,
+    d_logits = found * (d_found - mean[:, None])
+    keys, strengths, masks = keys + b * H * W, strengths + b * H, masks + b * H * W
+    part = b * TILES + tile
+    d_keys, d_strengths, d_masks = (
+        d_keys + part * H * W, d_strengths + part * H, d_masks + part * H * W
     )  # fmt: skip
+    alike = similarities_of_kind(keys, masks, cells, w, SIMILARITY, MASKED, W, H, BH, DTYPE)
+    if SIMILARITY == COSINE and not MASKED:
+        d_cells = lookup_backward(
+            d_logits, alike, cells, d_cells, keys, strengths, d_keys, d_strengths, w, W, H, BH,
+            DTYPE,
+        )  # fmt: skip
+    else:
+        d_cells = varied_lookup_backward(
+            d_logits, alike, cells, d_cells, keys, strengths, masks, d_keys, d_strengths, d_masks,
+            w, SIMILARITY, MASKED, W, H, BH, DTYPE,
+        )  # fmt: skip
     tl.debug_barrier()  # several threads may hold the same number: all must have read it
     store_cells(d_memory + b * N * W, d_cells, n, w, N, W)
 
 
-def launch_look_up(keys: Tensor, strengths: Tensor, memory: Tensor, weights: Tensor) -> None:
+def launch_look_up(
+    keys: Tensor,
+    strengths: Tensor,
+    memory: Tensor,
+    weights: Tensor,
+    masks: Tensor | None = None,
+    similarity: int = arrays.COSINE,
+) -> None:
     """Fill weights (B, H, N). All tensors are contiguous."""
     (B, H, N), sizes = weights.shape, launch.tile_sizes(memory, H=keys.shape[1])
-    TILES = sizes["TILES"]
+    TILES, MASKED = sizes["TILES"], masks is not None
     scores, parts = launch.new_like(keys, B, H, N), launch.new_like(keys, B, H, 2, TILES)
-    launch.run(scores_kernel, (B * TILES,), keys, strengths, memory, scores, parts, **sizes)
+    launch.run(
+        scores_kernel, (B * TILES,), keys, strengths, keys if masks is None else masks, memory,
+        scores, parts, SIMILARITY=similarity, MASKED=MASKED, **sizes,
+    )  # fmt: skip
     totals, BT = launch.new_like(keys, B, H, 2), min(1024, launch.block(TILES))
     launch.run(
         totals_kernel, (B * H,), parts, totals, TILES=TILES, BT=BT, DTYPE=sizes["DTYPE"],
@@ -256,24 +296,34 @@ def launch_look_up_backward(
     memory: Tensor,
     d_memory: Tensor,
     add: bool,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of keys and strengths; fills d_memory or adds to it. All tensors are contiguous."""
+    masks: Tensor | None = None,
+    similarity: int = arrays.COSINE,
+) -> tuple[Tensor, ...]:
+    """Gradients of keys, strengths, and masks if there are any; fills d_memory or adds to it.
+
+    All tensors are contiguous.
+    """
     B, H, W = keys.shape
     sizes = launch.tile_sizes(memory, H=H)
     TILES = sizes["TILES"]
     d_key_parts = launch.new_like(keys, B, TILES, H, W)
     d_strength_parts = launch.new_like(keys, B, TILES, H)
+    d_parts = [d_key_parts, d_strength_parts]
+    if masks is not None:
+        d_parts.append(torch.empty_like(d_key_parts))
     # In half precision the weightings do not quite sum to 1.
     found = weights.to(d_key_parts.dtype)
     means = (found * d_weights).sum(-1) / found.sum(-1)
     launch.run(
-        backward_kernel, (B * TILES,), d_weights, weights, means, keys, strengths, memory,
-        d_key_parts, d_strength_parts, d_memory, ADD=add, **sizes,
+        backward_kernel, (B * TILES,), d_weights, weights, means, keys, strengths,
+        keys if masks is None else masks, memory, d_key_parts, d_strength_parts, d_parts[-1],
+        d_memory, SIMILARITY=similarity, MASKED=masks is not None, ADD=add, **sizes,
     )  # fmt: skip
-    d_keys, d_strengths = torch.empty_like(keys), torch.empty_like(strengths)
-    launch.total(d_key_parts, d_keys)
-    launch.total(d_strength_parts, d_strengths)
-    return d_keys, d_strengths
+    like = [keys, strengths] if masks is None else [keys, strengths, masks]
+    gradients = tuple(map(torch.empty_like, like))
+    for part, out in zip(d_parts, gradients, strict=True):
+        launch.total(part, out)
+    return gradients
 
 
 @torch.library.custom_op("dnc_fast::content_weighting", mutates_args=())

@@ -12,12 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ... import reference
 from ...interface import Interface
-from ...kernels.arrays import Adjoint, Step
+from ...kernels.arrays import SIMILARITIES, Adjoint, Step
 from ...kernels.cpu import strips
 from ...linkages import LinkRun
 from ...reference import LookUp
+from ...reference.similarity import EPSILON
 from ...state import MemorySizes
 from ...step_options import StepOptions
 from ..base import Backend
@@ -46,6 +46,10 @@ class CpuBackend(Backend):
             return ValueError(f'backend "cpu" needs tensors on the cpu, got {device}; use "auto"')
         return super().problem(device, dtype)
 
+    def fuses(self, options: StepOptions, matrix: bool) -> bool:
+        """See `Parts`; the kernels know all variants."""
+        return matrix and not options.cut_weightings
+
     def fused_step(
         self,
         sizes: MemorySizes,
@@ -57,9 +61,14 @@ class CpuBackend(Backend):
         return CpuFusedRun(sizes, dtype, options, keep)
 
     def prepare(
-        self, dtype: torch.dtype, num_cells: int, linkage: str = "none", keep: bool = True
+        self,
+        dtype: torch.dtype,
+        num_cells: int,
+        linkage: str = "none",
+        keep: bool = True,
+        varied: bool = False,
     ) -> None:
-        names = ["parts"]
+        names = ["parts", *(["varied parts"] if varied else [])]
         if linkage in self.link_runs:
             names.append("step" if linkage == "dense" else linkage)
         if keep:
@@ -68,48 +77,72 @@ class CpuBackend(Backend):
             names += ["allocation", "largest"]
         ensure(dtype, *names)
 
-    def look_up(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
+    def look_up(
+        self,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> LookUp:
         B, heads, _ = keys.shape
         N = memory.shape[1]
         count = strips.num_strips(N)
-        key_norms = (keys.square().sum(-1) + reference.content.EPSILON).sqrt()
-        cell_norms, parts = memory.new_empty(B, N), memory.new_empty(B, count, heads, 2)
-        similarity, weights = (memory.new_empty(B, heads, N) for _ in range(2))
-        run_strips(
-            B * count,
-            strips.look_up,
-            *arrays(keys, strengths, memory, key_norms, cell_norms, similarity, weights, parts),
-        )
+        parts = memory.new_empty(B, count, heads, 2)
+        alike, weights = (memory.new_empty(B, heads, N) for _ in range(2))
+        kept: tuple[Tensor, ...] = (alike,)
+        if masks is None and similarity == "cosine":
+            key_norms = (keys.square().sum(-1) + EPSILON).sqrt()
+            kept += key_norms, memory.new_empty(B, N)
+            given = arrays(keys, strengths, memory, *kept[1:], alike, weights, parts)
+            run_strips(B * count, strips.look_up, *given)
+        else:
+            given = arrays(keys, strengths, _or_ones(masks, keys), memory, alike, weights, parts)
+            kind = SIMILARITIES.index(similarity)
+            run_strips(B * count, strips.varied_look_up, kind, *given)
         highest, totals = parts.unbind(-1)
         factors = (strengths.unsqueeze(1) * (highest - highest.amax(1, keepdim=True))).exp()
         factors = factors / (totals * factors).sum(1, keepdim=True)
         run_strips(B * count, strips.scale, *arrays(factors, weights))
-        return LookUp(weights, (similarity, key_norms, cell_norms))
+        return LookUp(weights, kept)
 
     def look_up_backward(
         self,
         d_weights: Tensor,
         found: LookUp,
+        d_memory: Tensor,
         keys: Tensor,
         strengths: Tensor,
         memory: Tensor,
-        d_memory: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        weights, (similarity, key_norms, cell_norms) = found
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        weights, (alike, *norms) = found
         B, heads, W = keys.shape
         count = strips.num_strips(memory.shape[1])
         d_weights = d_weights.contiguous()
         parts = memory.new_empty(B, count, heads)
         run_strips(B * count, strips.means, *arrays(weights, d_weights, parts))
         d_keys, sums = memory.new_empty(B, count, heads, W), memory.new_empty(B, count, heads, 2)
+        if not norms:
+            d_masks, d_strengths = torch.empty_like(d_keys), torch.empty_like(parts)
+            run_strips(
+                B * count,
+                strips.varied_look_up_backward,
+                SIMILARITIES.index(similarity),
+                *arrays(parts.sum(1), d_weights, weights, alike, keys, strengths),
+                *arrays(_or_ones(masks, keys), memory, d_keys, d_strengths, d_masks, d_memory),
+            )
+            of_masks = None if masks is None else d_masks.sum(1)
+            return d_keys.sum(1), d_strengths.sum(1), of_masks
         run_strips(
             B * count,
             strips.look_up_backward,
-            *arrays(parts.sum(1), d_weights, weights, similarity, keys, strengths),
-            *arrays(memory, key_norms, cell_norms, d_keys, sums, d_memory),
+            *arrays(parts.sum(1), d_weights, weights, alike, keys, strengths),
+            *arrays(memory, *norms, d_keys, sums, d_memory),
         )
         d_strengths, d_norms = sums.sum(1).unbind(-1)
-        return d_keys.sum(1) + (d_norms / key_norms).unsqueeze(-1) * keys, d_strengths
+        return d_keys.sum(1) + (d_norms / norms[0]).unsqueeze(-1) * keys, d_strengths, None
 
     def update_usage(self, step: Step, free_gates: Tensor) -> None:
         B, N = step.usage0.shape
@@ -132,11 +165,11 @@ class CpuBackend(Backend):
         return d_gates.sum(1)
 
     def write_weighting(
-        self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+        self, interface: Interface, usage: Tensor, content: Tensor, options: StepOptions
     ) -> Tensor:
-        if usage.shape[-1] <= FEW:
-            return super().write_weighting(interface, usage, content, usage_order)
-        return allocation.write_weighting(interface, usage, content, usage_order)
+        if _few(usage, options):
+            return super().write_weighting(interface, usage, content, options)
+        return allocation.write_weighting(interface, usage, content, options.usage_order)
 
     def write_weighting_backward(
         self,
@@ -144,22 +177,22 @@ class CpuBackend(Backend):
         interface: Interface,
         usage: Tensor,
         content: Tensor,
-        usage_order: str,
+        options: StepOptions,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        given = d_write_weights, interface, usage, content, usage_order
-        if usage.shape[-1] <= FEW:
-            return super().write_weighting_backward(*given)
-        return allocation.write_weighting_backward(*given)
+        given = d_write_weights, interface, usage, content
+        if _few(usage, options):
+            return super().write_weighting_backward(*given, options)
+        return allocation.write_weighting_backward(*given, options.usage_order)
 
-    def allocate(self, usage: Tensor, usage_order: str) -> Tensor:
-        if usage.shape[-1] <= FEW:
-            return super().allocate(usage, usage_order)
-        return allocation.allocate(usage, usage_order)
+    def allocate(self, usage: Tensor, options: StepOptions) -> Tensor:
+        if _few(usage, options):
+            return super().allocate(usage, options)
+        return allocation.allocate(usage, options.usage_order)
 
-    def allocate_backward(self, d_weights: Tensor, usage: Tensor, usage_order: str) -> Tensor:
-        if usage.shape[-1] <= FEW:
-            return super().allocate_backward(d_weights, usage, usage_order)
-        return allocation.allocate_backward(d_weights, usage, usage_order)
+    def allocate_backward(self, d_weights: Tensor, usage: Tensor, options: StepOptions) -> Tensor:
+        if _few(usage, options):
+            return super().allocate_backward(d_weights, usage, options)
+        return allocation.allocate_backward(d_weights, usage, options.usage_order)
 
     keep_largest = staticmethod(selection.keep_largest)
 
@@ -198,3 +231,13 @@ class CpuBackend(Backend):
             *arrays(d_memory, d_write, d_erase, d_vectors, d_memory.new_empty(B, count, W)),
         )
         return d_write, d_erase.sum(1), d_vectors.sum(1)
+
+
+def _or_ones(masks: Tensor | None, keys: Tensor) -> Tensor:
+    """The masks of keys; ones if there are none."""
+    return torch.ones_like(keys) if masks is None else masks
+
+
+def _few(usage: Tensor, options: StepOptions) -> bool:
+    """Whether plain torch allocates as fast as kernels that sort only what allocation reaches."""
+    return usage.shape[-1] <= FEW or options.allocation != "sorted"

@@ -29,11 +29,11 @@ class CpuDenseRun(DenseRun):
     """The link stage of the fused step's kernels, alone."""
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
-        scratch = self._run(kernels.forward, step, (), Choices())
+        scratch = self._run(kernels.forward, step, (), None, Choices())
         return torch.from_numpy(scratch.rows), torch.from_numpy(scratch.columns.sum(1))
 
     def rebuild(self, step: Step) -> None:
-        self._run(kernels.rebuild, step, ())
+        self._run(kernels.rebuild, step, (), None)
 
     def backward(
         self, step: Step, d_link: Tensor, d_read: Tensor, modes_ahead: Tensor, modes_behind: Tensor
@@ -48,7 +48,7 @@ class CpuDenseRun(DenseRun):
             write=none,
             read=arrays(d_read)[0],
         )
-        scratch = self._run(kernels.backward, step, (adjoint,), Choices(), modes=modes)
+        scratch = self._run(kernels.backward, step, (adjoint,), None, Choices(), modes=modes)
         return LinkGradients(
             ahead=torch.from_numpy(scratch.rows),
             behind=torch.from_numpy(scratch.columns.sum(1)),

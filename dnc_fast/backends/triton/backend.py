@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ... import reference
 from ...interface import Interface
-from ...kernels.arrays import Adjoint, Step
+from ...kernels.arrays import SIMILARITIES, Adjoint, Step
 from ...kernels.gpu import allocation as allocation_op
 from ...kernels.gpu import content, controller, linkage, lstm, memory
 from ...kernels.gpu import step as kernels
@@ -20,6 +21,7 @@ from ...linkages import LinkRun, linkage_of
 from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
 from ...step_options import StepOptions
+from ...untraced import untraced
 from ..base import Backend, full_dtype
 from ..parts import StepRun
 from . import allocation, interpreted, links
@@ -98,10 +100,6 @@ class TritonBackend(Backend):
             "or start with TRITON_INTERPRET=1 to test the kernels on a CPU, very slowly"
         )
 
-    def fuses(self, options: StepOptions, matrix: bool) -> bool:
-        paper = options.strengths == "oneplus" and options.usage_gradient
-        return paper and super().fuses(options, matrix)
-
     def fused_step(
         self,
         sizes: MemorySizes,
@@ -138,11 +136,24 @@ class TritonBackend(Backend):
             return read_vectors.to(dtype), result.to(dtype)
         return read_vectors, result
 
-    def content_weighting(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
-        return content.content_weighting(keys, strengths, memory)
+    def content_weighting(
+        self,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> Tensor:
+        """See `functional.content_weighting`; the paper's is an op that torch.compile supports."""
+        if masks is None and similarity == "cosine":
+            return content.content_weighting(keys, strengths, memory)
+        return untraced(super().content_weighting)(keys, strengths, memory, masks, similarity)
 
-    def allocation_weighting(self, usage: Tensor, usage_order: str) -> Tensor:
-        return allocation_op.allocation_weighting(usage, usage_order == "robust")
+    def allocation_weighting(self, usage: Tensor, options: StepOptions) -> Tensor:
+        """See `functional.allocation_weighting`; the paper's is an op."""
+        if options.allocation == "sorted":
+            return allocation_op.allocation_weighting(usage, options.usage_order == "robust")
+        return reference.allocate(usage, options)
 
     def linkage(self, *given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return linkage.linkage(*given)
@@ -153,29 +164,43 @@ class TritonBackend(Backend):
     def read_memory(self, cells: Tensor, read_weights: Tensor) -> Tensor:
         return memory.read_memory(cells, read_weights)
 
-    def look_up(self, keys: Tensor, strengths: Tensor, memory: Tensor) -> LookUp:
-        weights = memory.new_empty(*keys.shape[:2], memory.shape[1])
-        content.launch_look_up(keys.contiguous(), strengths.contiguous(), memory, weights)
+    def look_up(
+        self,
+        keys: Tensor,
+        strengths: Tensor,
+        memory: Tensor,
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> LookUp:
+        weights, kind = memory.new_empty(*keys.shape[:2], memory.shape[1]), _kind(similarity)
+        keys, strengths, masks = keys.contiguous(), strengths.contiguous(), _contiguous(masks)
+        content.launch_look_up(keys, strengths, memory, weights, masks, kind)
         return LookUp(weights)
 
     def look_up_backward(
         self,
         d_weights: Tensor,
         found: LookUp,
+        d_memory: Tensor,
         keys: Tensor,
         strengths: Tensor,
         memory: Tensor,
-        d_memory: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        masks: Tensor | None = None,
+        similarity: str = "cosine",
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         keys, strengths, d_weights = (part.contiguous() for part in (keys, strengths, d_weights))
-        return content.launch_look_up_backward(
-            d_weights, found.weights, keys, strengths, memory, d_memory, add=True
+        masks, given = _contiguous(masks), (d_weights, found.weights, keys, strengths, memory)
+        d_keys, d_strengths, *d_masks = content.launch_look_up_backward(
+            *given, d_memory, add=True, masks=masks, similarity=_kind(similarity)
         )
+        return d_keys, d_strengths, d_masks[0] if d_masks else None
 
     def write_weighting(
-        self, interface: Interface, usage: Tensor, content: Tensor, usage_order: str
+        self, interface: Interface, usage: Tensor, content: Tensor, options: StepOptions
     ) -> Tensor:
-        return allocation.write_weighting(interface, usage, content, usage_order)
+        if options.allocation != "sorted":
+            return super().write_weighting(interface, usage, content, options)
+        return allocation.write_weighting(interface, usage, content, options.usage_order)
 
     def write_weighting_backward(
         self,
@@ -183,11 +208,12 @@ class TritonBackend(Backend):
         interface: Interface,
         usage: Tensor,
         content: Tensor,
-        usage_order: str,
+        options: StepOptions,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return allocation.write_weighting_backward(
-            d_write_weights, interface, usage, content, usage_order
-        )
+        given = d_write_weights, interface, usage, content
+        if options.allocation != "sorted":
+            return super().write_weighting_backward(*given, options)
+        return allocation.write_weighting_backward(*given, options.usage_order)
 
     keep_largest = staticmethod(links.keep_largest)
 
@@ -221,3 +247,12 @@ class TritonBackend(Backend):
 
     def lstm_backward(self, *arguments: Any) -> None:
         lstm.backward(*arguments)
+
+
+def _kind(similarity: str) -> int:
+    """A similarity's number in kernels."""
+    return SIMILARITIES.index(similarity)
+
+
+def _contiguous(masks: Tensor | None) -> Tensor | None:
+    return None if masks is None else masks.contiguous()

@@ -15,6 +15,7 @@ function show(step) {
   for (const panel of panels) panel.move(now);
   for (const card of cards) card.move(now);
   if (words) showWords();
+  if (location.protocol === "about:") return; // in a frame of a notebook, which has no address
   clearTimeout(noted); // browsers refuse an address that changes too often
   noted = setTimeout(() => history.replaceState(null, "", `#t=${now}`), 250);
 }

@@ -1,4 +1,4 @@
-"""bAbI question answering: hear a story word by word, answer questions (Weston et al. 2015)."""
+"""bAbI question answering: read a story word by word, answer questions (Weston et al. 2015)."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class BabiTask(ClassTask):
             choose_files(self.data, self.files, self.numbers, self.kind)
         elif not set(self.numbers) <= set(MAKERS):
             raise ValueError(
-                f"tasks must be of {tuple(MAKERS)} for generated stories, got {self.tasks!r}; give "
-                "`data`, a folder or archive of bAbI, for the others"
+                f"tasks must be among {tuple(MAKERS)} for generated stories, got {self.tasks!r}; "
+                "give `data`, a folder or archive of bAbI, for the others"
             )
 
     def __str__(self) -> str:
@@ -235,6 +235,8 @@ def parse_numbers(text: str, known: Sequence[int]) -> tuple[int, ...]:
             raise ValueError(f"tasks must be numbers such as 1 or 1,4,15 or 1-20, got {text!r}")
         low, high = map(int, ends)
         if not 1 <= low <= high <= NUM_TASKS:
-            raise ValueError(f"tasks must be from 1 to {NUM_TASKS}, in rising order, got {text!r}")
+            raise ValueError(
+                f"tasks must be from 1 to {NUM_TASKS}, in ascending order, got {text!r}"
+            )
         numbers |= set(range(low, high + 1))
     return tuple(sorted(numbers))

@@ -1,4 +1,4 @@
-"""Inference: hear a graph, then name who stands in a relation to a node (Graves et al. 2016)."""
+"""Inference: read a graph, then name who stands in a relation to a node (Graves et al. 2016)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shortest path: hear a graph, then find the shortest way to a node (Graves et al. 2016)."""
+"""Shortest path: read a graph, then find the shortest way to a node (Graves et al. 2016)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Names(NamedTuple):
 
 @dataclass(frozen=True)
 class GraphTask(TripleTask):
-    """Hear the triples of a graph in random order, then answer questions about it."""
+    """Read the triples of a graph in random order, then answer questions about it."""
 
     LESSONS: ClassVar[tuple[tuple[tuple[int, int], ...], ...]]
     """The paper's lessons: each has a range of nodes, of edges out of a node, and of the length of

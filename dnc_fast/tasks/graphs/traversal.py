@@ -1,4 +1,4 @@
-"""Traversal: hear a graph, then follow a sequence of edges through it (Graves et al. 2016)."""
+"""Traversal: read a graph, then follow a sequence of edges through it (Graves et al. 2016)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class TraversalTask(GraphTask):
     max_path: int = option(3, "most edges of a path")
 
     def __str__(self) -> str:
-        return f"paths of {span(self.min_path, self.max_path)} edges in {self.place}"
+        edges = f"{span(self.min_path, self.max_path)} edge{'s' * (self.max_path > 1)}"
+        return f"paths of {edges} in {self.place}"
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes, see `Batch`."""
