@@ -326,9 +326,10 @@ def test_a_run_in_parts_through_lessons_is_the_whole_one(model, tmp_path):
 
 
 def test_a_single_move_is_learned(tmp_path):
-    task = ShrdluTask(1, 1, 2, 2, 1, 1, 1, 1)  # one goal of one constraint, two blocks, one move
+    # One goal of one constraint, two blocks, one move
+    task = ShrdluTask(1, 1, 2, 2, 1, 1, 1, 1, entropy=0.01)
     training = {"learning_rate": 5e-3, "clip_norm": 1.0, "batch_size": 32}
-    trainer = trainer_of(tmp_path, 250, task, **training)
+    trainer = trainer_of(tmp_path, 300, task, **training)
     trainer.train("off")
     found, chance = evaluate(trainer.model, task, 200, 0), guess(task, 200, 0)
-    assert chance.right < 0.35 and found.right > 0.55
+    assert chance.right < 0.3 and found.right > 0.6
