@@ -119,7 +119,7 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
     print(f"{task}; {size}, seed {seed}")
     print(
         f"{sequences} held-out sequences: {_figures(task, result)}, "
-        f"loss {result.loss:.5f} nats per {task.unit}"
+        f"loss {result.loss:.5f} {task.loss_unit or f'nats per {task.unit}'}"
     )
     print(f"by guessing: {_figures(task, guess(task, sequences, seed))}")
     shares, guesses = {}, {}

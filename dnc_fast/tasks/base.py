@@ -109,6 +109,9 @@ class Task(ABC):
     parts_by: ClassVar[str] = "part"
     """What the tasks of `parts()` differ in."""
 
+    loss_unit: ClassVar[str] = ""
+    """What the loss of a score counts, where it is not nats for each answer."""
+
     parts_goal: ClassVar[str] = ""
     """What the scores of `parts()` are, where it is another than `goal`."""
 

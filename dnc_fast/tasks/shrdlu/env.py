@@ -48,7 +48,7 @@ class ShrdluEnv:
             cut off (B), which never happens; and {"share": (B) of the constraints satisfied}.
         """
         never = torch.zeros(self.batch_size, dtype=torch.bool)
-        rewards = torch.zeros(self.batch_size)
+        rewards = torch.zeros(self.batch_size, dtype=torch.float32)
         if self._over:
             return self._begin(), rewards, never, never, {"share": self._play.shares}
         acting = self._step >= len(self._inputs) - self.task.steps

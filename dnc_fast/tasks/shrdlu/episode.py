@@ -79,7 +79,8 @@ def tell(episodes: Episodes, moves: int) -> Tensor:
     codes, letters, told = (part.gather(1, order).T for part in (codes, letters, told))  # (L, B)
 
     steps = len(codes)
-    inputs = torch.zeros(steps + 1 + moves, codes.shape[1], INPUT_SIZE, device=codes.device)
+    shape = (steps + 1 + moves, codes.shape[1], INPUT_SIZE)
+    inputs = torch.zeros(shape, dtype=torch.float32, device=codes.device)
     first, relation, second = decode(codes.clamp(max=NOTHING - 1))
     sizes = (LETTERS, BLOCKS, len(RELATIONS), BLOCKS)
     parts = (letters.clamp(min=0), first - 1, relation, second - 1)

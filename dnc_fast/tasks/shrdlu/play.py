@@ -38,7 +38,7 @@ class Play:
     @property
     def shares(self) -> Tensor:
         """The share of the constraints that is satisfied now, (B)."""
-        return satisfied(self.states, self._goals) / self._sizes
+        return satisfied(self.states, self._goals).float() / self._sizes
 
     def act(self, actions: Tensor) -> Tensor:
         """Take actions (B); their rewards (B)."""

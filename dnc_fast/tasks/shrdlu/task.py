@@ -45,6 +45,7 @@ class ShrdluTask(Task):
     unit = "constraint"
     goal = "right"
     parts_goal = "solved"
+    loss_unit = "of the constraints"
     published = ("right", "solved")
 
     LESSONS: ClassVar = (
@@ -257,7 +258,7 @@ class ShrdluTask(Task):
         states = all_states(actions.device).following[heard.states[-1], actions]
         counted = (heard.goal != NOTHING).sum(1)
         wrong = counted - satisfied(states, heard.goal)
-        return Score(wrong / counted, wrong, counted)
+        return Score(wrong.float() / counted, wrong, counted)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy of the actions taken, (..., 1)."""
