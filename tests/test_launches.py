@@ -117,7 +117,7 @@ def test_a_layer_takes_one_launch_forward_and_two_backward(
     ("options", "forward", "backward"),
     [
         ({"similarity": "euclidean"}, 51, 158),
-        ({"allocation": "softmax"}, 61, 188),
+        ({"allocation": "softmax"}, 66, 202),
         ({"masked_lookup": True}, 57, 176),
         ({"deallocate": True}, 57, 186),
         ({"link_sharpness": True}, 65, 210),

@@ -328,7 +328,7 @@ def test_learning_curve_has_all_panels(tmp_path):
     assert loss.get_yscale() == "log" and wrong.get_yscale() == "symlog"
     assert [line.get_label() for line in loss.lines] == [
         "training",
-        "training, running median",
+        "running median",
         "evaluation",
     ]
     bits, solved, line = right.lines

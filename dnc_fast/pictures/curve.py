@@ -187,18 +187,18 @@ def draw_loss(
     steps, losses = train["step"], train["loss"]
     several = steps.numel() > 2 * MEDIAN_SHARE
     raw = {"color": BLUE, "marker": ".", "markersize": 5}
+    trained, evaluated = (" (lessons)", " (whole task)") if lessons else ("", "")
     if several:
-        draw_line(axes, steps, losses, label="training", alpha=0.3, linewidth=0.7, **raw)
+        draw_line(axes, steps, losses, label=f"training{trained}", alpha=0.3, linewidth=0.7, **raw)
         medians = running_median(steps, losses)
-        draw_line(axes, *medians, label="training, running median", color=BLUE, linewidth=1.8)
+        draw_line(axes, *medians, label="running median", color=BLUE, linewidth=1.8)
     else:
-        draw_line(axes, steps, losses, label="training", **raw)
-    draw_line(axes, scores["step"], scores["loss"], label="evaluation", **EVALUATION_LOOK)
+        draw_line(axes, steps, losses, label=f"training{trained}", **raw)
+    label = f"evaluation{evaluated}"
+    draw_line(axes, scores["step"], scores["loss"], label=label, **EVALUATION_LOOK)
     scale_by_decades(axes, torch.cat([losses, scores["loss"]]))
-    if lessons:
-        note_above(axes, "training: on the lessons; evaluation: on the whole task")
     if spikes["step"].numel():
-        label = f"spike of the gradient, up to {float(spikes['factor'].max()):.0f} times the usual"
+        label = f"gradient spikes, up to {float(spikes['factor'].max()):,.0f} x"
         look: dict[str, Any] = {"color": BLACK, "marker": "v", "markersize": 4, "linestyle": "none"}
         place = spikes["step"].numpy(), torch.ones_like(spikes["step"]).numpy()
         axes.plot(*place, transform=axes.get_xaxis_transform(), label=label, clip_on=False, **look)
