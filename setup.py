@@ -84,6 +84,7 @@ setup(
         "dnc_fast.tasks",
         "dnc_fast.tasks.babi",
         "dnc_fast.tasks.graphs",
+        "dnc_fast.tasks.shrdlu",
         "dnc_fast.training",
     ],
     package_dir=package_dir(),

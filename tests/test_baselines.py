@@ -13,6 +13,7 @@ from dnc_fast.baselines import (
     BASELINES,
     LSTM,
     NTM,
+    ActorCritic,
     AnswersLast,
     BaselineState,
     DeltaNet,
@@ -26,7 +27,8 @@ from dnc_fast.tasks import CopyTask
 
 X, Y, B, T = 3, 5, 4, 7
 SMALL = {"hidden_size": 8, "dtype": torch.float64}
-CELLS = {"num_cells": 5, "cell_size": 3, "num_read_heads": 2, "num_write_heads": 2}
+HEADS = {"num_cells": 5, "cell_size": 3, "num_read_heads": 2}
+CELLS = {"ntm": {**HEADS, "num_write_heads": 2}, "actor-critic": HEADS}
 
 SPECIAL = (AnswersLast, StoryModel)  # test_seq2seq.py and test_story_models.py have these
 ANY_INPUT = [name for name, kind in BASELINES.items() if not issubclass(kind, SPECIAL)]
@@ -45,7 +47,7 @@ def seeded():
 
 def model_of(name, **options):
     """A small model in float64, with weights large enough for its state to matter."""
-    model = BASELINES[name](X, Y, **SMALL, **(CELLS if name == "ntm" else {}), **options)
+    model = BASELINES[name](X, Y, **SMALL, **CELLS.get(name, {}), **options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)
@@ -136,7 +138,7 @@ def test_what_is_wrong_is_named(name):
         BASELINES[name](X, Y, hidden_size=0)
     with pytest.raises(TypeError, match="there is no option 'hiden_size'; did you mean"):
         BASELINES[name](X, Y, hiden_size=3)
-    if name != "ntm":
+    if name not in CELLS:
         with pytest.raises(ValueError, match="num_cells must be None for a"):
             model.zero_state(2, num_cells=3)
 
@@ -146,6 +148,17 @@ def test_sizes_of_heads_are_checked():
         Transformer(X, Y, hidden_size=9, num_heads=3)
     with pytest.raises(ValueError, match="hidden_size must be a multiple of 3 for these heads"):
         DeltaNet(X, Y, hidden_size=8, num_heads=3)
+
+
+def test_an_actor_critic_is_two_dncs():
+    model, x = model_of("actor-critic"), normal(T, B, X)
+    output, state = model(x)
+    policy, its_state = model.policy(x)
+    value, _ = model.value(x)
+    torch.testing.assert_close(output, torch.cat([policy, value], -1))
+    torch.testing.assert_close(model.units(state)[0], its_state.controller[-1][0])
+    with pytest.raises(ValueError, match=r"output_size must be at least 2, .* got 1"):
+        ActorCritic(X, 1)
 
 
 def test_a_state_is_saved_and_loaded(tmp_path):

@@ -14,6 +14,7 @@ TABLE = {
     "paper-shortest-path": ("shortest-path", 2, 256, 128, 50, 5, 1, 3e-6),
     "paper-traversal": ("traversal", 3, 256, 256, 50, 5, 2, 1e-5),
     "paper-inference": ("inference", 3, 256, 128, 50, 5, 32, 1e-5),
+    "paper-shrdlu": ("shrdlu", 2, 250, 32, 100, 3, 32, 3e-5),
 }
 # Likewise, then what makes the variant; momentum is 0.9 and gradients are clipped at 10 in both.
 VARIANTS = {
@@ -36,11 +37,13 @@ LAST_LESSONS = {
     "paper-shortest-path": (20, 25, 2, 6, 2, 5),
     "paper-traversal": (10, 40, 2, 6, 1, 20),
     "paper-inference": (20, 25, 2, 4, 2, 5),
+    "paper-shrdlu": (10, 10, 6, 6, 1, 6, 1, 7),
 }
 TESTS_OF_LESSONS = {  # share that passes, steps between tests, share of earlier lessons
     "paper-shortest-path": (0.8, 2000, 0.0),
     "paper-traversal": (0.9, 100, 0.1),
     "paper-inference": (0.9, 100, 0.1),
+    "paper-shrdlu": (0.85, 400, 0.1),
 }
 
 
@@ -55,6 +58,8 @@ GRAPHS = {
     "evaluation_size": 500,
     "solved_at": 0.95,
 }
+BLOCKS = {**GRAPHS, "batch_size": 64, "lesson_pass": 0.85, "lesson_every": 400}
+BLOCKS |= {"evaluate_every": 400}
 BABI = {**SLOW, "max_steps": 100_000, "evaluate_every": 200}
 BABI |= {"solved_at": 0.98, "solved_evaluations": 2}
 
@@ -99,6 +104,7 @@ DEFAULTS = [
     ),
     ("inference", {}, (128, 16, 32, 4), GRAPHS),
     ("inference", {"max_nodes": 12, "max_degree": 4}, (128, 64, 32, 4), GRAPHS),
+    ("shrdlu", {}, (128, 14, 32, 4), BLOCKS),
 ]
 
 
@@ -109,6 +115,7 @@ def test_the_defaults_of_each_task(name, options, sizes, training):
     kinds = {
         "key-value": {"controller": "feedforward", "linkage": "none"},
         "associative-recall": {"input_gain": 4.0},
+        "shrdlu": {"input_gain": 4.0},
     }.get(name, {})
     assert model_options(task) == {**dict(zip(names, sizes, strict=True)), **kinds}
     for controller in ("lstm", "gru", "rnn", "feedforward"):

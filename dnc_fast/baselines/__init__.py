@@ -3,6 +3,7 @@
 To add one, write it in a file of its own and add a line to `BASELINES`.
 """
 
+from .actor_critic import ActorCritic
 from .base import AnswersLast, Baseline, BaselineConfig, BaselineState
 from .decoding import beam_search, greedy
 from .deltanet import DeltaNet
@@ -22,6 +23,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "gru": GRU,
     "lstm": LSTM,
     "ntm": NTM,
+    "actor-critic": ActorCritic,
     "transformer": Transformer,
     "deltanet": DeltaNet,
     "seq2seq": Seq2Seq,
@@ -41,6 +43,7 @@ __all__ = [
     "NALU",
     "NTM",
     "RNN",
+    "ActorCritic",
     "AnswersLast",
     "Baseline",
     "BaselineConfig",

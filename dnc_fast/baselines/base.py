@@ -41,7 +41,7 @@ class BaselineConfig:
             elif isinstance(one.default, bool):
                 check_flag(one.name, value)
             elif isinstance(one.default, float):
-                check_number(one.name, value, 0.0, 1.0)
+                check_number(one.name, value, 0.0, one.metadata.get("maximum", 1.0))
             else:
                 check_integer(one.name, value, one.metadata.get("minimum", 1))
 

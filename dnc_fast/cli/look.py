@@ -119,13 +119,14 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
     print(f"{task}; {size}, seed {seed}")
     print(
         f"{sequences} held-out sequences: {_figures(task, result)}, "
-        f"loss {result.loss:.5f} nats per {task.unit}"
+        f"loss {result.loss:.5f} {task.loss_unit or f'nats per {task.unit}'}"
     )
     print(f"by guessing: {_figures(task, guess(task, sequences, seed))}")
     shares, guesses = {}, {}
     for name, part in task.parts().items():
-        shares[name] = getattr(evaluate(model, part, sequences, seed), task.goal)
-        guesses[name] = getattr(guess(part, sequences, seed), task.goal)
+        figure = task.parts_goal or task.goal
+        shares[name] = getattr(evaluate(model, part, sequences, seed), figure)
+        guesses[name] = getattr(guess(part, sequences, seed), figure)
     if shares:
         print(f"\n{task.parts_table(shares, guesses)}")
 
@@ -240,6 +241,11 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     if words is not None:
         right, said = (task.words(part) or [] for part in (targets, outputs))
         print(transcript(words, mask, right, said))
+    account = task.account(inputs, targets)
+    if account is not None:
+        print(account.text)
+        if seen.trace is not None:
+            save(pictures.read_view(account.told, seen.trace, title), "reads")
     if seen.names is None:
         return
     episode = read_episode(inputs, outputs, targets, seen.names)

@@ -90,6 +90,8 @@ def model_options(task: Task) -> dict[str, Any]:
             return {**LARGER, "num_cells": 32}
         case tasks.GraphTask():
             return {**LARGER, "num_cells": 16 * -(-(task.memory_load + 8) // 16)}
+        case tasks.ShrdluTask():
+            return {**LARGER, "num_cells": task.memory_load + 8, "input_gain": 4.0}
     return {**SMALL, "num_cells": 2 * task.memory_load if task.memory_load else 16}
 
 
@@ -138,6 +140,19 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
                 "evaluation_size": 500,
                 "solved_at": 0.95,
                 **(_PATH_LESSONS if isinstance(task, tasks.ShortestPathTask) else {}),
+            }
+        case tasks.ShrdluTask():
+            return {
+                **SMALL_STEPS,
+                "learning_rate": 2e-3,
+                "batch_size": 64,
+                "curriculum": "on",
+                "lesson_pass": 0.85,
+                "lesson_every": 400,
+                "max_steps": 100_000,
+                "evaluate_every": 400,
+                "evaluation_size": 500,
+                "solved_at": 0.95,
             }
     return {}
 

@@ -29,6 +29,7 @@ from .key_value import KeyValueTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
+from .shrdlu import ShrdluEnv, ShrdluTask
 from .sort import SortTask
 from .temporal_order import TemporalOrderTask
 
@@ -48,6 +49,7 @@ TASKS: dict[str, type[Task]] = {
     "traversal": TraversalTask,
     "shortest-path": ShortestPathTask,
     "inference": InferenceTask,
+    "shrdlu": ShrdluTask,
 }
 """Each task by the name that it has on the command line."""
 
@@ -99,6 +101,8 @@ __all__ = [
     "RepeatCopyTask",
     "Score",
     "ShortestPathTask",
+    "ShrdluEnv",
+    "ShrdluTask",
     "SortTask",
     "Task",
     "TemporalOrderTask",

@@ -80,6 +80,13 @@ class Score(NamedTuple):
     counted: Tensor
 
 
+class Account(NamedTuple):
+    """A sequence in words. told: what was told, by its step; text: the whole, in lines."""
+
+    told: dict[int, str]
+    text: str
+
+
 class Task(ABC):
     """A source of batches. Implementations are frozen dataclasses whose fields are the options.
 
@@ -101,6 +108,12 @@ class Task(ABC):
 
     parts_by: ClassVar[str] = "part"
     """What the tasks of `parts()` differ in."""
+
+    loss_unit: ClassVar[str] = ""
+    """What the loss of a score counts, where it is not nats for each answer."""
+
+    parts_goal: ClassVar[str] = ""
+    """What the scores of `parts()` are, where it is another than `goal`."""
 
     scoring_size: ClassVar[int] = 250
     """Sequences scored at a time: fewer where they are long or wide."""
@@ -173,6 +186,14 @@ class Task(ABC):
 
         Args:
             steps: (T, X) inputs or (T, Y) outputs or targets; zeros are the empty word.
+        """
+        return None
+
+    def account(self, inputs: Tensor, targets: Tensor) -> Account | None:
+        """A sequence in words that are not one for each step; None if there are none.
+
+        Args:
+            inputs, targets: (T, X) and (T, Y), as the model has answered them.
         """
         return None
 
