@@ -21,7 +21,7 @@ from dnc_fast.interface import Interface, interface_size, parse_interface
 from dnc_fast.linkages import SparseLink
 from dnc_fast.linkages.sparse import LinkWrite, link_write, update_sparse_link
 from dnc_fast.reference import (
-    cosine_similarity,
+    SIMILARITY_FUNCTIONS,
     read_memory,
     read_weighting,
     retention,
@@ -30,6 +30,7 @@ from dnc_fast.reference import (
     write_memory,
     write_weighting,
 )
+from dnc_fast.step_options import PAPER
 
 sent: list[tuple[str, int]] = []
 """Each collective of a forward pass, and the numbers in it."""
@@ -141,7 +142,7 @@ def sharded_step(interface: Interface, state: MemoryState) -> tuple[Tensor, Memo
 
     logits = _logits(interface.write_keys, interface.write_strengths, state.memory)
     content = noted(_Gather, "write content: B Hw N", logits).softmax(-1)
-    write_weights, _ = write_weighting(interface, usage, content, "exact")
+    write_weights, _ = write_weighting(interface, usage, content, PAPER)
     memory = write_memory(
         state.memory, write_weights[..., own], interface.erase_vectors, interface.write_vectors
     )
@@ -160,7 +161,7 @@ def sharded_step(interface: Interface, state: MemoryState) -> tuple[Tensor, Memo
 
 
 def _logits(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:
-    return strengths.unsqueeze(-1) * cosine_similarity(keys, memory)
+    return strengths.unsqueeze(-1) * SIMILARITY_FUNCTIONS["cosine"].forward(keys, memory, None)[0]
 
 
 def _link_step(state: MemoryState, write_weights: Tensor) -> tuple[Any, Tensor, Tensor]:

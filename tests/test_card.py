@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dnc_fast import DNC
-from dnc_fast.engine import captures, card, memory_tape, report
+from dnc_fast.engine import Plan, captures, card, memory_tape, report
+from dnc_fast.engine.interface_layer import InterfaceForm
 from dnc_fast.engine.memory_tape import checkpoint_interval
 from dnc_fast.linkages import LINKAGES
 from dnc_fast.precision import Precision
@@ -95,10 +96,10 @@ def test_captures_may_take_a_third_of_the_card(fake: FakeCard) -> None:
 
 
 def test_the_report_knows_what_is_kept(fake: FakeCard) -> None:
-    cell = DNC(3, 4, num_cells=100, cell_size=20, num_read_heads=3, backend="eager").cell
+    config = DNC(3, 4, num_cells=100, cell_size=20, num_read_heads=3).config
 
     def link_bytes(interval: int | None, device: torch.device) -> int:
-        plan = cell._plan("eager", Precision(torch.float32))._replace(interval=interval)
+        plan = Plan.of(config, "eager", Precision(torch.float32))._replace(interval=interval)
         sizes = {"steps": 50, "fan_out": 8, "itemsize": 4, "parameters": 1, "output_size": 1}
         return report.memory_report(
             plan,
@@ -107,6 +108,7 @@ def test_the_report_knows_what_is_kept(fake: FakeCard) -> None:
             device,
             state_dtype=torch.float32,
             controller_numbers=1,
+            interface=InterfaceForm(),
             features=1,
             **sizes,
         ).link_matrices
