@@ -54,9 +54,16 @@ def bundled() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))}
 
 
+def is_pretrained(folder: Path | str) -> bool:
+    """Whether a folder holds a saved model, and no run."""
+    return (Path(folder) / CONFIG).is_file() and not (Path(folder) / "checkpoint.pt").exists()
+
+
 def located(folder: Path | str) -> Path:
     """The folder, or that of a model that comes with dnc_fast if this is its name."""
-    return bundled().get(str(folder), Path(folder)) if not Path(folder).is_dir() else Path(folder)
+    if is_pretrained(folder) or str(folder) not in bundled():
+        return Path(folder)
+    return bundled()[str(folder)]
 
 
 def write_pretrained(
@@ -214,7 +221,10 @@ def _read(path: Path) -> bytes:
             f"{', '.join(bundled())}"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path.name} in {path.parent}; save the model again")
+        remedy = "save the model again"
+        if (path.parent / "checkpoint.pt").exists():
+            remedy = "it holds a run, which dnc_fast.load_run loads, and `dnc-fast share` shares"
+        raise FileNotFoundError(f"there is no {path.name} in {path.parent}; {remedy}")
     return path.read_bytes()
 
 

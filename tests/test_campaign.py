@@ -105,3 +105,8 @@ def test_a_lower_rate_from_a_step_on(tmp_path):
     rows = campaign("traversal", tmp_path, 6)
     rates = [row["learning_rate"] for row in rows if row["kind"] == "train"]
     assert rates == pytest.approx([0.0008, 0.0016, 0.0012, 0.0016, 0.002, 0.002])
+
+
+def test_the_joint_campaign_needs_the_files(tmp_path, capsys):
+    assert main(f"campaign babi-joint --out {tmp_path}".split()) == 2
+    assert "--data must name the folder or archive of bAbI" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_training_begins_with_a_shared_model(run, tmp_path, capsys):
 
 def test_models_without_their_task_are_refused(run, tmp_path):
     restore_model(read_run(run)).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="holds a model without its task; `dnc-fast share`"):
+    with pytest.raises(CheckpointError, match="holds a model without its task and training"):
         read_trained(tmp_path)
 
 
@@ -119,3 +119,50 @@ def test_bundled_models_are_small():
 def test_names_that_are_not_there():
     with pytest.raises(FileNotFoundError, match=r"a model that comes with dnc_fast: .*copy"):
         DNC.from_pretrained("no-such-model")
+
+
+def test_only_runs_of_a_dnc_are_shared(tmp_path, capsys):
+    tiny = "--max-steps 1 --hidden-size 4 --batch-size 2 --evaluation-size 2 --progress off"
+    begin = f"train copy --model lstm --out {tmp_path / 'run'} {tiny} --no-pictures"
+    assert main(begin.split()) == 0
+    assert main(f"share {tmp_path / 'run'} --out {tmp_path / 'model'}".split()) == 2
+    assert "only a DNC can be shared" in capsys.readouterr().err
+    again = f"train copy --model ntm --from {tmp_path / 'run'} --out {tmp_path / 'new'} {tiny}"
+    assert main(again.split()) == 2
+    assert "holds a 'lstm', got --model ntm" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_sharing_overwrites_nothing_but_shared_models(run, tmp_path):
+    with pytest.raises(FileExistsError, match=r"must be a new folder, .* but holds checkpoint\.pt"):
+        share(run, run)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"but holds README\.md"):
+        share(run, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    share(run, tmp_path / "model", sequences=2)
+    share(run, tmp_path / "model", sequences=3)
+
+
+@pytest.mark.parametrize("metadata", [[], {"task": {}, "training": {}}, {"task": 1}])
+def test_damaged_metadata(run, tmp_path, metadata):
+    share(run, tmp_path, sequences=2)
+    content = json.loads((tmp_path / "config.json").read_text()) | {"metadata": metadata}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="without its task and training"):
+        read_trained(tmp_path)
+
+
+def test_a_run_is_no_shared_model(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"it holds a run, which dnc_fast\.load_run loads"):
+        DNC.from_pretrained(run)
+    share(run, tmp_path, sequences=2)
+    with pytest.raises(FileNotFoundError, match="holds a model and no run"):
+        read_run(tmp_path)
+    assert read_trained("copy")["task"]["name"] == "copy"
+
+
+def test_truncated_checkpoints_are_named(run, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is not a .* it is truncated"):
+        read_run(tmp_path)

@@ -15,7 +15,7 @@ from ..training import joined, read_metrics, read_run, restore_model, restore_ta
 from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import FORMATS
 from .look import print_scores
-from .options import check_folder, chosen_device
+from .options import UserError, check_folder, chosen_device
 from .train import NO_PRESET, add_run_options, add_way_options, train_all
 
 TABLE = "campaign.md"
@@ -57,12 +57,19 @@ def _run(options: argparse.Namespace) -> int:
         check_number("--max-minutes", options.max_minutes, 0.0, above=True)
     check_folder("--out", options.out)
     options.resume = (options.out / CHECKPOINT).exists()
+    if options.task_name == "babi" and not options.resume and not getattr(options, "data", ""):
+        raise UserError("--data must name the folder or archive of bAbI; got none")
     preset = NO_PRESET if options.resume else options.campaign.preset
     with joined(chosen_device(options.device)) as ranks:
         status = train_all(options, preset, ranks)
-        if ranks.is_first:
+        if ranks.is_first and (status == 0 or campaign_has_lessons(options.campaign)):
             _report(options.campaign, options.out, options.device)
     return status
+
+
+def campaign_has_lessons(campaign: Campaign) -> bool:
+    """Whether its table comes from the metrics; otherwise it takes minutes of scoring."""
+    return bool(campaign.milestone)
 
 
 def _report(campaign: Campaign, folder: Path, device: str) -> None:

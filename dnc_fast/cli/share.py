@@ -17,7 +17,7 @@ DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 def add_share_options(parser: argparse.ArgumentParser) -> None:
     """The options of `dnc-fast share`."""
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a DNC's run")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="for the model and its card"
     )

@@ -30,6 +30,7 @@ from ..training import (
     outcome,
     read_run,
     read_trained,
+    restore_model,
     summary_table,
 )
 from ..training.checkpoint import CHECKPOINT, model_kind, restore_config, restore_parameters
@@ -332,7 +333,10 @@ def _begin(
     if source is None:
         model = model_config(task, kind, **wanted["model"])
     else:
+        if model_kind(source) != kind:
+            raise UserError(f"{options.source} holds a {model_kind(source)!r}, got --model {kind}")
         model = dataclasses.replace(restore_config(source), **wanted["model"])
+        restore_model(source, **wanted["model"])  # raises before there is a folder
     if isinstance(model, DNCConfig):
         for sentence in model.idle_options():
             print(f"dnc-fast: note: {sentence}", file=sys.stderr)
@@ -385,7 +389,7 @@ def _continue(
             was = held.get(name, getattr(owner, name, None))  # runs lack options that are newer
             if was != value:
                 raise UserError(
-                    f"{flag(name)} must stay {was} when a run is resumed, got {value}; leave it "
+                    f"{flag(name)} must stay {was or repr(was)} when a run is resumed, got {value}; leave it "
                     "out, or train in another folder"
                 )
     return Trainer.resume(folder, **changed, device=ranks.device, ranks=ranks)

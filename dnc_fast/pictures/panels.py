@@ -20,6 +20,8 @@ MOST_ROWS = 128  # more rows are shown in groups, since one alone would be too t
 
 def legend_above(axes: Axes) -> None:
     """The legend beside the panel's title, where it hides nothing."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),

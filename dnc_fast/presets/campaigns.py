@@ -1,7 +1,7 @@
 """Recipes for the paper's flagship results: what `dnc-fast campaign NAME` trains.
 
-They train a model of about the paper's size by larger batches and steps than the paper's. With such
-a model the gain of the input weights decides how soon the first lessons are passed, see
+They train a model of about the paper's size with larger batches and larger steps than the paper's.
+With such a model the gain of the input weights decides how soon the first lessons are passed, see
 docs/results.md.
 """
 
@@ -32,7 +32,7 @@ TRAINING = {
 
 
 class Published(NamedTuple):
-    """What the paper's DNC could after a lesson, in per cent.
+    """What the paper's DNC could do after a lesson, in per cent.
 
     known: on the known graph; final: in the last lesson.
     """
@@ -112,5 +112,4 @@ CAMPAIGNS: dict[str, Campaign] = {
         ),
     ),
 }  # fmt: skip
-"""Campaigns by name. None is known to reach the paper's results: see docs/results.md for how far
-each was run."""
+"""Campaigns by name; docs/campaigns.md says how far each was run."""

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from .. import tasks
-from ..baselines import AnswersLast, PointerNetwork, StoryModel
+from ..baselines import ActorCritic, AnswersLast, PointerNetwork, StoryModel
 from ..models import MODELS, config_type
 from ..tasks import Task
 from ..tasks.babi import ANSWER, VOCABULARY
@@ -47,6 +47,10 @@ def _check_fit(task: Task, model: str) -> None:
         raise ValueError(f"model {model!r} answers stories, so task must be 'babi', got {task}")
     if issubclass(kind, PointerNetwork) and not isinstance(task, tasks.SortTask):
         raise ValueError(f"model {model!r} answers with places, so task must be 'sort', got {task}")
+    if issubclass(kind, ActorCritic) and not isinstance(task, tasks.ShrdluTask):
+        raise ValueError(
+            f"model {model!r} has a value as its last output, so task must be 'shrdlu', got {task}"
+        )
     if issubclass(kind, AnswersLast) and not _answers_last(task):
         raise ValueError(
             f"model {model!r} answers after the last input, so task must be one that shows a whole "

@@ -65,6 +65,11 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if path.is_dir():
         path = path / CHECKPOINT
     if not path.exists():
+        if (path.parent / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{path.parent} holds a model and no run: DNC.from_pretrained loads it, and "
+                "`dnc-fast eval`, `show` and `ask` take it"
+            )
         raise FileNotFoundError(f"there is no checkpoint {path}; `dnc-fast train` writes one")
     if path.is_dir():
         raise CheckpointError(f"{path} must be a checkpoint, a file, but is a folder")
@@ -75,10 +80,9 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             "`dnc-fast train` wrote"
         )
 
+    path.open("rb").close()  # raises if it cannot be read
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception:  # whatever the bytes of another file make of an unpickler
         refuse("it is truncated or of another format")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -130,6 +134,9 @@ def restore_task(content: dict[str, Any], **changes: Any) -> Task:
         options = content["task"]["options"]
     if name not in TASKS:
         raise CheckpointError(f"the checkpoint's task {name!r} is not one of {tuple(TASKS)}")
+    unknown = sorted(set(options) - {one.name for one in dataclasses.fields(TASKS[name])})
+    if unknown:
+        raise CheckpointError(f"the checkpoint's task {name!r} has no options {unknown}")
     return TASKS[name](**{**options, **changes})
 
 
@@ -181,7 +188,15 @@ def restore_parameters(model: nn.Module, content: dict[str, Any]) -> None:
         CheckpointError: they do not fit.
     """
     with reading("the checkpoint"):
-        model.load_state_dict(content["parameters"])
+        own, found = model.state_dict(), content["parameters"]
+        for name in own.keys() & found.keys():
+            if own[name].shape != found[name].shape:
+                shapes = tuple(own[name].shape), tuple(found[name].shape)
+                raise CheckpointError(
+                    "the checkpoint's parameters must have the model's sizes: {} must have shape "
+                    "{}, got {}; leave out the options that change it".format(name, *shapes)
+                )
+        model.load_state_dict(found)
 
 
 def load_run(path: Path | str, device: torch.device | str = "cpu") -> tuple[Any, Task]:

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 import torch
 
 from ..files import CheckpointError, write_whole
-from ..pretrained import CONFIG, read_metadata, read_pretrained
+from ..pretrained import is_pretrained, located, read_metadata, read_pretrained
 from ..tasks import Task
-from .checkpoint import read_run, restore_model, restore_task
+from .checkpoint import CHECKPOINT, model_kind, read_run, restore_model, restore_task
 from .evaluation import describe, evaluate, held_out_size
 
 CARD = "README.md"
@@ -24,19 +24,21 @@ def read_trained(path: Path | str) -> dict[str, Any]:
     """The parts "task", "model", "training" and "parameters" of a run, or of a shared model.
 
     Args:
-        path: a run's folder, the checkpoint in it, or a folder that `share` has written.
+        path: a run's folder, the checkpoint in it, a folder that `share` has written, or the name
+            of a model that comes with dnc_fast.
 
     Raises:
         FileNotFoundError, CheckpointError: there is none that can be read, or a model was saved
             without the task that it was trained on.
     """
-    if not (Path(path) / CONFIG).is_file():
+    path = Path(path) if Path(path).exists() else located(path)
+    if not is_pretrained(path):
         return read_run(path)
     metadata = read_metadata(path)
-    if not {"task", "training"} <= metadata.keys():
+    if not _is_whole(metadata):
         raise CheckpointError(
-            f"{path} holds a model without its task; `dnc-fast share` saves a model with it, and "
-            "DNC.from_pretrained reads this one"
+            f"{path} holds a model without its task and training; `dnc-fast share` saves a model "
+            "with them, and DNC.from_pretrained reads this one"
         )
     config, _, weights = read_pretrained(path, {})
     return {
@@ -45,6 +47,16 @@ def read_trained(path: Path | str) -> dict[str, Any]:
         "training": metadata["training"],
         "parameters": {name: weight.float() for name, weight in weights.items()},
     }
+
+
+def _is_whole(metadata: Any) -> bool:
+    """Whether metadata has what a run has, apart from the model."""
+    if not isinstance(metadata, dict):
+        return False
+    task, training = metadata.get("task"), metadata.get("training")
+    if not isinstance(task, dict) or not isinstance(training, dict):
+        return False
+    return {"name", "options"} <= task.keys() and {*KEPT} <= training.keys()
 
 
 def share(
@@ -65,8 +77,23 @@ def share(
 
     Returns:
         the card.
+
+    Raises:
+        FileNotFoundError, CheckpointError: there is no run that can be read.
+        FileExistsError: the folder holds something else.
+        ValueError: the run is not of a DNC.
     """
-    content = read_run(run)
+    content, folder = read_run(run), Path(folder)
+    if model_kind(content) != "dnc":
+        raise ValueError(
+            f"only a DNC can be shared, {run} holds a run of the model {model_kind(content)!r}"
+        )
+    for name in (CHECKPOINT, CARD):
+        if (folder / name).exists() and not is_pretrained(folder):
+            raise FileExistsError(
+                f"{folder} must be a new folder, or one that holds a shared model, but holds "
+                f"{name}; share the model in another folder"
+            )
     task, model = restore_task(content), restore_model(content)
     training = {name: content["training"][name] for name in KEPT}
     options = dict(content["task"]["options"])
@@ -84,8 +111,8 @@ def share(
     score = describe(task, evaluate(model, task, count, training["seed"]))
     metadata["score"] = f"{count:,} held-out sequences: {score}"
     model.save_pretrained(folder, dtype=dtype, metadata=metadata)
-    card = _card(Path(folder).name, task, content, metadata, dtype, notes)
-    write_whole({Path(folder) / CARD: partial(_write, card.encode())})
+    card = _card(folder.resolve().name, task, content, metadata, dtype, notes)
+    write_whole({folder / CARD: partial(_write, card.encode())})
     return card
 
 
@@ -113,7 +140,7 @@ def _card(
         f"- Licence: {metadata['licence']}.",
         *([f"- {notes}"] if notes else []),
         "",
-        "`dnc-fast show FOLDER` draws what it does; `DNC.from_pretrained(FOLDER)` loads it.",
+        "`dnc-fast show FOLDER` draws what the model does; `DNC.from_pretrained(FOLDER)` loads it.",
     ]
     return "\n".join(lines) + "\n"
 
