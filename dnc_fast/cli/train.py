@@ -389,7 +389,7 @@ def _continue(
             was = held.get(name, getattr(owner, name, None))  # runs lack options that are newer
             if was != value:
                 raise UserError(
-                    f"{flag(name)} must stay {was or repr(was)} when a run is resumed, got {value}; leave it "
-                    "out, or train in another folder"
+                    f"{flag(name)} must stay {was or repr(was)} when a run is resumed, got "
+                    f"{value}; leave it out, or train in another folder"
                 )
     return Trainer.resume(folder, **changed, device=ranks.device, ranks=ranks)
