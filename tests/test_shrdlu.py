@@ -333,3 +333,10 @@ def test_a_single_move_is_learned(tmp_path):
     trainer.train("off")
     found, chance = evaluate(trainer.model, task, 200, 0), guess(task, 200, 0)
     assert chance.right < 0.3 and found.right > 0.6
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "bidirectional_controller"])
+def test_a_model_that_looks_ahead_is_refused(name, tmp_path):
+    task = ShrdluTask()
+    with pytest.raises(ValueError, match=f"{name} must be False for this task"):
+        Trainer(task, model_config(task, **{name: True}), TrainingConfig(), tmp_path)
