@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 from ..pretrained import bundled
+
+ANNOTATIONS = "__annotations__"
 
 
 class UserError(Exception):
@@ -58,7 +61,10 @@ def fields(options: type, names: Iterable[str] | None = None) -> list[dataclasse
 
 def field_type(options: type, name: str) -> type:
     """The type of a field's values: int, float or str, the first of a union."""
-    hint = typing.get_type_hints(options)[name]
+    owner = next(kind for kind in options.__mro__ if name in kind.__dict__.get(ANNOTATIONS, ()))
+    # Alone: of a whole class, Python 3.10 refuses the mark `_: KW_ONLY`.
+    alone = types.SimpleNamespace(**{ANNOTATIONS: {name: owner.__dict__[ANNOTATIONS][name]}})
+    hint = typing.get_type_hints(alone, vars(sys.modules[owner.__module__]))[name]
     if isinstance(hint, types.UnionType):
         hint = typing.get_args(hint)[0]
     return hint
