@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+CHECKPOINT = "checkpoint.pt"
+"""The file in a run's folder that holds the run."""
+
 
 class CheckpointError(ValueError):
     """A file is not a checkpoint that this version can read."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .config import STATE_DTYPES, DNCConfig
-from .files import CheckpointError, write_whole
+from .files import CHECKPOINT, CheckpointError, write_whole
 from .options import read_options
 
 __all__ = ["CheckpointError", "read_metadata"]
@@ -56,7 +56,7 @@ def bundled() -> dict[str, Path]:
 
 def is_pretrained(folder: Path | str) -> bool:
     """Whether a folder holds a saved model, and no run."""
-    return (Path(folder) / CONFIG).is_file() and not (Path(folder) / "checkpoint.pt").exists()
+    return (Path(folder) / CONFIG).is_file() and not (Path(folder) / CHECKPOINT).exists()
 
 
 def located(folder: Path | str) -> Path:
@@ -222,7 +222,7 @@ def _read(path: Path) -> bytes:
         )
     if not path.is_file():
         remedy = "save the model again"
-        if (path.parent / "checkpoint.pt").exists():
+        if (path.parent / CHECKPOINT).exists():
             remedy = "it holds a run, which dnc_fast.load_run loads, and `dnc-fast share` shares"
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}; {remedy}")
     return path.read_bytes()

@@ -105,7 +105,8 @@ class PairForm(NamedTuple):
             states: of each direction, complete; with or without a batch axis.
             outputs: each direction's last output, (B, P) or (P,); None for the top layer's h.
         """
-        unbatched = states[0].read_vectors.dim() == 2  # type: ignore[union-attr]
+        reads: Any = states[0].read_vectors
+        unbatched = reads.dim() == 2
         if unbatched:
             states, outputs = map_tensors(lambda tensor: tensor.unsqueeze(0), (states, outputs))
         given = [None] * len(states) if outputs is None else outputs

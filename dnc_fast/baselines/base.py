@@ -5,6 +5,7 @@ Letters: B batch, T steps, X input size, Y output size, H hidden size, L layers.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -91,7 +92,7 @@ class BaselineState(NamedTuple):
         return map_tensors(lambda tensor: tensor[rows], self)
 
 
-class Baseline(nn.Module):
+class Baseline(nn.Module, ABC):
     """A model that is called as `DNC` is: `output, state = model(x, state)`.
 
     Options are those of its `Config`, as keyword arguments. x is (T, B, X), or (B, T, X) with
@@ -129,21 +130,21 @@ class Baseline(nn.Module):
         """Build a model from a checked configuration."""
         return cls(device=device, dtype=dtype, **vars(config))
 
+    @abstractmethod
     def build(self, config: Any) -> None:
         """Make the layers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_shapes(self, num_cells: int | None) -> dict[str, tuple[int, ...]]:
         """The shape of each part of the state before the first step, without the batch.
 
         Args:
             num_cells: memory cells; None for the model's own. Only models that have cells look.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, x: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """From inputs (T, B, X) and state to outputs (T, B, Y) and the state after them."""
-        raise NotImplementedError
 
     def units(self, state: BaselineState) -> tuple[Tensor, ...]:
         """The hidden state of the last layer, and the cell state if there is one, (B, H) each."""
@@ -238,6 +239,7 @@ class WholePast(Baseline):
         outputs = self.answer(inputs.transpose(0, 1), seen.t() > 0)[-steps:]
         return outputs, {"inputs": inputs, "seen": seen}
 
+    @abstractmethod
     def answer(self, inputs: Tensor, seen: Tensor) -> Tensor:
         """From the inputs of all steps to their outputs; none depends on later steps.
 
@@ -248,7 +250,6 @@ class WholePast(Baseline):
         Returns:
             (T, B, Y).
         """
-        raise NotImplementedError
 
 
 class AnswersLast(WholePast):
@@ -274,6 +275,7 @@ class AnswersLast(WholePast):
         chosen = said.gather(0, place.clamp(0, answers - 1).expand_as(zeros))
         return torch.where(place >= 0, chosen, zeros)
 
+    @abstractmethod
     def respond(self, source: Tensor, lengths: Tensor, steps: int) -> Tensor:
         """The answers, (steps, B, Y).
 
@@ -282,7 +284,6 @@ class AnswersLast(WholePast):
             lengths: (B), int64, steps of each source, at least 1.
             steps: how many answers.
         """
-        raise NotImplementedError
 
 
 # So that torch.load loads saved states with its default, weights_only=True.

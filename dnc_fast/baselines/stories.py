@@ -9,6 +9,7 @@ Letters: B batch, T steps, S facts, J words of a sentence, K answers wanted, X w
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -133,6 +134,6 @@ class StoryModel(WholePast):
             outputs[steps, asked.rows] = self.respond(asked).to(outputs)
         return outputs
 
+    @abstractmethod
     def respond(self, asked: Asked) -> Tensor:
         """The answers, (K, Y)."""
-        raise NotImplementedError

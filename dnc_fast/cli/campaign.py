@@ -6,17 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..checks import check_number
 from ..files import write_whole
 from ..presets import CAMPAIGNS, Campaign
 from ..tasks import TASKS, GraphTask
 from ..tasks.base import span
 from ..training import joined, read_metrics, read_run, restore_model, restore_task
 from ..training.checkpoint import CHECKPOINT
-from ..training.metrics import FORMATS
+from ..training.metrics import metrics_file
 from .look import print_scores
-from .options import UserError, check_folder, chosen_device
-from .train import NO_PRESET, add_run_options, add_way_options, train_all
+from .options import UserError, chosen_device
+from .train import NO_PRESET, add_run_options, add_way_options, check_way_options, train_all
 
 TABLE = "campaign.md"
 
@@ -48,43 +47,39 @@ def add_campaign_options(parser: argparse.ArgumentParser) -> None:
             campaign=campaign,
             task_name=campaign.task,
             command=f"campaign {name}",
+            resume_flag="",
+            preset=None,
             seeds=None,
         )
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.max_minutes is not None:
-        check_number("--max-minutes", options.max_minutes, 0.0, above=True)
-    check_folder("--out", options.out)
+    check_way_options(options)
     options.resume = (options.out / CHECKPOINT).exists()
     if options.task_name == "babi" and not options.resume and not getattr(options, "data", ""):
         raise UserError("--data must name the folder or archive of bAbI; got none")
     preset = NO_PRESET if options.resume else options.campaign.preset
     with joined(chosen_device(options.device)) as ranks:
         status = train_all(options, preset, ranks)
-        if ranks.is_first and (status == 0 or campaign_has_lessons(options.campaign)):
-            _report(options.campaign, options.out, options.device)
+        if ranks.is_first:
+            _report(options, interrupted=status != 0)
     return status
 
 
-def campaign_has_lessons(campaign: Campaign) -> bool:
-    """Whether its table comes from the metrics; otherwise it takes minutes of scoring."""
-    return bool(campaign.milestone)
-
-
-def _report(campaign: Campaign, folder: Path, device: str) -> None:
-    """Print how far the campaign has come, and write it into its folder."""
-    content = read_run(folder)
+def _report(options: argparse.Namespace, interrupted: bool) -> None:
+    """Print how far the campaign has come; a table of lessons is written into its folder too."""
+    content = read_run(options.out)
     task, training = restore_task(content), content["training"]
-    if not isinstance(task, GraphTask):
-        model = restore_model(content).to(chosen_device(device))
+    metrics = metrics_file(options.out)
+    if isinstance(task, GraphTask) and metrics is not None:
+        examples = training["batch_size"] * training["accumulate"]
+        rows = read_metrics(metrics)
+        table = lesson_table(options.campaign, task, rows, training, examples)
+        write_whole({options.out / TABLE: lambda file: file.write(f"{table}\n".encode())})
+        print(table)
+    elif not interrupted:  # it takes minutes
+        model = restore_model(content).to(chosen_device(options.device))
         print_scores(model, task, training, None)
-        return
-    metrics = [path for path in folder.glob("metrics.*") if path.suffix[1:] in FORMATS]
-    examples = training["batch_size"] * training["accumulate"]
-    table = lesson_table(campaign, task, read_metrics(metrics[0]), training, examples)
-    write_whole({folder / TABLE: lambda file: file.write(f"{table}\n".encode())})
-    print(table)
 
 
 def lesson_table(

@@ -31,7 +31,7 @@ from ..training import (
 )
 from ..training.checkpoint import model_kind
 from ..training.evaluation import FIGURES
-from ..training.metrics import FORMATS
+from ..training.metrics import metrics_file
 from .compiling import shown_compiling
 from .models import check_model_options
 from .options import (
@@ -212,9 +212,9 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         print(pictures.save_picture(figure, out / f"{name}.png"))
 
     title = str(task)
-    metrics = [path for path in run.glob("metrics.*") if path.suffix[1:] in FORMATS]
-    if metrics:
-        rows = read_metrics(max(metrics, key=lambda path: path.stat().st_mtime))
+    metrics = metrics_file(run)
+    if metrics is not None:
+        rows = read_metrics(metrics)
         train, evaluations, lessons, spikes = (
             [row for row in rows if row["kind"] == kind]
             for kind in ("train", "evaluation", "lesson", "spike")

@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def fields(options: type, names: Iterable[str] | None = None) -> list[dataclasse
     return [by_name[name] for name in (by_name if names is None else names)]
 
 
+@cache
 def field_type(options: type, name: str) -> type:
     """The type of a field's values: int, float or str, the first of a union."""
     owner = next(kind for kind in options.__mro__ if name in kind.__dict__.get(ANNOTATIONS, ()))

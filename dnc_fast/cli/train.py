@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import sys
 import time
@@ -33,7 +32,7 @@ from ..training import (
     restore_model,
     summary_table,
 )
-from ..training.checkpoint import CHECKPOINT, model_kind, restore_config, restore_parameters
+from ..training.checkpoint import CHECKPOINT, model_kind
 from ..training.metrics import FORMATS
 from ..training.progress import KINDS
 from ..training.threads import suitable_threads
@@ -95,7 +94,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
         help="train with this many seeds, from --seed on, each in its own folder; show a table",
     )
     add_way_options(run)
-    run.set_defaults(run=_train, task_name=name, command=f"train {name}")
+    run.set_defaults(run=_train, task_name=name, command=f"train {name}", resume_flag=" --resume")
 
 
 def add_run_options(
@@ -155,12 +154,17 @@ def add_way_options(run: Any) -> None:
     run.add_argument("--no-pictures", action="store_true", help="do not draw pictures at the end")
 
 
-def _train(options: argparse.Namespace) -> int:
+def check_way_options(options: argparse.Namespace) -> None:
+    """Raise unless the time is a positive number and the output a folder, or can be one."""
     if options.max_minutes is not None:
         check_number("--max-minutes", options.max_minutes, 0.0, above=True)
+    check_folder("--out", options.out)
+
+
+def _train(options: argparse.Namespace) -> int:
+    check_way_options(options)
     if options.seeds is not None:
         check_integer("--seeds", options.seeds, minimum=1)
-    check_folder("--out", options.out)
     preset = PUBLISHED[options.task_name][options.preset] if options.preset else NO_PRESET
     with joined(chosen_device(options.device)) as ranks:
         return train_all(options, preset, ranks)
@@ -299,8 +303,7 @@ def _again(options: argparse.Namespace) -> str:
     """The command that continues a run."""
     several = f" --seeds {options.seeds}" if options.seeds else ""
     out = shlex.quote(str(options.out))
-    resume = "" if options.command.startswith("campaign") else " --resume"
-    return f"dnc-fast {options.command} --out {out}{several}{resume}"
+    return f"dnc-fast {options.command} --out {out}{several}{options.resume_flag}"
 
 
 def _stopped(trainer: Trainer, options: argparse.Namespace) -> int:
@@ -327,16 +330,17 @@ def _begin(
     task = TASKS[options.task_name](**wanted["task"])
     source = None if options.source is None else read_trained(options.source)
     kind = options.model or ("dnc" if source is None else model_kind(source))
-    if getattr(options, "preset", None) and kind != "dnc":
+    if options.preset and kind != "dnc":
         raise UserError(f"--preset is a set of options of the DNC; leave it out for --model {kind}")
     check_model_options(kind, wanted["model"])
+    trained = None
     if source is None:
         model = model_config(task, kind, **wanted["model"])
     else:
         if model_kind(source) != kind:
             raise UserError(f"{options.source} holds a {model_kind(source)!r}, got --model {kind}")
-        model = dataclasses.replace(restore_config(source), **wanted["model"])
-        restore_model(source, **wanted["model"])  # raises before there is a folder
+        trained = restore_model(source, **wanted["model"])
+        model = trained.config
     if isinstance(model, DNCConfig):
         for sentence in model.idle_options():
             print(f"dnc-fast: note: {sentence}", file=sys.stderr)
@@ -352,8 +356,8 @@ def _begin(
             metrics_format=options.metrics,
             ranks=ranks,
         )
-        if source is not None:
-            restore_parameters(trainer.model, source)
+        if trained is not None:
+            trainer.model.load_state_dict(trained.state_dict())
         return trainer
     except FileExistsError:
         raise UserError(

@@ -101,7 +101,7 @@ class DNC(nn.Module):
         """
         check_flag("reset_experience", reset_experience)
         check_flag("pass_through_memory", pass_through_memory)
-        stages: list[Stage] = list(self.stages)  # type: ignore[arg-type]
+        stages: list[Any] = list(self.stages)
         like = stages[0].cells[0].like
         sequences = Sequences.of(input, self.arguments.input_size, self.arguments.batch_first, like)
         if sequences.unbatched or (self.arguments.debug and not sequences.batch_size):

@@ -33,7 +33,8 @@ class Stage(nn.Module):
     @property
     def cells(self) -> list[DNCCell]:
         """The layers, by their type."""
-        return list(self.layers)  # type: ignore[arg-type]
+        cells: Any = list(self.layers)
+        return cells
 
     def complete_state(self, state: DNCState | None, batch_size: int) -> DNCState:
         """Check a state, and replace each None by zeros; see `DNCCell.complete_state`."""

@@ -66,8 +66,8 @@ class InterfaceTensors(NamedTuple):
     def parse(cls, form: InterfaceForm, given: Sequence[Tensor]) -> InterfaceTensors:
         """The inverse of `given`."""
         parts = iter(given)
-        have = (True, form.bias, form.ahead, form.norm, form.norm)
-        return cls(*(next(parts) if has else None for has in have))  # type: ignore[arg-type]
+        others = (form.bias, form.ahead, form.norm, form.norm)
+        return cls(next(parts), *(next(parts) if has else None for has in others))
 
     @property
     def form(self) -> InterfaceForm:

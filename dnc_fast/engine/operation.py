@@ -117,7 +117,7 @@ def _sorted(given: list[Tensor], text: _Text) -> _Given:
 
 def _controller(config: DNCConfig, read_size: int, parameters: Any) -> Any:
     """A controller with the given parameters, the first of an iterator."""
-    kind: Any = CONTROLLERS[config.controller]  # type: ignore[index]
+    kind: Any = CONTROLLERS[str(config.controller)]
     sizes = config.input_size + read_size, config.hidden_size, config.num_layers
     clips = {"activation_clip": config.activation_clip, "value_clip": config.value_clip}
     controller = kind(*sizes, config.bias, **clips, device="meta")

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
-from ..files import CheckpointError, write_whole
+from ..files import CHECKPOINT, CheckpointError, write_whole
 from ..models import MODELS, build_model, config_type
+from ..pretrained import is_pretrained
 from ..tasks import TASKS, Task
 
-CHECKPOINT = "checkpoint.pt"
 FORMAT = "dnc_fast checkpoint"
 VERSION = 2
 
@@ -65,7 +64,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if path.is_dir():
         path = path / CHECKPOINT
     if not path.exists():
-        if (path.parent / "config.json").is_file():
+        if is_pretrained(path.parent):
             raise FileNotFoundError(
                 f"{path.parent} holds a model and no run: DNC.from_pretrained loads it, and "
                 "`dnc-fast eval`, `show` and `ask` take it"
@@ -177,17 +176,6 @@ def restore_model(content: dict[str, Any], **changes: Any) -> Any:
     config = dataclasses.replace(restore_config(content), **changes)
     with reading("the checkpoint"):
         model = build_model(config, dtype=torch.float32)
-    restore_parameters(model, content)
-    return model
-
-
-def restore_parameters(model: nn.Module, content: dict[str, Any]) -> None:
-    """Copy the parameters of a checkpoint into a model.
-
-    Raises:
-        CheckpointError: they do not fit.
-    """
-    with reading("the checkpoint"):
         own, found = model.state_dict(), content["parameters"]
         for name in own.keys() & found.keys():
             if own[name].shape != found[name].shape:
@@ -197,6 +185,7 @@ def restore_parameters(model: nn.Module, content: dict[str, Any]) -> None:
                     "{}, got {}; leave out the options that change it".format(name, *shapes)
                 )
         model.load_state_dict(found)
+    return model
 
 
 def load_run(path: Path | str, device: torch.device | str = "cpu") -> tuple[Any, Task]:

@@ -114,6 +114,12 @@ class TensorBoard:
         self._writer.close()
 
 
+def metrics_file(folder: Path) -> Path | None:
+    """The metrics of a run, by its folder; the newer of two, None if there are none."""
+    found = [path for path in folder.glob("metrics.*") if path.suffix[1:] in FORMATS]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All rows of a metrics file; a last line that was cut off is left out."""
     lines = path.read_text().splitlines(keepends=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -112,7 +111,7 @@ def share(
     metadata["score"] = f"{count:,} held-out sequences: {score}"
     model.save_pretrained(folder, dtype=dtype, metadata=metadata)
     card = _card(folder.resolve().name, task, content, metadata, dtype, notes)
-    write_whole({folder / CARD: partial(_write, card.encode())})
+    write_whole({folder / CARD: lambda file: file.write(card.encode())})
     return card
 
 
@@ -143,7 +142,3 @@ def _card(
         "`dnc-fast show FOLDER` draws what the model does; `DNC.from_pretrained(FOLDER)` loads it.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from ...checks import check_choice, check_integer, check_number
 from ...options import option
 from ..base import Task, count, span
+from ..lessons import RangedTask
 from .family import FAMILY
 from .graph import Graphs, draw_labels, label_graph, random_graphs, share_names
 from .known import KnownGraph
@@ -28,19 +29,15 @@ class Names(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GraphTask(TripleTask):
+class GraphTask(RangedTask, TripleTask):
     """Read the triples of a graph in random order, then answer questions about it."""
-
-    LESSONS: ClassVar[tuple[tuple[tuple[int, int], ...], ...]]
-    """The paper's lessons: each has a range of nodes, of edges out of a node, and of the length of
-    an answer."""
 
     RANGES: ClassVar[tuple[tuple[str, str], ...]] = (
         ("min_nodes", "max_nodes"),
         ("min_degree", "max_degree"),
         ("min_path", "max_path"),
     )
-    """The options that a lesson sets, in the same order."""
+    """Of nodes, of edges out of a node, and of the length of an answer."""
 
     MILESTONES: ClassVar[tuple[str, tuple[int, ...]]]
     """A known graph, and lengths of an answer to ask for in it."""
@@ -62,9 +59,7 @@ class GraphTask(TripleTask):
         check_choice("graph", self.graph, ("random", *KNOWN_GRAPHS))
         check_integer("min_nodes", self.min_nodes, minimum=2)
         check_integer("min_degree", self.min_degree, minimum=1)
-        for low, high in self.RANGES:
-            check_integer(low, getattr(self, low), minimum=1)
-            check_integer(high, getattr(self, high), minimum=getattr(self, low))
+        self.check_ranges()
         for name, most in (("max_nodes", NUM_LABELS), ("max_degree", self.num_edge_labels)):
             if (value := getattr(self, name)) > most:
                 raise ValueError(
@@ -89,28 +84,13 @@ class GraphTask(TripleTask):
             return f"the {self.graph}"
         return f"random graphs of {span(self.min_nodes, self.max_nodes)} nodes"
 
-    def lessons(self) -> tuple[GraphTask, ...]:
-        """Those of the paper's lessons that are within the task's ranges, then the task itself."""
-        if self.known:
-            return (self,)
-        present = tuple((getattr(self, low), getattr(self, high)) for low, high in self.RANGES)
-        earlier = (
-            replace(self, **self.lesson_options(lesson))
-            for lesson in self.LESSONS
-            if lesson != present
-            and all(high <= most for (_, high), (_, most) in zip(lesson, present, strict=True))
-        )
-        return (*earlier, self)
+    def lessons(self) -> tuple[Task, ...]:
+        """See `RangedTask.lessons`; a known graph has none before it."""
+        return (self,) if self.known else super().lessons()
 
     def held_out(self) -> GraphTask:
         """The same with names as in the paper."""
         return replace(self, few_names=0.0)
-
-    @classmethod
-    def lesson_options(cls, lesson: tuple[tuple[int, int], ...]) -> dict[str, Any]:
-        """The options that one of the lessons sets."""
-        pairs = zip(cls.RANGES, lesson, strict=True)
-        return {name: end for names, ends in pairs for name, end in zip(names, ends, strict=True)}
 
     def milestones(self) -> dict[str, Task]:
         """Answers of some lengths in a known graph, which is never trained on."""

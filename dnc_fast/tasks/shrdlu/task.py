@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from ...checks import check_integer, check_number
 from ...options import option
 from ..answerer import Answerer
 from ..base import Account, Batch, Score, Task, count, random_shares, uniform
+from ..lessons import RangedTask
 from .account import tell_story
 from .board import ACTIONS, BLOCKS, all_states
 from .episode import BOARD, INPUT_SIZE, LETTERS, Episodes, encode_boards, hear, tell
@@ -26,7 +27,7 @@ MOST_NEIGHBOURS = {2: 1, 3: 2, 4: 4, 5: 5, 6: 7}
 
 
 @dataclass(frozen=True)
-class ShrdluTask(Task):
+class ShrdluTask(RangedTask):
     """Goals, each of constraints on pairs of blocks, are told by name; then one is asked for.
 
     From then on the model moves blocks, and learns by reinforcement: its outputs are the log-odds
@@ -68,7 +69,6 @@ class ShrdluTask(Task):
     RANGES: ClassVar = tuple(
         (f"min_{what}", f"max_{what}") for what in ("goals", "blocks", "constraints", "moves")
     )
-    """The options that a lesson sets, in the same order."""
 
     min_goals: int = option(3, "fewest goals")
     max_goals: int = option(3, "most goals")
@@ -86,9 +86,8 @@ class ShrdluTask(Task):
 
     def __post_init__(self) -> None:
         most = {"goals": LETTERS, "blocks": BLOCKS, "constraints": None, "moves": None}
-        for (low, high), limit in zip(self.RANGES, most.values(), strict=True):
-            check_integer(low, getattr(self, low), minimum=1)
-            check_integer(high, getattr(self, high), minimum=getattr(self, low))
+        self.check_ranges()
+        for (_, high), limit in zip(self.RANGES, most.values(), strict=True):
             if limit is not None and getattr(self, high) > limit:
                 raise ValueError(f"{high} must be at most {limit}, got {getattr(self, high)}")
         check_integer("min_blocks", self.min_blocks, minimum=2)
@@ -133,23 +132,6 @@ class ShrdluTask(Task):
     def costs(self) -> Costs:
         """What bad moves take from the reward."""
         return Costs(self.invalid_cost, self.undo_cost)
-
-    def lessons(self) -> tuple[ShrdluTask, ...]:
-        """Those of the paper's lessons that are within the task's ranges, then the task itself."""
-        present = tuple((getattr(self, low), getattr(self, high)) for low, high in self.RANGES)
-        earlier = (
-            replace(self, **self.lesson_options(lesson))
-            for lesson in self.LESSONS
-            if lesson != present
-            and all(high <= most for (_, high), (_, most) in zip(lesson, present, strict=True))
-        )
-        return (*earlier, self)
-
-    @classmethod
-    def lesson_options(cls, lesson: tuple[tuple[int, int], ...]) -> dict[str, Any]:
-        """The options that one of the lessons sets."""
-        pairs = zip(cls.RANGES, lesson, strict=True)
-        return {name: end for names, ends in pairs for name, end in zip(names, ends, strict=True)}
 
     def parts(self) -> dict[str, Task]:
         """By moves and constraints, without moves to spare: a goal reached is an optimal plan.
