@@ -120,10 +120,10 @@ def test_usage() -> None:
 
 # Ten steps of the memory
 
-# Our fields, in our order, by the official names.
+# The paper's fields, in our order, by the official names.
 SINGULAR = {"free_gates", "allocation_gates", "write_gates", "read_modes"}
 OFFICIAL_NAMES = {
-    name: name.removesuffix("s") if name in SINGULAR else name for name in Interface._fields
+    name: name.removesuffix("s") if name in SINGULAR else name for name in interface_shapes(1, 1, 1)
 }
 
 
