@@ -179,7 +179,7 @@ def test_several_seeds_make_a_table_and_go_on_in_parts(tmp_path):
     printed = run(*few, "--out", whole)
     table = (whole / "summary.md").read_text()
     assert printed.endswith(table)
-    labels = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    labels = [line.split("|")[1].strip() for line in table.splitlines()[4:]]
     assert labels == ["5", "6", "7", "mean", "standard deviation"]
 
     again = (*few, "--out", parts, "--max-minutes", 1e-9)

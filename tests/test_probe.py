@@ -113,6 +113,8 @@ def test_table_of_seeds_by_hand():
     other = Evaluation(loss=0.0, wrong=0.5, right=1.0, solved=0.75)
     outcomes = [Outcome(3, 100, 10.0, False, EVALUATION), Outcome(4, 300, 20.0, True, other)]
     assert summary_table(CopyTask(), outcomes).splitlines() == [
+        "copy 1 to 8 vectors of 6 bits, trained with each seed and scored on held-out sequences:",
+        "",
         "| seed | solved | steps | seconds | bits wrong per sequence | bits right | "
         "sequences right |",
         "|---|---|---|---|---|---|---|",
@@ -121,4 +123,4 @@ def test_table_of_seeds_by_hand():
         "| mean | 1 of 2 | 200 | 15 | 1.000 | 93.75 % | 50.0 % |",
         "| standard deviation |  | 141 | 7 | 0.707 | 8.84 % | 35.4 % |",
     ]
-    assert len(summary_table(CopyTask(), outcomes[:1]).splitlines()) == 4
+    assert len(summary_table(CopyTask(), outcomes[:1]).splitlines()) == 6

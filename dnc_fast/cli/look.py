@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--show", type=int, metavar="INT", help="also print this many sequences with the answers"
+    )
+    parser.epilog = (
+        "The scores of guessing stand beside the model's: of the most frequent answer every time, "
+        "or of random steps where a path is asked for."
     )
     parser.set_defaults(run=_evaluate)
 
@@ -134,7 +139,7 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
 def _figures(task: Task, result: Evaluation) -> str:
     """The published figures, and the share of right answers where that is another one."""
     words = describe(task, result)
-    if "right" in task.published or result.right == result.solved:
+    if "right" in task.published or math.isclose(result.right, result.solved):
         return words
     return f"{words}, {FIGURES['right'](result, task.unit)}"
 

@@ -39,6 +39,8 @@ def summary_table(task: Task, outcomes: Sequence[Outcome]) -> str:
     if len(outcomes) > 1:
         rows.append(("standard deviation", "", list(map(statistics.stdev, columns))))
     lines = [
+        f"{task}, trained with each seed and scored on held-out sequences:",
+        "",
         f"| seed | solved | steps | seconds | {task.unit}s wrong per sequence | "
         f"{task.unit}s right | sequences right |",
         "|---|---|---|---|---|---|---|",
