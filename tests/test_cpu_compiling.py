@@ -391,9 +391,14 @@ print(hashlib.sha256(b"".join(one.detach().numpy().tobytes() for one in tensors)
 
 
 INTERRUPTED = """
+import sys
 import torch
 from dnc_fast import DNC
-DNC(3, 8, backend="cpu")(torch.zeros(2, 1, 3))[0].sum().backward()
+try:
+    DNC(3, 8, backend="cpu")(torch.zeros(2, 1, 3))[0].sum().backward()
+except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr, flush=True)
+    raise
 """
 
 
@@ -411,8 +416,10 @@ def test_ctrl_c_ends_compiling_at_once_and_all_workers(tmp_path: Path) -> None:
         time.sleep(0.5)
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=60)[1]
-        assert time.monotonic() - begun < 10
+        while process.stderr.readline() not in ("interrupted\n", ""):
+            pass  # the progress of compiling
+        assert time.monotonic() - begun < 5
+        errors = process.communicate(timeout=60)[1]  # Python takes a second or more to leave torch
     assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")
     assert workers and not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
