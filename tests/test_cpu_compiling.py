@@ -416,10 +416,10 @@ def test_ctrl_c_ends_compiling_at_once_and_all_workers(tmp_path: Path) -> None:
         time.sleep(0.5)
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        while process.stderr.readline() not in ("interrupted\n", ""):
-            pass  # the progress of compiling
+        lines = iter(process.stderr.readline, "")  # the progress of compiling comes first
+        assert any("interrupted" in line for line in lines)
         assert time.monotonic() - begun < 5
-        errors = process.communicate(timeout=60)[1]  # Python takes a second or more to leave torch
+        errors = process.stderr.read()  # Python takes a second or more to leave torch
     assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")
     assert workers and not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
