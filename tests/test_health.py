@@ -115,7 +115,8 @@ def test_what_is_usual_is_in_the_checkpoint(tmp_path):
     parts = trained(tmp_path / "parts", max_steps=3)
     parts = type(parts).resume(tmp_path / "parts", max_steps=6)
     parts.train("off")
-    assert parts._usual_norm.state == whole._usual_norm.state and whole._usual_norm.state[1] == 6
+    assert parts._steps.usual_norm.state == whole._steps.usual_norm.state
+    assert whole._steps.usual_norm.state[1] == 6
 
 
 def test_old_csv_metrics_keep_their_columns(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,24 +14,35 @@ from torch.optim.lr_scheduler import LambdaLR
 from .config import TrainingConfig
 from .schedules import rate_factor
 
+FUSED_ON = ("cuda",)
+"""Devices on which Adam updates all parameters by one kernel."""
+
 
 class Optimization:
     """The optimizer of a model, its learning-rate schedule, and the loss scaling of float16.
 
     Adam's weight decay is decoupled (AdamW), RMSProp's is torch's own. With a precision other than
     float32 the layers run under `torch.autocast`; the memory itself stays in float32, see `DNC`.
+
+    Attributes:
+        optimizer: torch's.
+        skips_itself: whether `step` leaves the parameters as they are where the gradient's norm is
+            not finite, without the host having to read the norm.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
         self._config = config
         self._device = device.type
-        self._parameters = list(model.parameters())
+        self._parameters = dict(model.named_parameters())
         options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        parameters = list(self._parameters.values())
+        fused = config.optimizer == "adam" and device.type in FUSED_ON
         if config.optimizer == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self._parameters, **options)
+            options["fused"] = fused or None
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(parameters, **options)
         else:
             options["momentum"] = config.momentum
-            self.optimizer = torch.optim.RMSprop(self._parameters, **options)
+            self.optimizer = torch.optim.RMSprop(parameters, **options)
         factor = partial(
             rate_factor,
             schedule=config.schedule,
@@ -39,6 +51,7 @@ class Optimization:
         )
         self.schedule = LambdaLR(self.optimizer, factor)
         self.scaler = torch.amp.GradScaler(self._device, enabled=config.precision == "float16")
+        self.skips_itself = fused and not self.scaler.is_enabled()
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass; it does nothing in float32."""
@@ -49,28 +62,44 @@ class Optimization:
         """Add the gradient of a loss to that of the parameters."""
         self.scaler.scale(loss).backward()
 
-    def gradient_norm(self) -> Tensor:
-        """The norm of the gradient before clipping; to be called once before `step`."""
+    def gradient_norms(self) -> Tensor:
+        """The norms of the gradient before clipping: of all of it, then of each parameter's.
+
+        To be called once before `step`.
+        """
         self.scaler.unscale_(self.optimizer)
-        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norms = torch.stack(torch._foreach_norm(list(self._gradients().values())))
+        return torch.cat([torch.linalg.vector_norm(norms)[None], norms])
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+
+    def largest(self, norms: Sequence[float]) -> str:
+        """The parameter with the largest gradient, by the norm of each."""
+        return max(zip(norms, self._gradients(), strict=True))[1]
 
     def overflowed(self, norm: float) -> bool:
         """Whether a norm is not finite because the scaled loss of float16 was too large."""
         return self.scaler.is_enabled() and not math.isfinite(norm)
 
-    def step(self, norm: Tensor, skip: bool = False) -> float:
-        """Clip the gradient and update the parameters; returns the learning rate.
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def step(self, norm: Tensor, skip: bool = False) -> None:
+        """Clip the gradient and update the parameters.
 
         With `skip`, as where float16 overflowed, nothing is updated, and the schedule does not
         count the step.
         """
-        nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)
-        rate = float(self.schedule.get_last_lr()[0])
+        nn.utils.clip_grads_with_norm_(self._parameters.values(), self._config.clip_norm, norm)
+        if self.skips_itself:  # what GradScaler tells a fused optimizer
+            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         if not skip:
             self.scaler.step(self.optimizer)
             self.schedule.step()
         self.scaler.update()
-        return rate
 
     def scale_rate(self, factor: float) -> None:
         """Multiply the learning rate, now and for the rest of its schedule."""
@@ -89,6 +118,11 @@ class Optimization:
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Take the state from a checkpoint."""
-        for name in ("optimizer", "schedule", "scaler"):
-            getattr(self, name).load_state_dict(content[name])
+        """Take the state from a checkpoint, also from one that was written on another device."""
+        saved = content["optimizer"]
+        groups = [dict(group) for group in saved["param_groups"]]
+        for group, own in zip(groups, self.optimizer.param_groups, strict=True):
+            group.update({"fused": own["fused"]} if "fused" in own else {})
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+        self.schedule.load_state_dict(content["schedule"])
+        self.scaler.load_state_dict(content["scaler"])

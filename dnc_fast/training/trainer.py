@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,13 +29,13 @@ from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
 from .distributed import ALONE, Ranks
 from .evaluation import Evaluation, evaluate, held_out_size
-from .health import TrainingError, UsualNorm, first_bad_tensor, largest_gradient
 from .metrics import FORMATS, MetricsWriter, TensorBoard
 from .model import check_model, compile_kernels
 from .optimization import Optimization
 from .process import locked, signals_noted
 from .progress import Progress, make_progress
 from .random import random_state, restore_random_state, stream_generator, stream_seed
+from .steps import Report, Steps
 
 
 class Trainer:
@@ -108,12 +107,11 @@ class Trainer:
         torch.manual_seed(stream_seed(config.seed, "dropout"))
         self.optimization = Optimization(self.model, config, self.device)
         self.curriculum = Curriculum(task, config)
-        self._usual_norm = UsualNorm(config.spike_factor)
+        self._steps = Steps(self.model, task, config, self.optimization, ranks, self.folder)
         self.metrics_path = self.folder / f"metrics.{metrics_format}"
         self._metrics = MetricsWriter(self.metrics_path)
         self._board: TensorBoard | None = None
         self._display = Progress()
-        self._carried: list[Any] = [None] * config.accumulate
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -169,7 +167,7 @@ class Trainer:
         """Take the state of a run from its checkpoint, in which `save` wrote it."""
         self.model.load_state_dict(content["parameters"])
         self.optimization.load_state_dict(content)
-        self._carried = [
+        self._steps.carried = [
             None if parts is None else self._carried_state(parts) for parts in content["carried"]
         ]
         progress = content["progress"]
@@ -178,7 +176,7 @@ class Trainer:
         self.seconds = progress["seconds"]
         self.waited = progress["waited"]
         self.solved_in_a_row = progress["solved_in_a_row"]
-        self._usual_norm.state = tuple(progress.get("usual_norm", (0.0, 0)))
+        self._steps.usual_norm.state = tuple(progress.get("usual_norm", (0.0, 0)))
         restore_random_state(content["random"])
 
     def _carried_state(self, parts: list[Tensor]) -> Any:
@@ -192,7 +190,10 @@ class Trainer:
 
         The first rank writes; until then no rank continues, or exits and so ends the others.
         """
-        carried = [state and list(tensors(self.ranks.whole(state))) for state in self._carried]
+        self._tell(self._steps.settle())
+        carried = [
+            state and list(tensors(self.ranks.whole(state))) for state in self._steps.carried
+        ]
         if self.ranks.is_first:
             self._write(carried)
         self.ranks.wait()
@@ -216,7 +217,7 @@ class Trainer:
                     "seconds": self.seconds,
                     "waited": self.waited,
                     "solved_in_a_row": self.solved_in_a_row,
-                    "usual_norm": self._usual_norm.state,
+                    "usual_norm": self._steps.usual_norm.state,
                     "metrics_format": self.metrics_path.suffix[1:],
                     "metrics_size": self._metrics.flush(),
                 },
@@ -309,7 +310,8 @@ class Trainer:
     def _step_and_tests(self, draws: Prefetcher) -> bool:
         """A training step and what is due after it; returns whether the model was evaluated."""
         started, waited = time.perf_counter(), draws.waited
-        self._display.stepped(self._training_step(self._next_batches(draws)))
+        self._tell(self._steps.take(self.step + 1, self._next_batches(draws)))
+        self.step += 1
         if self.curriculum.test_is_due(self.step):
             self._test_lesson()
         if self.config.milestone_every and self.step % self.config.milestone_every == 0:
@@ -325,7 +327,7 @@ class Trainer:
         """The batches of the next step; where new ones begin, no state is carried over."""
         number, chunk = divmod(self.step, self.task.num_chunks)
         if chunk == 0:
-            self._carried = [None] * self.config.accumulate
+            self._steps.carried = [None] * self.config.accumulate
         first = number * self.config.accumulate
         batches = []
         for index, chunks in enumerate(draws.take(number, self.curriculum.present), first):
@@ -336,68 +338,14 @@ class Trainer:
             batches.append(rounded(batch) if self.task.num_chunks == 1 else batch)
         return batches
 
-    def _training_step(self, batches: list[Batch]) -> float:
-        """Take one step; returns its loss."""
-        before, losses = self._carried, []
-        self._carried = []
-        self.ranks.begin_step(self.step, self.config.seed)
-        self.optimization.optimizer.zero_grad()
-        for batch, state in zip(batches, before, strict=True):
-            batch_loss, carried = self._forward(batch, state)
-            self.optimization.backward(batch_loss / len(batches))
-            losses.append(batch_loss.detach())
-            self._carried.append(carried)
-        self.ranks.add_up([p.grad for p in self.model.parameters() if p.grad is not None])
-        total_norm = self.optimization.gradient_norm()
-        # The one time in a step that a single rank waits for its device.
-        *found, norm = torch.stack([*losses, total_norm]).tolist()
-        loss = self.ranks.total(sum(found) / len(found))
-        overflow = self.optimization.overflowed(norm)
-        if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
-            self._raise_not_finite(loss, norm, batches, before)
-        factor = None if overflow else self._usual_norm.spike(norm)
-        if factor is not None:
-            self._note_spike(norm, factor)
-        skip = factor is not None and self.config.spikes == "skip"
-        rate = self.optimization.step(total_norm, skip or overflow)
-        self.step += 1
-        self._record(
-            "train", loss=loss, gradient_norm=None if overflow else norm, learning_rate=rate
-        )
-        return loss
-
-    def _note_spike(self, norm: float, factor: float) -> None:
-        """Record a spike of the gradient's norm in the step to come, and show it."""
-        tensor, _ = largest_gradient(self.model)
-        step = self.step + 1
-        self._record("spike", step, gradient_norm=norm, factor=factor, tensor=tensor)
-        self._display.spiked(step, norm, factor, tensor, self.config.spikes == "skip")
-
-    def _forward(self, batch: Batch, state: Any) -> tuple[Tensor, Any]:
-        """This rank's part of the loss of a batch, and the state to carry over from chunk to chunk.
-
-        The state is None where a batch is one chunk.
-        """
-        batch, weight = self.ranks.share(batch)
-        with self.optimization.autocast():
-            outputs, state = self.model(batch.inputs, state)
-        carried = None
-        if self.task.num_chunks > 1:
-            carried = map_tensors(_to_carry, state)
-        return weight * self.task.loss(outputs.float(), batch), carried
-
-    def _raise_not_finite(
-        self, loss: float, norm: float, batches: list[Batch], states: list[Any]
-    ) -> None:
-        """Raise with the first tensor that is not finite."""
-        pairs = zip(batches, map(self.ranks.whole, states), strict=True)
-        found = (first_bad_tensor(self.model, batch, state) for batch, state in pairs)
-        first = next(filter(None, found), "every tensor is finite when the step is run again")
-        raise TrainingError(
-            f"loss and gradient norm must be finite, got {loss:g} and {norm:g} at step "
-            f"{self.step + 1}: {first}; the last checkpoint is in {self.folder}; a smaller "
-            "learning rate or clip_norm may help"
-        )
+    def _tell(self, reports: list[Report]) -> None:
+        """Record how steps went, and show it."""
+        for step, loss, norm, rate, spike in reports:
+            if spike is not None and norm is not None:
+                self._record("spike", step, gradient_norm=norm, **spike._asdict())
+                self._display.spiked(step, norm, *spike, self.config.spikes == "skip")
+            self._record("train", step, loss=loss, gradient_norm=norm, learning_rate=rate)
+            self._display.stepped(loss)
 
     def _test_lesson(self) -> None:
         """Test the present lesson on new sequences; if it is passed, the next one starts."""
@@ -429,6 +377,7 @@ class Trainer:
 
     def _score(self, task: Task, size: int, stream: str, index: int = 0) -> Evaluation:
         """The score of the model on sequences that the ranks share."""
+        self._tell(self._steps.settle())
         seed = self.config.seed
         return evaluate(self.model, task, size, seed, stream, index, ranks=self.ranks)
 
@@ -439,8 +388,3 @@ class Trainer:
         for rows in (self._metrics, self._board):
             if rows is not None:
                 rows.add(kind, step=self.step if step is None else step, **values)
-
-
-def _to_carry(tensor: Tensor) -> Tensor:
-    """A tensor of a state without its graph; those of half-precision layers in float32."""
-    return tensor.detach().float() if tensor.is_floating_point() else tensor
