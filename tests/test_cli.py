@@ -79,7 +79,9 @@ def test_linkages_train_resume_are_drawn_and_scored_with_others(tmp_path, linkag
     arguments = ("train", "copy", *TINY, "--linkage", *linkage, "--out", tmp_path)
     run(*arguments, "--read-topk", 3, "--write-topk", 2, "--max-steps", 5)
     assert {path.name for path in tmp_path.glob("*.png")} == PICTURES
-    run(*arguments, "--resume", "--max-steps", 10, "--no-pictures")
+    other = run(*arguments, "--resume", "--metrics", "csv", status=2)
+    assert "--metrics must stay jsonl when a run is resumed, got csv" in other
+    run(*arguments, "--resume", "--max-steps", 10, "--metrics", "jsonl", "--no-pictures")
     content = load_checkpoint(tmp_path)
     assert content["model"]["linkage"] == linkage[0] and content["progress"]["step"] == 10
     changed = run("train", "copy", "--out", tmp_path, "--resume", "--linkage", "dense", status=2)

@@ -81,6 +81,13 @@ def test_what_is_wrong_is_named(arguments, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_parameters_that_no_size_comes_close_to_are_named(tmp_path):
+    command = ("compare", "copy", *TINY, "--models", "rnn,dnc", "--seeds", 1, "--out", tmp_path)
+    found = run(*command, "--budget", "steps=2", "parameters=60")
+    assert re.search("dnc has [0-9,]+ parameters, 60 are wanted: no hidden_size comes", found)
+    assert "rnn has" not in found
+
+
 def test_budgets():
     assert _budget(["steps=2000", "parameters"]) == {"steps": 2000.0, "parameters": None}
     with pytest.raises(UserError, match="above 0"):

@@ -117,7 +117,7 @@ class Parser(argparse.ArgumentParser):
             told = self._given if missing else message.split()
             words = [word.partition("=")[0].rstrip(":") for word in told if word.startswith("--")]
         for word in words:
-            near = difflib.get_close_matches(word, names, n=1)
+            near = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
             if near and word not in names:
                 message = f"{message}; did you mean {near[0]}?"
         hint = f"`{self.prog} --help` lists what there is"

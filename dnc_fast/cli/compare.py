@@ -36,6 +36,9 @@ BUDGETS = ("steps", "seconds", "parameters")
 ENDLESS = 1_000_000_000
 """More steps than any number of seconds has."""
 
+CLOSE = 0.2
+"""A number of parameters is about what was wanted if it differs by this share at most."""
+
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
     """The tasks of `dnc-fast compare`, each with its options."""
@@ -109,6 +112,8 @@ def _compare(options: argparse.Namespace) -> int:
     if "parameters" in budget:
         configs = _matched(configs, budget["parameters"])
     counts = [count_parameters(config) for config in configs]
+    if "parameters" in budget:
+        _warn_of_others(configs, counts, budget["parameters"] or counts[0])
     print(f"{task}\n\n{models_table(list(zip(configs, counts, strict=True)))}\n")
     first = given(options, TrainingConfig).get("seed", 0)
     compared = []
@@ -132,6 +137,17 @@ def _matched(configs: list[Any], parameters: float | None) -> list[Any]:
     first, *others = configs
     wanted = count_parameters(first)
     return [first, *(matched(config, wanted) for config in others)]
+
+
+def _warn_of_others(configs: list[Any], counts: list[int], wanted: float) -> None:
+    """Name the models that cannot have about as many parameters as wanted."""
+    for config, count in zip(configs, counts, strict=True):
+        if abs(count - wanted) > CLOSE * wanted:
+            print(
+                f"dnc-fast: {model_name(config)} has {count:,} parameters, {wanted:,.0f} are "
+                "wanted: no hidden_size comes closer",
+                file=sys.stderr,
+            )
 
 
 def _trained(

@@ -141,9 +141,7 @@ def add_way_options(run: Any) -> None:
         help="processes that draw batches; 0: a thread (default: auto, which is up to 2 where a "
         "GPU trains and batches take long to draw, otherwise 0)",
     )
-    run.add_argument(
-        "--metrics", choices=FORMATS, default="jsonl", help="format of metrics (default: jsonl)"
-    )
+    run.add_argument("--metrics", choices=FORMATS, help="format of metrics (default: jsonl)")
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     run.add_argument(
         "--progress",
@@ -353,7 +351,7 @@ def _begin(
             training,
             folder,
             device=ranks.device,
-            metrics_format=options.metrics,
+            metrics_format=options.metrics or "jsonl",
             ranks=ranks,
         )
         if trained is not None:
@@ -382,6 +380,9 @@ def _continue(
     if options.model not in (None, kind):
         raise UserError(f"{folder} holds a run of the model {kind!r}, got {options.model!r}")
     check_model_options(kind, wanted["model"])
+    kept = content["progress"]["metrics_format"]
+    if options.metrics not in (None, kept):
+        raise UserError(f"--metrics must stay {kept} when a run is resumed, got {options.metrics}")
     training = dict(wanted["training"])
     changed = {name: training.pop(name, None) for name in MAY_CHANGE}
     for owner, asked, held in (
