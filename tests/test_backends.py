@@ -56,7 +56,9 @@ def gpu(
         if version is None:
             without("triton")
         else:
-            monkeypatch.setattr(pytest.importorskip("triton"), "__version__", version)
+            monkeypatch.setattr(
+                pytest.importorskip("triton", minversion="3.6"), "__version__", version
+            )
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
         monkeypatch.setattr(torch.version, "hip", None)

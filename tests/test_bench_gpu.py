@@ -207,7 +207,7 @@ def test_tests_are_written_down_as_they_end_and_not_run_again(
 def test_the_dry_mode_compiles_and_tests(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("triton", reason=NO_TRITON)
+    pytest.importorskip("triton", minversion="3.6", reason=NO_TRITON)
     assert command(tmp_path, "compile", "tests") == 0
     told = capsys.readouterr().out
     assert "NOTHING WAS MEASURED" in told and "all went well" in told
@@ -222,7 +222,7 @@ def test_the_dry_mode_compiles_and_tests(
 @pytest.mark.full
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_kernels_are_compiled_for_a_gpu_elsewhere(tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason=NO_TRITON)
+    pytest.importorskip("triton", minversion="3.6", reason=NO_TRITON)
     folder = tmp_path / "kernels"
     words = ["-m", "bench.gpu_compile", "--dry", "--target", "sm_90", "--out", str(folder)]
     words += ["--tests", "tests/test_gpu_launch.py"]

@@ -285,7 +285,7 @@ def test_resume_refuses_another_run(tmp_path):
 
 
 def test_compile_for_a_gpu_elsewhere(tmp_path):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     run_folder, out = tmp_path / "run", tmp_path / "kernels"
     sizes = ("--num-cells", 5, "--controller", "feedforward", "--max-steps", 1, "--no-pictures")
     run("train", "copy", *TINY, *sizes, "--out", run_folder)
@@ -299,7 +299,7 @@ def test_compile_for_a_gpu_elsewhere(tmp_path):
 
 
 def test_compile_says_what_is_wrong(tmp_path, monkeypatch):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     words = ("compile", "--out", tmp_path)
     assert "--target" in run(*words, status=2)
     monkeypatch.setenv("TRITON_INTERPRET", "1")

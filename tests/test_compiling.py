@@ -79,7 +79,7 @@ def test_no_kernel_is_compiled_in_the_process_that_uses_it():
 
 def compiling():
     """The module under test, for those who have Triton."""
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     from dnc_fast.backends.triton import compiling
 
     return compiling
@@ -273,7 +273,7 @@ else:
 
 
 def test_processes_compile_what_launches_then_find(tmp_path):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
@@ -319,7 +319,7 @@ assert calls > 50, calls
 
 def test_kernels_are_named_after_what_they_call():
     """Or Triton 3.6 names them by what the process launched before, see `launch.settle`."""
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", NAMED_ONCE]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -59,6 +59,7 @@ def test_two_ranks_train_as_one_process_does(tmp_path):
 
 
 @needs_numba
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch's fully_shard fails on a CPU")
 def test_wrapped_models_and_a_memory_in_pieces(tmp_path):
     statuses, said = run_ranks("models", tmp_path)
     assert statuses == [0, 0], said

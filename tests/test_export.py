@@ -153,7 +153,7 @@ def test_the_reference_compiles_step_by_step(linkage: str) -> None:
 
 
 def test_triton_compiles() -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     options = {"num_cells": 2, "cell_size": 1, "num_read_heads": 1}
     model, graphs = lively_dnc(backend="triton", **options), Graphs()
     if torch.cuda.is_available():

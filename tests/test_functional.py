@@ -151,7 +151,7 @@ def test_allocation_in_a_large_memory(order: str) -> None:
 
 
 def test_orders_differ_as_in_the_reference() -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     usage = torch.tensor([[0.5001, 0.5, 0.2]], dtype=torch.float64, device=DEVICE)
     exact, robust = (
         functional.allocation_weighting(usage, usage_order=order, backend="triton")
@@ -232,7 +232,7 @@ def test_strengths_below_zero_are_refused() -> None:
 @every_function
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_each_argument_is_checked(name: str, backend: str) -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     function, given = getattr(functional, name), arguments()[name]
     for argument, tensor in given.items():
         with pytest.raises(TypeError, match=rf"^{argument} must be a tensor, got list"):

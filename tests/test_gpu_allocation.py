@@ -18,7 +18,7 @@ from dnc_fast import reference
 from dnc_fast.state import map_tensors
 from dnc_fast.step_options import USAGE_ORDERS
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.gpu.allocation import allocate, allocate_backward

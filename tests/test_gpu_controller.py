@@ -24,7 +24,7 @@ from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine import control
 from dnc_fast.state import map_tensors, tensors
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.kernels.arrays import GATES, GRU, LSTM, PLAIN, LayerGradient, LayerStep
 from dnc_fast.kernels.gpu import controller as kernels

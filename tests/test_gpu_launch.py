@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.kernels.gpu import launch
 from dnc_fast.kernels.gpu.compile import builds_of, described, name_of, target_named

@@ -10,7 +10,7 @@ from gpu import DEVICE, guarded
 from states import assert_close, assert_near, normal, random_weighting, uniform
 from torch import Tensor
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.kernels.gpu import launch, linkage
 

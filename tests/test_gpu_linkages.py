@@ -33,7 +33,7 @@ from dnc_fast.linkages.sparse import link_write, touched_rows, update_sparse_lin
 from dnc_fast.state import map_tensors
 from dnc_fast.step_options import USAGE_ORDERS, StepOptions
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.backends import Backend, load_backend
 from dnc_fast.kernels.gpu import allocation_in_order, selection, sparse_linkage

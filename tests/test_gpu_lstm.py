@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dnc_fast.backends import load_backend
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dnc_fast import functional, reference
 from dnc_fast.state import map_tensors
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.kernels.gpu.allocation import allocation_weighting
 from dnc_fast.kernels.gpu.content import content_weighting

@@ -17,7 +17,7 @@ from test_gpu_step import Case, compare, inputs_of, new_step
 
 from dnc_fast.state import MemorySizes
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.kernels.arrays import Step
 from dnc_fast.kernels.gpu import packed, small_step

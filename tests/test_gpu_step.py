@@ -31,7 +31,7 @@ from dnc_fast.state import MemorySizes, map_tensors, tensors
 from dnc_fast.step_options import USAGE_ORDERS
 from dnc_fast.tasks import CopyTask
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.kernels.arrays import Adjoint, Step
 from dnc_fast.kernels.gpu import launch, linkage, small_step

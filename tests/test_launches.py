@@ -80,6 +80,7 @@ def model_and_input(
 
 @pytest.fixture(autouse=True)
 def _meta_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", minversion="3.6")
     from dnc_fast.backends.triton.backend import TritonBackend
 
     monkeypatch.setattr(TritonBackend, "problem", lambda *_: None)

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from dnc_fast import DNC
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 from dnc_fast.backends.triton import compiling
 from dnc_fast.engine import rehearsal

@@ -228,7 +228,7 @@ def begin_control(
 ) -> ComposedControl | FusedControl:
     """With the backend's kernels if it has any for both layers and their sizes."""
     if (
-        interface.tensors.form.plain
+        interface.tensors.form().plain
         and isinstance(controller, LayeredTape)
         and controller.of.tape.kernel is not None
         and controller.of.c_clip is None

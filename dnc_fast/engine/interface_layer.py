@@ -69,12 +69,11 @@ class InterfaceTensors(NamedTuple):
         others = (form.bias, form.ahead, form.norm, form.norm)
         return cls(next(parts), *(next(parts) if has else None for has in others))
 
-    @property
+    # Methods, because torch 2.6 cannot compile properties of a named tuple.
     def form(self) -> InterfaceForm:
         """Which tensors it has."""
         return InterfaceForm(*(part is not None for part in (self.bias, self.ahead, self.gain)))
 
-    @property
     def given(self) -> list[Tensor]:
         """Those that it has."""
         return [part for part in self if part is not None]

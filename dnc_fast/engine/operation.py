@@ -60,9 +60,9 @@ def sequences_operation(
         backend=backend,
         half=half,
         counts=(len(own), len(memory)),
-        form=[*interface.form],
+        form=[*interface.form()],
     )
-    layers = [*layer_parameters(controller), *interface.given]
+    layers = [*layer_parameters(controller), *interface.given()]
     given: list[Any] = [x, *own, *memory, state.read_vectors, *layers]
     features, *final = _sequences(given, text)
     found = iter(final)

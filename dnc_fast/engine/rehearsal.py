@@ -66,7 +66,7 @@ def rehearse(record: Record, passes: Passes, given: Sequence[Tensor]) -> None:
     state = map_tensors(lambda _: without_data(next(parts)), passes.form)
     prepared, stride = list(parts), passes.controller.tape.prepared
     prepared[::stride] = [x_part[:rows] for x_part in prepared[::stride]]
-    weights = map(without_data, interface.given)
+    weights = map(without_data, interface.given())
     given = (*weights, *tensors(state), *map(without_data, prepared))
     plan = passes.plan._replace(interval=min(passes.interval, 2))
     layout = Layout(sizes, passes.layout.keep)

@@ -54,5 +54,5 @@ def rehearse_batch(
         prepared[::stride] = [part.to(plan.precision.half) for part in prepared[::stride]]
     layout = Layout([batch_size] * STEPS, keep)
     for interval in (1, 2) if keep and plan.interval is None else (plan.interval,):
-        passes = Passes(plan._replace(interval=interval), of, layout, state, layer.form)
-        rehearse(Recording, passes, [*layer.given, *tensors(state), *prepared])
+        passes = Passes(plan._replace(interval=interval), of, layout, state, layer.form())
+        rehearse(Recording, passes, [*layer.given(), *tensors(state), *prepared])

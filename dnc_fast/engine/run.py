@@ -61,7 +61,7 @@ class _Run:
         self, of: Layers | CalledModule, controller: Any, interface: InterfaceTensors, plan: Plan
     ) -> None:
         self.of, self.controller, self.plan = of, controller, plan
-        self.weights, self.form = interface.given, interface.form
+        self.weights, self.form = interface.given(), interface.form()
 
     def widened(self, x: Tensor, batch_sizes: list[int], start: Start) -> tuple[Tensor, DNCState]:
         """Run a model in half precision: the controller's state is in full, also between parts."""
