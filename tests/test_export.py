@@ -192,6 +192,7 @@ def test_what_draws_or_is_not_ours_runs_step_by_step() -> None:
         assert output.shape == (T, B, 4) and operations(graphs[0]) == ["step"] * T
     assert_close(output, own(X)[0], "float64")
     graphs = Graphs()
+    torch.compiler.reset()  # torch 2.6 fails to compile a model again that has changed its mode
     torch.compile(dropping.eval(), fullgraph=True, backend=graphs)(X)
     assert operations(graphs[0]) == ["sequences"]
 
@@ -290,6 +291,11 @@ def test_a_state_can_be_an_input() -> None:
     assert_close(round_trip(program)(*given), model(*given), "float64")
 
 
+OLD = torch.__version__ < "2.8"
+NOT_SAVED = "torch 2.6 cannot save plain torch with an open batch"
+
+
+@pytest.mark.skipif(OLD, reason=NOT_SAVED)
 @pytest.mark.parametrize("linkage", in_full("dense", "sparse", "separable", "none"))
 def test_auto_exports_plain_torch(linkage: str) -> None:
     model, x = lively_dnc(linkage=linkage), normal(2, 3, 3)
@@ -298,7 +304,7 @@ def test_auto_exports_plain_torch(linkage: str) -> None:
     assert_close(round_trip(program)(x), model(x), "float64")
 
 
-needs_scan = pytest.mark.skipif(torch.__version__ < "2.8", reason="torch has no scan for it")
+needs_scan = pytest.mark.skipif(OLD, reason="torch has no scan for it")
 
 
 @needs_scan
@@ -375,7 +381,7 @@ def onnx_outputs(module: nn.Module, args: Any, given: Any, shapes: Any = None) -
     return [*map(torch.as_tensor, session.run(None, dict(zip(names, arrays, strict=True))))]
 
 
-needs_flag = pytest.mark.skipif(torch.__version__ < "2.8", reason="torch.onnx does not tell")
+needs_flag = pytest.mark.skipif(OLD, reason="torch.onnx does not tell")
 
 
 class Ordered(nn.Module):
@@ -471,6 +477,8 @@ def test_examples_in_the_docs_run(
     place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each after the first, which makes the model."""
+    if OLD and "export.save" in SNIPPETS[place]:
+        pytest.skip(NOT_SAVED)
     if "onnx" in SNIPPETS[place]:
         pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
