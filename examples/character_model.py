@@ -7,11 +7,10 @@ import argparse
 import tempfile
 
 import torch
-import torch.nn.functional as F
 
 from dnc_fast import DNCConfig
 from dnc_fast.tasks import CharactersTask
-from dnc_fast.training import Trainer, TrainingConfig, describe
+from dnc_fast.training import Trainer, TrainingConfig, describe, write
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--file", default="", help="default: the help texts that come with Python")
@@ -35,12 +34,4 @@ with tempfile.TemporaryDirectory() as folder:
     trainer.train("off")
 print(f"{options.steps} steps; held out: {describe(task, trainer.held_out())}")
 
-written, state = int(torch.randint(len(task.alphabet), ())), None
-text = [task.alphabet[written]]
-with torch.no_grad():
-    for _ in range(300):
-        step = F.one_hot(torch.tensor([[written]]), len(task.alphabet)).float()
-        logits, state = trainer.model(step, state)
-        written = int(torch.multinomial(logits[0, 0].softmax(-1), 1))
-        text.append(task.alphabet[written])
-print("".join(text))
+print(write(trainer.model, task, length=300))

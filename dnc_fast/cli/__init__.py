@@ -23,6 +23,7 @@ COMMANDS = {
     "show": ("draw a trained model's pictures", "look"),
     "share": ("save a trained model in a folder for others", "share"),
     "ask": ("ask a model trained on bAbI about a story", "ask"),
+    "write": ("let a model trained on characters write", "write"),
     "compile": ("compile a model's GPU kernels, without a GPU", "compile"),
     "tasks": ("list the tasks, one line each", "tasks"),
     "info": ("show versions, devices, backends, compiled kernels", "info"),
@@ -45,6 +46,7 @@ EXAMPLES = """examples:
   dnc-fast compile runs/copy --target sm_90 --out kernels    for a GPU elsewhere
   dnc-fast show --pretrained traversal             a model that comes with dnc_fast
   dnc-fast ask runs/babi "Mary went to the garden. Where is Mary?"
+  dnc-fast write runs/characters --prompt "The " --temperature 0.7
 """
 
 

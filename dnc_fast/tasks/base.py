@@ -95,9 +95,6 @@ class Task(ABC):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    unit: ClassVar[str]
-    """What one answer is called, such as "bit"."""
-
     goal: ClassVar[str] = "solved"
     """What decides whether the task, or a lesson of it, is learned: the share of sequences that
     are entirely right ("solved") or the share of answers that are right ("right")."""
@@ -124,6 +121,11 @@ class Task(ABC):
     num_chunks: int = 1
     """The number of chunks that a batch is cut into for training, one training step each; the state
     is carried over but detached between them (truncated backpropagation through time)."""
+
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """What one answer is called, such as "bit"."""
 
     @property
     def num_classes(self) -> int:
@@ -300,7 +302,9 @@ class VectorTask(BitTask):
 class ClassTask(Task):
     """Each `num_classes` of the Y outputs choose one class: the largest of them."""
 
-    unit = "answer"
+    @property
+    def unit(self) -> str:
+        return "answer"
 
     @property
     def num_classes(self) -> int:

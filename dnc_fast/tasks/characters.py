@@ -1,11 +1,10 @@
-"""Character language model: read a text file and predict the next character at each step."""
+"""Language model: read a text file and predict the next character, or word, at each step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +13,10 @@ from torch import Tensor
 from ..checks import check_choice, check_integer
 from ..options import option
 from .base import Batch, ClassTask, uniform
+from .text import SIGNS, SYMBOLS, UNKNOWN, Text, join_text, read_text, split_text
 
 PARTS = {"train": (0.0, 0.9), "held-out": (0.9, 1.0)}
 """Where each part of the text begins and ends."""
-
-
-class Text(NamedTuple):
-    """A text as numbers. alphabet: its characters, sorted. codes: (length of the text) int64."""
-
-    alphabet: str
-    codes: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,58 +29,90 @@ class CharactersTask(ClassTask):
     text is the language reference that comes with Python, about 700,000 characters, which differ
     slightly between Python versions. The file must not change during a run: a checkpoint holds only
     its name.
+
+    With `symbols` "words", each step is a word or a punctuation mark instead, one of the most
+    frequent ones of the text or the unknown word; there is no white space.
     """
 
-    unit = "character"
     goal = "right"
     published = ("bits", "right")
 
     file: str = option("", "text file, UTF-8 (default: the help that comes with Python)")
-    chunk_length: int = option(50, "characters in a chunk: how far a training step backpropagates")
+    chunk_length: int = option(50, "steps of a chunk: how far a training step backpropagates")
     num_chunks: int = option(10, "chunks in a passage")
     part: str = option("train", "part of the text to read", tuple(PARTS))
+    symbols: str = option("characters", "what a step is, a character or a word", SYMBOLS)
+    vocabulary: int = option(1000, "words known, the most frequent and one for all others")
 
     def __post_init__(self) -> None:
         for name in ("chunk_length", "num_chunks"):
             check_integer(name, getattr(self, name), minimum=1)
+        check_integer("vocabulary", self.vocabulary, minimum=2)
+        check_choice("symbols", self.symbols, SYMBOLS)
         check_choice("part", self.part, PARTS)
         steps = self.chunk_length * self.num_chunks
         for part in PARTS:
-            characters = len(self._codes(part))
-            if characters <= steps:
+            symbols = len(self._codes(part))
+            if symbols <= steps:
                 raise ValueError(
-                    f"file must have more than {steps} characters (chunk_length x num_chunks) in "
-                    f"its part {part!r}, got {characters}; use shorter passages or a longer text"
+                    f"file must have more than {steps} {self.symbols} (chunk_length x num_chunks) "
+                    f"in its part {part!r}, got {symbols}; use shorter passages or a longer text"
                 )
 
     def __str__(self) -> str:
-        return f"characters of {Path(self.file).name if self.file else 'the Python help'}"
+        return f"{self.symbols} of {Path(self.file).name if self.file else 'the Python help'}"
 
     @property
-    def alphabet(self) -> str:
-        """The characters of the text, sorted; character i is one-hot at i."""
-        return read_text(self.file).alphabet
+    def unit(self) -> str:
+        return self.symbols.removesuffix("s")
+
+    @property
+    def text(self) -> Text:
+        """The whole text."""
+        return read_text(self.file, self.symbols, self.vocabulary)
+
+    @property
+    def alphabet(self) -> Sequence[str]:
+        """The characters of the text, sorted, or the words; symbol i is one-hot at i."""
+        return self.text.alphabet
+
+    def encode(self, text: str) -> Tensor:
+        """A text as one-hot symbols, (T, X); words that are not known become the unknown one.
+
+        Raises:
+            ValueError: there is a character that the alphabet lacks.
+        """
+        numbers = {symbol: number for number, symbol in enumerate(self.alphabet)}
+        parts, unknown = split_text(text, self.symbols), numbers.get(UNKNOWN)
+        missing = [part for part in dict.fromkeys(parts) if numbers.get(part, unknown) is None]
+        if missing:
+            raise ValueError(
+                "text must have only characters that are in the file that the model was trained "
+                f"on; it lacks {', '.join(map(repr, missing))}"
+            )
+        codes = torch.tensor([numbers.get(part, unknown) for part in parts], dtype=torch.long)
+        return F.one_hot(codes, len(self.alphabet)).float()
+
+    def decode(self, steps: Tensor) -> str:
+        """The text of one-hot symbols (T, X)."""
+        parts = (self.alphabet[number] for number in steps.argmax(-1).tolist())
+        return join_text(parts, self.symbols)
 
     @property
     def input_size(self) -> int:
         return len(self.alphabet)
 
     def words(self, steps: Tensor) -> list[str]:
-        """The character of each step; white space as signs that can be seen."""
-        signs = {
-            " ": "\N{OPEN BOX}",
-            "\n": "\N{RETURN SYMBOL}",
-            "\t": "\N{RIGHTWARDS ARROW TO BAR}",
-        }
+        """The symbol of each step; white space as signs that can be seen."""
         found = [self.alphabet[int(step.argmax())] if step.any() else "" for step in steps]
-        return [signs.get(one, one) for one in found]
+        return [SIGNS.get(one, one) for one in found]
 
     def held_out(self) -> CharactersTask:
         """The last tenth of the text."""
         return replace(self, part="held-out")
 
     def _codes(self, part: str) -> Tensor:
-        codes = read_text(self.file).codes
+        codes = self.text.codes
         first, last = (round(share * len(codes)) for share in PARTS[part])
         return codes[first:last]
 
@@ -105,28 +130,3 @@ class CharactersTask(ClassTask):
             mask=torch.ones(steps, batch_size, dtype=torch.bool, device=codes.device),
             lengths=torch.full((batch_size,), steps, device=codes.device),
         )
-
-
-@lru_cache(maxsize=8)
-def read_text(file: str) -> Text:
-    """The text of a file, or of Python's help for an empty name; read only once.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8.
-    """
-    if not file:
-        from pydoc_data.topics import topics
-
-        text = "\n".join(topics[name] for name in sorted(topics))
-    else:
-        path = Path(file)
-        if not path.is_file():
-            raise FileNotFoundError(f"file must name a text file, got {file!r}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"file must be UTF-8 text, got {file!r}: {error}") from None
-    alphabet = "".join(sorted(set(text)))
-    numbers = {character: number for number, character in enumerate(alphabet)}
-    return Text(alphabet, torch.tensor([numbers[character] for character in text], device="cpu"))

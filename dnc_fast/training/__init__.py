@@ -22,6 +22,7 @@ from .probe import Moment, Probe, probe, transcript
 from .seeds import Outcome, outcome, summary_table
 from .shared import read_trained, share
 from .trainer import Trainer
+from .writing import write
 
 __all__ = [
     "CheckpointError",
@@ -58,4 +59,5 @@ __all__ = [
     "share",
     "summary_table",
     "transcript",
+    "write",
 ]

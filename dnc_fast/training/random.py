@@ -9,7 +9,7 @@ import torch
 
 STREAMS = (
     *("parameters", "train", "validation", "held-out", "dropout", "lesson", "answers"),
-    "milestone",
+    *("milestone", "writing"),
 )
 
 

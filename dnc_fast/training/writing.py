@@ -1,0 +1,64 @@
+"""A language model writes: symbol by symbol, each drawn from what it expects next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import check_integer, check_number
+from ..tasks import CharactersTask
+from .answering import inference
+from .random import stream_generator
+
+
+def write(
+    model: Any,
+    task: CharactersTask,
+    prompt: str = "",
+    length: int = 400,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """The prompt, as the model reads it, and what the model writes after it.
+
+    Args:
+        model: any that was trained on the task; its state is carried from symbol to symbol.
+        task: a language model's.
+        prompt: what the model reads first; without one, a symbol drawn from the text.
+        length: symbols to write, characters or words.
+        temperature: its logits are divided by this; 0 for always the most likely symbol.
+        seed: of all that is drawn; the same seed writes the same text.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value, or the model reads from both
+            ends.
+    """
+    check_integer("length", length, minimum=1)
+    check_number("temperature", temperature, 0.0)
+    for name in ("bidirectional", "bidirectional_controller"):
+        if getattr(model.config, name, False):
+            raise ValueError(f"{name} must be False in a model that writes: it would see the end")
+    generator = stream_generator(seed, "writing")
+    read = task.encode(prompt) if prompt else task.batch(1, generator).inputs[:1, 0]
+    if not len(read):
+        raise ValueError(f"prompt must have a {task.unit}, got {prompt!r}")
+    written, state, step = [read], None, read
+    with inference(model) as device:
+        for _ in range(length):
+            outputs, state = model(step.unsqueeze(1).to(device), state)
+            step = F.one_hot(_choose(outputs[-1], temperature, generator), read.shape[1]).float()
+            written.append(step)
+    return task.decode(torch.cat(written))
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """A symbol for each row of (B, Y), (B)."""
+    logits = logits.double().cpu()
+    if temperature == 0:
+        return logits.argmax(-1)
+    # The largest is subtracted first, so that a small temperature does not overflow.
+    shares = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    return torch.multinomial(shares, 1, generator=generator).squeeze(-1)
