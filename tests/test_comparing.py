@@ -32,7 +32,7 @@ def test_models_are_compared_and_the_comparison_goes_on(tmp_path):
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["dnc", "lstm"]
     assert "| at 2 x length | at 4 x length | at 8 x length |" in table
     assert table in (tmp_path / "comparison.md").read_text()
-    assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "longer.png"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"curves", "longer", "gradient"}
     assert {path.parent.name for path in tmp_path.glob("lstm/*/checkpoint.pt")} == {
         "seed-0",
         "seed-1",
@@ -137,7 +137,7 @@ def test_table_has_means_and_deviations():
         outcome = Outcome(
             seed, 100 + 100 * seed, 2.0, solved, Evaluation(0.1, 1.0, right, right / 2)
         )
-        return Finished(outcome, 0.0123, {2: right - 0.1})
+        return Finished(outcome, 0.0123, {2: right - 0.1}, None)
 
     runs = [finished_run(0, 0.9, True), finished_run(1, 0.7, False)]
     config = model_config(COPY, hidden_size=9)

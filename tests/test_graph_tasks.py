@@ -562,6 +562,7 @@ def test_train_eval_show(name, known, words, tmp_path, capsys):
         "learning_curve",
         "memory",
         "hidden",
+        "gates",
         "graph",
         "reads",
     }

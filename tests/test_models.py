@@ -63,7 +63,8 @@ def test_train_eval_and_show_by_command(name, tmp_path):
     arguments = ("train", "copy", "--out", tmp_path)
     printed = run(*arguments, *TINY, "--model", name, "--max-steps", 5)
     assert "4 held-out sequences" in printed
-    pictures = {"learning_curve.png", "hidden.png"}
+    inside = "gates.png" if name in ("lstm", "ntm") else "attention.png"
+    pictures = {"learning_curve.png", "hidden.png", inside}
     assert {path.name for path in tmp_path.glob("*.png")} == pictures
     assert "after 6 steps" in run(*arguments, "--resume", "--max-steps", 6, "--no-pictures")
     run("show", tmp_path)

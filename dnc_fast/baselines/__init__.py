@@ -4,7 +4,7 @@ To add one, write it in a file of its own and add a line to `BASELINES`.
 """
 
 from .actor_critic import ActorCritic
-from .base import AnswersLast, Baseline, BaselineConfig, BaselineState
+from .base import AnswersLast, Baseline, BaselineConfig, BaselineState, WholePast
 from .decoding import beam_search, greedy
 from .deltanet import DeltaNet
 from .dmn import DMN
@@ -55,6 +55,7 @@ __all__ = [
     "Seq2Seq",
     "StoryModel",
     "Transformer",
+    "WholePast",
     "beam_search",
     "greedy",
 ]

@@ -5,6 +5,8 @@ Letters: S steps of the source, B batch, H hidden size, E features of an encoded
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -12,19 +14,51 @@ NOWHERE = -1e4
 """Scores of what must not be looked at; float16 can hold it."""
 
 
-def read_by(scores: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """What is read, (B, E), and the shares, (S, B), which are zero where nothing is known.
+class Shares(nn.Module):
+    """A softmax of scores, zero where nothing is known; a module so that pictures can watch it.
 
     Args:
-        scores: (S, B).
-        values: (S, B, E).
-        known: (S, B), bool; True for the steps of each source.
+        dim: the axis of what is looked at.
     """
-    shares = scores.masked_fill(~known, NOWHERE).softmax(0).masked_fill(~known, 0.0)
-    return (shares.unsqueeze(-1) * values).sum(0), shares
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, scores: Tensor, known: Tensor) -> Tensor:
+        """From scores to shares of the same shape.
+
+        Args:
+            scores: any range.
+            known: bool, of the shape of the scores; what can be looked at.
+        """
+        return scores.masked_fill(~known, NOWHERE).softmax(self.dim).masked_fill(~known, 0.0)
 
 
-class Bahdanau(nn.Module):
+class Attention(nn.Module, ABC):
+    """What a decoder reads from an encoded source; a subclass has `scores`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shares = Shares(0)
+
+    @abstractmethod
+    def scores(self, state: Tensor, values: Tensor) -> Tensor:
+        """How well each step of the source (S, B, E) suits the state (B, H), (S, B)."""
+
+    def forward(self, state: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """What is read, (B, E), and the shares, (S, B).
+
+        Args:
+            state: (B, H).
+            values: (S, B, E).
+            known: (S, B), bool; True for the steps of each source.
+        """
+        shares = self.shares(self.scores(state, values), known)
+        return (shares.unsqueeze(-1) * values).sum(0), shares
+
+
+class Bahdanau(Attention):
     """Additive scores, v . tanh(W s + U h_j), of the decoder's state s before its step."""
 
     before_step = True
@@ -36,15 +70,10 @@ class Bahdanau(nn.Module):
         self.score = nn.Linear(size, 1, bias=False)
 
     def scores(self, state: Tensor, values: Tensor) -> Tensor:
-        """How well each step of the source suits the state (B, H), (S, B)."""
         return self.score(torch.tanh(self.state(state) + self.source(values))).squeeze(-1)
 
-    def forward(self, state: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """See `read_by`; state is (B, H)."""
-        return read_by(self.scores(state, values), values, known)
 
-
-class Luong(nn.Module):
+class Luong(Attention):
     """Multiplicative scores, s . W h_j ("general"), of the decoder's state s after its step."""
 
     before_step = False
@@ -53,9 +82,8 @@ class Luong(nn.Module):
         super().__init__()
         self.source = nn.Linear(encoded, size, bias=False)
 
-    def forward(self, state: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """See `read_by`; state is (B, H)."""
-        return read_by((state * self.source(values)).sum(-1), values, known)
+    def scores(self, state: Tensor, values: Tensor) -> Tensor:
+        return (state * self.source(values)).sum(-1)
 
 
 ATTENTIONS = {"bahdanau": Bahdanau, "luong": Luong}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..options import option
-from .attention import NOWHERE
+from .attention import Shares
 from .stories import (
     MOST_ANSWERS,
     Asked,
@@ -70,6 +70,7 @@ class DMN(StoryModel):
         self.fusion = nn.GRU(size, size, batch_first=True, bidirectional=True)
         self.question = nn.GRU(size, size, batch_first=True)
         self.score = nn.Sequential(nn.Linear(4 * size, size), nn.Tanh(), nn.Linear(size, 1))
+        self.shares = Shares(-1)
         self.attend = AttentionGRU(size)
         episodes = range(config.num_episodes)
         self.update = nn.ModuleList(nn.Linear(3 * size, size) for _ in episodes)
@@ -108,4 +109,4 @@ class DMN(StoryModel):
         products = (facts * question, facts * memory)
         distances = ((facts - question).abs(), (facts - memory).abs())
         scores = self.score(torch.cat([*products, *distances], -1)).squeeze(-1)
-        return scores.masked_fill(~known, NOWHERE).softmax(-1).masked_fill(~known, 0.0)
+        return self.shares(scores, known)

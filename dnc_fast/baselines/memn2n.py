@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..options import option
-from .attention import NOWHERE
+from .attention import Shares
 from .stories import (
     MOST_ANSWERS,
     Asked,
@@ -46,13 +46,13 @@ class MemN2N(StoryModel):
         # By age, from 1: the latest fact.
         self.ages = nn.ModuleList(embedding(config.most_facts, size) for _ in matrices)
         self.numbers = embedding(MOST_ANSWERS, size)
+        self.shares = Shares(-1)
         self.output = nn.Linear(size, config.output_size, bias=False)
 
     def respond(self, asked: Asked) -> Tensor:
         places = torch.arange(asked.facts.shape[1], device=asked.facts.device)
         ages = (asked.told.unsqueeze(1) - places).clamp(min=0)
         ages = ages * (ages <= self.config.most_facts)
-        forgotten = ages == 0
         vectors = self.numbers.weight
         weights = position_weights(asked.facts, vectors)
 
@@ -65,8 +65,7 @@ class MemN2N(StoryModel):
         keys = memory(0)
         for hop in range(self.config.num_hops):
             values = memory(hop + 1)
-            scores = (keys @ state.unsqueeze(-1)).squeeze(-1).masked_fill(forgotten, NOWHERE)
-            shares = scores.softmax(-1).masked_fill(forgotten, 0.0)
+            shares = self.shares((keys @ state.unsqueeze(-1)).squeeze(-1), ages > 0)
             state = state + (shares.unsqueeze(1) @ values).squeeze(1)
             keys = values
         return self.output(state)

@@ -52,6 +52,7 @@ class PointerNetwork(AnswersLast):
         for _ in range(steps):
             hidden, cell = self.decoder(said, (hidden, cell))
             scores = self.attention.scores(hidden, values).masked_fill(~known, NOWHERE)
-            said = (scores.softmax(0).unsqueeze(-1) * source[:places]).sum(0)
+            shares = self.attention.shares(scores, known)
+            said = (shares.unsqueeze(-1) * source[:places]).sum(0)
             outputs.append(F.pad(scores, (0, 0, 0, room - places), value=NOWHERE).t())
         return torch.stack(outputs)

@@ -16,6 +16,7 @@ from ..checks import check_integer
 from ..models import MODELS, count_parameters, matched, model_name
 from ..presets import model_config, training_options
 from ..tasks import TASKS, Task, summary
+from ..tasks.base import count
 from ..training import (
     Compared,
     Finished,
@@ -117,7 +118,7 @@ def _compare(options: argparse.Namespace) -> int:
     print(f"{task}\n\n{models_table(list(zip(configs, counts, strict=True)))}\n")
     first = given(options, TrainingConfig).get("seed", 0)
     compared = []
-    for config, count in zip(configs, counts, strict=True):
+    for config, parameters in zip(configs, counts, strict=True):
         runs: list[Finished] = []
         for seed in range(first, first + options.seeds):
             trainer = _trained(options, task, config, seed, budget)
@@ -125,7 +126,7 @@ def _compare(options: argparse.Namespace) -> int:
                 print(f"stopped and saved in {options.out}; --resume continues")
                 return 128 + trainer.interrupted
             runs.append(finished(trainer))
-        compared.append(Compared(config, count, runs))
+        compared.append(Compared(config, parameters, runs))
     _report(task, compared, options.out)
     return 0
 
@@ -213,7 +214,7 @@ def _report(task: Task, compared: list[Compared], out: Path) -> None:
     if util.find_spec("matplotlib") is None:
         print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
         return
-    curves, shares = {}, {}
+    curves, shares, gradients = {}, {}, {}
     for one in compared:
         kind = model_name(one.config)
         paths = [out / kind / f"seed-{run.outcome.seed}" / "metrics.jsonl" for run in one.runs]
@@ -221,8 +222,12 @@ def _report(task: Task, compared: list[Compared], out: Path) -> None:
             [row for row in read_metrics(path) if row["kind"] == "evaluation"] for path in paths
         ]
         shares[kind] = [{1: run.outcome.held_out.right, **run.longer} for run in one.runs]
-    title = f"{task}, {len(compared[0].runs)} seeds"
-    figures = {"curves": pictures.comparison_curves(curves, title)}
+        gradients[kind] = [run.gradient for run in one.runs if run.gradient is not None]
+    title = f"{task}, {count(len(compared[0].runs), 'seed')}"
+    figures = {
+        "curves": pictures.comparison_curves(curves, title),
+        "gradient": pictures.comparison_of_gradients(gradients, title),
+    }
     if any(run.longer for one in compared for run in one.runs):
         figures["longer"] = pictures.comparison_of_lengths(shares, title, task.unit)
     for name, figure in figures.items():

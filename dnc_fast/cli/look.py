@@ -234,6 +234,11 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
         save(pictures.memory_view(*data, task.num_classes, words), "memory")
     states = (inputs, outputs, seen.hidden, mask, seen.trace, title)
     save(pictures.hidden_view(*states, seen.cells, words), "hidden")
+    if seen.gates:
+        units = (inputs, outputs, seen.hidden, seen.gates, mask, title)
+        save(pictures.gates_view(*units, words), "gates")
+    if seen.looks is not None:
+        save(pictures.attention_view(title=title, **seen.looks._asdict()), "attention")
     if seen.moments:
         links = [moment.link for moment in seen.moments if moment.link is not None]
         contents = pictures.contents_view(

@@ -6,9 +6,11 @@ it. Nothing here uses pyplot, and the user's matplotlib settings are neither use
 `viewer_page` makes an interactive page instead, without matplotlib.
 """
 
-from .comparison import comparison_curves, comparison_of_lengths
+from .attention import attention_view
+from .comparison import comparison_curves, comparison_of_gradients, comparison_of_lengths
 from .contents import contents_view
 from .curve import learning_curve
+from .gates import gates_view
 from .graph import graph_view
 from .hidden import hidden_view
 from .memory import memory_view
@@ -19,9 +21,12 @@ from .viewer import Graph, Transcript, viewer_page
 __all__ = [
     "Graph",
     "Transcript",
+    "attention_view",
     "comparison_curves",
+    "comparison_of_gradients",
     "comparison_of_lengths",
     "contents_view",
+    "gates_view",
     "graph_view",
     "hidden_view",
     "learning_curve",

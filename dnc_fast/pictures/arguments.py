@@ -18,6 +18,7 @@ SHAPES = {
     "mask": "T",
     "hidden": "T H",
     "cells": "T H",
+    "gates": "T G H",
 }
 TRACE_SHAPES = {
     "write_weights": "T Hw N",

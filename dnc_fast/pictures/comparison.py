@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RIGHT = 0.25  # inches
+SMALLEST = 1e-9  # share of the largest gradient
 MANY_LOOKS = (*LOOKS, Look(ORANGE, "-", "X"), Look("#56B4E9", (0, (3, 1, 1, 1, 1, 1)), "P"))
 
 Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
@@ -88,6 +89,39 @@ def comparison_of_lengths(
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("times the greatest length in training; 1: all lengths of training")
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    return figure
+
+
+@house_style()
+def comparison_of_gradients(gradients: Mapping[str, Sequence[Tensor]], title: str) -> Figure:
+    """Draw how large the gradient is that reaches inputs of earlier steps.
+
+    What is less than a billionth of the largest is below the picture.
+
+    Args:
+        gradients: by model, for each seed the norm by time lag, (lags), the first of lag 0.
+        title: above all.
+    """
+    figure, ((axes,),) = stack_panels(title, [[2.6]], RIGHT)
+    drawn = [torch.zeros(0)]
+    for (name, seeds), look in zip(gradients.items(), _looks(len(gradients)), strict=True):
+        if seeds:
+            lags = min(map(len, seeds))
+            norms = torch.stack([norm[:lags] for norm in seeds])
+            _draw_spread(axes, torch.arange(lags), norms, name, look)
+            drawn.append(norms.flatten())
+    axes.set_title("gradient of the last answer's loss by an input")
+    axes.set_ylabel("norm")
+    values = torch.cat(drawn)
+    values = values[values > SMALLEST * values.max()] if len(values) else values
+    scale_by_decades(axes, values)
+    if len(values):
+        axes.set_ylim(0.5 * float(values.min()), 2 * float(values.max()))
+    axes.set_xlabel("time lag: steps from that input to the last answer")
+    axes.xaxis.set_major_locator(integer_ticks(8))
+    legend_above(axes)
     axes.grid(True)
     axes.set_axisbelow(True)
     return figure

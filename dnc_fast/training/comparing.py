@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..models import model_name
 from ..tasks import Batch, Task
 from .evaluation import evaluate
 from .random import stream_generator
+from .reach import gradient_by_lag
 from .seeds import Outcome, outcome
 from .trainer import Trainer
 
@@ -31,11 +33,13 @@ class Finished(NamedTuple):
 
     step_seconds: wall time of forward and backward pass of one batch.
     longer: by factor, the share of answers that are right.
+    gradient: by time lag, see `gradient_by_lag`.
     """
 
     outcome: Outcome
     step_seconds: float
     longer: dict[int, float]
+    gradient: Tensor | None
 
 
 class Compared(NamedTuple):
@@ -48,7 +52,12 @@ class Compared(NamedTuple):
 
 def finished(trainer: Trainer, factors: Sequence[int] = FACTORS) -> Finished:
     """Score and time what a run has trained."""
-    return Finished(outcome(trainer), step_seconds(trainer), longer_scores(trainer, factors))
+    return Finished(
+        outcome(trainer),
+        step_seconds(trainer),
+        longer_scores(trainer, factors),
+        gradient_by_lag(trainer.model, trainer.task, trainer.config.seed),
+    )
 
 
 def longer_scores(trainer: Trainer, factors: Sequence[int]) -> dict[int, float]:

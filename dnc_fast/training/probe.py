@@ -13,6 +13,7 @@ from ..tasks import GraphTask, Names, Task
 from ..trace import Trace
 from .answering import answered, inference, traced
 from .random import stream_generator
+from .watching import Attended, attended, watched_gates
 
 CANDIDATES = 16
 """How many sequences are drawn; the longest is taken."""
@@ -59,6 +60,8 @@ class Probe(NamedTuple):
     | names   |        |         | what the labels of a graph task stand for; otherwise None     |
     | words   |        |         | each step's word, see `Task.words`; otherwise None            |
     | moments |        |         | the memory after some steps, see `Moment`                     |
+    | gates   | (T, H) | float32 | by name, of the last layer of an LSTM or GRU; otherwise none  |
+    | looks   |        |         | where the model looks, see `Attended`; None without attention |
 
     Where there is no hidden state, as in a feed-forward controller, `hidden` has H = 0; so have all
     `cells` but an LSTM's.
@@ -74,6 +77,8 @@ class Probe(NamedTuple):
     cells: Tensor
     words: list[str] | None
     moments: list[Moment]
+    gates: dict[str, Tensor]
+    looks: Attended | None
 
 
 def probe(model: Any, task: Task, seed: int) -> Probe:
@@ -95,18 +100,21 @@ def probe(model: Any, task: Task, seed: int) -> Probe:
         shown = set(torch.linspace(0, len(inputs) - 1, MOMENTS).round().int().tolist())
         if not isinstance(model, DNC) or model.config.num_cells > MOST_CELLS:
             shown = set()
-        for number, step in enumerate(inputs.split(1)):
-            output, state, trace = traced(model, step.unsqueeze(1), state)
-            outputs.append(output[:, 0])
-            parts = _of_last_layer(model, state)
-            hidden.append(parts[0])
-            cells.append(parts[1])
-            if trace is not None:
-                traces.append(Trace(*(part[:, 0] for part in trace)))
-            if number in shown:
-                link = state.memory.link
-                link = link[0] if isinstance(link, Tensor) else None
-                moments.append(Moment(number, state.memory.memory[0], link))
+        with watched_gates(model) as gates:
+            for number, step in enumerate(inputs.split(1)):
+                output, state, trace = traced(model, step.unsqueeze(1), state)
+                outputs.append(output[:, 0])
+                parts = _of_last_layer(model, state)
+                hidden.append(parts[0])
+                cells.append(parts[1])
+                if trace is not None:
+                    traces.append(Trace(*(part[:, 0] for part in trace)))
+                if number in shown:
+                    link = state.memory.link
+                    link = link[0] if isinstance(link, Tensor) else None
+                    moments.append(Moment(number, state.memory.memory[0], link))
+        words = task.words(inputs)
+        looks = attended(model, inputs, words)
     names = None
     if isinstance(task, GraphTask):  # drawn before anything else of the batch
         names = task.names(CANDIDATES, stream_generator(seed, "held-out"))[longest]
@@ -119,8 +127,10 @@ def probe(model: Any, task: Task, seed: int) -> Probe:
         Trace(*map(torch.cat, zip(*traces, strict=True))) if traces else None,
         names,
         torch.stack(cells),
-        task.words(inputs),
+        words,
         moments,
+        {name: torch.cat(values) for name, values in gates.items()},
+        looks,
     )
 
 
