@@ -89,6 +89,61 @@ def ntm(model, inputs):
     return np.array(outputs), memory
 
 
+def dntm_weighting(key, strength, turn, memory, average):
+    """Of one head: its weighting and the new average of its scores, N + 1 numbers each."""
+    scores = []
+    for cell in memory:
+        dot = sum(a * b for a, b in zip(key, cell, strict=True))
+        norms = math.sqrt(sum(a * a for a in key) + 1e-6)
+        norms *= math.sqrt(sum(a * a for a in cell) + 1e-6)
+        scores.append((1 + softplus(strength)) * dot / norms)
+    pairs = list(zip(scores, average, strict=True))
+    weights = softmax([score - sigmoid(turn) * old for score, old in pairs])
+    return weights, [0.1 * old + 0.9 * score for score, old in pairs]
+
+
+def dntm(model, inputs):
+    """Outputs (T, Y) and contents (N, W) of one sequence (T, X), by one reading of the weights."""
+    config = model.config
+    weight = {name: p.detach().numpy() for name, p in model.named_parameters()}
+
+    def linear(name, x):
+        return weight[f"{name}.weight"] @ np.asarray(x) + weight.get(f"{name}.bias", 0)
+
+    size, writers = config.cell_size, config.num_write_heads
+    hidden, content = np.zeros(config.hidden_size), np.zeros((config.num_cells, size))
+    averages = {"read_heads": None, "write_heads": None}
+
+    def look(heads, count):
+        cells = [*content, np.zeros(size)]
+        memory = [[*a, *c] for a, c in zip(weight["addresses"], cells, strict=True)]
+        said, found = linear(heads, hidden).reshape(count, -1), []
+        for head in range(count):
+            old = averages[heads][head] if averages[heads] else [0.0] * len(memory)
+            found.append(dntm_weighting(said[head][:-2], *said[head][-2:], memory, old))
+        averages[heads] = [average for _, average in found]
+        return [weights[:-1] for weights, _ in found]  # nothing of the last cell
+
+    outputs = []
+    for x in inputs:
+        reads = (np.array(look("read_heads", config.num_read_heads)) @ content).ravel()
+        seen = np.concatenate([x, reads])
+        of_seen = weight["controller.weight_ih"] @ seen + weight["controller.bias_ih"]
+        of_hidden = weight["controller.weight_hh"] @ hidden + weight["controller.bias_hh"]
+        for unit in range(config.hidden_size):
+            (r, z, n), (hr, hz, hn) = of_seen[unit :: len(hidden)], of_hidden[unit :: len(hidden)]
+            update, new = sigmoid(z + hz), math.tanh(n + sigmoid(r + hr) * hn)
+            hidden[unit] = (1 - update) * new + update * hidden[unit]
+        weights = look("write_heads", writers)
+        erase = [[sigmoid(e) for e in row] for row in linear("erase", hidden).reshape(writers, -1)]
+        gates = [sigmoid(g) for g in linear("input_gate", [*hidden, *x])]
+        added = linear("from_hidden", hidden).reshape(writers, size)
+        added = added + np.array(gates)[:, None] * linear("from_input", x).reshape(writers, size)
+        content = ntm_writes(content, weights, erase, np.maximum(added, 0))
+        outputs.append(linear("output", np.concatenate([hidden, reads])))
+    return np.array(outputs), content
+
+
 def delta_rule(query, key, value, keep, strength):
     """Of one head, (T, D) each and (T): the reads (T, D), by the paper's product of matrices."""
     size, reads = key.shape[1], []

@@ -19,6 +19,7 @@ from dnc_fast.baselines import (
     DeltaNet,
     StoryModel,
     Transformer,
+    dntm,
 )
 from dnc_fast.baselines.deltanet import delta_rule
 from dnc_fast.baselines.ntm import Addressing, address, write
@@ -28,7 +29,8 @@ from dnc_fast.tasks import CopyTask
 X, Y, B, T = 3, 5, 4, 7
 SMALL = {"hidden_size": 8, "dtype": torch.float64}
 HEADS = {"num_cells": 5, "cell_size": 3, "num_read_heads": 2}
-CELLS = {"ntm": {**HEADS, "num_write_heads": 2}, "actor-critic": HEADS}
+WRITERS = {**HEADS, "num_write_heads": 2}
+CELLS = {"ntm": WRITERS, "dntm": {**WRITERS, "address_size": 2}, "actor-critic": HEADS}
 
 SPECIAL = (AnswersLast, StoryModel)  # test_seq2seq.py and test_story_models.py have these
 ANY_INPUT = [name for name, kind in BASELINES.items() if not issubclass(kind, SPECIAL)]
@@ -212,6 +214,70 @@ def test_ntm_runs_with_another_number_of_cells():
     assert state.parts["memory"].shape == (B, 9, 3) and output.shape == (T, B, Y)
 
 
+# Dynamic NTM
+
+
+def test_dntm_equals_scalar_loops():
+    model, x = model_of("dntm"), normal(6, 2, X)
+    output, state = model(x)
+    for row in range(2):
+        expected, content = plain.dntm(model, x[:, row].numpy())
+        np.testing.assert_allclose(output[:, row].detach(), expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(state.parts["content"][row].detach(), content, rtol=1e-10)
+
+
+def test_dntm_finds_cells_by_address_and_turns_from_those_it_looked_at():
+    memory = torch.eye(4, dtype=torch.float64).unsqueeze(0)  # as addresses; contents are empty
+    key, nothing = 9 * memory[:, 2:3], torch.zeros(1, 1, 4, dtype=torch.float64)
+
+    def said(turn):
+        return torch.cat([key, torch.tensor([[[20.0, turn]]], dtype=torch.float64)], -1)
+
+    weights, average = dntm.address(said(-20.0), memory, nothing)
+    assert weights[0, 0, 2] > 0.99 and average[0, 0].argmax() == 2
+    assert dntm.address(said(-20.0), memory, average)[0][0, 0, 2] > 0.99, "it may stay"
+    turned = dntm.address(said(20.0), memory, 3 * average)[0]
+    assert turned[0, 0, 2] < 0.01, "or turn to what it has not looked at"
+
+
+def test_dntm_reads_and_writes_nothing_where_the_last_cell_is_chosen():
+    model, x = model_of("dntm"), normal(T, B, X)
+    with torch.no_grad():
+        model.addresses.zero_()
+        model.addresses[-1] = 1.0
+        for heads in (model.read_heads, model.write_heads):
+            heads.weight.zero_()
+            said = heads.bias.unflatten(0, (2, -1))
+            said[:, :2], said[:, 2:5], said[:, 5], said[:, 6] = 1.0, 0.0, 99.0, -99.0
+        state = model.zero_state(B)
+        state.parts["content"].fill_(0.5)
+        after = model(x, state)[1]
+    torch.testing.assert_close(after.parts["content"], state.parts["content"])
+
+
+def test_dntm_gradients():
+    said, memory = normal(2, 2, 7).requires_grad_(), normal(2, 4, 5).requires_grad_()
+    torch.autograd.gradcheck(dntm.address, (said, memory, normal(2, 2, 4).requires_grad_()))
+    model = model_of("dntm")
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    state = model(normal(3, 2, X))[1].detach().parts
+
+    def outputs(x, *values):
+        given = dict(zip(names, values[: len(names)], strict=True))
+        parts = dict(zip(state, values[len(names) :], strict=True))
+        return torch.func.functional_call(model, given, (x, BaselineState(parts)))[0]
+
+    parts = [part.requires_grad_() for part in state.values()]
+    torch.autograd.gradcheck(outputs, (normal(2, 2, X), *parameters, *parts), fast_mode=True)
+
+
+def test_dntm_has_as_many_cells_as_addresses():
+    model = model_of("dntm")
+    assert model.zero_state(2, num_cells=5).parts["content"].shape == (2, 5, 3)
+    with pytest.raises(ValueError, match=r"num_cells must be None or 5 for this DNTM.* got 9"):
+        model.zero_state(2, num_cells=9)
+
+
 # DeltaNet
 
 
@@ -278,7 +344,7 @@ def test_positions_are_sines_and_cosines():
 @every_baseline
 def test_it_learns_to_copy_two_vectors(name):
     task = CopyTask(1, 2, num_bits=2)
-    sizes = {"num_cells": 6, "cell_size": 6} if name == "ntm" else {}
+    sizes = {"num_cells": 6, "cell_size": 6} if name in ("ntm", "dntm") else {}
     model = BASELINES[name](task.input_size, task.output_size, hidden_size=32, **sizes)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     generator, losses = torch.Generator().manual_seed(1), []

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from runs import COPY, model_config, rows, trained
+from runs import COPY, model_config, rows, trained, training_config
 from test_models import run
 
 from dnc_fast.cli.compare import ENDLESS, _budget, _limit, _matched
@@ -13,8 +13,17 @@ from dnc_fast.cli.options import UserError
 from dnc_fast.models import count_parameters
 from dnc_fast.pictures import comparison_curves, comparison_of_lengths
 from dnc_fast.pictures.comparison import _side_by_side
+from dnc_fast.presets import model_config as config_of
 from dnc_fast.tasks import AssociativeRecallTask, CopyTask, EchoTask, KeyValueTask, RepeatCopyTask
-from dnc_fast.training import Compared, Evaluation, Finished, Outcome, comparison_table, finished
+from dnc_fast.training import (
+    Compared,
+    Evaluation,
+    Finished,
+    Outcome,
+    Trainer,
+    comparison_table,
+    finished,
+)
 from dnc_fast.training.evaluation import evaluate
 
 TINY = ["--max-length", 2, "--num-bits", 2, "--evaluate-every", 2, "--evaluation-size", 4,
@@ -130,6 +139,13 @@ def test_a_finished_run_is_scored_on_longer_sequences_with_more_cells(tmp_path):
     assert found.longer == {2: expected.right} and found.step_seconds > 0
     assert found.outcome.steps == 3 and len(rows(trainer, "train")) == 3
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_learned_cells_stay_on_longer_sequences(tmp_path):
+    trainer = Trainer(COPY, config_of(COPY, "dntm", hidden_size=8), training_config(), tmp_path)
+    found = finished(trainer, (2,))
+    expected = evaluate(trainer.model, CopyTask(8, 8, num_bits=2), 3, 0)
+    assert found.longer == {2: expected.right}
 
 
 def test_table_has_means_and_deviations():

@@ -8,6 +8,7 @@ from .base import AnswersLast, Baseline, BaselineConfig, BaselineState, WholePas
 from .decoding import beam_search, greedy
 from .deltanet import DeltaNet
 from .dmn import DMN
+from .dntm import DNTM
 from .entnet import EntNet
 from .memn2n import MemN2N
 from .nalu import NAC, NALU
@@ -23,6 +24,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "gru": GRU,
     "lstm": LSTM,
     "ntm": NTM,
+    "dntm": DNTM,
     "actor-critic": ActorCritic,
     "transformer": Transformer,
     "deltanet": DeltaNet,
@@ -37,6 +39,7 @@ BASELINES: dict[str, type[Baseline]] = {
 __all__ = [
     "BASELINES",
     "DMN",
+    "DNTM",
     "GRU",
     "LSTM",
     "NAC",

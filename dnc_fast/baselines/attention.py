@@ -6,6 +6,7 @@ Letters: S steps of the source, B batch, H hidden size, E features of an encoded
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,4 +87,4 @@ class Luong(Attention):
         return (state * self.source(values)).sum(-1)
 
 
-ATTENTIONS = {"bahdanau": Bahdanau, "luong": Luong}
+ATTENTIONS: dict[str, Any] = {"bahdanau": Bahdanau, "luong": Luong}

@@ -107,6 +107,9 @@ class Baseline(nn.Module, ABC):
 
     Config: ClassVar[Callable[..., Any]] = BaselineConfig
 
+    fixed_cells: ClassVar[bool] = False
+    """Whether it runs with its own number of cells alone."""
+
     def __init__(
         self,
         *arguments: Any,

@@ -48,6 +48,13 @@ class Addressing(NamedTuple):
     sharpen: Tensor
 
 
+def similarity(key: Tensor, memory: Tensor) -> Tensor:
+    """The cosines of keys (B, K, W) and cells (B, N, W), (B, K, N)."""
+    norms = (key.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    lengths = (memory.square().sum(-1) + EPSILON).sqrt().unsqueeze(1)
+    return key @ memory.mT / (norms * lengths)
+
+
 def address(said: Addressing, memory: Tensor, last: Tensor) -> Tensor:
     """The weightings of K heads (B, K, N), equations 5 to 9 of the paper.
 
@@ -56,10 +63,7 @@ def address(said: Addressing, memory: Tensor, last: Tensor) -> Tensor:
         memory: (B, N, W).
         last: the weightings of the step before, (B, K, N).
     """
-    norms = (said.key.square().sum(-1, keepdim=True) + EPSILON).sqrt()
-    lengths = (memory.square().sum(-1) + EPSILON).sqrt().unsqueeze(1)
-    similarity = said.key @ memory.mT / (norms * lengths)
-    content = (said.strength * similarity).softmax(-1)
+    content = (said.strength * similarity(said.key, memory)).softmax(-1)
     weights = said.gate * content + (1 - said.gate) * last
     reach = said.shift.shape[-1] // 2
     moved = torch.stack([weights.roll(by, -1) for by in range(-reach, reach + 1)], -1)

@@ -63,10 +63,11 @@ def finished(trainer: Trainer, factors: Sequence[int] = FACTORS) -> Finished:
 def longer_scores(trainer: Trainer, factors: Sequence[int]) -> dict[int, float]:
     """By factor, the share right of answers on longer sequences; none if the task has no length.
 
-    A memory gets as many times more cells.
+    A memory gets as many times more cells, if it can have others than in training.
     """
     found = {}
-    cells = getattr(trainer.model.config, "num_cells", None)
+    fixed = getattr(trainer.model, "fixed_cells", False)
+    cells = None if fixed else getattr(trainer.model.config, "num_cells", None)
     size = min(trainer.config.evaluation_size, MOST_LONGER)
     for factor in factors:
         task = trainer.task.longer(factor)
