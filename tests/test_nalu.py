@@ -1,11 +1,13 @@
 """NAC and NALU: the equations in loops, and what they learn outside the range of training."""
 
 import math
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from bench import arithmetic
 from dnc_fast.baselines import LSTM, NAC, NALU
 
 
@@ -80,3 +82,33 @@ def test_they_are_output_layers_of_recurrent_models(head, kind):
     assert all(parameter.grad is not None for parameter in model.parameters())
     with pytest.raises(ValueError, match=r"head must be one of \('linear', 'nac', 'nalu'\)"):
         LSTM(3, 2, head="other")
+
+
+def test_arithmetic_is_measured_in_both_ranges(monkeypatch, capsys):
+    generator = torch.Generator().manual_seed(0)
+    for number, calculate in enumerate(arithmetic.OPERATIONS.values()):
+        a, b = 12.25, 4.0
+        expected = (16.25, 8.25, 49.0, 3.0625, 150.0625, 3.5)[number]
+        assert calculate(torch.tensor(a), torch.tensor(b)) == expected
+    x, answers = arithmetic.examples("a - b", 500, 10.0, generator)
+    assert 10 <= x.min() < 10.1 and 19.9 < x.max() < 20
+    torch.testing.assert_close(answers, x[:, :1] - x[:, 1:2])
+    trained = arithmetic.learn("a + b", "NAC", 0, 500)
+    assert all(error < 0.05 for error in trained), "sums of larger numbers are right too"
+    monkeypatch.setattr(sys, "argv", ["arithmetic", "--seeds", "2", "--steps", "1"])
+    arithmetic.main()
+    rows = capsys.readouterr().out.splitlines()[4:]
+    assert sum("| 10 to 20 |" in row for row in rows) == 6 and len(rows) == 12
+
+
+def test_bounded_activations_are_lost_outside_their_training(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    numbers, tanh = arithmetic.identity_errors(torch.tanh, 300)
+    _, relu = arithmetic.identity_errors(torch.relu, 300)
+    inside, outside = numbers.abs() <= 5, numbers.abs() > 15
+    assert tanh[inside].mean() < 0.3 and relu[inside].mean() < 0.3
+    assert tanh[outside].mean() > 2 * relu[outside].mean() and tanh[outside].mean() > 5
+    picture = tmp_path / "identity.png"
+    monkeypatch.setattr(sys, "argv", ["arithmetic", "--steps", "1", "--identity", str(picture)])
+    arithmetic.main()
+    assert picture.stat().st_size > 10_000

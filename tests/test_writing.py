@@ -97,7 +97,7 @@ def test_words_are_cut_and_joined():
 
 def test_the_most_frequent_words_are_known_and_others_are_one(text_file):
     task = CharactersTask(text_file, 4, 2, symbols="words", vocabulary=4)
-    assert task.alphabet == [UNKNOWN, "abcd", "a", "cat"]
+    assert task.alphabet == (UNKNOWN, "abcd", "a", "cat")
     assert (task.unit, task.input_size, str(task)) == ("word", 4, "words of text.txt")
     steps = task.encode("abcd has a cat")
     assert steps.argmax(-1).tolist() == [1, 0, 2, 3] and (steps.sum(-1) == 1).all()

@@ -78,7 +78,7 @@ def attention_view(
         base = size - top - (layer + 1) * (TITLE + height)
         for number, values in enumerate(of_layer):
             box = (left + number * (width + GAP), base, width, height)
-            axes = figure.add_axes(_shares(box, size))
+            axes = figure.add_axes(_in_figure(box, size))
             _draw(axes, values)
             if layers * heads > 1:
                 name = f"{head} {number}"
@@ -86,7 +86,7 @@ def attention_view(
             _name(axes, "y", asked, asked_words, number == 0)
             _name(axes, "x", place, place_words, layer == layers - 1)
     bar = figure.add_axes(
-        _shares((WIDTH - RIGHT + 0.1, below, 0.1, size - top - TITLE - below), size)
+        _in_figure((WIDTH - RIGHT + 0.1, below, 0.1, size - top - TITLE - below), size)
     )
     figure.colorbar(axes.images[0], cax=bar, ticks=[0, 0.5, 1]).set_label("share")
     return figure
@@ -95,7 +95,7 @@ def attention_view(
 Box = tuple[float, float, float, float]
 
 
-def _shares(box: Box, height: float) -> Box:
+def _in_figure(box: Box, height: float) -> Box:
     """A box in inches, from the left and from below, as shares of the figure."""
     return box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height
 

@@ -73,7 +73,7 @@ def read_text(file: str, symbols: str = "characters", vocabulary: int = 0) -> Te
     if symbols == "characters":
         alphabet = "".join(sorted(set(parts)))
     else:  # of equally frequent words, those first that come first in the text
-        alphabet = [UNKNOWN, *(word for word, _ in Counter(parts).most_common(vocabulary - 1))]
+        alphabet = (UNKNOWN, *(word for word, _ in Counter(parts).most_common(vocabulary - 1)))
     numbers = {symbol: number for number, symbol in enumerate(alphabet)}
     codes = torch.tensor([numbers.get(part, 0) for part in parts], device="cpu")
     return Text(alphabet, codes)
