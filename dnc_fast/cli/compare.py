@@ -142,10 +142,10 @@ def _matched(configs: list[Any], parameters: float | None) -> list[Any]:
 
 def _warn_of_others(configs: list[Any], counts: list[int], wanted: float) -> None:
     """Name the models that cannot have about as many parameters as wanted."""
-    for config, count in zip(configs, counts, strict=True):
-        if abs(count - wanted) > CLOSE * wanted:
+    for config, parameters in zip(configs, counts, strict=True):
+        if abs(parameters - wanted) > CLOSE * wanted:
             print(
-                f"dnc-fast: {model_name(config)} has {count:,} parameters, {wanted:,.0f} are "
+                f"dnc-fast: {model_name(config)} has {parameters:,} parameters, {wanted:,.0f} are "
                 "wanted: no hidden_size comes closer",
                 file=sys.stderr,
             )
