@@ -14,7 +14,7 @@ from runs import generator
 
 from dnc_fast.cli import main
 from dnc_fast.tasks import BabiTask
-from dnc_fast.tasks.babi import VOCABULARY, BabiError, Story, encode, split_words
+from dnc_fast.tasks.babi import VOCABULARY
 from dnc_fast.tasks.babi.drill import FIXED_FACTS, drill
 from dnc_fast.tasks.babi.files import find_files
 from dnc_fast.tasks.babi.library import LIKE_LENGTHS
@@ -23,6 +23,7 @@ from dnc_fast.tasks.babi.published import PUBLISHED, error_table
 from dnc_fast.tasks.babi.stories import MAKERS
 from dnc_fast.tasks.babi.task import parse_numbers
 from dnc_fast.tasks.babi.text import parse_stories
+from dnc_fast.tasks.stories import Story, StoryError, encode
 from dnc_fast.training import evaluate, restore_model
 
 DATA = os.environ.get("DNC_FAST_BABI", "")
@@ -38,6 +39,9 @@ TWO_STORIES = """\
 """
 
 
+WORDS = VOCABULARY.words
+
+
 def read(batch, place):
     """The words heard in a sequence, and the answers by step."""
     length = int(batch.lengths[place])
@@ -45,10 +49,10 @@ def read(batch, place):
     words = []
     for values in batch.inputs[:length, place]:
         assert values.sum() in (0, 1)
-        words.append(VOCABULARY[int(values.argmax())] if values.any() else "")
+        words.append(WORDS[int(values.argmax())] if values.any() else "")
     steps = batch.mask[:, place].nonzero().flatten().tolist()
     assert batch.targets[:, place].sum() == len(steps)
-    return words, {step: VOCABULARY[int(batch.targets[step, place].argmax())] for step in steps}
+    return words, {step: WORDS[int(batch.targets[step, place].argmax())] for step in steps}
 
 
 # The text
@@ -88,13 +92,13 @@ def test_windows_line_ends_and_empty_lines_are_taken():
     ],
 )
 def test_a_mistake_names_file_and_line(text, message):
-    with pytest.raises(BabiError, match=message):
+    with pytest.raises(StoryError, match=message):
         parse_stories(text, "qa.txt")
 
 
 def test_the_vocabulary_is_sorted_and_has_159_words():
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == 159
-    assert list(VOCABULARY[3:]) == sorted(VOCABULARY[3:]) and VOCABULARY[:3] == ("-", ".", "?")
+    assert len(VOCABULARY) == len(set(WORDS)) == 159
+    assert list(WORDS[3:]) == sorted(WORDS[3:]) and WORDS[:3] == ("-", ".", "?")
 
 
 def test_a_story_is_cut_after_a_question():
@@ -318,7 +322,7 @@ def test_generated_stories_are_answered_as_by_a_solver(number):
     for _ in range(300):
         story = MAKERS[number](random)
         assert story.words.count("-") == len(story.answers) == story.words.count("?")
-        assert set(story.words) <= set(VOCABULARY)
+        assert set(story.words) <= set(WORDS)
         assert solve(story.words) == story.answers
         answers |= set(story.answers)
     assert len(answers) == {1: 6, 2: 6, 4: 6, 6: 2, 7: 4, 15: 4}[number]
@@ -463,7 +467,7 @@ def test_parts_of_the_files_are_apart_and_the_test_file_is_whole(folder):
 def test_a_question_is_right_when_all_its_words_are():
     task = BabiTask()
     story, second = parse_stories(TWO_STORIES, "file")
-    batch = encode([story, second], torch.device("cpu"))
+    batch = encode([story, second], VOCABULARY, torch.device("cpu"))
     outputs = 9.0 * batch.targets
     assert task.score(outputs, batch).wrong.tolist() == [0, 0]
     assert task.score(outputs, batch).counted.tolist() == [2, 1]
@@ -567,7 +571,7 @@ def test_ask_wants_a_run_of_babi(tmp_path, capsys):
     arguments = ["train", "mapping", *TINY.split(), "--max-steps", 1, "--evaluation-size", 2]
     run(capsys, *arguments, "--out", tmp_path)
     error = run(capsys, "ask", tmp_path, "Where is Mary?", status=2).err
-    assert "checkpoint must be of a run of the task 'babi', got 'mapping'" in error
+    assert "must be of a run of a task of stories (babi, graphs-in-words), got 'mapping'" in error
 
 
 # The real files
@@ -581,7 +585,7 @@ def test_the_real_files_have_the_vocabulary_and_the_lengths_that_are_known():
         for story in task.library.stories:
             words |= set(story.words) | set(story.answers)
             longest = max(longest, len(story.words))
-    assert words == set(VOCABULARY) and longest == 1393
+    assert words == set(WORDS) and longest == 1393
     assert str(task) == "bAbI all of en-10k, task 3 trained on en"
 
 
@@ -593,6 +597,6 @@ def test_each_real_test_file_asks_a_thousand_questions():
         assert int(task.score(batch.targets, batch).counted.sum()) == 1000
 
 
-def test_split_words():
-    assert split_words("Where is Mary? ") == ["where", "is", "mary", "?"]
-    assert split_words("It's a.b") == ["it's", "a", ".", "b"]
+def test_text_is_split_into_words():
+    assert VOCABULARY.split("Where is Mary? ") == ["where", "is", "mary", "?"]
+    assert VOCABULARY.split("It's a.b") == ["it's", "a", ".", "b"]

@@ -163,6 +163,7 @@ def test_every_task_trains_is_scored_and_drawn(name, tmp_path):
         "characters": "bits per character",
         "echo": "% of bits right",
         "babi": "% of questions right",
+        "graphs-in-words": "% of questions right",
     }
     first, model, guessing = printed.splitlines()[:3]
     assert first.endswith("seed 3") and guessing.startswith("by guessing: ")

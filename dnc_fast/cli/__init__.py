@@ -22,7 +22,7 @@ COMMANDS = {
     "eval": ("score a trained model on held-out sequences", "look"),
     "show": ("draw a trained model's pictures", "look"),
     "share": ("save a trained model in a folder for others", "share"),
-    "ask": ("ask a model trained on bAbI about a story", "ask"),
+    "ask": ("tell a trained model a story and ask about it", "ask"),
     "write": ("let a model trained on characters write", "write"),
     "compile": ("compile a model's GPU kernels, without a GPU", "compile"),
     "tasks": ("list the tasks, one line each", "tasks"),

@@ -11,15 +11,8 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from ..tasks.babi import (
-    ANSWER,
-    VOCABULARY,
-    BabiError,
-    BabiTask,
-    check_words,
-    hear,
-    split_words,
-)
+from ..tasks import TASKS, StoryTask, Task
+from ..tasks.stories import ANSWER, StoryError, hear
 from ..training import read_trained, restore_model, restore_task
 from .compiling import shown_compiling
 from .options import UserError, add_checkpoint, add_device, chosen_checkpoint, chosen_device
@@ -38,26 +31,33 @@ def add_ask_options(parser: argparse.ArgumentParser) -> None:
         "without any, they are read line by line, and an empty line starts a new story",
     )
     parser.add_argument(
-        "--words", type=int, default=1, metavar="INT", help="words of an answer (default: 1)"
+        "--words",
+        type=int,
+        metavar="INT",
+        help="words of an answer (default: a station for each line of a question, otherwise 1)",
     )
     add_device(parser)
     parser.set_defaults(run=_ask)
 
 
 def _ask(options: argparse.Namespace) -> int:
-    check_integer("--words", options.words, minimum=1)
+    if options.words is not None:
+        check_integer("--words", options.words, minimum=1)
     options.device = chosen_device(options.device)
     if options.pretrained is not None and options.checkpoint is not None:
         options.text.insert(0, str(options.checkpoint))  # all words are the story's
         options.checkpoint = None
     content = read_trained(chosen_checkpoint(options))
-    if content["task"]["name"] != "babi":
+    name = content["task"]["name"]
+    kind = TASKS.get(name, Task)
+    if not issubclass(kind, StoryTask):
+        known = [other for other, one in TASKS.items() if issubclass(one, StoryTask)]
         raise UserError(
-            f"checkpoint must be of a run of the task 'babi', got {content['task']['name']!r}; "
-            "`dnc-fast train babi` makes one"
+            f"checkpoint must be of a run of a task of stories ({', '.join(known)}), got {name!r}; "
+            f"`dnc-fast train {known[0]}` makes one"
         )
-    task = restore_task(content, data="", tasks="1", drilled=0.0)  # no files are needed
-    assert isinstance(task, BabiTask)
+    task = restore_task(content, **kind.without_files)
+    assert isinstance(task, StoryTask)
     model = restore_model(content).to(options.device)
     model.eval()
     story: list[str] = []
@@ -66,10 +66,10 @@ def _ask(options: argparse.Namespace) -> int:
         print("Tell a story, ask a question; an empty line starts a new story, Ctrl-D ends.")
     asked = False
     for where, line in _lines(options.text, typed):
-        words = split_words(line)
+        words = task.vocabulary.split(line)
         try:
-            check_words(words, where)
-        except BabiError as error:
+            task.vocabulary.check(words, where)
+        except StoryError as error:
             if not typed:
                 raise
             print(error)
@@ -80,8 +80,10 @@ def _ask(options: argparse.Namespace) -> int:
             story.append(word)
             if word == "?":
                 asked = True
-                print(f"{_last_sentence(story)} {_answer(model, task, story, options.words)}")
-                story += [ANSWER] * options.words
+                question = _last_sentence(story)
+                length = options.words or task.answer_length(question)
+                print(f"{' '.join(question)} {_answer(model, task, story, length)}")
+                story += [ANSWER] * length
     if not asked and not typed:
         raise UserError("text must contain a question, which ends with a question mark; got none")
     return 0
@@ -100,21 +102,21 @@ def _lines(text: list[str], typed: bool) -> Iterator[tuple[str, str]]:
         yield f"line {number}", line
 
 
-def _last_sentence(story: list[str]) -> str:
+def _last_sentence(story: list[str]) -> list[str]:
     """The words after the last full stop or answer."""
     ends = [place for place, word in enumerate(story[:-1]) if word in (".", ANSWER)]
-    return " ".join(story[ends[-1] + 1 if ends else 0 :])
+    return story[ends[-1] + 1 if ends else 0 :]
 
 
-def _answer(model: Any, task: BabiTask, story: list[str], words: int) -> str:
+def _answer(model: Any, task: StoryTask, story: list[str], words: int) -> str:
     """The most likely answer, and for each word of it the most likely ones with their shares."""
-    inputs = hear([*story, *[ANSWER] * words]).to(next(model.parameters()).device)
+    inputs = hear([*story, *[ANSWER] * words], task.vocabulary).to(next(model.parameters()).device)
     with shown_compiling(), torch.no_grad():
         outputs, _ = model(inputs)
     shares = task.probabilities(outputs[-words:, 0])
     best, others = [], []
     for share, place in zip(*shares.topk(SHOWN), strict=True):
-        said = [VOCABULARY[code] for code in place.tolist()]
+        said = [task.vocabulary.words[code] for code in place.tolist()]
         best.append(said[0])
         pairs = zip(said, share.tolist(), strict=True)
         others.append(", ".join(f"{word} {100 * part:.1f} %" for word, part in pairs))

@@ -9,7 +9,7 @@ from .. import tasks
 from ..baselines import ActorCritic, AnswersLast, PointerNetwork, StoryModel
 from ..models import MODELS, config_type
 from ..tasks import Task
-from ..tasks.babi import ANSWER, VOCABULARY
+from ..tasks.stories import ANSWER
 
 SMALL = {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
 LARGER = {"hidden_size": 128, "cell_size": 32, "num_read_heads": 4}
@@ -34,17 +34,20 @@ def model_config(task: Task, model: str = "dnc", /, **changes: Any) -> Any:
     shared = {name: value for name, value in model_options(task).items() if name in names}
     sizes = {"input_size": task.input_size, "output_size": task.output_size}
     _check_fit(task, model)
-    if issubclass(MODELS[model], StoryModel):
+    if isinstance(task, tasks.StoryTask) and issubclass(MODELS[model], StoryModel):
         signs = {"full_stop": ".", "question_mark": "?", "answer_mark": ANSWER}
-        shared |= {name: VOCABULARY.index(sign) for name, sign in signs.items()}
+        shared |= {name: task.vocabulary.codes[sign] for name, sign in signs.items()}
     return kind(**{**sizes, **shared, **changes})
 
 
 def _check_fit(task: Task, model: str) -> None:
     """Raise unless a model can do a task."""
     kind = MODELS[model]
-    if issubclass(kind, StoryModel) and not isinstance(task, tasks.BabiTask):
-        raise ValueError(f"model {model!r} answers stories, so task must be 'babi', got {task}")
+    if issubclass(kind, StoryModel) and not isinstance(task, tasks.StoryTask):
+        raise ValueError(
+            f"model {model!r} answers stories, so task must be 'babi' or 'graphs-in-words', got "
+            f"{task}"
+        )
     if issubclass(kind, PointerNetwork) and not isinstance(task, tasks.SortTask):
         raise ValueError(f"model {model!r} answers with places, so task must be 'sort', got {task}")
     if issubclass(kind, ActorCritic) and not isinstance(task, tasks.ShrdluTask):
@@ -93,10 +96,18 @@ def model_options(task: Task) -> dict[str, Any]:
         case tasks.BabiTask():
             return {**LARGER, "num_cells": 32}
         case tasks.GraphTask():
-            return {**LARGER, "num_cells": 16 * -(-(task.memory_load + 8) // 16)}
+            return {**LARGER, "num_cells": _cells(task)}
+        case tasks.GraphsInWordsTask():
+            options = {"hidden_size": 64, "num_cells": _cells(task), "input_gain": 16.0}
+            return {**LARGER, **options}
         case tasks.ShrdluTask():
             return {**LARGER, "num_cells": task.memory_load + 8, "input_gain": 4.0}
     return {**SMALL, "num_cells": 2 * task.memory_load if task.memory_load else 16}
+
+
+def _cells(task: tasks.GraphTask | tasks.GraphsInWordsTask) -> int:
+    """Cells for all edges of a graph and for a question."""
+    return 16 * -(-(task.memory_load + 8) // 16)
 
 
 def training_options(task: Task, controller: str) -> dict[str, Any]:
@@ -132,6 +143,18 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
                 "evaluate_every": 200,
                 "solved_at": 0.98,
                 "solved_evaluations": 2,
+            }
+        case tasks.GraphsInWordsTask():
+            return {
+                **SMALL_STEPS,
+                "learning_rate": 4e-3,
+                "batch_size": 32,
+                "curriculum": "on",
+                "lesson_every": 200,
+                "max_steps": 100_000,
+                "evaluate_every": 500,
+                "evaluation_size": 200,
+                "solved_at": 0.95,
             }
         case tasks.GraphTask():
             return {

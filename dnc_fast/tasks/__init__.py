@@ -25,12 +25,14 @@ from .graphs import (
     TripleTask,
     read_episode,
 )
+from .graphs_in_words import GraphsInWordsTask
 from .key_value import KeyValueTask
 from .mapping import MappingTask
 from .priority_sort import PrioritySortTask
 from .repeat_copy import RepeatCopyTask
 from .shrdlu import ShrdluEnv, ShrdluTask
 from .sort import SortTask
+from .stories import StoryTask
 from .temporal_order import TemporalOrderTask
 
 TASKS: dict[str, type[Task]] = {
@@ -49,6 +51,7 @@ TASKS: dict[str, type[Task]] = {
     "traversal": TraversalTask,
     "shortest-path": ShortestPathTask,
     "inference": InferenceTask,
+    "graphs-in-words": GraphsInWordsTask,
     "shrdlu": ShrdluTask,
 }
 """Each task by the name that it has on the command line."""
@@ -93,6 +96,7 @@ __all__ = [
     "EchoTask",
     "Episode",
     "GraphTask",
+    "GraphsInWordsTask",
     "InferenceTask",
     "KeyValueTask",
     "MappingTask",
@@ -104,6 +108,7 @@ __all__ = [
     "ShrdluEnv",
     "ShrdluTask",
     "SortTask",
+    "StoryTask",
     "Task",
     "TemporalOrderTask",
     "TraversalTask",

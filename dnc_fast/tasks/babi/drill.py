@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from random import Random
 
-from .text import ANSWER, Story
+from ..stories import ANSWER, Story
 
 FIXED_FACTS = frozenset({4, 15, 17, 18, 19})
 """Tasks whose sentences hold throughout a story, whatever order they are told in."""

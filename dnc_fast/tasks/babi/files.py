@@ -8,7 +8,8 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from .text import BabiError, Story, parse_stories
+from ..stories import Story, StoryError
+from .text import parse_stories
 
 FILE_SETS = ("en", "en-10k")
 """1,000 or 10,000 training questions per task; the 1,000 test questions are the same."""
@@ -24,7 +25,7 @@ def find_files(data: str) -> dict[tuple[str, int, str], str]:
 
     Raises:
         FileNotFoundError: there is no such folder or archive, or it holds no bAbI file.
-        BabiError: the archive is of an unknown format.
+        StoryError: the archive is of an unknown format.
     """
     path = Path(data)
     if path.is_dir():
@@ -54,7 +55,7 @@ def archive_names(path: Path) -> list[str]:
     """The files in an archive.
 
     Raises:
-        BabiError: it is not a readable tar or zip file.
+        StoryError: it is not a readable tar or zip file.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -63,7 +64,7 @@ def archive_names(path: Path) -> list[str]:
         with tarfile.open(path) as archive:
             return [member.name for member in archive if member.isfile()]
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise BabiError(
+        raise StoryError(
             f"data must be a folder, a tar file (.tar, .tar.gz, .tar.xz, ...) or a zip file, got "
             f"{str(path)!r}: {error}"
         ) from None
@@ -124,7 +125,7 @@ def read_stories(
 
     Raises:
         FileNotFoundError: there is no such folder, archive or file.
-        BabiError: a file does not follow the format; names file and line.
+        StoryError: a file does not follow the format; names file and line.
     """
     names = [name for _, name in choose_files(data, file_set, numbers, kind)]
     stories = []
@@ -133,6 +134,6 @@ def read_stories(
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
             line = content[: error.start].count(b"\n") + 1
-            raise BabiError(f"{name}, line {line}: expected UTF-8 text: {error}") from None
+            raise StoryError(f"{name}, line {line}: expected UTF-8 text: {error}") from None
         stories.append(tuple(parse_stories(text, name)))
     return tuple(stories)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..stories import Story
 from .drill import FIXED_FACTS
 from .files import read_stories
 from .names import Kinds, names_of
-from .text import Story
 
 VALIDATION_SHARE = 0.1
 """The last stories of each training file, which decide when to stop (Graves et al. 2016: 10 %)."""
@@ -51,7 +51,7 @@ def make_library(
     """The stories of a part in order of length.
 
     Raises:
-        BabiError: a file does not follow the format.
+        StoryError: a file does not follow the format.
         ValueError: a training file has too few stories for the part.
     """
     by_task = read_stories(data, files, numbers, "test" if part == "test" else "train")

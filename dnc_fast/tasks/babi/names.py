@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from random import Random
 from typing import TypeAlias
 
-from .text import Story
+from ..stories import Story
 
 Kinds: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 

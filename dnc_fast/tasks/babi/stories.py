@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
+from ..stories import ANSWER, Story
 from .names import ANIMALS
-from .text import ANSWER, Story, split_words
+from .text import VOCABULARY
 
 PEOPLE = ("daniel", "john", "mary", "sandra")
 ROOMS = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
@@ -29,11 +30,11 @@ class Teller:
 
     def tell(self, sentence: str) -> None:
         """Add a sentence, with its full stop."""
-        self._words += split_words(sentence)
+        self._words += VOCABULARY.split(sentence)
 
     def ask(self, question: str, answer: str) -> None:
         """Add a question, with its question mark, and the word that answers it."""
-        self._words += [*split_words(question), ANSWER]
+        self._words += [*VOCABULARY.split(question), ANSWER]
         self._answers.append(answer)
 
     def story(self) -> Story:

@@ -8,19 +8,18 @@ from random import Random
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ...checks import check_choice, check_integer, check_number
 from ...options import option
-from ..base import Batch, ClassTask, Score, Task, random_shares, uniform
+from ..base import Batch, Task, random_shares, uniform
+from ..stories import Story, StoryTask, encode
 from .drill import FIXED_FACTS, drill
-from .encoding import encode
 from .files import FILE_SETS, choose_files
 from .library import Library, make_library
 from .names import exchange_names
 from .published import error_table
 from .stories import MAKERS
-from .text import VOCABULARY, Story
+from .text import VOCABULARY
 
 NUM_TASKS = 20
 ALL_NUMBERS = tuple(range(1, NUM_TASKS + 1))
@@ -30,7 +29,7 @@ MOST_QUESTIONS = 5
 
 
 @dataclass(frozen=True)
-class BabiTask(ClassTask):
+class BabiTask(StoryTask):
     """Stories with questions, a word at a step, one-hot among 159; answers are words too.
 
     All words are in lower case; full stop and question mark are words. Where a word of an answer is
@@ -44,10 +43,8 @@ class BabiTask(ClassTask):
     only their name.
     """
 
-    unit = "question"
-    goal = "right"
-    published = ("right",)
-    scoring_size: ClassVar[int] = 50
+    vocabulary: ClassVar = VOCABULARY
+    without_files: ClassVar = {"data": "", "tasks": "1", "drilled": 0.0}
 
     data: str = option("", "folder or archive of bAbI (default: generated stories)")
     tasks: str = option("1", "task numbers, such as 1 or 1,4,15 or 1-20; or all")
@@ -102,10 +99,6 @@ class BabiTask(ClassTask):
         """The files that the part is taken from: "train" or "test"."""
         return "test" if self.part == "test" else "train"
 
-    @property
-    def input_size(self) -> int:
-        return len(VOCABULARY)
-
     def validation(self) -> BabiTask:
         """The last tenth of each training file."""
         return replace(self, part="validation")
@@ -119,10 +112,6 @@ class BabiTask(ClassTask):
         last = self.max_questions or MOST_QUESTIONS
         cut = tuple(replace(self, max_questions=count) for count in range(1, last))
         return (*cut, self)
-
-    def words(self, steps: Tensor) -> list[str]:
-        """The word of each step."""
-        return [VOCABULARY[int(step.argmax())] if step.any() else "" for step in steps]
 
     def parts(self) -> dict[str, Task]:
         """Each of the tasks separately."""
@@ -156,13 +145,13 @@ class BabiTask(ClassTask):
 
     def sequences(self, first: int, last: int) -> Batch:
         """Stories `first` to `last` - 1, from short to long."""
-        return encode(self.library.stories[first:last], torch.device("cpu"))
+        return encode(self.library.stories[first:last], VOCABULARY, torch.device("cpu"))
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B stories, see `Batch`; those from files are of similar length."""
         check_integer("batch_size", batch_size, minimum=1)
         stories = self._draw(batch_size, generator)
-        return self._with_dropout(encode(stories, generator.device), generator)
+        return self._with_dropout(encode(stories, VOCABULARY, generator.device), generator)
 
     def _draw(self, batch_size: int, generator: torch.Generator) -> list[Story]:
         """The stories of a batch, with the changes that are made in training."""
@@ -201,17 +190,6 @@ class BabiTask(ClassTask):
             return batch
         kept = random_shares(tuple(batch.mask.shape), generator) >= self.word_dropout
         return batch._replace(inputs=batch.inputs * (kept | batch.mask).unsqueeze(-1))
-
-    def score(self, outputs: Tensor, batch: Batch) -> Score:
-        """The score of each story in questions; a question is right if all its words are."""
-        words = super().score(outputs, batch)
-        wrong = self.wrong(outputs, batch.targets).squeeze(-1) & batch.mask
-        begins = batch.mask.clone()
-        begins[1:] &= ~batch.mask[:-1]
-        question = begins.long().cumsum(0)  # from 1, constant until the next question begins
-        failed = question.new_zeros(len(question) + 1, question.shape[1])
-        failed.scatter_reduce_(0, question, wrong.long(), "amax")
-        return Score(words.loss, failed.sum(0), begins.sum(0))
 
     @property
     def library(self) -> Library:
