@@ -50,7 +50,7 @@ def test_commands_take_shared_models(run, tmp_path, capsys):
     assert "5 held-out sequences" in capsys.readouterr().out
     assert main(f"show {folder} --out {tmp_path / 'show'}".split()) == 0
     assert main(f"ask {folder} Hello?".split()) == 2
-    assert "run of the task 'babi', got 'copy'" in capsys.readouterr().err
+    assert "run of a task of stories (babi, graphs-in-words), got 'copy'" in capsys.readouterr().err
 
 
 def test_training_begins_with_a_shared_model(run, tmp_path, capsys):

@@ -159,9 +159,11 @@ class GraphsInWordsTask(RangedTask, StoryTask):
             tried = (graph.ask(random.choice(kinds), links, random) for _ in range(most))
             questions = list(islice(filter(None, tried), self.num_questions))
             if len(questions) == self.num_questions:
-                facts = list(chain.from_iterable(graph.tell()))
+                pairs = graph.tell()
                 if self.told == "once":
-                    facts = [random.choice(pair) for pair in graph.tell()]
+                    facts = [random.choice(pair) for pair in pairs]
+                else:
+                    facts = list(chain.from_iterable(pairs))
                 return Story.of(random.sample(facts, len(facts)), questions)
         raise ValueError(
             f"min_links must be no more than graphs of {size} nodes allow, got {self.min_links}; "
