@@ -150,7 +150,7 @@ class DNCConfig(StepOptions):
             clips = self.activation_clip, self.value_clip
             options = self.num_layers, self.bias, self.dropout, *clips
             kind = CONTROLLERS[self.controller]
-            return kind(input_size, self.hidden_size, *options, **where)
+            return check_controller(kind(input_size, self.hidden_size, *options, **where))
         if isinstance(self.controller, nn.Module):
             return check_controller(self.controller)
         return check_controller(self.controller(input_size))

@@ -391,8 +391,9 @@ print(hashlib.sha256(b"".join(one.detach().numpy().tobytes() for one in tensors)
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 import torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
 from dnc_fast import DNC
 try:
     DNC(3, 8, backend="cpu")(torch.zeros(2, 1, 3))[0].sum().backward()

@@ -185,16 +185,26 @@ def zero_state(controller: Any, batch_size: int, like: Tensor) -> Any:
         like: has the device and dtype of the model's parameters.
     """
     given = {"device": like.device, "dtype": like.dtype}
+    return controller.zero_state(
+        batch_size, **{name: given[name] for name in _zero_state_arguments(controller)}
+    )
+
+
+def _zero_state_arguments(controller: Any) -> list[str]:
+    """Which of `device` and `dtype` its zero_state takes.
+
+    Found when a model is made, so that torch.compile need not compile it again once it is known.
+    """
     kind: Any = type(controller)
     if kind not in _taken:
         parameters = inspect.signature(kind.zero_state).parameters
         every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-        _taken[kind] = [name for name in given if every or name in parameters]
-    return controller.zero_state(batch_size, **{name: given[name] for name in _taken[kind]})
+        _taken[kind] = [name for name in ("device", "dtype") if every or name in parameters]
+    return _taken[kind]
 
 
 _taken: dict[Any, list[str]] = {}
-"""Which of `device` and `dtype` a kind of controller takes."""
+"""By the kind of controller."""
 
 
 def call_controller(controller: Any, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -218,7 +228,7 @@ def call_controller(controller: Any, inputs: Tensor, state: Any) -> tuple[Tensor
 
 
 def check_controller(controller: Any) -> Any:
-    """Check that a custom controller is a module that follows the protocol, and return it.
+    """Check that a controller is a module that follows the protocol, and return it.
 
     Raises:
         TypeError: it is not an `nn.Module`, or lacks a part of the protocol.
@@ -232,4 +242,5 @@ def check_controller(controller: Any) -> Any:
             "output_size (an int), zero_state(batch_size, device, dtype) and "
             "forward(inputs, state) -> (outputs, state), see dnc_fast.controllers.Controller"
         )
+    _zero_state_arguments(controller)
     return controller
