@@ -86,6 +86,7 @@ class ShrdluTask(RangedTask):
     entropy: float = option(0.05, "weight of the policy's entropy")
     imitate: float = option(1.0, "weight of a teacher, who knows the best actions; 0: none")
     board: str = option("moves", "when the board is shown", SHOWN)
+    asks: int = option(2, "episodes that tell the same goals, each asked for another, if enough")
 
     def __post_init__(self) -> None:
         most = {"goals": LETTERS, "blocks": BLOCKS, "constraints": None, "moves": None}
@@ -102,6 +103,7 @@ class ShrdluTask(RangedTask):
             )
         check_integer("extra_moves", self.extra_moves, minimum=0)
         check_choice("board", self.board, SHOWN)
+        check_integer("asks", self.asks, minimum=1)
         for name in ("invalid_cost", "undo_cost", "entropy", "imitate"):
             check_number(name, getattr(self, name), 0.0)
         check_number("decay", self.decay, 0.0, 1.0)
@@ -185,10 +187,11 @@ class ShrdluTask(RangedTask):
     def draw(self, batch_size: int, generator: torch.Generator) -> Episodes:
         """Draw B episodes."""
         check_integer("batch_size", batch_size, minimum=1)
-        device = generator.device
-        starts = draw_states((self.min_blocks, self.max_blocks), batch_size, generator)
-        letters = random_shares((batch_size, LETTERS), generator).argsort(1)[:, : self.max_goals]
-        numbers = uniform(self.min_goals, self.max_goals, (batch_size,), generator)
+        device, asks = generator.device, min(self.asks, self.min_goals)
+        stories = -(-batch_size // asks)
+        starts = draw_states((self.min_blocks, self.max_blocks), stories, generator)
+        letters = random_shares((stories, LETTERS), generator).argsort(1)[:, : self.max_goals]
+        numbers = uniform(self.min_goals, self.max_goals, (stories,), generator)
         used = torch.arange(self.max_goals, device=device) < numbers.unsqueeze(1)  # (B, G)
         goals = torch.full((*used.shape, self.max_constraints), NOTHING, device=device)
         moves = torch.zeros(used.shape, dtype=torch.int64, device=device)
@@ -198,8 +201,11 @@ class ShrdluTask(RangedTask):
             (self.min_constraints, self.max_constraints),
             generator,
         )
-        asked = (random_shares((batch_size,), generator) * numbers).long()
-        return Episodes(starts, letters, goals, asked, moves)
+        first = (random_shares((stories,), generator) * numbers).long()
+        rows = torch.arange(stories, device=device).repeat_interleave(asks)[:batch_size]
+        number = torch.arange(batch_size, device=device) % asks
+        asked = (first[rows] + number) % numbers[rows]
+        return Episodes(starts[rows], letters[rows], goals[rows], asked, moves[rows])
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes with the best actions, see `Batch`."""
