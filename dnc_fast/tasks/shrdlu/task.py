@@ -144,11 +144,12 @@ class ShrdluTask(RangedTask):
 
         Only those are listed that there are on boards of all shapes.
         """
+        same = (self.min_goals, self.max_goals), (self.min_blocks, self.max_blocks)
         parts = {
             f"{moves},{constraints}": replace(
                 self,
-                **{"min_moves": moves, "max_moves": moves, "extra_moves": 0},
-                **{"min_constraints": constraints, "max_constraints": constraints},
+                extra_moves=0,
+                **self.lesson_options((*same, (constraints, constraints), (moves, moves))),
             )
             for moves in range(self.min_moves, self.max_moves + 1)
             for constraints in range(self.min_constraints, self.max_constraints + 1)
