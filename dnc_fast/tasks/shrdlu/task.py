@@ -193,7 +193,7 @@ class ShrdluTask(RangedTask):
         starts = draw_states((self.min_blocks, self.max_blocks), stories, generator)
         letters = random_shares((stories, LETTERS), generator).argsort(1)[:, : self.max_goals]
         numbers = uniform(self.min_goals, self.max_goals, (stories,), generator)
-        used = torch.arange(self.max_goals, device=device) < numbers.unsqueeze(1)  # (B, G)
+        used = torch.arange(self.max_goals, device=device) < numbers.unsqueeze(1)
         goals = torch.full((*used.shape, self.max_constraints), NOTHING, device=device)
         moves = torch.zeros(used.shape, dtype=torch.int64, device=device)
         goals[used], moves[used] = draw_goals(
