@@ -88,6 +88,9 @@ def test_each_head_points_at_its_triple(tmp_path):
         pointed = {int(x): labels[int(y)] for x, y in zip(*dots.get_data(), strict=True)}
         assert pointed == {step: f"triple {(step + head) % 4}" for step in (4, 5, 6)}
     assert save_picture(figure, tmp_path / "reads.png").stat().st_size > 5_000
+    *_, axes, _ = read_view(told, trace(7, 2, 4), "title", "constraint").axes
+    words = [axes.get_title("left"), axes.get_xlabel(), axes.get_yticklabels()[-1].get_text()]
+    assert all("constraint" in text and "triple" not in text for text in words)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Mini-SHRDLU: rules, search and rewards by a plain second version; what is drawn; training."""
 
+from dataclasses import replace
 from itertools import product
 
 import plain_shrdlu as plain
@@ -157,13 +158,17 @@ def test_impossible_goals_are_refused():
         ({"min_goals": 4}, "max_goals must be at least 4, got 3"),
         ({"min_constraints": 5, "max_constraints": 5}, "must be at most 4, .* 4 blocks, got 5"),
         ({"decay": 1.5}, "decay"),
+        ({"imitate": -1.0}, "imitate"),
+        ({"board": "never"}, "board must be one of"),
+        ({"asks": 0}, "asks must be"),
     ]:
         with pytest.raises(ValueError, match=message):
             ShrdluTask(**options)
 
 
-def test_an_episode_is_told_and_shown_as_published():
-    task = ShrdluTask(max_goals=4)
+@pytest.mark.parametrize("when", ["moves", "always"])
+def test_an_episode_is_told_and_shown_as_documented(when):
+    task = ShrdluTask(max_goals=4, board=when)
     episodes = task.draw(20, generator(8))
     batch = task.batch(20, generator(8))
     assert batch.inputs.shape[1:] == (20, 97) and batch.targets.shape[2] == 8
@@ -191,7 +196,10 @@ def test_an_episode_is_told_and_shown_as_published():
                 if step > told + 1:
                     action = int(batch.targets[step - 1, row, :7].argmax())
                     columns = plain.after(columns, action)
-                assert steps[step, :43].nonzero().flatten().tolist() == [GO]
+                assert steps[step, :43].nonzero().flatten().tolist() == [*asked, GO]
+            elif when == "moves":
+                assert not steps[step, 43:].any()
+                continue
             shown = {
                 43 + 18 * x + 6 * y + block - 1
                 for x, column in enumerate(columns)
@@ -205,6 +213,19 @@ def test_an_episode_is_told_and_shown_as_published():
     for row in range(20):
         asked = [code for code in episodes.goal[row].tolist() if code != goals.NOTHING]
         assert [code for code in heard.goal[row].tolist() if code != goals.NOTHING] == asked
+
+
+def test_the_same_goals_are_told_with_each_letter_asked_for():
+    task = ShrdluTask(asks=3)
+    drawn = task.draw(8, generator(8))
+    for first in (0, 3, 6):
+        rows = slice(first, min(first + 3, 8))
+        for told in (drawn.starts, drawn.letters, drawn.goals, drawn.moves):
+            assert (told[rows] == told[first]).all()
+        assert len(set(drawn.asked[rows].tolist())) == len(drawn.asked[rows])
+    assert len(set(drawn.starts.tolist())) == 3
+    one = ShrdluTask(min_goals=1, max_goals=2, asks=3).draw(50, generator(8))
+    assert len(set(one.starts.tolist())) > 30, "not every story has two goals"
 
 
 def test_rewards_and_scores_are_those_of_the_plain_rules():
@@ -251,7 +272,7 @@ def test_the_environment_gives_what_the_batches_show():
 
 
 def test_the_loss_is_the_papers():
-    task = ShrdluTask(decay=0.75, entropy=0.3)
+    task = ShrdluTask(decay=0.75, entropy=0.3, imitate=0.0)
     batch = task.batch(3, generator(13))
     outputs = torch.randn(*batch.targets.shape, dtype=torch.float64, requires_grad=True)
     task.loss(outputs, batch).backward()
@@ -274,6 +295,31 @@ def test_the_loss_is_the_papers():
     torch.testing.assert_close(outputs.grad, again.grad)
     assert not outputs.grad[:first].any()
     assert discounted(torch.tensor([[1.0], [2.0], [4.0]]), 0.5).flatten().tolist() == [3, 4, 4]
+
+
+def test_the_teacher_knows_all_best_actions():
+    batch = THREE.batch(12, generator(15))
+    player = THREE.answerer(batch, generator(16))
+    for step in range(player.first, player.last + 1):
+        player.take(step, torch.zeros(12, 8))  # any action
+    batch, total = player.batch(), 0.0
+    heard, outputs = hear(batch.inputs), torch.randn(*batch.targets.shape, dtype=torch.float64)
+    several = 0
+    for move, row in product(range(THREE.steps), range(12)):
+        columns, wanted = columns_of(heard.states[move, row]), constraints_of(heard.goal[row])
+        far = plain.fewest(columns, wanted)
+        after = [plain.after(columns, action) for action in range(6)]
+        best = [n for n, one in enumerate(after) if one and plain.fewest(one, wanted) == far - 1]
+        best = best if far else [6]
+        several += len(best) > 1
+        total -= outputs[heard.first + move, row, :7].softmax(-1)[best].sum().log()
+    policy = outputs[..., :7].log_softmax(-1)
+    torch.testing.assert_close(THREE.disagreement(policy, batch), total / (12 * THREE.steps))
+    assert several
+    alone = replace(THREE, imitate=0.0).loss(outputs, batch)
+    torch.testing.assert_close(
+        replace(THREE, imitate=0.5).loss(outputs, batch) - alone, 0.5 * total / (12 * THREE.steps)
+    )
 
 
 def test_lessons_are_the_papers_and_parts_have_no_moves_to_spare():
@@ -305,7 +351,7 @@ def test_the_account_names_goals_plan_and_boards():
 
 
 def trainer_of(folder, max_steps, task=THREE, model="dnc", **training):
-    sizes = {"hidden_size": 32, "num_cells": 8, "cell_size": 8, "num_read_heads": 1}
+    sizes = {"hidden_size": 32, "num_cells": 8, "cell_size": 8, "input_gain": 4.0}
     options = {"batch_size": 16, "evaluate_every": 1000, **training}
     config = TrainingConfig(max_steps=max_steps, **options)
     return Trainer(task, model_config(task, model, **sizes), config, folder)
@@ -325,14 +371,17 @@ def test_a_run_in_parts_through_lessons_is_the_whole_one(model, tmp_path):
         assert torch.equal(parameter, again.model.state_dict()[name]), name
 
 
-def test_a_single_move_is_learned(tmp_path):
-    # One goal of one constraint, two blocks, one move
-    task = ShrdluTask(1, 1, 2, 2, 1, 1, 1, 1, entropy=0.01)
+@pytest.mark.parametrize(
+    ("steps", "way"), [(300, {"imitate": 0.0, "entropy": 0.01, "extra_moves": 6}), (200, {})]
+)
+def test_a_single_move_is_learned_with_and_without_a_teacher(steps, way, tmp_path):
+    # One goal of one constraint, two blocks, one move: measured 61 and 78 %, by guesses 22 and 20 %
+    task = ShrdluTask(1, 1, 2, 2, 1, 1, 1, 1, **way)
     training = {"learning_rate": 5e-3, "clip_norm": 1.0, "batch_size": 32}
-    trainer = trainer_of(tmp_path, 300, task, **training)
+    trainer = trainer_of(tmp_path, steps, task, **training)
     trainer.train("off")
     found, chance = evaluate(trainer.model, task, 200, 0), guess(task, 200, 0)
-    assert chance.right < 0.3 and found.right > 0.6
+    assert chance.right < 0.3 and found.right > 0.5
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "bidirectional_controller"])

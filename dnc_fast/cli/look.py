@@ -255,7 +255,7 @@ def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     if account is not None:
         print(account.text)
         if seen.trace is not None:
-            save(pictures.read_view(account.told, seen.trace, title), "reads")
+            save(pictures.read_view(account.told, seen.trace, title, task.unit), "reads")
     if seen.names is None:
         return
     episode = read_episode(inputs, outputs, targets, seen.names)

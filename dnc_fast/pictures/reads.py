@@ -1,4 +1,4 @@
-"""Which triples the read heads point at after a graph was told."""
+"""Which of the things that were told the read heads point at afterwards."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 ROW_HEIGHT = 0.13
 NAMES_WIDTH = 3.3
-"""Inches for the names of triples."""
+"""Inches for the names of what was told."""
 RIGHT = 0.75
 LEAST_WRITE = 0.1
-"""A cell is taken to hold the last triple that was written to it with at least this weight."""
+"""A cell is taken to hold the last thing told that was written to it with at least this weight."""
 
 
 @house_style()
-def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
-    """Draw which triples each read head points at, in the steps after they were told.
+def read_view(told: Mapping[int, str], trace: Trace, title: str, unit: str = "triple") -> Figure:
+    """Draw which of the triples told each read head points at, in the steps after that.
 
-    A cell is taken to hold the last triple that was written to it with a weight of 0.1 or more.
+    A cell is taken to hold the last thing told that was written to it with a weight of 0.1 or more.
     Each row is a triple, in the order in which heads first point at them; the dot of each column is
     on the triple that the head reads most. Triples that no head ever points at are left out; the
     lowest row stands for all cells that hold no triple.
@@ -36,6 +36,7 @@ def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
         told: the name of the triple told at each step, for steps from 0 on.
         trace: of this sequence alone, (T, ...) in every field.
         title: above all.
+        unit: what one of the things told is called.
 
     Raises:
         TypeError: trace is not a `Trace`.
@@ -55,7 +56,7 @@ def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
     rows = [row for row in dict.fromkeys(pointed.flatten().tolist()) if row < first]
     rows.append(first)
     place = {row: number for number, row in enumerate(rows)}
-    labels = [*(told.get(row, "") for row in rows[:-1]), "(no triple)"]
+    labels = [*(told.get(row, "") for row in rows[:-1]), f"(no {unit})"]
     heads = shares.shape[1]
     height = whole_pixels(max(ROW_HEIGHT * len(rows), 0.5))
     figure, stacked = stack_panels(title, [[height] for _ in range(heads)], RIGHT)
@@ -75,11 +76,11 @@ def read_view(told: Mapping[int, str], trace: Trace, title: str) -> Figure:
         dots = [place[row] for row in pointed[:, head].tolist()]
         axes.plot(range(first, len(read)), dots, "o", color=VERMILLION, markersize=3)
         axes.set_yticks(range(len(rows)), labels, fontsize=6.5, parse_math=False)
-        axes.set_title(f"read head {head}: share of its weighting by triple")
+        axes.set_title(f"read head {head}: share of its weighting by {unit}")
     top, low = stacked[0][0].get_position(), stacked[-1][0].get_position()
     bar = figure.add_axes((top.x1 + 0.1 / WIDTH, low.y0, 0.1 / WIDTH, top.y1 - low.y0))
     figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1]).set_label("share of the weighting")
-    stacked[-1][0].set_xlabel("time step; a dot marks the triple that is read most")
+    stacked[-1][0].set_xlabel(f"time step; a dot marks the {unit} that is read most")
     stacked[-1][0].set_xlim(first - 0.5, len(read) - 0.5)
     return figure
 

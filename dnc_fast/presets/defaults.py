@@ -101,7 +101,8 @@ def model_options(task: Task) -> dict[str, Any]:
             options = {"hidden_size": 64, "num_cells": _cells(task), "input_gain": 16.0}
             return {**LARGER, **options}
         case tasks.ShrdluTask():
-            return {**LARGER, "num_cells": task.memory_load + 8, "input_gain": 4.0}
+            sizes = {"hidden_size": 128, "num_cells": task.memory_load + 2}
+            return {**SMALL, **sizes, "input_gain": 8.0}
     return {**SMALL, "num_cells": 2 * task.memory_load if task.memory_load else 16}
 
 
@@ -171,13 +172,14 @@ def training_options(task: Task, controller: str) -> dict[str, Any]:
         case tasks.ShrdluTask():
             return {
                 **SMALL_STEPS,
-                "learning_rate": 2e-3,
+                "learning_rate": 5e-3,
+                "warm_up": 300,
                 "batch_size": 64,
                 "curriculum": "on",
                 "lesson_pass": 0.85,
-                "lesson_every": 400,
+                "lesson_every": 200,
                 "max_steps": 100_000,
-                "evaluate_every": 400,
+                "evaluate_every": 1000,
                 "evaluation_size": 500,
                 "solved_at": 0.95,
             }

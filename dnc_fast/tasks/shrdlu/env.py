@@ -64,7 +64,7 @@ class ShrdluEnv:
 
     def _begin(self) -> Tensor:
         episodes = self.task.draw(self.batch_size, self._generator)
-        self._inputs = tell(episodes, self.task.steps)
+        self._inputs = tell(episodes, self.task.steps, self.task.board)
         self._play = Play(episodes.starts, episodes.goal, self.task.costs)
         self._step, self._over = 0, False
         return self._inputs[0]

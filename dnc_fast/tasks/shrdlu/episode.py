@@ -1,7 +1,8 @@
 """An episode of Mini-SHRDLU: what is told, and how it is told in 97 inputs.
 
 Goals are told one after another, a constraint a step; then one of them is asked for by its letter
-alone, and the moves begin. Each step shows the board, so that only the goals must be remembered.
+alone, which stays on while the moves are made. These steps show the board, so that only the goals
+must be remembered; the earlier ones show it too, or not (`SHOWN`).
 Letters: B episodes, T steps, L letters' steps, G goals, K constraints.
 
 | inputs   | what                                                                    |
@@ -22,6 +23,9 @@ from torch import Tensor
 
 from .board import BLOCKS, COLUMNS, HEIGHT, all_states, states_of
 from .goals import NOTHING, RELATIONS, decode, encode
+
+SHOWN = ("moves", "always")
+"""When the board is shown."""
 
 LETTERS = 26
 CONSTRAINT_SIZE = 2 * BLOCKS + len(RELATIONS)
@@ -67,7 +71,7 @@ def decode_boards(inputs: Tensor) -> Tensor:
     return states_of((places * torch.arange(1, BLOCKS + 1, device=inputs.device)).sum(-1))
 
 
-def tell(episodes: Episodes, moves: int) -> Tensor:
+def tell(episodes: Episodes, moves: int, shown: str = SHOWN[0]) -> Tensor:
     """The inputs (T, B, 97), in which the board stays as it is for `moves` steps.
 
     Moves begin at the same step in all episodes: those with less to tell begin with empty steps.
@@ -86,10 +90,10 @@ def tell(episodes: Episodes, moves: int) -> Tensor:
     parts = (letters.clamp(min=0), first - 1, relation, second - 1)
     heard = [F.one_hot(part, size) for part, size in zip(parts, sizes, strict=True)]
     inputs[:steps, :, :GO] = torch.cat(heard, -1).float()
-    inputs[:, :, BOARD:] = encode_boards(episodes.starts)
+    inputs[0 if shown == "always" else steps + 1 :, :, BOARD:] = encode_boards(episodes.starts)
     inputs[:steps] *= told.unsqueeze(-1)
     asked = episodes.letters.gather(1, episodes.asked.unsqueeze(1)).squeeze(1)
-    inputs[steps, :, :LETTERS] = F.one_hot(asked, LETTERS).float()
+    inputs[steps:, :, :LETTERS] = F.one_hot(asked, LETTERS).float()
     inputs[steps + 1 :, :, GO] = 1.0
     return inputs
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..base import random_shares, span, uniform
 from .board import BLOCKS, all_states, per_device
 from .goals import CODES, NOTHING, decode, encode, facts, renamed
-from .search import FAR, distances, reaching
+from .search import FAR, distances, nearest
 
 TRIES = 20
 """Candidates for a number of moves and constraints before other numbers are drawn."""
@@ -95,7 +95,7 @@ def draw_goals(
             numbers[left] = uniform(*constraints, (len(left),), generator)
         shapes = tables.shapes[states[left]]
         found, fits = _candidates(shapes, wanted[left], numbers[left], constraints[1], generator)
-        fits &= reaching(shapes, found).amin(1) == wanted[left]
+        fits &= nearest(shapes, found)[0] == wanted[left]
         done = left[fits]
         goals[done] = renamed(found[fits], tables.readings[states[done]])
         left = left[~fits]

@@ -7,6 +7,9 @@ H shapes, S states.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -43,20 +46,56 @@ def between(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(same, far.long(), FAR)
 
 
-def reaching(shapes: Tensor, goals: Tensor) -> Tensor:
-    """From the starts of shapes (B), the least moves to each state, `FAR` to those in which goals
-    (B, K) do not hold: (B, S) int8."""
-    reaches = facts(goals.device)
-    holds = reaches[goals[:, 0]]
+class Few(NamedTuple):
+    """The states with at most some number of blocks. states: (S) which they are; distances: (H, S)
+    and facts: (145, S), of these alone."""
+
+    states: Tensor
+    distances: Tensor
+    facts: Tensor
+
+
+@cache
+def few_states(blocks: int, device: torch.device) -> Few:
+    """Those with at most so many blocks: a fraction of all, so that few blocks take less time."""
+    states = ((all_states(device).boards > 0).sum((1, 2)) <= blocks).nonzero().squeeze(1)
+    tables = distances(device), facts(device)
+    return Few(states, *(table[:, states].contiguous() for table in tables))
+
+
+def nearest(shapes: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
+    """From the starts of shapes (B), the least moves to goals (B, K), and a state that near.
+
+    Returns:
+        (B) int64, `FAR` where there is no way; (B) states.
+    """
+    states = all_states(goals.device)
+    blocks = (states.boards[states.starts[shapes]] > 0).sum((1, 2)).max()
+    few = few_states(int(blocks), goals.device)
+    holds = few.facts[goals[:, 0]]
     for constraint in range(1, goals.shape[1]):
-        holds &= reaches[goals[:, constraint]]
-    return distances(goals.device)[shapes].masked_fill_(~holds, FAR)
+        holds &= few.facts[goals[:, constraint]]
+    far, places = few.distances[shapes].masked_fill_(~holds, FAR).min(1)
+    return far.long(), few.states[places]
 
 
 def least_moves(first: Tensor, goals: Tensor) -> Tensor:
     """The least number of moves from states (B) to goals (B, K); `FAR` if there is no way."""
     states = all_states(first.device)
-    return reaching(states.shapes[first], renamed(goals, states.ranks[first])).amin(1).long()
+    return nearest(states.shapes[first], renamed(goals, states.ranks[first]))[0]
+
+
+def best_actions(present: Tensor, goals: Tensor) -> Tensor:
+    """The actions that begin a shortest way from states (B) to goals (B, K): (B, 7) bool.
+
+    Where the goal is reached, that is `PASS` alone. Goals must be within reach.
+    """
+    following = all_states(present.device).following[present]  # (B, 7)
+    goals = goals.repeat_interleave(following.shape[1], 0)
+    far = least_moves(following.flatten(), goals).view_as(following)
+    best = far < far[:, PASS:]
+    best[:, PASS] = far[:, PASS] == 0
+    return best
 
 
 def plan(first: Tensor, goals: Tensor, steps: int) -> Tensor:
@@ -65,7 +104,7 @@ def plan(first: Tensor, goals: Tensor, steps: int) -> Tensor:
     The goals must be within reach.
     """
     states = all_states(first.device)
-    reached = reaching(states.shapes[first], renamed(goals, states.ranks[first])).argmin(1)
+    _, reached = nearest(states.shapes[first], renamed(goals, states.ranks[first]))
     boards = states.boards[reached]
     end = states_of(states.readings[first].gather(1, boards.flatten(1)).view_as(boards))
     present, actions = first, []

@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...checks import check_integer, check_number
+from ...checks import check_choice, check_integer, check_number
 from ...options import option
 from ..answerer import Answerer
 from ..base import Account, Batch, Score, Task, count, random_shares, uniform
 from ..lessons import RangedTask
 from .account import tell_story
 from .board import ACTIONS, BLOCKS, all_states
-from .episode import BOARD, INPUT_SIZE, LETTERS, Episodes, encode_boards, hear, tell
+from .episode import BOARD, INPUT_SIZE, LETTERS, SHOWN, Episodes, encode_boards, hear, tell
 from .generator import draw_goals, draw_states, several
 from .goals import NOTHING, satisfied
 from .play import Costs, Play
-from .search import plan
+from .search import best_actions, plan
 
 MOST_NEIGHBOURS = {2: 1, 3: 2, 4: 4, 5: 5, 6: 7}
 """The most pairs of neighbours among so many blocks."""
@@ -37,7 +37,8 @@ class ShrdluTask(RangedTask):
 
     The loss is the policy gradient with the advantage of the paper, sum over t' >= t of
     lambda^(t' - t) delta_t', where delta_t = r_t + V_(t+1) - V_t; half the squared error of the
-    value; and less `entropy` times the entropy of the policy; the mean over steps.
+    value; and less `entropy` times the entropy of the policy; the mean over steps. To it comes
+    `imitate` times the `disagreement` with a teacher, who is not the paper's.
 
     `batch` takes the best actions throughout; an `answerer` replaces them by the model's own.
     The targets of a batch are the actions taken, one-hot, and their rewards.
@@ -78,11 +79,14 @@ class ShrdluTask(RangedTask):
     max_constraints: int = option(2, "most constraints of a goal")
     min_moves: int = option(1, "smallest number of moves that a goal needs at least")
     max_moves: int = option(2, "largest number of moves that a goal needs at least")
-    extra_moves: int = option(6, "moves beyond max_moves that an episode allows")
+    extra_moves: int = option(2, "moves beyond max_moves that an episode allows")
     invalid_cost: float = option(0.1, "what an invalid move takes from the reward")
     undo_cost: float = option(0.1, "what undoing all constraints takes from it, beside their share")
     decay: float = option(0.75, "lambda, by which surprises count less for earlier actions")
     entropy: float = option(0.05, "weight of the policy's entropy")
+    imitate: float = option(1.0, "weight of a teacher, who knows the best actions; 0: none")
+    board: str = option("moves", "when the board is shown", SHOWN)
+    asks: int = option(2, "episodes that tell the same goals, each asked for another, if enough")
 
     def __post_init__(self) -> None:
         most = {"goals": LETTERS, "blocks": BLOCKS, "constraints": None, "moves": None}
@@ -98,7 +102,9 @@ class ShrdluTask(RangedTask):
                 "with min_blocks"
             )
         check_integer("extra_moves", self.extra_moves, minimum=0)
-        for name in ("invalid_cost", "undo_cost", "entropy"):
+        check_choice("board", self.board, SHOWN)
+        check_integer("asks", self.asks, minimum=1)
+        for name in ("invalid_cost", "undo_cost", "entropy", "imitate"):
             check_number(name, getattr(self, name), 0.0)
         check_number("decay", self.decay, 0.0, 1.0)
 
@@ -138,11 +144,12 @@ class ShrdluTask(RangedTask):
 
         Only those are listed that there are on boards of all shapes.
         """
+        same = (self.min_goals, self.max_goals), (self.min_blocks, self.max_blocks)
         parts = {
             f"{moves},{constraints}": replace(
                 self,
-                **{"min_moves": moves, "max_moves": moves, "extra_moves": 0},
-                **{"min_constraints": constraints, "max_constraints": constraints},
+                extra_moves=0,
+                **self.lesson_options((*same, (constraints, constraints), (moves, moves))),
             )
             for moves in range(self.min_moves, self.max_moves + 1)
             for constraints in range(self.min_constraints, self.max_constraints + 1)
@@ -181,11 +188,12 @@ class ShrdluTask(RangedTask):
     def draw(self, batch_size: int, generator: torch.Generator) -> Episodes:
         """Draw B episodes."""
         check_integer("batch_size", batch_size, minimum=1)
-        device = generator.device
-        starts = draw_states((self.min_blocks, self.max_blocks), batch_size, generator)
-        letters = random_shares((batch_size, LETTERS), generator).argsort(1)[:, : self.max_goals]
-        numbers = uniform(self.min_goals, self.max_goals, (batch_size,), generator)
-        used = torch.arange(self.max_goals, device=device) < numbers.unsqueeze(1)  # (B, G)
+        device, asks = generator.device, min(self.asks, self.min_goals)
+        stories = -(-batch_size // asks)
+        starts = draw_states((self.min_blocks, self.max_blocks), stories, generator)
+        letters = random_shares((stories, LETTERS), generator).argsort(1)[:, : self.max_goals]
+        numbers = uniform(self.min_goals, self.max_goals, (stories,), generator)
+        used = torch.arange(self.max_goals, device=device) < numbers.unsqueeze(1)
         goals = torch.full((*used.shape, self.max_constraints), NOTHING, device=device)
         moves = torch.zeros(used.shape, dtype=torch.int64, device=device)
         goals[used], moves[used] = draw_goals(
@@ -194,13 +202,16 @@ class ShrdluTask(RangedTask):
             (self.min_constraints, self.max_constraints),
             generator,
         )
-        asked = (random_shares((batch_size,), generator) * numbers).long()
-        return Episodes(starts, letters, goals, asked, moves)
+        first = (random_shares((stories,), generator) * numbers).long()
+        rows = torch.arange(stories, device=device).repeat_interleave(asks)[:batch_size]
+        number = torch.arange(batch_size, device=device) % asks
+        asked = (first[rows] + number) % numbers[rows]
+        return Episodes(starts[rows], letters[rows], goals[rows], asked, moves[rows])
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw B episodes with the best actions, see `Batch`."""
         episodes = self.draw(batch_size, generator)
-        inputs = tell(episodes, self.steps)
+        inputs = tell(episodes, self.steps, self.board)
         first = len(inputs) - self.steps
         targets = inputs.new_zeros(*inputs.shape[:2], self.output_size)
         mask = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
@@ -228,7 +239,23 @@ class ShrdluTask(RangedTask):
         taken = (policy * batch.targets[..., :ACTIONS]).sum(-1)
         entropy = -(policy * policy.exp()).sum(-1)
         losses = 0.5 * (returns - values).square() - advantages * taken - self.entropy * entropy
-        return (losses * counts).sum() / counts.sum().clamp(min=1)
+        loss = (losses * counts).sum() / counts.sum().clamp(min=1)
+        return loss + self.imitate * self.disagreement(policy, batch) if self.imitate else loss
+
+    def disagreement(self, policy: Tensor, batch: Batch) -> Tensor:
+        """Minus the logarithm of the probability of taking one of the best actions, from where the
+        model's own actions have led; the mean over steps.
+
+        Args:
+            policy: (T, B, 7) logarithms of probabilities.
+            batch: see `loss`.
+        """
+        heard = hear(batch.inputs)
+        goals = heard.goal.sort(1).values[:, : self.max_constraints]  # `NOTHING` comes last
+        goals = goals.repeat(len(heard.states), 1)
+        best = best_actions(heard.states.flatten(), goals).view(*heard.states.shape, ACTIONS)
+        policy = policy[heard.first : heard.last + 1]
+        return -policy.masked_fill(~best, -torch.inf).logsumexp(-1).mean()
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
         """The constraints left unsatisfied by each episode that the model has answered.
