@@ -120,7 +120,7 @@ def test_a_layer_takes_one_launch_forward_and_two_backward(
         ({"similarity": "euclidean"}, 51, 158),
         ({"allocation": "softmax"}, 66, 202),
         ({"masked_lookup": True}, 57, 176),
-        ({"deallocate": True}, 57, 186),
+        ({"deallocate": True}, 4, 4),
         ({"link_sharpness": True}, 65, 210),
         ({"interface_norm": True}, 9, 12),
         ({"controller": "layer_norm_lstm"}, 16, 30),

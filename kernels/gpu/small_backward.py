@@ -15,6 +15,7 @@ from . import small_layout as layout
 from .content import EPSILON
 from .packed import carried, no_tensors, padded, store_rows, sums, times
 from .small_layout import load, store
+from .usage import retention
 
 
 @triton.jit
@@ -86,10 +87,11 @@ def link_strip(
 
 @triton.jit
 def cells_strip(
-    changes, d_reads, vector, kept, scratch, memory0, memory1, write1, read1, d_memory, d_write,
-    d_read, s,
+    changes, d_reads, vector, kept, scratch, memory0, memory1, write1, read0, read1, d_memory,
+    d_write, d_read, s,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
-    BW: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, DTYPE: tl.constexpr,
+    BW: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, DEALLOCATE: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A strip of the memory, through reading, the read keys and writing.
 
@@ -113,6 +115,10 @@ def cells_strip(
     d_memory += offset
     cells = load(memory1 + offset, inside, FULL, DTYPE)
     before = load(memory0 + offset, inside, FULL, DTYPE)
+    if DEALLOCATE:
+        gates = kept + layout.kept_free_gates(N, R, HW)
+        whole, psi = before, retention(read0, gates, i, N, R, False, DTYPE)[:, None]
+        before *= psi
     d_cells = load(d_memory, inside, FULL, DTYPE)
     lengths = load(kept + layout.kept_lengths_after(N, R, HW) + i, in_i, FULL_I, DTYPE)
     if not FULL_I:
@@ -174,6 +180,10 @@ def cells_strip(
     for head in tl.static_range(HW):
         d_weights = d_written[head] + load(d_write + head * N + i, in_i, FULL_I, DTYPE)
         store(to + head * N + i, d_weights, in_i, FULL_I)
+    if DEALLOCATE:
+        to = scratch + layout.backward_retention(N, W, R, HW, S)
+        store(to + i, tl.sum(d_before * whole, 1), in_i, FULL_I)
+        d_before *= psi
     tl.debug_barrier()  # all threads must have read what this store replaces
     store(d_memory, d_before, inside, FULL)
     columns = sums(columns + added, R + 2 * HW, 0)
@@ -187,7 +197,7 @@ def strip_backward_kernel(
     d_memory, d_precedence, d_link, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
-    BS: tl.constexpr, S: tl.constexpr, DTYPE: tl.constexpr,
+    BS: tl.constexpr, S: tl.constexpr, DEALLOCATE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A strip of the link matrix of a write head, or of the memory."""
     b, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -221,6 +231,6 @@ def strip_backward_kernel(
     else:
         cells_strip(
             changes, d_reads, vector + b * SIZE, kept, scratch, memory0 + b * N * W, memory1,
-            write1, read1 + b * R * N, d_memory + b * N * W, d_write + b * HW * N, d_read, s, N, W,
-            R, HW, BN, BW, BS, S, DTYPE,
+            write1, read0 + b * R * N, read1 + b * R * N, d_memory + b * N * W,
+            d_write + b * HW * N, d_read, s, N, W, R, HW, BN, BW, BS, S, DEALLOCATE, DTYPE,
         )  # fmt: skip

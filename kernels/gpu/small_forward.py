@@ -21,6 +21,7 @@ from .arithmetic import oneplus, product, weighted_sums
 from .content import EPSILON
 from .packed import carried, no_tensors, store_rows, sums
 from .small_layout import load, store
+from .usage import retention
 from .usage_order import cell_key, comes_before, lift
 
 
@@ -35,8 +36,8 @@ def write_strip(
     vector, kept, scratch, memory0, usage0, precedence0, link0, write0, read0, memory1, usage1,
     precedence1, link1, write1, s,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
-    BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr,
+    DEALLOCATE: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells; link matrices and memory of strip s, and what is read of them.
 
@@ -119,6 +120,9 @@ def write_strip(
     # For each write head: write weighting, link matrix, precedence.
     same = i[:, None] == n[None, :]
     added = tl.zeros([BS, BW], DTYPE)
+    if DEALLOCATE:
+        gates = vector + interface.free_gates(W, R, HW)
+        own *= retention(read0, gates, i, N, R, True, DTYPE)[:, None]
     aheads = no_tensors()
     products = no_tensors()
     contents = no_tensors()
@@ -274,7 +278,7 @@ def strip_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ALONE: tl.constexpr,
-    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    DEALLOCATE: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells, then a strip of rows; ALONE: it is all rows, and reads too."""
     b, s = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -286,7 +290,7 @@ def strip_kernel(
         vector, kept, scratch, memory0 + b * N * W, usage0 + b * N, precedence0 + b * HW * N,
         link0 + b * HW * N * N, write0 + b * HW * N, read0 + b * R * N, memory1, usage1 + b * N,
         precedence1 + b * HW * N, link1 + b * HW * N * N, write1 + b * HW * N, s, N, W, R, HW, BN,
-        BW, BR, BS, S, ROBUST, DTYPE,
+        BW, BR, BS, S, DEALLOCATE, ROBUST, DTYPE,
     )  # fmt: skip
     if ALONE:
         tl.debug_barrier()  # from here on all threads see what is stored

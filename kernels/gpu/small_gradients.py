@@ -268,8 +268,8 @@ def keys_backward(
 def usage_backward(
     kept, scratch, usage0, usage1, write0, read0, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
-    BR: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr, ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
+    BR: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr, DEALLOCATE: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of usage, write and read weightings, and of the raw gates, through allocation."""
     FULL_N: tl.constexpr = N == BN
@@ -346,7 +346,11 @@ def usage_backward(
         last_writes = last_writes + (load(write0 + head * N + n, in_n, FULL_N, DTYPE),)
         written += (1.0 - written) * last_writes[head]
         unwritten *= 1.0 - last_writes[head]
-    others *= (d_seen * (old_usage + (1.0 - old_usage) * written))[None, :]
+    d_retention = d_seen * (old_usage + (1.0 - old_usage) * written)
+    if DEALLOCATE:
+        start = scratch + layout.backward_retention(N, W, R, HW, S)
+        d_retention += load(start + n, in_n, FULL_N, DTYPE)
+    others *= d_retention[None, :]
     d_last = -others * free[:, None]
     for head in tl.static_range(HW):
         x, y = linked_sums(scratch, head, tile, in_tile, FULL, N, R, HW, S, DTYPE)
@@ -376,7 +380,7 @@ def gradients_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BROWS: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr,
-    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    DEALLOCATE: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The gradients of usage, keys, cells or modes."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -390,7 +394,7 @@ def gradients_kernel(
         usage_backward(
             kept, scratch, usage0 + b * N, usage1 + b * N, write0 + b * HW * N, read0, d_vector,
             d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R, HW, BN, BR, S,
-            BSTRIPS, ROBUST, DTYPE,
+            BSTRIPS, DEALLOCATE, ROBUST, DTYPE,
         )  # fmt: skip
     elif part == 1:
         keys_backward(

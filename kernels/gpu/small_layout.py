@@ -15,12 +15,15 @@ Per batch element, with N cells, R read heads, Hw write heads, M = 1 + 2 Hw read
               link matrices times gradients of the read weightings (Hw, R, N)
               the strips' parts of sums over rows (S, Hw, R + 2, N), see `link_strip`
               the strips' parts of sums over cells (S, R + 2 Hw, W), see `cells_strip`
+              with de-allocation: gradients of the retention, through the memory (N)
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .variant import Variant
 
 
 def kept_size(N: int, R: int, Hw: int) -> int:
@@ -33,9 +36,9 @@ def forward_size(N: int, R: int, Hw: int, strips: int) -> int:
     return (R + (1 + strips) * Hw * R) * N
 
 
-def backward_size(N: int, W: int, R: int, Hw: int, strips: int) -> int:
+def backward_size(N: int, W: int, R: int, Hw: int, strips: int, variant: Variant) -> int:
     """How many numbers the launches of the backward pass store for each other."""
-    rows = R + 2 * Hw + Hw * R
+    rows = R + 2 * Hw + Hw * R + variant.deallocate
     return rows * N + strips * (Hw * (R + 2) * N + (R + 2 * Hw) * W)
 
 
@@ -137,6 +140,13 @@ def backward_rows(N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
 @triton.jit
 def backward_cells(N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, S: tl.constexpr):
     return (R + 2 * HW + HW * R + S * HW * (R + 2)) * N
+
+
+@triton.jit
+def backward_retention(
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, S: tl.constexpr
+):
+    return (R + 2 * HW + HW * R + S * HW * (R + 2)) * N + S * (R + 2 * HW) * W
 
 
 @triton.jit

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..arrays import Adjoint, Step
 from ..interface import interface_size
 from . import launch, small_backward, small_forward, small_gradients, small_layout
+from .variant import Variant
 
 PROGRAMS = 132
 """Programs of a wave: the multiprocessors of an H200."""
@@ -86,17 +87,25 @@ class Scratch(NamedTuple):
     unkept: Tensor  # (B, kept_size), in place of `kept` where there is no backward pass
     forward_rows: int  # rows of a strip, for the largest batch
     backward_rows: int
+    variant: Variant
 
 
 def make_scratch(
-    B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
+    B: int,
+    N: int,
+    W: int,
+    R: int,
+    Hw: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    variant: Variant,
 ) -> Scratch:
     """Scratch for these sizes or smaller batches, which are divided in the same way."""
     forward_rows = padded_cells(N) if is_alone(N, W, R, Hw) else strip_rows(B, N, R, Hw, ROWS)
     backward_rows = strip_rows(B, N, R, Hw, ROWS_BACKWARD)
     size = max(
         small_layout.forward_size(N, R, Hw, launch.cdiv(N, forward_rows)),
-        small_layout.backward_size(N, W, R, Hw, launch.cdiv(N, backward_rows)),
+        small_layout.backward_size(N, W, R, Hw, launch.cdiv(N, backward_rows), variant),
     )
     like = torch.empty(0, dtype=dtype, device=device)
     return Scratch(
@@ -104,6 +113,7 @@ def make_scratch(
         unkept=launch.new_like(like, B, kept_size(N, W, R, Hw)),
         forward_rows=forward_rows,
         backward_rows=backward_rows,
+        variant=variant,
     )
 
 
@@ -130,6 +140,7 @@ def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, A
         "ALONE": is_alone(N, W, R, Hw),
         "ROBUST": robust,
         "DTYPE": launch.compute_dtype(step.memory0.dtype),
+        **scratch.variant.constants(),
     }
 
 

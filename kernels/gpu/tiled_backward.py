@@ -16,6 +16,7 @@ from .tiles import (
     store_numbers,
     store_vector,
 )
+from .usage import retention
 
 
 @triton.jit
@@ -131,12 +132,12 @@ def reads_to_cells(
 @triton.jit
 def write_backward_kernel(
     vector, kept, memory0, memory1, write1, read0, read1, d_reads, changes, shares, totals, rows,
-    columns, pending, d_written, parts, d_memory, d_precedence, d_write, d_read,
+    columns, pending, d_written, d_retention, parts, d_memory, d_precedence, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS0: tl.constexpr, NORMS1: tl.constexpr, WRITE_CONTENT: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
-    READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
-    ERASE_VECTORS: tl.constexpr,
+    READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, FREE_GATES: tl.constexpr,
+    WRITE_LENGTHS: tl.constexpr, ERASE_VECTORS: tl.constexpr,
     WRITE_VECTORS: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
     SHARED: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
     STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
@@ -144,11 +145,12 @@ def write_backward_kernel(
     MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, TILES: tl.constexpr,
     BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr, ROW_LANES: tl.constexpr,
     COLUMN_LANES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
-    DTYPE: tl.constexpr,
+    DEALLOCATE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A tile of cells backward through reading and writing; adds up the sums of the link pass.
 
-    Fills d_written, the gradients of the write weightings, and parts (B, TILES, PART), see
+    Fills d_written, the gradients of the write weightings; DEALLOCATE: d_retention (B, N), those of
+    the retention through the memory; and parts (B, TILES, PART), see
     `tiled_step.part_offsets`.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -204,14 +206,17 @@ def write_backward_kernel(
     # The write: d_cells before it, and what it adds to the gradients of the write weightings.
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
     cell_norms = load_norms(kept + NORMS0, n, N, DTYPE)
-    d_cells_before = d_cells
+    d_cells_before, remaining = d_cells, cells
+    if DEALLOCATE:
+        psi = retention(read0 + b * R * N, kept + FREE_GATES, n, N, R, False, DTYPE)[:, None]
+        remaining = cells * psi
     for head in tl.static_range(HW):
         row = (b * HW + head) * N
         weight = load_numbers(write1 + row, n, N, DTYPE)
         erase = load_vector(kept + ERASE_VECTORS + head * W, w, W, DTYPE)
         added = load_vector(vector + WRITE_VECTORS + head * W, w, W, DTYPE)
         # Not by dividing the product of all heads by this head's factor, which may be 0.
-        changed = d_cells * cells
+        changed = d_cells * remaining
         for other in tl.static_range(HW):
             if other != head:
                 erased = load_vector(kept + ERASE_VECTORS + other * W, w, W, DTYPE)
@@ -241,6 +246,9 @@ def write_backward_kernel(
         tl.store(part + SHARED_ALIKE + head, tl.sum(share, 0))
         tl.store(part + MEANT_LENGTH + head, tl.sum(meant * cell_norms, 0))
         tl.store(part + SHARED_LENGTH + head, tl.sum(share * cell_norms, 0))
+    if DEALLOCATE:
+        store_numbers(d_retention + b * N, tl.sum(d_cells_before * cells, 1), n, N)
+        d_cells_before *= psi
     tl.debug_barrier()  # all threads must have read what this store replaces
     store_cells(d_memory + b * N * W, d_cells_before, n, w, N, W)
 

@@ -159,15 +159,15 @@ def finish_gates(
 
 @triton.jit
 def finish_cells(
-    role, vector, kept, parts, usage0, usage1, write0, read0, d_written, d_seen, d_shares,
-    free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
+    role, vector, kept, parts, usage0, usage1, write0, read0, d_written, d_retention, d_seen,
+    d_shares, free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
     WRITE_CONTENT: tl.constexpr, WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr,
     PRODUCTS: tl.constexpr, ORDER: tl.constexpr, FREE_GATES: tl.constexpr,
     WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr,
     WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, RANGES: tl.constexpr,
-    BN: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+    BN: tl.constexpr, BR: tl.constexpr, DEALLOCATE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Usage backward for a range of cells, and what pends for their gradients.
 
@@ -227,6 +227,8 @@ def finish_cells(
         store_numbers(place, others * before[HW - 1 - index], n, N)
         others *= written[HW - 1 - index]
     others = d_usage1 * (usage + (1.0 - usage) * (1.0 - unwritten))
+    if DEALLOCATE:
+        others += load_numbers(d_retention, n, N, DTYPE)
     for index in tl.static_range(R):
         product = others * kept_before[R - 1 - index]
         others *= 1.0 - free[R - 1 - index] * last[R - 1 - index]
@@ -250,8 +252,8 @@ def finish_cells(
 
 @triton.jit
 def finish_kernel(
-    vector, kept, parts, totals, usage0, usage1, write0, read0, d_written, d_seen, d_shares,
-    free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
+    vector, kept, parts, totals, usage0, usage1, write0, read0, d_written, d_retention, d_seen,
+    d_shares, free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_CONTENT: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr, PRODUCTS: tl.constexpr, ORDER: tl.constexpr,
@@ -265,7 +267,7 @@ def finish_kernel(
     MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, SHARES: tl.constexpr,
     TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr, RANGES: tl.constexpr,
     GROUPS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
-    BMODES: tl.constexpr, DTYPE: tl.constexpr,
+    BMODES: tl.constexpr, DEALLOCATE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, RANGES + R + 2 HW), for: RANGES ranges of cells; each read head; each write
     head's key and strength; its vectors.
@@ -280,12 +282,12 @@ def finish_kernel(
     if role < RANGES:
         finish_cells(
             role, vector, kept, parts, usage0 + b * N, usage1 + b * N, write0 + b * HW * N,
-            read0 + b * R * N, d_written + b * HW * N, d_seen + b * N, d_shares + b * HW * SHARES,
-            free_parts + b * RANGES * R, arrived + b * (GROUPS + 1), pending, d_vector,
+            read0 + b * R * N, d_written + b * HW * N, d_retention + b * N, d_seen + b * N,
+            d_shares + b * HW * SHARES, free_parts + b * RANGES * R, arrived + b * (GROUPS + 1), pending, d_vector,
             d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R, HW, NORMS0,
             WRITE_CONTENT, WRITE_ALIKE, SEEN, PRODUCTS, ORDER, FREE_GATES, WRITE_STRENGTHS,
             WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, FOUND, SHARES, TILES, BT,
-            RANGES, BN, BR, DTYPE,
+            RANGES, BN, BR, DEALLOCATE, DTYPE,
         )  # fmt: skip
     elif role < RANGES + R:
         finish_read_key(

@@ -26,7 +26,7 @@ from .tiles import (
     store_vector,
     stored_sum,
 )
-from .usage import mixed, updated_usage
+from .usage import mixed, retention, updated_usage
 
 
 @triton.jit
@@ -197,14 +197,15 @@ def written(
 
 @triton.jit
 def write_kernel(
-    vector, memory0, kept, write_parts, memory1, write1, read_parts,
+    vector, memory0, read0, kept, write_parts, memory1, write1, read_parts,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS1: tl.constexpr, WRITE_CONTENT: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
-    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
-    BW: tl.constexpr, DTYPE: tl.constexpr,
+    FREE_GATES: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
+    ERASE_VECTORS: tl.constexpr, START_TILES: tl.constexpr, START_BT: tl.constexpr,
+    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, DEALLOCATE: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of a tile; its cells after the write, their similarity to the read keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -227,6 +228,9 @@ def write_kernel(
         store_numbers(kept + WRITE_CONTENT + head * N, content, n, N)
         store_numbers(write1 + (b * HW + head) * N, weight, n, N)
         weights = weights + (weight,)
+    if DEALLOCATE:
+        psi = retention(read0 + b * R * N, kept + FREE_GATES, n, N, R, False, DTYPE)
+        cells *= psi[:, None]
     cells = written(cells, weights, vector, kept + ERASE_VECTORS, w, W, R, HW, False, DTYPE)
     store_cells(memory1 + b * N * W, cells, n, w, N, W)
     cell_norms = norms(cells)
@@ -242,9 +246,9 @@ def write_kernel(
 
 @triton.jit
 def rebuild_kernel(
-    vector, memory0, write1, memory1,
+    vector, memory0, write1, read0, memory1,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    BM: tl.constexpr, BW: tl.constexpr, DTYPE: tl.constexpr,
+    BM: tl.constexpr, BW: tl.constexpr, DEALLOCATE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A tile of cells after the write, given the write weightings."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -254,6 +258,9 @@ def rebuild_kernel(
     for head in tl.static_range(HW):
         weights = weights + (load_numbers(write1 + (b * HW + head) * N, n, N, DTYPE),)
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
+    if DEALLOCATE:
+        gates = vector + interface.free_gates(W, R, HW)
+        cells *= retention(read0 + b * R * N, gates, n, N, R, True, DTYPE)[:, None]
     erase = vector + interface.erase_vectors(W, R, HW)
     cells = written(cells, weights, vector, erase, w, W, R, HW, True, DTYPE)
     store_cells(memory1 + b * N * W, cells, n, w, N, W)

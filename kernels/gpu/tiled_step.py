@@ -33,6 +33,7 @@ from ..interface import interface_offsets, interface_size
 from . import launch, linkage, tiled_backward, tiled_finish, tiled_forward
 from .allocation_backward import launch_backward
 from .allocation_forward import Gates, Tiles, launch_forward, make_tiles
+from .variant import Variant
 
 
 @lru_cache(maxsize=64)
@@ -163,6 +164,7 @@ class Scratch(NamedTuple):
     modes: Tensor  # (B, R, 1 + 2 Hw), read modes
     totals: Tensor  # (B, R + 2 Hw, T), see `read_backward_kernel`
     d_written: Tensor  # (B, Hw, N), gradients of the write weightings
+    d_retention: Tensor  # (B, N), of the retention through the memory, if cells are de-allocated
     d_seen: Tensor  # (B, N), gradient of the usage that a head saw
     d_shares: Tensor  # (B, Hw, blocks of the order), see `finish_gates`
     parts: Tensor  # (B, T, PART), see `part_offsets`
@@ -172,11 +174,18 @@ class Scratch(NamedTuple):
 
 
 def make_scratch(
-    B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
+    B: int,
+    N: int,
+    W: int,
+    R: int,
+    Hw: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    variant: Variant,
 ) -> Scratch:
     """Scratch for these sizes or smaller batches."""
     like = torch.empty(0, dtype=dtype, device=device)
-    sizes = constants(N, W, R, Hw, dtype)
+    sizes = constants(N, W, R, Hw, dtype, variant)
     T = sizes["TILES"]
 
     def new(*shape: int) -> Tensor:
@@ -198,6 +207,7 @@ def make_scratch(
         modes=new(B, R, 1 + 2 * Hw),
         totals=new(B, R + 2 * Hw, T),
         d_written=new(B, Hw, N),
+        d_retention=new(B, N if variant.deallocate else 0),
         d_seen=new(B, N),
         d_shares=new(B, Hw, sizes["SHARES"]),
         parts=new(B, T, sizes["PART"]),
@@ -207,7 +217,9 @@ def make_scratch(
     )
 
 
-def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, Any]:
+def constants(
+    N: int, W: int, R: int, Hw: int, dtype: torch.dtype, variant: Variant
+) -> dict[str, Any]:
     """Constants of the kernels of a step; each takes those that it names."""
     (BM, _), (READ_BM, _) = launch.step_tile(N, W), launch.read_tile(N, W, R)
     TILES, READ_TILES = launch.cdiv(N, BM), launch.cdiv(N, READ_BM)
@@ -251,6 +263,7 @@ def constants(N: int, W: int, R: int, Hw: int, dtype: torch.dtype) -> dict[str, 
         "BALLMODES": launch.block(R * (1 + 2 * Hw)),
         "BREADS": min(256, launch.block(R * W)),
         "DTYPE": launch.compute_dtype(dtype),
+        **variant.constants(),
         **kept_offsets(N, W, R, Hw),
         **part_offsets(W, R, Hw),
     }
@@ -318,10 +331,10 @@ def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = No
     run.launch(tiled_forward.read_kernel, sizes["READ_TILES"], num_warps)
 
 
-def rebuild(step: Step, with_link: bool) -> None:
+def rebuild(step: Step, with_link: bool, variant: Variant) -> None:
     """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
     (_, N, W), R, Hw = step.memory0.shape, step.read0.shape[1], step.write0.shape[1]
-    sizes = constants(N, W, R, Hw, step.memory0.dtype)
+    sizes = constants(N, W, R, Hw, step.memory0.dtype, variant)
     Run(step, {}, sizes).over_tiles(tiled_forward.rebuild_kernel)
     if with_link:
         linkage.launch_pass(step.write1, step.precedence0, step.read0, step.link0, step.link1)
