@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +14,18 @@ from test_variants import assert_sequences_equal_the_reference
 from dnc_fast.backends import load_backend
 from dnc_fast.backends.step import step_run
 from dnc_fast.state import MemorySizes, map_tensors
-from dnc_fast.step_options import StepOptions
+from dnc_fast.step_options import SIMILARITIES, StepOptions
 
 pytest.importorskip("triton")
 
 from dnc_fast.backends.triton.backend import TritonFusedRun
-from dnc_fast.kernels.gpu import launch
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    **{kind: {"similarity": kind} for kind in SIMILARITIES[1:]},
     "deallocation": {"deallocate": True},
+    "masks": {"masked_lookup": True},
+    "masks to zero": {"masked_lookup": True, "mask_floor": 0.0, "similarity": "euclidean"},
+    "masks and deallocation": {"masked_lookup": True, "deallocate": True},
 }
 """Those that the kernels for whole steps know."""
 

@@ -45,14 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Each alone."""
 
-COMPOSED_ON_A_GPU = (
-    *SIMILARITIES,
-    "proportional",
-    "softmax",
-    "masks",
-    "masks to zero",
-    "sharpness",
-)
+COMPOSED_ON_A_GPU = ("proportional", "softmax", "sharpness")
 """Those for which a GPU has no kernels of whole steps."""
 
 LINKAGES = ("dense", "sparse", "separable", "none")

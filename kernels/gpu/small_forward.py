@@ -20,6 +20,7 @@ from . import small_layout as layout
 from .arithmetic import oneplus, product, weighted_sums
 from .content import EPSILON
 from .packed import carried, no_tensors, store_rows, sums
+from .similarity import compare, raw_mask
 from .small_layout import load, store
 from .usage import retention
 from .usage_order import cell_key, comes_before, lift
@@ -37,7 +38,8 @@ def write_strip(
     precedence1, link1, write1, s,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr,
-    DEALLOCATE: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells; link matrices and memory of strip s, and what is read of them.
 
@@ -98,17 +100,24 @@ def write_strip(
 
     # Similarities of the write keys, in each row of the strip as the link matrix lies: each warp
     # has all of them, so that softmax needs no barriers.
-    found = no_tensors()
-    for head in tl.static_range(HW):
-        found = found + (cells * write_keys[head][None, :],)
-    found = sums(found + (cells * cells,), HW + 1, 1)
-    lengths = length(found[HW])
     alike = no_tensors()
-    key_lengths = no_tensors()
-    for head in tl.static_range(HW):
-        key_lengths = key_lengths + (length(tl.sum(write_keys[head] * write_keys[head], 0)),)
-        alike = alike + (found[head] / (key_lengths[head] * lengths + EPSILON),)
-    alike = carried(alike + (lengths,), links[0], HW + 1)
+    if VARIED:
+        masks = vector + interface.write_masks(W, R, HW)
+        for head in tl.static_range(HW):
+            mask = raw_mask(masks, head, w, W, MASKED, FLOOR, DTYPE)
+            alike = alike + (compare(write_keys[head], mask, cells, SIMILARITY),)
+        alike = carried(alike, links[0], HW)
+    else:
+        found = no_tensors()
+        for head in tl.static_range(HW):
+            found = found + (cells * write_keys[head][None, :],)
+        found = sums(found + (cells * cells,), HW + 1, 1)
+        lengths = length(found[HW])
+        key_lengths = no_tensors()
+        for head in tl.static_range(HW):
+            key_lengths = key_lengths + (length(tl.sum(write_keys[head] * write_keys[head], 0)),)
+            alike = alike + (found[head] / (key_lengths[head] * lengths + EPSILON),)
+        alike = carried(alike + (lengths,), links[0], HW + 1)
 
     # Usage.
     written = last_writes[0]
@@ -163,12 +172,20 @@ def write_strip(
     # The strip's cells, and what they and the link matrices add to reading.
     own += added
     store(memory1 + place, own, in_own, FULL_I and FULL_W)
-    found = (own * own,)
-    for r in tl.static_range(R):
-        found = found + (own * keys[r][None, :],)
-    found = sums(found, R + 1, 1)
-    store(kept + layout.kept_lengths_after(N, R, HW) + i, length(found[0]), in_i, FULL_I)
-    store_rows(scratch, found[1:] + aheads, i, N, (1 + HW) * R)
+    if VARIED:
+        found = no_tensors()
+        masks = vector + interface.read_masks(W, R, HW)
+        for r in tl.static_range(R):
+            mask = raw_mask(masks, r, w, W, MASKED, FLOOR, DTYPE)
+            found = found + (compare(keys[r], mask, own, SIMILARITY),)
+        store_rows(scratch, found + aheads, i, N, (1 + HW) * R)
+    else:
+        found = (own * own,)
+        for r in tl.static_range(R):
+            found = found + (own * keys[r][None, :],)
+        found = sums(found, R + 1, 1)
+        store(kept + layout.kept_lengths_after(N, R, HW) + i, length(found[0]), in_i, FULL_I)
+        store_rows(scratch, found[1:] + aheads, i, N, (1 + HW) * R)
 
     # What is of all cells, as the first row of a strip holds it.
     first = (tl.arange(0, BS) == 0)[:, None] & in_n[None, :]
@@ -183,7 +200,8 @@ def write_strip(
             tl.store(kept + at, allocation_gates[head])
             tl.store(kept + at + HW, write_gates[head])
             tl.store(kept + at + 2 * HW, strengths[head])
-            tl.store(kept + at + 3 * HW, key_lengths[head])
+            if not VARIED:
+                tl.store(kept + at + 3 * HW, key_lengths[head])
         if s == (1 if S > 1 else 0):
             tl.store(write1 + head * N + row, weights[head], mask=first)
             share = (1.0 - tl.sum(weights[head], 1))[:, None]
@@ -193,15 +211,17 @@ def write_strip(
             to = kept + head * N + row
             tl.store(to + layout.kept_write_content(N, R), contents[head], mask=first)
             tl.store(to + layout.kept_write_similarities(N, R, HW), alike[head], mask=first)
-    if s == S - 1:
-        tl.store(kept + layout.kept_lengths_before(N, R, HW) + row, alike[HW], mask=first)
+    if not VARIED:
+        if s == S - 1:
+            tl.store(kept + layout.kept_lengths_before(N, R, HW) + row, alike[HW], mask=first)
 
 
 @triton.jit
 def read(
     vector, kept, scratch, memory1, read1, reads, part,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
-    BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, a head to a warp or so; and one of several parts of the read vectors."""
     FULL_N: tl.constexpr = N == BN
@@ -213,8 +233,10 @@ def read(
     in_n, in_r, in_w = n < N, r < R, w < W
     in_tile = in_r[:, None] & in_n[None, :]
     tile = r[:, None] * N + n[None, :]
-    in_keys = in_r[:, None] & (all_w < W)[None, :]
-    keys = load(vector + r[:, None] * W + all_w[None, :], in_keys, FULL_R and FULL_W, DTYPE)
+    if not VARIED:
+        in_keys = in_r[:, None] & (all_w < W)[None, :]
+        keys = load(vector + r[:, None] * W + all_w[None, :], in_keys, FULL_R and FULL_W, DTYPE)
+        lengths = load(kept + layout.kept_lengths_after(N, R, HW) + n, in_n, FULL_N, DTYPE)
     strength = oneplus(load(vector + interface.read_strengths(W, R) + r, in_r, FULL_R, DTYPE))
     M: tl.constexpr = 1 + 2 * HW
     raw = vector + interface.read_modes(W, R, HW) + r * M
@@ -224,7 +246,6 @@ def read(
     alike = load(scratch + tile, in_tile, FULL, DTYPE)
     in_cells = in_n[:, None] & in_w[None, :]
     cells = load(memory1 + n[:, None] * W + w[None, :], in_cells, FULL_N and FULL_W, DTYPE)
-    lengths = load(kept + layout.kept_lengths_after(N, R, HW) + n, in_n, FULL_N, DTYPE)
     aheads = no_tensors()
     behinds = no_tensors()
     for head in tl.static_range(HW):
@@ -249,8 +270,9 @@ def read(
     for m in tl.static_range(M):
         modes = modes + (powers[m] * total,)
     # Read weightings.
-    key_length = length(tl.sum(keys * keys, 1))
-    alike = alike / (key_length[:, None] * lengths[None, :] + EPSILON)
+    if not VARIED:
+        key_length = length(tl.sum(keys * keys, 1))
+        alike = alike / (key_length[:, None] * lengths[None, :] + EPSILON)
     scores = tl.where(in_n[None, :], strength[:, None] * alike, -float("inf"))
     scores = tl.exp(scores - tl.max(scores, 1)[:, None])
     content = scores * (1.0 / tl.sum(scores, 1))[:, None]
@@ -267,8 +289,10 @@ def read(
     if part == PARTS - 1:
         store(kept + layout.kept_similarities(N, R) + tile, alike, in_tile, FULL)
         free = tl.sigmoid(load(vector + interface.free_gates(W, R, HW) + r, in_r, FULL_R, DTYPE))
-        numbers = modes + (free, strength, key_length)
-        store_rows(kept + layout.kept_modes(N, R, HW), numbers, r, R, M + 3)
+        numbers = modes + (free, strength)
+        if not VARIED:
+            numbers = numbers + (key_length,)
+        store_rows(kept + layout.kept_modes(N, R, HW), numbers, r, R, M + (2 if VARIED else 3))
 
 
 @triton.jit
@@ -278,7 +302,8 @@ def strip_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ALONE: tl.constexpr,
-    DEALLOCATE: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells, then a strip of rows; ALONE: it is all rows, and reads too."""
     b, s = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -290,13 +315,13 @@ def strip_kernel(
         vector, kept, scratch, memory0 + b * N * W, usage0 + b * N, precedence0 + b * HW * N,
         link0 + b * HW * N * N, write0 + b * HW * N, read0 + b * R * N, memory1, usage1 + b * N,
         precedence1 + b * HW * N, link1 + b * HW * N * N, write1 + b * HW * N, s, N, W, R, HW, BN,
-        BW, BR, BS, S, DEALLOCATE, ROBUST, DTYPE,
+        BW, BR, BS, S, DEALLOCATE, VARIED, SIMILARITY, MASKED, FLOOR, ROBUST, DTYPE,
     )  # fmt: skip
     if ALONE:
         tl.debug_barrier()  # from here on all threads see what is stored
         read(
             vector, kept, scratch, memory1, read1 + b * R * N, reads + b * R * W, 0, N, W, R, HW,
-            BN, BW, BR, S, 1, DTYPE,
+            BN, BW, BR, S, 1, VARIED, DTYPE,
         )  # fmt: skip
 
 
@@ -305,11 +330,13 @@ def read_kernel(
     vector, kept, scratch, memory1, read1, reads,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
-    BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
+    BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, and a part of the read vectors."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     read(
         vector + b * SIZE, kept + b * KEPT, scratch + b * SCRATCH, memory1 + b * N * W,
-        read1 + b * R * N, reads + b * R * W, part, N, W, R, HW, BN, BW, BR, S, PARTS, DTYPE,
+        read1 + b * R * N, reads + b * R * W, part, N, W, R, HW, BN, BW, BR, S, PARTS, VARIED,
+        DTYPE,
     )  # fmt: skip

@@ -4,9 +4,10 @@ Per batch element, with N cells, R read heads, Hw write heads, M = 1 + 2 Hw read
 
     kept      of the read keys: content weightings (R, N) | similarities (R, N)
               of the write keys: content weightings (Hw, N) | similarities (Hw, N)
-              products of allocation (Hw, N) | lengths of the cells, before and after (2, N)
-              read modes (M, R) | free gates (R) | strengths (R) | lengths of the keys (R)
-              allocation gates (Hw) | write gates (Hw) | strengths (Hw) | lengths of the keys (Hw)
+              products of allocation (Hw, N) | lengths of the cells, before and after (2, N)*
+              read modes (M, R) | free gates (R) | strengths (R) | lengths of the keys (R)*
+              allocation gates (Hw) | write gates (Hw) | strengths (Hw) | lengths of the keys (Hw)*
+              (* not filled if keys are not compared with cells as in the paper)
     forward   cells after the write times read keys (R, N)
               link matrices times last read weightings (Hw, R, N)
               the strips' parts of the transposed ones times those (S, Hw, R, N)
@@ -14,7 +15,8 @@ Per batch element, with N cells, R read heads, Hw write heads, M = 1 + 2 Hw read
               of the write weightings: through the cells (Hw, N), through the link matrices (Hw, N)
               link matrices times gradients of the read weightings (Hw, R, N)
               the strips' parts of sums over rows (S, Hw, R + 2, N), see `link_strip`
-              the strips' parts of sums over cells (S, R + 2 Hw, W), see `cells_strip`
+              the strips' parts of sums over cells (S, C, W), C = R + 2 Hw, with masks R more, see
+              `cells_strip`
               with de-allocation: gradients of the retention, through the memory (N)
 """
 
@@ -36,10 +38,15 @@ def forward_size(N: int, R: int, Hw: int, strips: int) -> int:
     return (R + (1 + strips) * Hw * R) * N
 
 
+def columns(R: int, Hw: int, variant: Variant) -> int:
+    """How many sums over its cells a strip stores: C."""
+    return R * (2 if variant.masked else 1) + 2 * Hw
+
+
 def backward_size(N: int, W: int, R: int, Hw: int, strips: int, variant: Variant) -> int:
     """How many numbers the launches of the backward pass store for each other."""
     rows = R + 2 * Hw + Hw * R + variant.deallocate
-    return rows * N + strips * (Hw * (R + 2) * N + (R + 2 * Hw) * W)
+    return rows * N + strips * (Hw * (R + 2) * N + columns(R, Hw, variant) * W)
 
 
 @triton.jit
@@ -144,9 +151,10 @@ def backward_cells(N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, S: tl.con
 
 @triton.jit
 def backward_retention(
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, S: tl.constexpr
-):
-    return (R + 2 * HW + HW * R + S * HW * (R + 2)) * N + S * (R + 2 * HW) * W
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, S: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    return (R + 2 * HW + HW * R + S * HW * (R + 2)) * N + S * COLUMNS * W
 
 
 @triton.jit

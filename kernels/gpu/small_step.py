@@ -50,7 +50,7 @@ MANY_HEADS = 16
 """Read heads times write heads from which strips have eight warps: with four, registers run out."""
 
 
-def kept_size(N: int, W: int, R: int, Hw: int) -> int:
+def kept_size(N: int, W: int, R: int, Hw: int, variant: Variant) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
     return small_layout.kept_size(N, R, Hw)
 
@@ -110,7 +110,7 @@ def make_scratch(
     like = torch.empty(0, dtype=dtype, device=device)
     return Scratch(
         numbers=launch.new_like(like, B, size),
-        unkept=launch.new_like(like, B, kept_size(N, W, R, Hw)),
+        unkept=launch.new_like(like, B, kept_size(N, W, R, Hw, variant)),
         forward_rows=forward_rows,
         backward_rows=backward_rows,
         variant=variant,
@@ -126,7 +126,7 @@ def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, A
         "W": W,
         "R": R,
         "HW": Hw,
-        "SIZE": interface_size(W, R, Hw),
+        "SIZE": interface_size(W, R, Hw, scratch.variant.masked),
         "KEPT": scratch.unkept.shape[1],
         "SCRATCH": scratch.numbers.shape[1],
         "BN": BN,
@@ -136,6 +136,7 @@ def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, A
         "BS": rows,
         "S": S,
         "BSTRIPS": launch.block(S),
+        "COLUMNS": small_layout.columns(R, Hw, scratch.variant),
         "PARTS": max(1, min(BW, max(2, BN * BW * BR // READ_NUMBERS))),
         "ALONE": is_alone(N, W, R, Hw),
         "ROBUST": robust,

@@ -29,17 +29,16 @@ def make_scratch(
     return way.make_scratch(B, N, W, R, Hw, dtype, device, variant)
 
 
-def kept_size(N: int, W: int, R: int, Hw: int) -> int:
+def kept_size(N: int, W: int, R: int, Hw: int, variant: Variant = PAPER) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    if launch.is_small(N, W):
-        return small_step.kept_size(N, W, R, Hw)
-    return tiled_step.kept_size(N, W, R, Hw)
+    way = small_step if launch.is_small(N, W) else tiled_step
+    return way.kept_size(N, W, R, Hw, variant)
 
 
-def make_kept(step: Step) -> Tensor:
+def make_kept(step: Step, variant: Variant = PAPER) -> Tensor:
     """Room for what a step keeps, (B, kept_size), in the dtype that kernels compute in."""
     B, N, W = step.memory0.shape
-    size = kept_size(N, W, step.read0.shape[1], step.write0.shape[1])
+    size = kept_size(N, W, step.read0.shape[1], step.write0.shape[1], variant)
     return launch.new_like(step.memory0, B, size)
 
 

@@ -13,6 +13,7 @@ from .allocation_forward import allocate_heads, sort_tile
 from .arithmetic import gates, load_strengths, one_strength, weighted_sums
 from .content import EPSILON, load_cells, norms, store_cells
 from .memory import load_weights, store_weights
+from .similarity import compare, raw_mask
 from .tiles import (
     last_arrived,
     load_numbers,
@@ -48,7 +49,7 @@ def activate(
     BMODES: tl.constexpr, READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr,
     MODES: tl.constexpr, FREE_GATES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    REST: tl.constexpr, KEPT: tl.constexpr, DTYPE: tl.constexpr,
+    REST: tl.constexpr, KEPT: tl.constexpr, VARIED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Keep the activated parts of an interface vector, and the lengths of its keys.
 
@@ -58,9 +59,10 @@ def activate(
     COUNT: tl.constexpr = 1 + 2 * HW
     strengths = load_strengths(vector + interface.read_strengths(W, R), R, BR, DTYPE)
     tl.store(kept + READ_STRENGTHS + r, strengths, mask=r < R)
-    store_lengths(vector, kept + READ_LENGTHS, w, W, R, BR, DTYPE)
-    keys = vector + interface.write_keys(W, R)
-    store_lengths(keys, kept + WRITE_LENGTHS, w, W, HW, BHW, DTYPE)
+    if not VARIED:
+        store_lengths(vector, kept + READ_LENGTHS, w, W, R, BR, DTYPE)
+        keys = vector + interface.write_keys(W, R)
+        store_lengths(keys, kept + WRITE_LENGTHS, w, W, HW, BHW, DTYPE)
     modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
     place = kept + MODES + r[:, None] * COUNT + m[None, :]
     tl.store(place, modes, mask=(r < R)[:, None] & (m < COUNT)[None, :])
@@ -111,7 +113,8 @@ def compare_cells(
     tile, vector, memory0, kept, write_parts, w,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, TILES: tl.constexpr,
-    BM: tl.constexpr, DTYPE: tl.constexpr,
+    BM: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr, MASKED: tl.constexpr,
+    FLOOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The lengths of a tile of cells, and their similarities to the write keys.
 
@@ -119,12 +122,18 @@ def compare_cells(
     """
     n = tile * BM + tl.arange(0, BM)
     cells = load_cells(memory0, n, w, N, W, DTYPE)
-    cell_norms = norms(cells)
-    store_numbers(kept + NORMS0, cell_norms, n, N)
+    if not VARIED:
+        cell_norms = norms(cells)
+        store_numbers(kept + NORMS0, cell_norms, n, N)
     for head in tl.static_range(HW):
         key = load_vector(vector + interface.write_keys(W, R) + head * W, w, W, DTYPE)
-        length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
-        alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
+        if VARIED:
+            masks = vector + interface.write_masks(W, R, HW)
+            mask = raw_mask(masks, head, w, W, MASKED, FLOOR, DTYPE)
+            alike = compare(key, mask, cells, SIMILARITY)
+        else:
+            length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
+            alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
         store_numbers(kept + WRITE_ALIKE + head * N, alike, n, N)
         strength = one_strength(vector + interface.write_strengths(W, R, HW) + head, DTYPE)
         if tile == 0:
@@ -143,7 +152,8 @@ def start_kernel(
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
     REST: tl.constexpr, START_TILES: tl.constexpr, START_BM: tl.constexpr,
     ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
-    BHW: tl.constexpr, BMODES: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    BHW: tl.constexpr, BMODES: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, ORDER_TILES + START_TILES + 1), for: usage and allocation; similarities of tiles
     of cells to the write keys; the activated interface.
@@ -163,13 +173,13 @@ def start_kernel(
         compare_cells(
             role - ORDER_TILES, vector, memory0 + b * N * W, kept,
             write_parts + b * HW * 2 * START_TILES, w, N, W, R, HW, NORMS0, WRITE_ALIKE,
-            WRITE_STRENGTHS, START_TILES, START_BM, DTYPE,
+            WRITE_STRENGTHS, START_TILES, START_BM, VARIED, SIMILARITY, MASKED, FLOOR, DTYPE,
         )  # fmt: skip
     else:
         activate(
             vector, kept, w, W, R, HW, BR, BHW, BMODES, READ_STRENGTHS, READ_LENGTHS, MODES,
             FREE_GATES, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, ERASE_VECTORS, REST,
-            KEPT, DTYPE,
+            KEPT, VARIED, DTYPE,
         )  # fmt: skip
 
 
@@ -205,7 +215,8 @@ def write_kernel(
     FREE_GATES: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
     ERASE_VECTORS: tl.constexpr, START_TILES: tl.constexpr, START_BT: tl.constexpr,
     TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, DEALLOCATE: tl.constexpr,
-    DTYPE: tl.constexpr,
+    VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of a tile; its cells after the write, their similarity to the read keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -233,12 +244,18 @@ def write_kernel(
         cells *= psi[:, None]
     cells = written(cells, weights, vector, kept + ERASE_VECTORS, w, W, R, HW, False, DTYPE)
     store_cells(memory1 + b * N * W, cells, n, w, N, W)
-    cell_norms = norms(cells)
-    store_numbers(kept + NORMS1, cell_norms, n, N)
+    if not VARIED:
+        cell_norms = norms(cells)
+        store_numbers(kept + NORMS1, cell_norms, n, N)
     for r in tl.static_range(R):
         key = load_vector(vector + r * W, w, W, DTYPE)
-        length = tl.load(kept + READ_LENGTHS + r)
-        alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
+        if VARIED:
+            masks = vector + interface.read_masks(W, R, HW)
+            mask = raw_mask(masks, r, w, W, MASKED, FLOOR, DTYPE)
+            alike = compare(key, mask, cells, SIMILARITY)
+        else:
+            length = tl.load(kept + READ_LENGTHS + r)
+            alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
         store_numbers(kept + READ_ALIKE + r * N, alike, n, N)
         parts = read_parts + (b * R + r) * 2 * TILES
         store_softmax_part(parts, tile, alike, tl.load(kept + READ_STRENGTHS + r), n, N, TILES)

@@ -37,12 +37,12 @@ from .variant import Variant
 
 
 @lru_cache(maxsize=64)
-def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
+def kept_offsets(N: int, W: int, R: int, Hw: int, variant: Variant) -> dict[str, int]:
     """Where each array that a step keeps begins, and KEPT, the size of all, for a batch element.
 
     | array            | shape         |                                                           |
     |------------------|---------------|-----------------------------------------------------------|
-    | NORMS0, NORMS1   | (N)           | lengths of the cells before and after the write           |
+    | NORMS0, NORMS1   | (N)           | lengths of the cells before and after the write *         |
     | WRITE_CONTENT    | (Hw, N)       | content weightings of the write keys                      |
     | WRITE_ALIKE      | (Hw, N)       | similarities to the write keys                            |
     | ALLOCATION       | (Hw, N)       | allocation weightings                                     |
@@ -53,18 +53,21 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
     | READ_ALIKE       | (R, N)        | likewise                                                  |
     | ERASE_VECTORS    | (Hw, W)       | the interface vector after activation, from here on       |
     | READ_STRENGTHS   | (R)           |                                                           |
-    | READ_LENGTHS     | (R)           | lengths of the keys                                       |
+    | READ_LENGTHS     | (R)           | lengths of the keys *                                     |
     | MODES            | (R, 1 + 2 Hw) |                                                           |
     | FREE_GATES       | (R)           |                                                           |
     | WRITE_STRENGTHS  | (Hw)          |                                                           |
-    | WRITE_LENGTHS    | (Hw)          |                                                           |
+    | WRITE_LENGTHS    | (Hw)          | likewise *                                                |
     | ALLOCATION_GATES | (Hw)          |                                                           |
     | WRITE_GATES      | (Hw)          |                                                           |
     | REST             |               | zeros, so that KEPT is a multiple of four                 |
+
+    * not there if keys are not compared with cells as in the paper.
     """
+    of_paper = 0 if variant.varied else 1
     sizes = {
-        "NORMS0": N,
-        "NORMS1": N,
+        "NORMS0": N * of_paper,
+        "NORMS1": N * of_paper,
         "WRITE_CONTENT": Hw * N,
         "WRITE_ALIKE": Hw * N,
         "ALLOCATION": Hw * N,
@@ -75,11 +78,11 @@ def kept_offsets(N: int, W: int, R: int, Hw: int) -> dict[str, int]:
         "READ_ALIKE": R * N,
         "ERASE_VECTORS": Hw * W,
         "READ_STRENGTHS": R,
-        "READ_LENGTHS": R,
+        "READ_LENGTHS": R * of_paper,
         "MODES": R * (1 + 2 * Hw),
         "FREE_GATES": R,
         "WRITE_STRENGTHS": Hw,
-        "WRITE_LENGTHS": Hw,
+        "WRITE_LENGTHS": Hw * of_paper,
         "ALLOCATION_GATES": Hw,
         "WRITE_GATES": Hw,
         "REST": 0,
@@ -100,17 +103,22 @@ def _offsets(sizes: dict[str, int], whole: str) -> dict[str, int]:
 
 
 @lru_cache(maxsize=64)
-def part_offsets(W: int, R: int, Hw: int) -> dict[str, int]:
+def part_offsets(W: int, R: int, Hw: int, variant: Variant) -> dict[str, int]:
     """Where the sums that each tile stores in the backward pass begin, and PART, the size of all.
 
     For a read key, g is the gradient of its logits times its strength, over |k| |m| + e; D is the
     similarity, |m| the length of the cell. For a write key, c is its content weighting over
-    |k| |m| + e, and h the gradient of its weighting less the mean of that in the tile.
+    |k| |m| + e, and h the gradient of its weighting less the mean of that in the tile. If keys are
+    not compared with cells as in the paper, there is no |k| |m| + e; KEYS, MEANT and SHARED are
+    gradients of the keys, MASKS and so on those of their masks if they have any, and what has to do
+    with lengths is not there.
 
     | array                       | shape     | sums over the cells of a tile                  |
     |-----------------------------|-----------|------------------------------------------------|
     | KEYS                        | (R, W)    | g times cells after the write                  |
+    | MASKS                       | (R, W)    |                                                |
     | MEANT, SHARED               | (Hw, W)   | c h, and c, times cells before the write       |
+    | MEANT_MASK, SHARED_MASK     | (Hw, W)   |                                                |
     | ERASED, ADDED               | (Hw, W)   | gradients of erase vectors, negated, and of    |
     |                             |           | write vectors                                  |
     | LENGTHS, STRENGTHS          | (R)       | g D |m|; g D                                   |
@@ -121,13 +129,17 @@ def part_offsets(W: int, R: int, Hw: int) -> dict[str, int]:
     | MEANT_ALIKE, SHARED_ALIKE   | (Hw)      | c h D; c D                                     |
     | MEANT_LENGTH, SHARED_LENGTH | (Hw)      | c h D |m|; c D |m|                             |
     """
+    of_paper = 0 if variant.varied else 1
     sizes = {
         "KEYS": R * W,
+        "MASKS": R * W * variant.masked,
         "MEANT": Hw * W,
         "SHARED": Hw * W,
+        "MEANT_MASK": Hw * W * variant.masked,
+        "SHARED_MASK": Hw * W * variant.masked,
         "ERASED": Hw * W,
         "ADDED": Hw * W,
-        "LENGTHS": R,
+        "LENGTHS": R * of_paper,
         "STRENGTHS": R,
         "D_MODES": R * 2 * Hw,
         "DOTS": Hw,
@@ -135,16 +147,16 @@ def part_offsets(W: int, R: int, Hw: int) -> dict[str, int]:
         "MEANS": Hw,
         "MEANT_ALIKE": Hw,
         "SHARED_ALIKE": Hw,
-        "MEANT_LENGTH": Hw,
-        "SHARED_LENGTH": Hw,
+        "MEANT_LENGTH": Hw * of_paper,
+        "SHARED_LENGTH": Hw * of_paper,
     }
     return _offsets(sizes, "PART")
 
 
-def kept_size(N: int, W: int, R: int, Hw: int) -> int:
+def kept_size(N: int, W: int, R: int, Hw: int, variant: Variant) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
     # Sizes may be symbols here, which are no keys of a cache.
-    return kept_offsets.__wrapped__(N, W, R, Hw)["KEPT"]
+    return kept_offsets.__wrapped__(N, W, R, Hw, variant)["KEPT"]
 
 
 class Scratch(NamedTuple):
@@ -169,7 +181,7 @@ class Scratch(NamedTuple):
     d_shares: Tensor  # (B, Hw, blocks of the order), see `finish_gates`
     parts: Tensor  # (B, T, PART), see `part_offsets`
     free_parts: Tensor  # (B, ranges of cells, R), parts of the gradients of the free gates
-    pending: Tensor  # (B, (Hw + 1) N + Hw W), see `add_pending`
+    pending: Tensor  # (B, PENDING), see `add_pending`
     sizes: dict[str, Any]  # see `constants`
 
 
@@ -212,7 +224,7 @@ def make_scratch(
         d_shares=new(B, Hw, sizes["SHARES"]),
         parts=new(B, T, sizes["PART"]),
         free_parts=new(B, sizes["RANGES"], R),
-        pending=new(B, (Hw + 1) * N + Hw * W),
+        pending=new(B, sizes["PENDING"]),
         sizes=sizes,
     )
 
@@ -234,7 +246,7 @@ def constants(
         "W": W,
         "R": R,
         "HW": Hw,
-        "SIZE": interface_size(W, R, Hw),
+        "SIZE": interface_size(W, R, Hw, variant.masked),
         "WRITE_VECTORS": interface_offsets(W, R, Hw)["write_vectors"],
         "TILES": TILES,
         "BT": launch.block(TILES),
@@ -264,8 +276,9 @@ def constants(
         "BREADS": min(256, launch.block(R * W)),
         "DTYPE": launch.compute_dtype(dtype),
         **variant.constants(),
-        **kept_offsets(N, W, R, Hw),
-        **part_offsets(W, R, Hw),
+        **kept_offsets(N, W, R, Hw, variant),
+        **part_offsets(W, R, Hw, variant),
+        "PENDING": Hw * N + Hw * W + (Hw * W if variant.varied else N),
     }
 
 
@@ -373,10 +386,8 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
 
 def finish_backward(memory: Tensor, d_memory: Tensor, scratch: Scratch) -> None:
     """After the last call of `backward`: add what is pending to the gradient of the memory."""
-    (B, N, W), Hw = memory.shape, scratch.d_written.shape[1]
-    BM, num_warps = launch.step_tile(N, W)
-    launch.run(
-        tiled_backward.add_pending_kernel, (B, launch.cdiv(N, BM)), memory, scratch.pending,
-        d_memory, N=N, W=W, HW=Hw, BM=BM, BW=launch.block(W),
-        DTYPE=launch.compute_dtype(memory.dtype), num_warps=num_warps,
-    )  # fmt: skip
+    sizes = scratch.sizes
+    arrays = {"memory0": memory, "pending": scratch.pending, "d_memory": d_memory}
+    num_warps = launch.step_tile(sizes["N"], sizes["W"])[1]
+    grid = len(memory), sizes["TILES"]
+    launch.run_by_name(tiled_backward.add_pending_kernel, grid, arrays, sizes, num_warps)

@@ -35,7 +35,12 @@ OLDEST_CAPABILITY = (8, 0)
 
 def variant_of(options: StepOptions) -> Variant:
     """What the whole-step kernels take for the options of a step that `TritonBackend.fuses`."""
-    return Variant(deallocate=options.deallocate)
+    return Variant(
+        deallocate=options.deallocate,
+        similarity=_kind(options.similarity),
+        masked=options.masked_lookup,
+        floor=options.mask_floor if options.masked_lookup else 0.0,
+    )
 
 
 class TritonFusedRun(StepRun):
@@ -58,7 +63,7 @@ class TritonFusedRun(StepRun):
         self._undone = 0  # steps of the present backward pass; there may be several, see `Capture`
 
     def forward(self, step: Step) -> None:
-        kept = kernels.make_kept(step) if self._keep else None
+        kept = kernels.make_kept(step, self._variant) if self._keep else None
         kernels.forward(step, self._scratch, self._robust, kept)
         if kept is not None:
             self._kept.append(kept)
@@ -113,7 +118,6 @@ class TritonBackend(Backend):
         return (
             matrix
             and not options.cut_weightings
-            and not options.varied_look_up
             and not options.link_sharpness
             and options.allocation == "sorted"
             and options.strengths == "oneplus"
@@ -130,8 +134,8 @@ class TritonBackend(Backend):
     ) -> StepRun:
         return TritonFusedRun(sizes, dtype, device, options, keep)
 
-    def kept_numbers(self, sizes: MemorySizes) -> int:
-        return kernels.kept_size(*sizes[1:])
+    def kept_numbers(self, sizes: MemorySizes, options: StepOptions) -> int:
+        return kernels.kept_size(*sizes[1:], variant_of(options))
 
     def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
         if device.type == "cuda" and not interpreted():
