@@ -25,7 +25,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "deallocation": {"deallocate": True},
     "masks": {"masked_lookup": True},
     "masks to zero": {"masked_lookup": True, "mask_floor": 0.0, "similarity": "euclidean"},
-    "masks and deallocation": {"masked_lookup": True, "deallocate": True},
+    "sharpness": {"link_sharpness": True},
+    "these three": {"masked_lookup": True, "deallocate": True, "link_sharpness": True},
 }
 """Those that the kernels for whole steps know."""
 
@@ -43,7 +44,8 @@ every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIAN
 def way(request: pytest.FixtureRequest, tiles: Callable[..., None]) -> None:
     """Both implementations; tiles so small that there are several of everything."""
     if request.param == "tiles":
-        tiles(SMALL_CELLS=0, STEP_NUMBERS=64, READ_NUMBERS=64, READ_GROUP=2, **SMALL_ORDER)
+        numbers = {"STEP_NUMBERS": 64, "READ_NUMBERS": 64, "READ_GROUP": 2, "SHARP_CELLS": 16}
+        tiles(SMALL_CELLS=0, **numbers, **SMALL_ORDER)
 
 
 def assert_step_equals_the_reference(

@@ -121,7 +121,7 @@ def test_a_layer_takes_one_launch_forward_and_two_backward(
         ({"allocation": "softmax"}, 66, 202),
         ({"masked_lookup": True}, 4, 4),
         ({"deallocate": True}, 4, 4),
-        ({"link_sharpness": True}, 65, 210),
+        ({"link_sharpness": True}, 4, 4),
         ({"interface_norm": True}, 9, 12),
         ({"controller": "layer_norm_lstm"}, 16, 30),
         ({"bidirectional_controller": True}, 10, 10),

@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Each alone."""
 
-COMPOSED_ON_A_GPU = ("proportional", "softmax", "sharpness")
+COMPOSED_ON_A_GPU = ("proportional", "softmax")
 """Those for which a GPU has no kernels of whole steps."""
 
 LINKAGES = ("dense", "sparse", "separable", "none")

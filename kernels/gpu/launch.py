@@ -35,6 +35,9 @@ READ_GROUP = 16
 """Tiles whose parts of the read vectors one program adds up, where there are more than twice so
 many."""
 
+SHARP_CELLS = 128
+"""Cells of a tile whose forward and backward weightings a program sharpens."""
+
 ROW_CELLS = 256
 """The most cells of a batch element that one program sorts; of more, tiles are sorted.
 

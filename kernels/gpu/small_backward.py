@@ -12,25 +12,51 @@ import triton.language as tl
 
 from . import interface
 from . import small_layout as layout
+from .arithmetic import oneplus
 from .content import EPSILON
 from .packed import carried, no_tensors, padded, store_rows, sums, times
+from .sharpness import d_sharp_logits, d_unsharpened, sharpened_row
 from .similarity import compare_backward, raw_mask
 from .small_layout import load, store
 from .usage import retention
 
 
 @triton.jit
-def link_strip(
-    changes, kept, scratch, precedence0, link0, write1, read0, d_precedence, d_link, head, s,
-    N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr, BS: tl.constexpr,
+def sharp_changes(
+    changes, vector, kept, head, n,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, MASKED: tl.constexpr,
     DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a write head's forward and backward weightings, from those of the read ones."""
+    modes = kept + layout.kept_modes(N, R, HW) + head * R
+    found = no_tensors()
+    for way in tl.static_range(2):
+        for r in tl.static_range(R):
+            start = kept + layout.kept_linked(N, R, HW) + ((way * HW + head) * R + r) * N
+            plain = load(start + n, n < N, n.shape[0] == N, DTYPE)
+            raw = vector + interface.sharpness(W, R, HW, MASKED) + (way * R + r) * HW + head
+            sharpness = oneplus(tl.load(raw).to(DTYPE))
+            mode = tl.load(modes + (1 - way) * (1 + HW) * R + r)
+            sharp = sharpened_row(plain, sharpness, n < N)
+            d_logits = d_sharp_logits(changes[r], tl.sum(sharp * changes[r], 0), mode, sharp)
+            found = found + (d_unsharpened(d_logits, plain, sharpness),)
+    return found[:R], found[R:]
+
+
+@triton.jit
+def link_strip(
+    changes, vector, kept, scratch, precedence0, link0, write1, read0, d_precedence, d_link, head,
+    s,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
+    BS: tl.constexpr, MASKED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A strip of a head's link matrix.
 
     Stores its sums over columns, which are complete: link matrix times changes (R, n), and what
     the link adds to the gradients of the write weighting. And its part of the sums over rows, to be
     added up: what is to be subtracted from those gradients, gradient times write weighting, and the
-    transposed link matrix times changes (R).
+    transposed link matrix times changes (R). SHARP: with the gradients of the backward and of the
+    forward weightings in place of the changes.
 
     Args:
         changes: gradients of the read weightings (n), a tuple.
@@ -54,16 +80,24 @@ def link_strip(
     modes = kept + layout.kept_modes(N, R, HW) + head * R
     aheads = no_tensors()
     behinds = no_tensors()
+    d_aheads, d_behinds = changes, changes
+    if SHARP:
+        d_aheads, d_behinds = sharp_changes(
+            changes, vector, kept, head, j, N, W, R, HW, MASKED, DTYPE
+        )
     for r in tl.static_range(R):
-        ahead = tl.load(modes + (1 + HW) * R + r)
-        aheads = aheads + (ahead * load(read0 + r * N + j, in_j, FULL_N, DTYPE),)
-        behind = tl.load(modes + r) * load(read0 + r * N + i, in_i, FULL_I, DTYPE)
+        ahead = load(read0 + r * N + j, in_j, FULL_N, DTYPE)
+        behind = load(read0 + r * N + i, in_i, FULL_I, DTYPE)
+        if not SHARP:
+            ahead *= tl.load(modes + (1 + HW) * R + r)
+            behind *= tl.load(modes + r)
+        aheads = aheads + (ahead,)
         behinds = behinds + (tl.broadcast_to(behind[:, None], [BS, BN]),)
     faded = (1.0 - side)[:, None] - weights[None, :]
     new = tl.where(same, 0.0, faded * link + side[:, None] * precedence[None, :])
-    by_rows = times(padded((new,), 1, R), changes, R)
-    by_behinds = times(behinds, changes, R)
-    rows = carried(changes, link, R)
+    by_rows = times(padded((new,), 1, R), d_behinds, R)
+    by_behinds = times(behinds, d_behinds, R)
+    rows = carried(d_aheads, link, R)
     xs = no_tensors()
     ys = no_tensors()
     for r in tl.static_range(R):
@@ -219,7 +253,7 @@ def strip_backward_kernel(
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BS: tl.constexpr, S: tl.constexpr, COLUMNS: tl.constexpr, DEALLOCATE: tl.constexpr,
     VARIED: tl.constexpr, SIMILARITY: tl.constexpr, MASKED: tl.constexpr, FLOOR: tl.constexpr,
-    DTYPE: tl.constexpr,
+    SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A strip of the link matrix of a write head, or of the memory."""
     b, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -246,9 +280,9 @@ def strip_backward_kernel(
         changes = changes + (found[r] + load(d_read + r * N + n, in_n, FULL_N, DTYPE),)
     if head < HW:
         link_strip(
-            changes, kept, scratch, precedence0 + b * HW * N, link0 + b * HW * N * N, write1,
-            read0 + b * R * N, d_precedence + b * HW * N, d_link + b * HW * N * N, head, s, N, R,
-            HW, BN, BS, DTYPE,
+            changes, vector + b * SIZE, kept, scratch, precedence0 + b * HW * N,
+            link0 + b * HW * N * N, write1, read0 + b * R * N, d_precedence + b * HW * N,
+            d_link + b * HW * N * N, head, s, N, W, R, HW, BN, BS, MASKED, SHARP, DTYPE,
         )  # fmt: skip
     else:
         cells_strip(

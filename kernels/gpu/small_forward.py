@@ -17,9 +17,10 @@ import triton.language as tl
 
 from . import interface
 from . import small_layout as layout
-from .arithmetic import oneplus, product, weighted_sums
+from .arithmetic import oneplus, product, softmax, weighted_sums
 from .content import EPSILON
 from .packed import carried, no_tensors, store_rows, sums
+from .sharpness import sharp_logits
 from .similarity import compare, raw_mask
 from .small_layout import load, store
 from .usage import retention
@@ -221,7 +222,7 @@ def read(
     vector, kept, scratch, memory1, read1, reads, part,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
-    DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, a head to a warp or so; and one of several parts of the read vectors."""
     FULL_N: tl.constexpr = N == BN
@@ -278,8 +279,19 @@ def read(
     content = scores * (1.0 / tl.sum(scores, 1))[:, None]
     weights = modes[HW][:, None] * content
     for head in tl.static_range(HW):
-        weights += modes[head][:, None] * behinds[head]
-        weights += modes[1 + HW + head][:, None] * aheads[head]
+        behind, ahead = behinds[head], aheads[head]
+        if SHARP:
+            to = kept + layout.kept_linked(N, R, HW) + head * R * N + tile
+            if part == 0:
+                store(to, ahead, in_tile, FULL)
+                store(to + HW * R * N, behind, in_tile, FULL)
+            raw = vector + interface.sharpness(W, R, HW, MASKED) + r * HW + head
+            sharpness = oneplus(load(raw, in_r, FULL_R, DTYPE))[:, None]
+            ahead = softmax(sharp_logits(ahead, sharpness), in_n[None, :])
+            sharpness = oneplus(load(raw + R * HW, in_r, FULL_R, DTYPE))[:, None]
+            behind = softmax(sharp_logits(behind, sharpness), in_n[None, :])
+        weights += modes[head][:, None] * behind
+        weights += modes[1 + HW + head][:, None] * ahead
     found = weighted_sums(weights, cells, in_n)
     in_reads = in_r[:, None] & in_w[None, :]
     store(reads + r[:, None] * W + w[None, :], found, in_reads, FULL_R and FULL_W)
@@ -303,7 +315,8 @@ def strip_kernel(
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ALONE: tl.constexpr,
     DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
-    MASKED: tl.constexpr, FLOOR: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, ROBUST: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells, then a strip of rows; ALONE: it is all rows, and reads too."""
     b, s = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -321,7 +334,7 @@ def strip_kernel(
         tl.debug_barrier()  # from here on all threads see what is stored
         read(
             vector, kept, scratch, memory1, read1 + b * R * N, reads + b * R * W, 0, N, W, R, HW,
-            BN, BW, BR, S, 1, VARIED, DTYPE,
+            BN, BW, BR, S, 1, VARIED, MASKED, SHARP, DTYPE,
         )  # fmt: skip
 
 
@@ -331,12 +344,12 @@ def read_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
-    DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, and a part of the read vectors."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     read(
         vector + b * SIZE, kept + b * KEPT, scratch + b * SCRATCH, memory1 + b * N * W,
         read1 + b * R * N, reads + b * R * W, part, N, W, R, HW, BN, BW, BR, S, PARTS, VARIED,
-        DTYPE,
+        MASKED, SHARP, DTYPE,
     )  # fmt: skip

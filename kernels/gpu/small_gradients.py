@@ -15,7 +15,9 @@ import triton.language as tl
 
 from . import interface
 from . import small_layout as layout
+from .arithmetic import oneplus
 from .packed import no_tensors, store_columns, sums
+from .sharpness import d_sharp_logits, d_sharpness, sharpened_row
 from .small_layout import load, store
 from .small_lookups import cells_backward, keys_backward
 from .small_sums import linked_sums, store_sum, written_gradient
@@ -59,11 +61,62 @@ def modes_backward(
 
 
 @triton.jit
+def sharp_mode_backward(
+    change, vector, kept, d_vector, n, r: tl.constexpr, head: tl.constexpr, way: tl.constexpr,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, MASKED: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Stores the gradient of one raw sharpness; returns that of the mode. way: see `sharpness`."""
+    start = kept + layout.kept_linked(N, R, HW) + ((way * HW + head) * R + r) * N
+    plain = load(start + n, n < N, n.shape[0] == N, DTYPE)
+    at = interface.sharpness(W, R, HW, MASKED) + (way * R + r) * HW + head
+    raw = tl.load(vector + at).to(DTYPE)
+    mode = tl.load(kept + layout.kept_modes(N, R, HW) + ((1 - way) * (1 + HW) + head) * R + r)
+    sharp = sharpened_row(plain, oneplus(raw), n < N)
+    d_mode = tl.sum(sharp * change, 0)
+    d_logits = d_sharp_logits(change, d_mode, mode, sharp)
+    tl.store(d_vector + at, tl.sigmoid(raw) * d_sharpness(d_logits, plain))
+    return d_mode
+
+
+@triton.jit
+def sharp_modes_backward(
+    vector, kept, scratch, d_vector,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
+    MASKED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the raw read modes and sharpnesses."""
+    n = tl.arange(0, BN)
+    for r in tl.static_range(R):
+        change = load(scratch + r * N + n, n < N, N == BN, DTYPE)
+        content = load(kept + r * N + n, n < N, N == BN, DTYPE)
+        d_modes = no_tensors()
+        for head in tl.static_range(HW):
+            d_mode = sharp_mode_backward(
+                change, vector, kept, d_vector, n, r, head, 1, N, W, R, HW, MASKED, DTYPE
+            )
+            d_modes = d_modes + (d_mode,)
+        d_modes = d_modes + (tl.sum(content * change, 0),)
+        for head in tl.static_range(HW):
+            d_mode = sharp_mode_backward(
+                change, vector, kept, d_vector, n, r, head, 0, N, W, R, HW, MASKED, DTYPE
+            )
+            d_modes = d_modes + (d_mode,)
+        modes = kept + layout.kept_modes(N, R, HW) + r
+        mean = tl.load(modes) * d_modes[0]
+        for m in tl.static_range(1, 1 + 2 * HW):
+            mean += tl.load(modes + m * R) * d_modes[m]
+        to = d_vector + interface.read_modes(W, R, HW) + r * (1 + 2 * HW)
+        for m in tl.static_range(1 + 2 * HW):
+            tl.store(to + m, tl.load(modes + m * R) * (d_modes[m] - mean))
+
+
+@triton.jit
 def usage_backward(
     kept, scratch, usage0, usage1, write0, read0, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BR: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr, DEALLOCATE: tl.constexpr,
-    COLUMNS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    COLUMNS: tl.constexpr, SHARP: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of usage, write and read weightings, and of the raw gates, through allocation."""
     FULL_N: tl.constexpr = N == BN
@@ -151,7 +204,7 @@ def usage_backward(
         modes = kept + layout.kept_modes(N, R, HW) + head * R + r_tile
         behind = load(modes, in_r, FULL_R, DTYPE)
         ahead = load(modes + (1 + HW) * R, in_r, FULL_R, DTYPE)
-        d_last += behind[:, None] * x + ahead[:, None] * y
+        d_last += x + y if SHARP else behind[:, None] * x + ahead[:, None] * y
     d_free = tl.sum(last * others, 1)
     d_filled = d_seen * retained
     tl.debug_barrier()  # all threads must have read what these stores replace
@@ -175,8 +228,8 @@ def gradients_kernel(
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BROWS: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr,
     COLUMNS: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
-    SIMILARITY: tl.constexpr, MASKED: tl.constexpr, FLOOR: tl.constexpr, ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
+    SIMILARITY: tl.constexpr, MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The gradients of usage, keys, cells or modes."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -190,7 +243,7 @@ def gradients_kernel(
         usage_backward(
             kept, scratch, usage0 + b * N, usage1 + b * N, write0 + b * HW * N, read0, d_vector,
             d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R, HW, BN, BR, S,
-            BSTRIPS, DEALLOCATE, COLUMNS, ROBUST, DTYPE,
+            BSTRIPS, DEALLOCATE, COLUMNS, SHARP, ROBUST, DTYPE,
         )  # fmt: skip
     elif part == 1:
         keys_backward(
@@ -203,5 +256,7 @@ def gradients_kernel(
             d_precedence + b * HW * N, N, W, R, HW, BN, BW, S, BSTRIPS, VARIED, SIMILARITY, MASKED,
             FLOOR, DTYPE,
         )  # fmt: skip
+    elif SHARP:
+        sharp_modes_backward(vector, kept, scratch, d_vector, N, W, R, HW, BN, MASKED, DTYPE)
     else:
         modes_backward(kept, scratch, read0, d_vector, N, W, R, HW, BN, BR, S, DTYPE)

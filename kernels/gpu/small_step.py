@@ -52,7 +52,7 @@ MANY_HEADS = 16
 
 def kept_size(N: int, W: int, R: int, Hw: int, variant: Variant) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    return small_layout.kept_size(N, R, Hw)
+    return small_layout.kept_size(N, R, Hw, variant)
 
 
 def most_rows(R: int, Hw: int) -> int:
@@ -126,7 +126,7 @@ def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, A
         "W": W,
         "R": R,
         "HW": Hw,
-        "SIZE": interface_size(W, R, Hw, scratch.variant.masked),
+        "SIZE": interface_size(W, R, Hw, scratch.variant.masked, scratch.variant.sharp),
         "KEPT": scratch.unkept.shape[1],
         "SCRATCH": scratch.numbers.shape[1],
         "BN": BN,

@@ -9,6 +9,7 @@ from . import interface
 from .content import EPSILON, load_cells, store_cells
 from .memory import load_weights, store_weights
 from .similarity import compare, compare_backward, raw_mask
+from .tiled_sharpness import sharpened_cells
 from .tiles import (
     load_norms,
     load_numbers,
@@ -24,17 +25,19 @@ from .usage import retention
 @triton.jit
 def read_backward_kernel(
     memory1, kept, write1, precedence0, d_reads, d_precedence, d_read, changes, shares, modes,
-    totals,
+    totals, sharp_means,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, KEPT: tl.constexpr,
     NORMS1: tl.constexpr, READ_CONTENT: tl.constexpr, READ_STRENGTHS: tl.constexpr,
     READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
-    BW: tl.constexpr, BALLMODES: tl.constexpr, VARIED: tl.constexpr, DTYPE: tl.constexpr,
+    BW: tl.constexpr, BALLMODES: tl.constexpr, LINKED: tl.constexpr, SHARPNESS: tl.constexpr,
+    VARIED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """`changes` (B, R, N), the gradients of the read weightings of a tile, and sums over the tile.
 
     shares: (B, R, N), the factors from changes, less their mean, to the g of
     `tiled_step.part_offsets`. modes: (B, R, 1 + 2 HW), the read modes. totals: (B, R + 2 HW,
     TILES): content weighting times change; the write weighting; precedence times its gradient.
+    SHARP: sharp_means, see `linked_backward_kernel`.
     """
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, w = tile * BM + tl.arange(0, BM), tl.arange(0, BW)
@@ -56,6 +59,12 @@ def read_backward_kernel(
             share /= tl.load(kept + READ_LENGTHS + r) * cell_norms + EPSILON
         store_numbers(shares + (b * R + r) * N, share, n, N)
         tl.store(totals + r * TILES, tl.sum(content * change, 0))
+        if SHARP:
+            for way_and_head in tl.static_range(2 * HW):
+                k = way_and_head * R + r
+                _, sharp = sharpened_cells(kept, k, n, N, R, HW, LINKED, SHARPNESS, DTYPE)
+                place = sharp_means + (b * 2 * HW * R + k) * TILES + tile
+                tl.store(place, tl.sum(sharp * change, 0))
     for head in tl.static_range(HW):
         row = (b * HW + head) * N
         weight = load_numbers(write1 + row, n, N, DTYPE)
@@ -176,7 +185,7 @@ def write_backward_kernel(
     BT: tl.constexpr, STRIPS: tl.constexpr, CHUNKS: tl.constexpr, ROW_LANES: tl.constexpr,
     COLUMN_LANES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
     DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
-    MASKED: tl.constexpr, FLOOR: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A tile of cells backward through reading and writing; adds up the sums of the link pass.
 
@@ -204,12 +213,15 @@ def write_backward_kernel(
         head_columns = columns + row * STRIPS * (R + 2) * N
         x = spread_sums(head_rows, n, CHUNKS, (R + 1) * N, N, R, BR, ROW_LANES, DTYPE)
         y = spread_sums(head_columns, n, STRIPS, (R + 2) * N, N, R, BR, COLUMN_LANES, DTYPE)
-        mode = kept + MODES + r * COUNT + head
-        d_last += tl.load(mode, mask=r < R, other=0.0)[:, None] * x
-        d_last += tl.load(mode + 1 + HW, mask=r < R, other=0.0)[:, None] * y
-        place = part + D_MODES + r * 2 * HW + head
-        tl.store(place, tl.sum(last * x, 1), mask=r < R)
-        tl.store(place + HW, tl.sum(last * y, 1), mask=r < R)
+        if SHARP:  # modes and sharpening are in x and y
+            d_last += x + y
+        else:
+            mode = kept + MODES + r * COUNT + head
+            d_last += tl.load(mode, mask=r < R, other=0.0)[:, None] * x
+            d_last += tl.load(mode + 1 + HW, mask=r < R, other=0.0)[:, None] * y
+            place = part + D_MODES + r * 2 * HW + head
+            tl.store(place, tl.sum(last * x, 1), mask=r < R)
+            tl.store(place + HW, tl.sum(last * y, 1), mask=r < R)
         change = load_numbers(d_precedence + row * N, n, N, DTYPE)
         d_weight = load_numbers(d_write + row * N, n, N, DTYPE) + change
         d_weight -= load_total(totals + (R + HW + head) * TILES, 1, TILES, BT)

@@ -42,14 +42,15 @@ def tiles_total(
 
 @triton.jit
 def finish_read_key(
-    r, vector, kept, parts, totals, d_vector, w,
+    r, vector, kept, parts, totals, sharp_means, d_sharpnesses, d_vector, w,
     W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, READ_STRENGTHS: tl.constexpr,
     READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr,
     MASKS: tl.constexpr, LENGTHS: tl.constexpr, STRENGTHS: tl.constexpr, D_MODES: tl.constexpr,
     TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr, BMODES: tl.constexpr,
-    VARIED: tl.constexpr, MASKED: tl.constexpr, FLOOR: tl.constexpr, DTYPE: tl.constexpr,
+    SHARP_TILES: tl.constexpr, SHARP_BT: tl.constexpr, VARIED: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the key, its mask, the strength and the modes of a read head."""
+    """The gradients of the key, its mask, the strength, modes and sharpnesses of a read head."""
     COUNT: tl.constexpr = 1 + 2 * HW
     strength = tl.load(kept + READ_STRENGTHS + r)
     alike = load_total(parts + STRENGTHS + r, PART, TILES, BT)
@@ -71,13 +72,26 @@ def finish_read_key(
     m, t = tl.arange(0, BMODES), tl.arange(0, BT)
     mode = tl.load(kept + MODES + r * COUNT + m, mask=m < COUNT, other=0.0)
     # Those of the content modes lie elsewhere, between those of the others.
-    place = parts + t[:, None] * PART + D_MODES + r * 2 * HW + (m - (m > HW).to(tl.int32))[None, :]
+    if SHARP:
+        number = tl.where(m < HW, HW + m, m - HW - 1) * R + r
+        place = sharp_means + number[None, :] * TILES + t[:, None]
+    else:
+        other = (m - (m > HW).to(tl.int32))[None, :]
+        place = parts + t[:, None] * PART + D_MODES + r * 2 * HW + other
     other = ((m < COUNT) & (m != HW))[None, :] & (t < TILES)[:, None]
     d_mode = tl.sum(tl.load(place, mask=other, other=0.0), 0)
     content = load_total(totals + r * TILES, 1, TILES, BT)
     d_mode = tl.where(m == HW, content, d_mode)
     d_mode = mode * (d_mode - tl.sum(mode * d_mode, 0))
     tl.store(d_vector + interface.read_modes(W, R, HW) + r * COUNT + m, d_mode, mask=m < COUNT)
+    if SHARP:
+        for way in tl.static_range(2):
+            for head in tl.static_range(HW):
+                place = interface.sharpness(W, R, HW, MASKED) + (way * R + r) * HW + head
+                number = (way * HW + head) * R + r
+                found = load_total(d_sharpnesses + number * SHARP_TILES, 1, SHARP_TILES, SHARP_BT)
+                found *= tl.sigmoid(tl.load(vector + place).to(DTYPE))
+                tl.store(d_vector + place, found)
 
 
 @triton.jit
@@ -290,8 +304,9 @@ def finish_cells(
 
 @triton.jit
 def finish_kernel(
-    vector, kept, parts, totals, usage0, usage1, write0, read0, d_written, d_retention, d_seen,
-    d_shares, free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
+    vector, kept, parts, totals, sharp_means, d_sharpnesses, usage0, usage1, write0, read0,
+    d_written, d_retention, d_seen, d_shares, free_parts, arrived, pending, d_vector, d_usage,
+    d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_CONTENT: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr, PRODUCTS: tl.constexpr, ORDER: tl.constexpr,
@@ -307,7 +322,8 @@ def finish_kernel(
     TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr, RANGES: tl.constexpr,
     GROUPS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
     BMODES: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
-    MASKED: tl.constexpr, FLOOR: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP_TILES: tl.constexpr,
+    SHARP_BT: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, RANGES + R + 2 HW), for: RANGES ranges of cells; each read head; each write
     head's key and strength; its vectors.
@@ -331,9 +347,11 @@ def finish_kernel(
         )  # fmt: skip
     elif role < RANGES + R:
         finish_read_key(
-            role - RANGES, vector, kept, parts, totals + b * (R + 2 * HW) * TILES, d_vector, w, W,
-            R, HW, READ_STRENGTHS, READ_LENGTHS, MODES, PART, KEYS, MASKS, LENGTHS, STRENGTHS,
-            D_MODES, TILES, BT, SUMMED, BMODES, VARIED, MASKED, FLOOR, DTYPE,
+            role - RANGES, vector, kept, parts, totals + b * (R + 2 * HW) * TILES,
+            sharp_means + b * 2 * HW * R * TILES, d_sharpnesses + b * 2 * HW * R * SHARP_TILES,
+            d_vector, w, W, R, HW, READ_STRENGTHS, READ_LENGTHS, MODES, PART, KEYS, MASKS, LENGTHS,
+            STRENGTHS, D_MODES, TILES, BT, SUMMED, BMODES, SHARP_TILES, SHARP_BT, VARIED, MASKED,
+            FLOOR, SHARP, DTYPE,
         )  # fmt: skip
     elif role < RANGES + R + HW:
         head = role - RANGES - R

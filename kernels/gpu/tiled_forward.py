@@ -14,6 +14,7 @@ from .arithmetic import gates, load_strengths, one_strength, weighted_sums
 from .content import EPSILON, load_cells, norms, store_cells
 from .memory import load_weights, store_weights
 from .similarity import compare, raw_mask
+from .tiled_sharpness import sharpened_tile
 from .tiles import (
     last_arrived,
     load_numbers,
@@ -316,13 +317,16 @@ def add_reads(
 
 @triton.jit
 def read_kernel(
-    memory1, kept, read_parts, rows, columns, read1, reads_by_tile, reads_by_group, arrived, reads,
+    memory1, kept, read_parts, sharp_parts, rows, columns, read1, reads_by_tile, reads_by_group,
+    arrived, reads,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, KEPT: tl.constexpr,
     READ_CONTENT: tl.constexpr, READ_ALIKE: tl.constexpr, READ_STRENGTHS: tl.constexpr,
     MODES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, READ_TILES: tl.constexpr,
     STRIPS: tl.constexpr, CHUNKS: tl.constexpr, ROW_LANES: tl.constexpr,
     COLUMN_LANES: tl.constexpr, GROUP: tl.constexpr, READ_BM: tl.constexpr, BW: tl.constexpr,
-    BR: tl.constexpr, BREADS: tl.constexpr, SUMMED: tl.constexpr, DTYPE: tl.constexpr,
+    BR: tl.constexpr, BREADS: tl.constexpr, SUMMED: tl.constexpr, LINKED: tl.constexpr,
+    SHARPNESS: tl.constexpr, SHARP_TILES: tl.constexpr, SHARP_BT: tl.constexpr,
+    SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings of a tile, and what it adds to the read vectors: (B, READ_TILES, R, W).
 
@@ -345,10 +349,21 @@ def read_kernel(
     weights = tl.load(modes + HW, mask=r < R, other=0.0)[:, None] * content
     for head in tl.static_range(HW):
         row = b * HW + head
-        part = columns + row * STRIPS * R * N
-        behind = spread_sums(part, n, STRIPS, R * N, N, R, BR, COLUMN_LANES, DTYPE)
-        part = rows + row * CHUNKS * R * N
-        ahead = spread_sums(part, n, CHUNKS, R * N, N, R, BR, ROW_LANES, DTYPE)
+        if SHARP:
+            parts = sharp_parts + b * 4 * HW * R * SHARP_TILES
+            behind = sharpened_tile(
+                kept, parts, n, (HW + head) * R, tile, N, R, HW, LINKED, SHARPNESS, SHARP_TILES,
+                SHARP_BT, BR, DTYPE,
+            )  # fmt: skip
+            ahead = sharpened_tile(
+                kept, parts, n, head * R, tile, N, R, HW, LINKED, SHARPNESS, SHARP_TILES, SHARP_BT,
+                BR, DTYPE,
+            )  # fmt: skip
+        else:
+            part = columns + row * STRIPS * R * N
+            behind = spread_sums(part, n, STRIPS, R * N, N, R, BR, COLUMN_LANES, DTYPE)
+            part = rows + row * CHUNKS * R * N
+            ahead = spread_sums(part, n, CHUNKS, R * N, N, R, BR, ROW_LANES, DTYPE)
         weights += tl.load(modes + head, mask=r < R, other=0.0)[:, None] * behind
         weights += tl.load(modes + 1 + HW + head, mask=r < R, other=0.0)[:, None] * ahead
     store_weights(read1 + b * R * N, weights, n, N, R, BR)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..arrays import Adjoint, Step
 from ..interface import interface_offsets, interface_size
-from . import launch, linkage, tiled_backward, tiled_finish, tiled_forward
+from . import launch, linkage, tiled_backward, tiled_finish, tiled_forward, tiled_sharpness
 from .allocation_backward import launch_backward
 from .allocation_forward import Gates, Tiles, launch_forward, make_tiles
 from .variant import Variant
@@ -60,8 +60,11 @@ def kept_offsets(N: int, W: int, R: int, Hw: int, variant: Variant) -> dict[str,
     | WRITE_LENGTHS    | (Hw)          | likewise *                                                |
     | ALLOCATION_GATES | (Hw)          |                                                           |
     | WRITE_GATES      | (Hw)          |                                                           |
+    | LINKED           | (2, Hw, R, N) | forward and backward weightings before they are sharpened |
+    | SHARPNESS        | (3, 2 Hw R)   | their sharpness, largest logit, and sum of the softmax    |
     | REST             |               | zeros, so that KEPT is a multiple of four                 |
 
+    LINKED and SHARPNESS are there if weightings are sharpened;
     * not there if keys are not compared with cells as in the paper.
     """
     of_paper = 0 if variant.varied else 1
@@ -85,6 +88,8 @@ def kept_offsets(N: int, W: int, R: int, Hw: int, variant: Variant) -> dict[str,
         "WRITE_LENGTHS": Hw * of_paper,
         "ALLOCATION_GATES": Hw,
         "WRITE_GATES": Hw,
+        "LINKED": 2 * Hw * R * N * variant.sharp,
+        "SHARPNESS": 6 * Hw * R * variant.sharp,
         "REST": 0,
     }
     return _offsets(sizes, "KEPT")
@@ -122,7 +127,8 @@ def part_offsets(W: int, R: int, Hw: int, variant: Variant) -> dict[str, int]:
     | ERASED, ADDED               | (Hw, W)   | gradients of erase vectors, negated, and of    |
     |                             |           | write vectors                                  |
     | LENGTHS, STRENGTHS          | (R)       | g D |m|; g D                                   |
-    | D_MODES                     | (R, 2 Hw) | gradients of the backward and forward modes    |
+    | D_MODES                     | (R, 2 Hw) | gradients of the backward and forward modes,   |
+    |                             |           | if weightings are not sharpened                |
     | DOTS, FOUND                 | (Hw)      | content weighting, and allocation weighting,   |
     |                             |           | times gradient                                 |
     | MEANS                       | (Hw)      | the mean itself                                |
@@ -141,7 +147,7 @@ def part_offsets(W: int, R: int, Hw: int, variant: Variant) -> dict[str, int]:
         "ADDED": Hw * W,
         "LENGTHS": R * of_paper,
         "STRENGTHS": R,
-        "D_MODES": R * 2 * Hw,
+        "D_MODES": 0 if variant.sharp else R * 2 * Hw,
         "DOTS": Hw,
         "FOUND": Hw,
         "MEANS": Hw,
@@ -166,6 +172,7 @@ class Scratch(NamedTuple):
     tiles: Tiles  # of the order of allocation
     write_parts: Tensor  # (B, Hw, 2, T), see `store_softmax_part`
     read_parts: Tensor  # (B, R, 2, T)
+    sharp_parts: Tensor  # (B, 2 Hw R, 2, sharp tiles), see `linked_kernel`
     rows: Tensor  # flat, partial sums of the link pass
     columns: Tensor  # likewise
     reads_by_tile: Tensor  # (B, tiles of the program that reads, R, W), parts of the read vectors
@@ -175,6 +182,10 @@ class Scratch(NamedTuple):
     shares: Tensor  # (B, R, N), see `read_backward_kernel`
     modes: Tensor  # (B, R, 1 + 2 Hw), read modes
     totals: Tensor  # (B, R + 2 Hw, T), see `read_backward_kernel`
+    sharp_means: Tensor  # (B, 2 Hw R, T), see `linked_backward_kernel`
+    d_ahead: Tensor  # (B, R, Hw, N), gradients of the forward weightings
+    d_behind: Tensor  # likewise
+    d_sharpnesses: Tensor  # (B, 2 Hw R, sharp tiles)
     d_written: Tensor  # (B, Hw, N), gradients of the write weightings
     d_retention: Tensor  # (B, N), of the retention through the memory, if cells are de-allocated
     d_seen: Tensor  # (B, N), gradient of the usage that a head saw
@@ -198,7 +209,7 @@ def make_scratch(
     """Scratch for these sizes or smaller batches."""
     like = torch.empty(0, dtype=dtype, device=device)
     sizes = constants(N, W, R, Hw, dtype, variant)
-    T = sizes["TILES"]
+    T, sharp = sizes["TILES"], 2 * Hw * variant.sharp
 
     def new(*shape: int) -> Tensor:
         return launch.new_like(like, *shape)
@@ -209,6 +220,7 @@ def make_scratch(
         tiles=make_tiles(B, N, like) or Tiles(like, like, like),
         write_parts=new(B, Hw, 2, sizes["START_TILES"]),
         read_parts=new(B, R, 2, T),
+        sharp_parts=new(B, sharp * R, 2, sizes["SHARP_TILES"]),
         rows=rows,
         columns=columns,
         reads_by_tile=new(B, sizes["READ_TILES"], R, W),
@@ -218,6 +230,10 @@ def make_scratch(
         shares=new(B, R, N),
         modes=new(B, R, 1 + 2 * Hw),
         totals=new(B, R + 2 * Hw, T),
+        sharp_means=new(B, sharp * R, T),
+        d_ahead=new(B, R, sharp // 2, N),
+        d_behind=new(B, R, sharp // 2, N),
+        d_sharpnesses=new(B, sharp * R, sizes["SHARP_TILES"]),
         d_written=new(B, Hw, N),
         d_retention=new(B, N if variant.deallocate else 0),
         d_seen=new(B, N),
@@ -240,19 +256,24 @@ def constants(
     whole = N <= launch.ROW_CELLS
     order = {"TILES": 1, "BT": launch.block(N)} if whole else launch.order_tiling(N)
     GROUP = READ_TILES if READ_TILES <= 2 * launch.READ_GROUP else launch.READ_GROUP
+    SHARP_BM = min(launch.block(N), launch.SHARP_CELLS)
+    SHARP_TILES = launch.cdiv(N, SHARP_BM)
     BN, link = min(launch.block(N), launch.ORDERED_CELLS), linkage.tiling(N, dtype)
     return {
         "N": N,
         "W": W,
         "R": R,
         "HW": Hw,
-        "SIZE": interface_size(W, R, Hw, variant.masked),
+        "SIZE": interface_size(W, R, Hw, variant.masked, variant.sharp),
         "WRITE_VECTORS": interface_offsets(W, R, Hw)["write_vectors"],
         "TILES": TILES,
         "BT": launch.block(TILES),
         "START_TILES": START_TILES,
         "START_BT": launch.block(START_TILES),
         "START_BM": START_BM,
+        "SHARP_BM": SHARP_BM,
+        "SHARP_TILES": SHARP_TILES,
+        "SHARP_BT": launch.block(SHARP_TILES),
         "ORDER_TILES": order["TILES"],
         "ORDER_BN": order["BT"],
         "READ_TILES": READ_TILES,
@@ -340,6 +361,8 @@ def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = No
     run.over_tiles(tiled_forward.write_kernel)
     given = step.write1, step.precedence0, step.read0, step.link0
     linkage.launch_pass(*given, step.link1, step.precedence1, scratch.rows, scratch.columns)
+    if sizes["SHARP"]:
+        run.launch(tiled_sharpness.linked_kernel, sizes["SHARP_TILES"], 4)
     num_warps = launch.read_tile(sizes["N"], sizes["W"], sizes["R"])[1]
     run.launch(tiled_forward.read_kernel, sizes["READ_TILES"], num_warps)
 
@@ -368,10 +391,12 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
     arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
     run = Run(step, arrays, scratch.sizes, robust)
     run.over_tiles(tiled_backward.read_backward_kernel)
-    linkage.launch_pass_backward(
-        step.write1, step.precedence0, step.read0, step.link0, adjoint.link, scratch.changes,
-        scratch.changes, scratch.modes, scratch.rows, scratch.columns,
-    )  # fmt: skip
+    changes = scratch.changes, scratch.changes, scratch.modes
+    if run.sizes["SHARP"]:
+        run.launch(tiled_sharpness.linked_backward_kernel, run.sizes["SHARP_TILES"], 4)
+        changes = scratch.d_ahead, scratch.d_behind, None
+    given = step.write1, step.precedence0, step.read0, step.link0, adjoint.link
+    linkage.launch_pass_backward(*given, *changes, scratch.rows, scratch.columns)
     run.over_tiles(tiled_backward.write_backward_kernel)
     if run.sizes["RANGES"] > 1:
         launch_backward(

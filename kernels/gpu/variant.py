@@ -16,6 +16,7 @@ class Variant(NamedTuple):
     | similarity | SIMILARITY | how keys are compared with cells                                   |
     | masked     | MASKED     | whether each key has a mask                                        |
     | floor      | FLOOR      | the least value of a mask                                          |
+    | sharp      | SHARP      | whether forward and backward weightings are sharpened              |
     |            | VARIED     | whether keys are not compared with cells as in the paper           |
     """
 
@@ -23,6 +24,7 @@ class Variant(NamedTuple):
     similarity: int = COSINE
     masked: bool = False
     floor: float = 0.0
+    sharp: bool = False
 
     @property
     def varied(self) -> bool:

@@ -40,6 +40,7 @@ def variant_of(options: StepOptions) -> Variant:
         similarity=_kind(options.similarity),
         masked=options.masked_lookup,
         floor=options.mask_floor if options.masked_lookup else 0.0,
+        sharp=options.link_sharpness,
     )
 
 
@@ -118,7 +119,6 @@ class TritonBackend(Backend):
         return (
             matrix
             and not options.cut_weightings
-            and not options.link_sharpness
             and options.allocation == "sorted"
             and options.strengths == "oneplus"
             and options.usage_gradient
