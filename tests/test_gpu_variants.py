@@ -25,6 +25,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "deallocation": {"deallocate": True},
     "masks": {"masked_lookup": True},
     "masks to zero": {"masked_lookup": True, "mask_floor": 0.0, "similarity": "euclidean"},
+    "proportional": {"allocation": "proportional", "allocation_power": 2.5},
+    "softmax": {"allocation": "softmax", "allocation_temperature": 0.3},
     "sharpness": {"link_sharpness": True},
     "these three": {"masked_lookup": True, "deallocate": True, "link_sharpness": True},
 }
@@ -45,6 +47,7 @@ def way(request: pytest.FixtureRequest, tiles: Callable[..., None]) -> None:
     """Both implementations; tiles so small that there are several of everything."""
     if request.param == "tiles":
         numbers = {"STEP_NUMBERS": 64, "READ_NUMBERS": 64, "READ_GROUP": 2, "SHARP_CELLS": 16}
+        numbers["SMOOTH_CELLS"] = 8
         tiles(SMALL_CELLS=0, **numbers, **SMALL_ORDER)
 
 

@@ -45,9 +45,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Each alone."""
 
-COMPOSED_ON_A_GPU = ("proportional", "softmax")
-"""Those for which a GPU has no kernels of whole steps."""
-
 LINKAGES = ("dense", "sparse", "separable", "none")
 
 every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
@@ -175,11 +172,10 @@ def test_many_combinations_of_variants(seed: int, every_backend: str) -> None:
     assert_sequences_equal_the_reference(every_backend, combination(seed), (5, 3, 3, 1), seed)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_backend_fuses_the_variants_that_it_knows(variant: str) -> None:
-    state, options = separated_state(SIZES), VARIANTS[variant]
-    on_a_gpu = variant not in COMPOSED_ON_A_GPU
-    for name, knows in (("cpu", True), ("triton", on_a_gpu), ("eager", False)):
+@every_variant
+def test_a_backend_fuses_the_variants_that_it_knows(options: dict) -> None:
+    state = separated_state(SIZES)
+    for name, knows in (("cpu", True), ("triton", True), ("eager", False)):
         if backend_problem(name, device_of(name), torch.float64) is not None:
             continue
         for chosen, fuses in ((PAPER, name != "eager"), (StepOptions(**options), knows)):

@@ -23,6 +23,7 @@ from .packed import carried, no_tensors, store_rows, sums
 from .sharpness import sharp_logits
 from .similarity import compare, raw_mask
 from .small_layout import load, store
+from .smooth_allocation import allocated, share_row
 from .usage import retention
 from .usage_order import cell_key, comes_before, lift
 
@@ -40,7 +41,8 @@ def write_strip(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr,
     DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
-    MASKED: tl.constexpr, FLOOR: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells; link matrices and memory of strip s, and what is read of them.
 
@@ -139,12 +141,15 @@ def write_strip(
     weights = no_tensors()
     for head in tl.static_range(HW):
         lifted = lift(seen)
-        key = lifted
-        if ROBUST or not FULL_N:
-            key = cell_key(lifted, in_n, ROBUST)
-        before = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
-        products = products + (product(tl.where(before, lifted[:, None], 1.0), 0),)
-        allocation = (1.0 - lifted) * products[head]
+        if SMOOTH:
+            products = products + (share_row(lifted, n, N, SMOOTH, STEEPNESS, DTYPE),)
+        else:
+            key = lifted
+            if ROBUST or not FULL_N:
+                key = cell_key(lifted, in_n, ROBUST)
+            before = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
+            products = products + (product(tl.where(before, lifted[:, None], 1.0), 0),)
+        allocation = allocated(lifted, products[head], n, N, SMOOTH)
         scores = tl.where(in_n[None, :], strengths[head] * alike[head], -float("inf"))
         powers = tl.exp(scores - tl.max(scores, 1)[:, None])
         contents = contents + (powers * (1.0 / tl.sum(powers, 1))[:, None],)
@@ -315,8 +320,8 @@ def strip_kernel(
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ALONE: tl.constexpr,
     DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
-    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, SMOOTH: tl.constexpr,
+    STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells, then a strip of rows; ALONE: it is all rows, and reads too."""
     b, s = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -328,7 +333,8 @@ def strip_kernel(
         vector, kept, scratch, memory0 + b * N * W, usage0 + b * N, precedence0 + b * HW * N,
         link0 + b * HW * N * N, write0 + b * HW * N, read0 + b * R * N, memory1, usage1 + b * N,
         precedence1 + b * HW * N, link1 + b * HW * N * N, write1 + b * HW * N, s, N, W, R, HW, BN,
-        BW, BR, BS, S, DEALLOCATE, VARIED, SIMILARITY, MASKED, FLOOR, ROBUST, DTYPE,
+        BW, BR, BS, S, DEALLOCATE, VARIED, SIMILARITY, MASKED, FLOOR, SMOOTH,
+        STEEPNESS, ROBUST, DTYPE,
     )  # fmt: skip
     if ALONE:
         tl.debug_barrier()  # from here on all threads see what is stored

@@ -21,6 +21,7 @@ from .sharpness import d_sharp_logits, d_sharpness, sharpened_row
 from .small_layout import load, store
 from .small_lookups import cells_backward, keys_backward
 from .small_sums import linked_sums, store_sum, written_gradient
+from .smooth_allocation import allocated, d_usage_of, whole_usage
 from .usage_order import EPSILON as LEAST_USAGE
 from .usage_order import cell_key, comes_before, lift
 
@@ -116,7 +117,8 @@ def usage_backward(
     kept, scratch, usage0, usage1, write0, read0, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BR: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr, DEALLOCATE: tl.constexpr,
-    COLUMNS: tl.constexpr, SHARP: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    COLUMNS: tl.constexpr, SHARP: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of usage, write and read weightings, and of the raw gates, through allocation."""
     FULL_N: tl.constexpr = N == BN
@@ -140,7 +142,7 @@ def usage_backward(
         write_gate = tl.load(kept + layout.kept_write_gates(N, R, HW) + head)
         shares = shares + (allocation_gate * write_gate,)
         if head + 1 < HW:
-            allocation = (1.0 - lift(seen[head])) * products[head]
+            allocation = allocated(lift(seen[head]), products[head], n, N, SMOOTH)
             seen = seen + (seen[head] + (1.0 - seen[head]) * shares[head] * allocation,)
     # The last head first: the usage it saw depends on the heads before it.
     d_seen = tl.zeros([BN], DTYPE)
@@ -150,7 +152,7 @@ def usage_backward(
         start = kept + layout.kept_write_content(N, R) + head * N
         content = load(start + n, in_n, FULL_N, DTYPE)
         lifted = lift(seen[head])
-        allocation = (1.0 - lifted) * products[head]
+        allocation = allocated(lifted, products[head], n, N, SMOOTH)
         d_allocation = shares[head] * d_written
         if head + 1 == HW:
             by_allocation, by_content = sums((d_written * allocation, d_written * content), 2, 0)
@@ -162,13 +164,19 @@ def usage_backward(
             )
             d_allocation += shares[head] * free_cells
             d_seen *= 1.0 - shares[head] * allocation
-        key = lifted
-        if ROBUST or not FULL_N:
-            key = cell_key(lifted, in_n, ROBUST)
-        after = comes_before(key[None, :], n[None, :], key[:, None], n[:, None])
-        terms = d_allocation * allocation
-        d_later = tl.sum(tl.where(after, terms[:, None], 0.0), 0)
-        d_seen += (1.0 - LEAST_USAGE) * (d_later / lifted - products[head] * d_allocation)
+        if SMOOTH:
+            mean, whole = tl.sum(products[head] * d_allocation, 0), whole_usage(lifted, n, N)
+            d_seen += d_usage_of(
+                d_allocation, mean, whole, products[head], lifted, n, N, SMOOTH, STEEPNESS, DTYPE
+            )
+        else:
+            key = lifted
+            if ROBUST or not FULL_N:
+                key = cell_key(lifted, in_n, ROBUST)
+            after = comes_before(key[None, :], n[None, :], key[:, None], n[:, None])
+            terms = d_allocation * allocation
+            d_later = tl.sum(tl.where(after, terms[:, None], 0.0), 0)
+            d_seen += (1.0 - LEAST_USAGE) * (d_later / lifted - products[head] * d_allocation)
         allocation_gate = tl.load(kept + layout.kept_allocation_gates(N, R, HW) + head)
         write_gate = tl.load(kept + layout.kept_write_gates(N, R, HW) + head)
         d_gate = write_gate * (by_allocation - by_content + d_share)
@@ -229,7 +237,7 @@ def gradients_kernel(
     BR: tl.constexpr, BROWS: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr,
     COLUMNS: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
     SIMILARITY: tl.constexpr, MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr,
-    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The gradients of usage, keys, cells or modes."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -243,7 +251,8 @@ def gradients_kernel(
         usage_backward(
             kept, scratch, usage0 + b * N, usage1 + b * N, write0 + b * HW * N, read0, d_vector,
             d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R, HW, BN, BR, S,
-            BSTRIPS, DEALLOCATE, COLUMNS, SHARP, ROBUST, DTYPE,
+            BSTRIPS, DEALLOCATE, COLUMNS, SHARP, SMOOTH, STEEPNESS, ROBUST,
+            DTYPE,
         )  # fmt: skip
     elif part == 1:
         keys_backward(

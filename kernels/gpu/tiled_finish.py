@@ -13,6 +13,7 @@ from .allocation_backward import heads_backward
 from .arithmetic import gate_slope
 from .content import EPSILON
 from .similarity import mask_slope, raw_mask
+from .smooth_allocation import smooth_heads_backward
 from .tiles import (
     last_arrived,
     load_norms,
@@ -214,7 +215,7 @@ def finish_cells(
     WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, RANGES: tl.constexpr,
     BN: tl.constexpr, BR: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
-    DTYPE: tl.constexpr,
+    SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Usage backward for a range of cells, and what pends for their gradients.
 
@@ -222,11 +223,18 @@ def finish_cells(
     product of the other factors is multiplied out, not divided, since a factor may be 0.
     """
     if RANGES == 1:
-        heads_backward(
-            usage1, kept + SEEN - N, kept + PRODUCTS, kept + ORDER, d_written, d_seen, d_shares,
-            vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
-            N, HW, BN, True, True, DTYPE,
-        )  # fmt: skip
+        share_gates = vector + interface.allocation_gates(W, R, HW)
+        write_gates = vector + interface.write_gates(W, R, HW)
+        if SMOOTH:
+            smooth_heads_backward(
+                usage1, kept + SEEN - N, kept + PRODUCTS, d_written, d_seen, d_shares, share_gates,
+                write_gates, N, HW, SMOOTH_BN, SMOOTH, STEEPNESS, DTYPE,
+            )  # fmt: skip
+        else:
+            heads_backward(
+                usage1, kept + SEEN - N, kept + PRODUCTS, kept + ORDER, d_written, d_seen, d_shares,
+                share_gates, write_gates, N, HW, BN, True, True, DTYPE,
+            )  # fmt: skip
         tl.debug_barrier()  # all threads must have filled d_seen and d_shares
     if role == 0:
         finish_gates(
@@ -323,7 +331,8 @@ def finish_kernel(
     GROUPS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
     BMODES: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
     MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP_TILES: tl.constexpr,
-    SHARP_BT: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
+    SHARP_BT: tl.constexpr, SHARP: tl.constexpr, SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr,
+    STEEPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, RANGES + R + 2 HW), for: RANGES ranges of cells; each read head; each write
     head's key and strength; its vectors.
@@ -343,7 +352,8 @@ def finish_kernel(
             pending, d_vector, d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R,
             HW, NORMS0, WRITE_CONTENT, WRITE_ALIKE, SEEN, PRODUCTS, ORDER, FREE_GATES,
             WRITE_STRENGTHS, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, FOUND,
-            SHARES, TILES, BT, RANGES, BN, BR, DEALLOCATE, VARIED, DTYPE,
+            SHARES, TILES, BT, RANGES, BN, BR, DEALLOCATE, VARIED, SMOOTH_BN, SMOOTH, STEEPNESS,
+            DTYPE,
         )  # fmt: skip
     elif role < RANGES + R:
         finish_read_key(

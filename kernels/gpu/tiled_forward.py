@@ -14,6 +14,7 @@ from .arithmetic import gates, load_strengths, one_strength, weighted_sums
 from .content import EPSILON, load_cells, norms, store_cells
 from .memory import load_weights, store_weights
 from .similarity import compare, raw_mask
+from .smooth_allocation import smooth_heads
 from .tiled_sharpness import sharpened_tile
 from .tiles import (
     last_arrived,
@@ -86,9 +87,11 @@ def order_cells(
     part, vector, usage0, write0, read0, kept, usage1, keys, prefixes, cells,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SEEN: tl.constexpr,
     PRODUCTS: tl.constexpr, ALLOCATION: tl.constexpr, ORDER: tl.constexpr,
-    ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, SMOOTH_BN: tl.constexpr,
+    SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Usage of some cells. If they are all, allocation by all heads; else they are sorted for it.
+    """Usage of some cells. If they are all, allocation by all heads; else they are sorted for it,
+    if it is not SMOOTH.
 
     Pointers are to one batch element.
     """
@@ -99,7 +102,16 @@ def order_cells(
     usage = usage.to(usage1.dtype.element_ty)  # the backward pass sees no more of it
     store_numbers(usage1, usage, n, N)
     usage = usage.to(DTYPE)
-    if ORDER_TILES == 1:
+    if SMOOTH:
+        if ORDER_TILES == 1:
+            tl.debug_barrier()  # all threads must have stored the usage
+            smooth_heads(
+                usage1, kept + SEEN - N, kept + PRODUCTS, kept + ALLOCATION,
+                vector + interface.allocation_gates(W, R, HW),
+                vector + interface.write_gates(W, R, HW), N, HW, SMOOTH_BN, SMOOTH, STEEPNESS,
+                DTYPE,
+            )  # fmt: skip
+    elif ORDER_TILES == 1:
         allocate_heads(
             usage, usage1, kept + SEEN - N, kept + PRODUCTS, kept + ALLOCATION, kept + ORDER,
             vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
@@ -154,7 +166,8 @@ def start_kernel(
     REST: tl.constexpr, START_TILES: tl.constexpr, START_BM: tl.constexpr,
     ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
     BHW: tl.constexpr, BMODES: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
-    MASKED: tl.constexpr, FLOOR: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr,
+    STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, ORDER_TILES + START_TILES + 1), for: usage and allocation; similarities of tiles
     of cells to the write keys; the activated interface.
@@ -168,7 +181,7 @@ def start_kernel(
         order_cells(
             role, vector, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N, kept,
             usage1 + b * N, keys + row, prefixes + row, cells + row, N, W, R, HW, SEEN, PRODUCTS,
-            ALLOCATION, ORDER, ORDER_TILES, ORDER_BN, ROBUST, DTYPE,
+            ALLOCATION, ORDER, ORDER_TILES, ORDER_BN, SMOOTH_BN, SMOOTH, STEEPNESS, ROBUST, DTYPE,
         )  # fmt: skip
     elif role < ORDER_TILES + START_TILES:
         compare_cells(

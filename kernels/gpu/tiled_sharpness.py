@@ -105,7 +105,7 @@ def sharpened_cells(
     N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, LINKED: tl.constexpr,
     SHARPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Some cells of weighting k from what is kept: before it was sharpened, and after; 0 outside."""
+    """Some cells of weighting k from what is kept: before it was sharpened; after, 0 outside."""
     weights = load_numbers(kept + LINKED + k * N, n, N, DTYPE)
     place = kept + SHARPNESS + k
     top, total = tl.load(place + 2 * HW * R), tl.load(place + 4 * HW * R)

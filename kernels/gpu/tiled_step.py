@@ -30,7 +30,15 @@ from torch import Tensor
 
 from ..arrays import Adjoint, Step
 from ..interface import interface_offsets, interface_size
-from . import launch, linkage, tiled_backward, tiled_finish, tiled_forward, tiled_sharpness
+from . import (
+    launch,
+    linkage,
+    smooth_allocation,
+    tiled_backward,
+    tiled_finish,
+    tiled_forward,
+    tiled_sharpness,
+)
 from .allocation_backward import launch_backward
 from .allocation_forward import Gates, Tiles, launch_forward, make_tiles
 from .variant import Variant
@@ -46,8 +54,8 @@ def kept_offsets(N: int, W: int, R: int, Hw: int, variant: Variant) -> dict[str,
     | WRITE_CONTENT    | (Hw, N)       | content weightings of the write keys                      |
     | WRITE_ALIKE      | (Hw, N)       | similarities to the write keys                            |
     | ALLOCATION       | (Hw, N)       | allocation weightings                                     |
-    | PRODUCTS         | (Hw, N)       | products of the u' before each cell                       |
-    | ORDER            | (Hw, N)       | the cell at each place of the order of allocation         |
+    | PRODUCTS         | (Hw, N)       | products of the u' before each cell; smooth: the q        |
+    | ORDER            | (Hw, N)       | the cell at each place of the order; not there if smooth  |
     | SEEN             | (Hw - 1, N)   | the usage that all heads but the first saw                |
     | READ_CONTENT     | (R, N)        | like those of the write keys                              |
     | READ_ALIKE       | (R, N)        | likewise                                                  |
@@ -75,7 +83,7 @@ def kept_offsets(N: int, W: int, R: int, Hw: int, variant: Variant) -> dict[str,
         "WRITE_ALIKE": Hw * N,
         "ALLOCATION": Hw * N,
         "PRODUCTS": Hw * N,
-        "ORDER": Hw * N,
+        "ORDER": 0 if variant.smooth else Hw * N,
         "SEEN": (Hw - 1) * N,
         "READ_CONTENT": R * N,
         "READ_ALIKE": R * N,
@@ -279,7 +287,8 @@ def constants(
         "READ_TILES": READ_TILES,
         "GROUP": GROUP,
         "GROUPS": launch.cdiv(READ_TILES, GROUP),
-        "SHARES": launch.order_blocks(N),
+        "SHARES": 1 if variant.smooth else launch.order_blocks(N),
+        "SMOOTH_BN": min(launch.block(N), launch.SMOOTH_CELLS),
         "RANGES": launch.cdiv(N, BN),
         "STRIPS": link["STRIPS"],
         "CHUNKS": link["CHUNKS"],
@@ -353,7 +362,9 @@ def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = No
     programs = sizes["ORDER_TILES"] + sizes["START_TILES"] + 1
     # Without fused operations, equal usages are equally lifted wherever they are compared.
     run.launch(tiled_forward.start_kernel, programs, 4, enable_fp_fusion=False)
-    if sizes["ORDER_TILES"] > 1:
+    if sizes["ORDER_TILES"] > 1 and sizes["SMOOTH"]:
+        run.launch(smooth_allocation.smooth_kernel, 1, 4)
+    elif sizes["ORDER_TILES"] > 1:
         launch_forward(
             step.usage1, run.later_usage(), run.kept("PRODUCTS"), run.kept("ALLOCATION"),
             run.kept("ORDER"), robust, run.gates(), scratch.tiles, first_sorted=True,
@@ -398,7 +409,9 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
     given = step.write1, step.precedence0, step.read0, step.link0, adjoint.link
     linkage.launch_pass_backward(*given, *changes, scratch.rows, scratch.columns)
     run.over_tiles(tiled_backward.write_backward_kernel)
-    if run.sizes["RANGES"] > 1:
+    if run.sizes["RANGES"] > 1 and run.sizes["SMOOTH"]:
+        run.launch(smooth_allocation.smooth_backward_kernel, 1, 4)
+    elif run.sizes["RANGES"] > 1:
         launch_backward(
             step.usage1, run.later_usage(), run.kept("PRODUCTS"), run.kept("ORDER"),
             scratch.d_written[: run.B], scratch.d_seen[: run.B], scratch.d_shares[: run.B],

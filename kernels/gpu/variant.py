@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..arrays import COSINE
+from ..arrays import COSINE, SORTED
 
 
 class Variant(NamedTuple):
@@ -17,6 +17,8 @@ class Variant(NamedTuple):
     | masked     | MASKED     | whether each key has a mask                                        |
     | floor      | FLOOR      | the least value of a mask                                          |
     | sharp      | SHARP      | whether forward and backward weightings are sharpened              |
+    | smooth     | SMOOTH     | the allocation: SORTED, which is 0, PROPORTIONAL or SOFTMAX        |
+    | steepness  | STEEPNESS  | power of the one, 1 / temperature of the other                     |
     |            | VARIED     | whether keys are not compared with cells as in the paper           |
     """
 
@@ -25,6 +27,8 @@ class Variant(NamedTuple):
     masked: bool = False
     floor: float = 0.0
     sharp: bool = False
+    smooth: int = SORTED
+    steepness: float = 1.0
 
     @property
     def varied(self) -> bool:

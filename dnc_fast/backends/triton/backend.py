@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ... import reference
 from ...interface import Interface
-from ...kernels.arrays import SIMILARITIES, Adjoint, Step
+from ...kernels.arrays import ALLOCATIONS, SIMILARITIES, Adjoint, Step
 from ...kernels.gpu import allocation as allocation_op
 from ...kernels.gpu import content, controller, linkage, lstm, memory
 from ...kernels.gpu import step as kernels
@@ -35,12 +35,19 @@ OLDEST_CAPABILITY = (8, 0)
 
 def variant_of(options: StepOptions) -> Variant:
     """What the whole-step kernels take for the options of a step that `TritonBackend.fuses`."""
+    steepness = 1.0
+    if options.allocation == "proportional":
+        steepness = options.allocation_power
+    elif options.allocation == "softmax":
+        steepness = 1 / options.allocation_temperature
     return Variant(
         deallocate=options.deallocate,
         similarity=_kind(options.similarity),
         masked=options.masked_lookup,
         floor=options.mask_floor if options.masked_lookup else 0.0,
         sharp=options.link_sharpness,
+        smooth=ALLOCATIONS.index(options.allocation),
+        steepness=steepness,
     )
 
 
@@ -119,7 +126,6 @@ class TritonBackend(Backend):
         return (
             matrix
             and not options.cut_weightings
-            and options.allocation == "sorted"
             and options.strengths == "oneplus"
             and options.usage_gradient
         )
