@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dnc_fast.kernels import gpu
 from dnc_fast.kernels.arrays import (
-    EUCLIDEAN,
     GATES,
     GRU,
     LSTM,
     PLAIN,
     SIMILARITIES,
+    SOFTMAX,
     Adjoint,
     LayerGradient,
     LayerStep,
@@ -44,12 +44,16 @@ MOST_DENSE, FIRST_COMPOSED = 16384, 1024
 FAN_OUT, WRITES = 8, 100
 """Entries of a row of a sparse link, and of a cut weighting; writes of a separable link."""
 
+OF_VARIANT = " of a variant"
+"""At the end of the names of calls of a varied step."""
+
 VARIANTS = {
     "": PAPER,
-    " of a variant": Variant(deallocate=True, masked=True, floor=0.1, sharp=True),
-    " by distance": Variant(similarity=EUCLIDEAN),
+    OF_VARIANT: Variant(
+        deallocate=True, masked=True, floor=0.1, sharp=True, smooth=SOFTMAX, steepness=100.0
+    ),
 }
-"""Whole steps, by what is added to the names of their calls."""
+"""Whole steps, the paper's and one with everything, by the end of the names of their calls."""
 
 HIDDEN = (100, 256)
 """Hidden units of the layers; the first is not a multiple of the block size."""

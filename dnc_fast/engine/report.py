@@ -146,8 +146,8 @@ def memory_report(
         kept = rows * plan.backend.kept_numbers(sizes, plan.options)
     else:  # temporary, as measured, about
         vectors += 8 * (R + Hw) + 3 * cut_heads
-    if plan.options.link_sharpness:  # both directional weightings
-        vectors += 2 * steps * R * Hw
+        if plan.options.link_sharpness:  # both directional weightings
+            vectors += 2 * steps * R * Hw
     # Each vector and its gradient; before normalisation; from the end, with the gradient.
     copies = 2 + interface.norm + 2 * interface.ahead
     return MemoryReport(

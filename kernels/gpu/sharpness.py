@@ -14,16 +14,12 @@ EPSILON = tl.constexpr(1e-6)
 
 @triton.jit
 def sharp_logits(weights, sharpness):
-    """s log(d + e)."""
-    return sharpness * tl.log(tl.maximum(weights, 0.0) + EPSILON)
+    """s log(d + e).
 
-
-@triton.jit
-def sharpened_row(weights, sharpness, inside):
-    """S of a weighting (n), 0 where it is not inside."""
-    logits = tl.where(inside, sharp_logits(weights, sharpness), -float("inf"))
-    powers = tl.exp(logits - tl.max(logits, 0))
-    return powers * (1.0 / tl.sum(powers, 0))
+    Adding zero rounds it here, so that no compiler fuses the product with what is taken off: the
+    sharpened weights would not add up to one where several launches calculate them.
+    """
+    return sharpness * tl.log(tl.maximum(weights, 0.0) + EPSILON) + 0.0
 
 
 @triton.jit
@@ -40,9 +36,9 @@ def d_sharp_logits(change, mean, mode, sharp):
 
 
 @triton.jit
-def d_sharpness(d_logits, weights):
-    """What some cells (n) of a weighting add to the gradient of its sharpness."""
-    return tl.sum(d_logits * sharp_logits(weights, 1.0), 0)
+def d_sharpness_terms(d_logits, weights):
+    """What each cell (n) of a weighting adds to the gradient of its sharpness."""
+    return d_logits * sharp_logits(weights, 1.0)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from . import small_layout as layout
 from .arithmetic import oneplus
 from .content import EPSILON
 from .packed import carried, no_tensors, padded, store_rows, sums, times
-from .sharpness import d_sharp_logits, d_unsharpened, sharpened_row
+from .sharpness import d_sharp_logits, d_unsharpened
 from .similarity import compare_backward, raw_mask
 from .small_layout import load, store
 from .usage import retention
@@ -28,17 +28,25 @@ def sharp_changes(
     DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a write head's forward and backward weightings, from those of the read ones."""
-    modes = kept + layout.kept_modes(N, R, HW) + head * R
+    FULL_N: tl.constexpr = n.shape[0] == N
+    sharp = no_tensors()
+    terms = no_tensors()
+    for way in tl.static_range(2):
+        for r in tl.static_range(R):
+            start = kept + layout.kept_linked(N, R, HW) + (((2 + way) * HW + head) * R + r) * N
+            sharp = sharp + (load(start + n, n < N, FULL_N, DTYPE),)
+            terms = terms + (sharp[way * R + r] * changes[r],)
+    means = sums(terms, 2 * R, 0)
     found = no_tensors()
     for way in tl.static_range(2):
         for r in tl.static_range(R):
             start = kept + layout.kept_linked(N, R, HW) + ((way * HW + head) * R + r) * N
-            plain = load(start + n, n < N, n.shape[0] == N, DTYPE)
+            plain = load(start + n, n < N, FULL_N, DTYPE)
             raw = vector + interface.sharpness(W, R, HW, MASKED) + (way * R + r) * HW + head
             sharpness = oneplus(tl.load(raw).to(DTYPE))
-            mode = tl.load(modes + (1 - way) * (1 + HW) * R + r)
-            sharp = sharpened_row(plain, sharpness, n < N)
-            d_logits = d_sharp_logits(changes[r], tl.sum(sharp * changes[r], 0), mode, sharp)
+            place = ((1 - way) * (1 + HW) + head) * R + r
+            mode = tl.load(kept + layout.kept_modes(N, R, HW) + place)
+            d_logits = d_sharp_logits(changes[r], means[way * R + r], mode, sharp[way * R + r])
             found = found + (d_unsharpened(d_logits, plain, sharpness),)
     return found[:R], found[R:]
 
@@ -133,8 +141,8 @@ def cells_strip(
 
     Fills its part of the gradients of the read weightings, and of those of the write weightings
     without what the link adds. d_memory becomes the gradient before the write, still without what
-    the write keys add. Stores its part of the sums over cells: gradients of read keys (R, W), which
-    as in the paper lack the factor of their length; MASKED: of their masks (R, W); of erase
+    the write keys add. Stores its part of the sums over cells: gradients of read keys (R, W),
+    unless VARIED without the factor of their length; MASKED: of their masks (R, W); of erase
     (HW, W) and write vectors (HW, W).
 
     Args:

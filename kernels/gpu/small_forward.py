@@ -295,6 +295,9 @@ def read(
             ahead = softmax(sharp_logits(ahead, sharpness), in_n[None, :])
             sharpness = oneplus(load(raw + R * HW, in_r, FULL_R, DTYPE))[:, None]
             behind = softmax(sharp_logits(behind, sharpness), in_n[None, :])
+            if part == PARTS - 1:
+                store(to + 2 * HW * R * N, ahead, in_tile, FULL)
+                store(to + 3 * HW * R * N, behind, in_tile, FULL)
         weights += modes[head][:, None] * behind
         weights += modes[1 + HW + head][:, None] * ahead
     found = weighted_sums(weights, cells, in_n)

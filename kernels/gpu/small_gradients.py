@@ -15,9 +15,8 @@ import triton.language as tl
 
 from . import interface
 from . import small_layout as layout
-from .arithmetic import oneplus
 from .packed import no_tensors, store_columns, sums
-from .sharpness import d_sharp_logits, d_sharpness, sharpened_row
+from .sharpness import d_sharp_logits, d_sharpness_terms
 from .small_layout import load, store
 from .small_lookups import cells_backward, keys_backward
 from .small_sums import linked_sums, store_sum, written_gradient
@@ -62,54 +61,48 @@ def modes_backward(
 
 
 @triton.jit
-def sharp_mode_backward(
-    change, vector, kept, d_vector, n, r: tl.constexpr, head: tl.constexpr, way: tl.constexpr,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, MASKED: tl.constexpr,
-    DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Stores the gradient of one raw sharpness; returns that of the mode. way: see `sharpness`."""
-    start = kept + layout.kept_linked(N, R, HW) + ((way * HW + head) * R + r) * N
-    plain = load(start + n, n < N, n.shape[0] == N, DTYPE)
-    at = interface.sharpness(W, R, HW, MASKED) + (way * R + r) * HW + head
-    raw = tl.load(vector + at).to(DTYPE)
-    mode = tl.load(kept + layout.kept_modes(N, R, HW) + ((1 - way) * (1 + HW) + head) * R + r)
-    sharp = sharpened_row(plain, oneplus(raw), n < N)
-    d_mode = tl.sum(sharp * change, 0)
-    d_logits = d_sharp_logits(change, d_mode, mode, sharp)
-    tl.store(d_vector + at, tl.sigmoid(raw) * d_sharpness(d_logits, plain))
-    return d_mode
-
-
-@triton.jit
 def sharp_modes_backward(
     vector, kept, scratch, d_vector,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     MASKED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the raw read modes and sharpnesses."""
+    FULL_N: tl.constexpr = N == BN
     n = tl.arange(0, BN)
+    linked = kept + layout.kept_linked(N, R, HW) + n
     for r in tl.static_range(R):
-        change = load(scratch + r * N + n, n < N, N == BN, DTYPE)
-        content = load(kept + r * N + n, n < N, N == BN, DTYPE)
-        d_modes = no_tensors()
-        for head in tl.static_range(HW):
-            d_mode = sharp_mode_backward(
-                change, vector, kept, d_vector, n, r, head, 1, N, W, R, HW, MASKED, DTYPE
-            )
-            d_modes = d_modes + (d_mode,)
-        d_modes = d_modes + (tl.sum(content * change, 0),)
-        for head in tl.static_range(HW):
-            d_mode = sharp_mode_backward(
-                change, vector, kept, d_vector, n, r, head, 0, N, W, R, HW, MASKED, DTYPE
-            )
-            d_modes = d_modes + (d_mode,)
+        change = load(scratch + r * N + n, n < N, FULL_N, DTYPE)
+        content = load(kept + r * N + n, n < N, FULL_N, DTYPE)
+        # Of the weightings: forward ones, backward ones, the content's.
+        sharp = no_tensors()
+        terms = no_tensors()
+        for k in tl.static_range(2 * HW):
+            start = linked + ((2 * HW + k) * R + r) * N
+            sharp = sharp + (load(start, n < N, FULL_N, DTYPE),)
+            terms = terms + (sharp[k] * change,)
+        d_modes = sums(terms + (content * change,), 2 * HW + 1, 0)
         modes = kept + layout.kept_modes(N, R, HW) + r
-        mean = tl.load(modes) * d_modes[0]
-        for m in tl.static_range(1, 1 + 2 * HW):
-            mean += tl.load(modes + m * R) * d_modes[m]
+        mean = tl.load(modes + HW * R) * d_modes[2 * HW]
+        terms = no_tensors()
+        for way in tl.static_range(2):
+            for head in tl.static_range(HW):
+                mode = tl.load(modes + ((1 - way) * (1 + HW) + head) * R)
+                mean += mode * d_modes[way * HW + head]
+                plain = load(linked + ((way * HW + head) * R + r) * N, n < N, FULL_N, DTYPE)
+                d_mode, own = d_modes[way * HW + head], sharp[way * HW + head]
+                d_logits = d_sharp_logits(change, d_mode, mode, own)
+                terms = terms + (d_sharpness_terms(d_logits, plain),)
+        d_sharpnesses = sums(terms, 2 * HW, 0)
         to = d_vector + interface.read_modes(W, R, HW) + r * (1 + 2 * HW)
-        for m in tl.static_range(1 + 2 * HW):
-            tl.store(to + m, tl.load(modes + m * R) * (d_modes[m] - mean))
+        tl.store(to + HW, tl.load(modes + HW * R) * (d_modes[2 * HW] - mean))
+        for way in tl.static_range(2):
+            for head in tl.static_range(HW):
+                mode = tl.load(modes + ((1 - way) * (1 + HW) + head) * R)
+                d_raw = mode * (d_modes[way * HW + head] - mean)
+                tl.store(to + (1 - way) * (1 + HW) + head, d_raw)
+                at = interface.sharpness(W, R, HW, MASKED) + (way * R + r) * HW + head
+                slope = tl.sigmoid(tl.load(vector + at).to(DTYPE))
+                tl.store(d_vector + at, slope * d_sharpnesses[way * HW + head])
 
 
 @triton.jit

@@ -8,7 +8,7 @@ Per batch element, with N cells, R read heads, Hw write heads, M = 1 + 2 Hw read
               read modes (M, R) | free gates (R) | strengths (R) | lengths of the keys (R)*
               allocation gates (Hw) | write gates (Hw) | strengths (Hw) | lengths of the keys (Hw)*
               (* not filled if keys are not compared with cells as in the paper)
-              with sharpness: forward and backward weightings before it (2, Hw, R, N)
+              with sharpness: forward and backward weightings, before it and after (2, 2, Hw, R, N)
     forward   cells after the write times read keys (R, N)
               link matrices times last read weightings (Hw, R, N)
               the strips' parts of the transposed ones times those (S, Hw, R, N)
@@ -31,7 +31,7 @@ from .variant import Variant
 
 def kept_size(N: int, R: int, Hw: int, variant: Variant) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    linked = 2 * Hw * R * N if variant.sharp else 0
+    linked = 4 * Hw * R * N if variant.sharp else 0
     return (2 * R + 3 * Hw + 2) * N + (4 + 2 * Hw) * R + 4 * Hw + linked
 
 

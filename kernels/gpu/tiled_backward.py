@@ -61,9 +61,9 @@ def read_backward_kernel(
         tl.store(totals + r * TILES, tl.sum(content * change, 0))
         if SHARP:
             for way_and_head in tl.static_range(2 * HW):
-                k = way_and_head * R + r
-                _, sharp = sharpened_cells(kept, k, n, N, R, HW, LINKED, SHARPNESS, DTYPE)
-                place = sharp_means + (b * 2 * HW * R + k) * TILES + tile
+                number = way_and_head * R + r
+                _, sharp = sharpened_cells(kept, number, n, N, R, HW, LINKED, SHARPNESS, DTYPE)
+                place = sharp_means + (b * 2 * HW * R + number) * TILES + tile
                 tl.store(place, tl.sum(sharp * change, 0))
     for head in tl.static_range(HW):
         row = (b * HW + head) * N

@@ -12,7 +12,7 @@ import triton.language as tl
 from . import interface
 from .arithmetic import oneplus
 from .memory import load_weights, store_weights
-from .sharpness import d_sharp_logits, d_sharpness, d_unsharpened, sharp_logits
+from .sharpness import d_sharp_logits, d_sharpness_terms, d_unsharpened, sharp_logits
 from .tiles import load_numbers, load_total, softmax_totals, spread_sums, store_numbers
 
 
@@ -101,13 +101,13 @@ def sharpened_tile(
 
 @triton.jit
 def sharpened_cells(
-    kept, k, n,
+    kept, number, n,
     N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, LINKED: tl.constexpr,
     SHARPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Some cells of weighting k from what is kept: before it was sharpened; after, 0 outside."""
-    weights = load_numbers(kept + LINKED + k * N, n, N, DTYPE)
-    place = kept + SHARPNESS + k
+    """Some cells of a weighting from what is kept: before it was sharpened; after, 0 outside."""
+    weights = load_numbers(kept + LINKED + number * N, n, N, DTYPE)
+    place = kept + SHARPNESS + number
     top, total = tl.load(place + 2 * HW * R), tl.load(place + 4 * HW * R)
     sharp = tl.exp(sharp_logits(weights, tl.load(place)) - top) / total
     return weights, tl.where(n < N, sharp, 0.0)
@@ -133,15 +133,17 @@ def linked_backward_kernel(
         change = load_numbers(changes + (b * R + r) * N, n, N, DTYPE)
         for head in tl.static_range(HW):
             for way in tl.static_range(2):
-                k = (way * HW + head) * R + r
-                row = b * 2 * HW * R + k
+                number = (way * HW + head) * R + r
+                row = b * 2 * HW * R + number
                 mode = tl.load(kept + MODES + r * COUNT + (1 - way) * (1 + HW) + head)
-                weights, sharp = sharpened_cells(kept, k, n, N, R, HW, LINKED, SHARPNESS, DTYPE)
+                weights, sharp = sharpened_cells(
+                    kept, number, n, N, R, HW, LINKED, SHARPNESS, DTYPE
+                )
                 mean = load_total(sharp_means + row * TILES, 1, TILES, BT)
                 d_logits = d_sharp_logits(change, mean, mode, sharp)
-                found = d_sharpness(d_logits, weights)
+                found = tl.sum(d_sharpness_terms(d_logits, weights), 0)
                 tl.store(d_sharpnesses + row * SHARP_TILES + tile, found)
-                sharpness = tl.load(kept + SHARPNESS + k)
+                sharpness = tl.load(kept + SHARPNESS + number)
                 found = d_unsharpened(d_logits, weights, sharpness)
                 if way == 0:
                     store_numbers(d_ahead + ((b * R + r) * HW + head) * N, found, n, N)

@@ -4,18 +4,20 @@
               (allocation      its second launch for many cells, two for each further write head)
               write            write weightings; the cells written; similarities to the read keys
               link pass        link matrix, precedence, forward and backward weightings
+              (linked          where those are to be sharpened)
               read             read weightings; the read vectors
 
     backward  read_backward    gradients of the read weightings
+              (linked          where forward and backward weightings were sharpened)
               link pass        gradient of the link matrix; sums for all other gradients
               write_backward   gradients of the cells before the write and of the write weightings
-              (allocation      for many cells, two launches for each write head)
+              (allocation      for many cells, two launches for each write head; smooth, one)
               finish           through allocation, the write keys, the gates and usage; sums of all
                                tiles
 
 What the backward pass needs again is kept (`kept_offsets`). Softmax is computed in parts: each tile
 stores a maximum and a sum. What the write keys' look-up adds to the gradient of the cells is known
-only when a step ends, and no kernel of it goes through the cells after that: it is pending, two
+only when a step ends, and no kernel of it goes through the cells after that: it is pending, a few
 numbers a cell, until `write_backward` of the step before adds it, or after the first step
 `finish_backward`.
 """
@@ -96,8 +98,8 @@ def kept_offsets(N: int, W: int, R: int, Hw: int, variant: Variant) -> dict[str,
         "WRITE_LENGTHS": Hw * of_paper,
         "ALLOCATION_GATES": Hw,
         "WRITE_GATES": Hw,
-        "LINKED": 2 * Hw * R * N * variant.sharp,
-        "SHARPNESS": 6 * Hw * R * variant.sharp,
+        "LINKED": 2 * Hw * R * N if variant.sharp else 0,
+        "SHARPNESS": 6 * Hw * R if variant.sharp else 0,
         "REST": 0,
     }
     return _offsets(sizes, "KEPT")
@@ -402,12 +404,15 @@ def backward(step: Step, adjoint: Adjoint, scratch: Scratch, robust: bool, kept:
     arrays |= {f"d_{name}": tensor for name, tensor in adjoint._asdict().items()}
     run = Run(step, arrays, scratch.sizes, robust)
     run.over_tiles(tiled_backward.read_backward_kernel)
-    changes = scratch.changes, scratch.changes, scratch.modes
+    d_ahead, d_behind = scratch.changes, scratch.changes
+    modes: Tensor | None = scratch.modes
     if run.sizes["SHARP"]:
         run.launch(tiled_sharpness.linked_backward_kernel, run.sizes["SHARP_TILES"], 4)
-        changes = scratch.d_ahead, scratch.d_behind, None
-    given = step.write1, step.precedence0, step.read0, step.link0, adjoint.link
-    linkage.launch_pass_backward(*given, *changes, scratch.rows, scratch.columns)
+        d_ahead, d_behind, modes = scratch.d_ahead, scratch.d_behind, None
+    linkage.launch_pass_backward(
+        step.write1, step.precedence0, step.read0, step.link0, adjoint.link, d_ahead, d_behind,
+        modes, scratch.rows, scratch.columns,
+    )  # fmt: skip
     run.over_tiles(tiled_backward.write_backward_kernel)
     if run.sizes["RANGES"] > 1 and run.sizes["SMOOTH"]:
         run.launch(smooth_allocation.smooth_backward_kernel, 1, 4)
