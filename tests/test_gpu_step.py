@@ -28,7 +28,7 @@ from torch.autograd import forward_ad
 from dnc_fast import DNC, MemoryState, memory_step
 from dnc_fast.interface import interface_size
 from dnc_fast.state import MemorySizes, map_tensors, tensors
-from dnc_fast.step_options import USAGE_ORDERS
+from dnc_fast.step_options import PAPER, USAGE_ORDERS
 from dnc_fast.tasks import CopyTask
 
 pytest.importorskip("triton", minversion="3.6")
@@ -384,7 +384,7 @@ def test_after_a_failed_backward_pass_the_next_begins_at_the_last_step(
     from dnc_fast.backends.triton.backend import TritonFusedRun
 
     step, adjoint, _ = new_step(SIZES, lambda shape: torch.empty(shape, device="meta"))
-    run = TritonFusedRun(SIZES, torch.float32, step.vector.device, "exact", keep=True)
+    run = TritonFusedRun(SIZES, torch.float32, step.vector.device, PAPER, keep=True)
     for _ in range(3):
         run.forward(step)
     used: list[Tensor] = []

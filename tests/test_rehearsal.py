@@ -36,6 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "normalised": {"interface_norm": True},
     "both ends": {"bidirectional_controller": True, "controller": "layer_norm_lstm"},
     "double": {"dtype": torch.float64},
+    "masks": {"masked_lookup": True, "similarity": "dot", "allocation": "softmax"},
+    "sharpness": {"link_sharpness": True, "deallocate": True, "num_cells": 70, "cell_size": 4},
     "sparse": {"linkage": "sparse", "link_fan_out": 2},
     "separable": {"linkage": "separable"},
     "none": {"linkage": "none"},

@@ -16,11 +16,13 @@ from dnc_fast.kernels.arrays import (
     LSTM,
     PLAIN,
     SIMILARITIES,
+    SOFTMAX,
     Adjoint,
     LayerGradient,
     LayerStep,
     Step,
 )
+from dnc_fast.kernels.gpu.variant import PAPER, Variant
 from dnc_fast.kernels.interface import interface_size
 from dnc_fast.state import MemorySizes
 
@@ -41,6 +43,17 @@ MOST_DENSE, FIRST_COMPOSED = 16384, 1024
 
 FAN_OUT, WRITES = 8, 100
 """Entries of a row of a sparse link, and of a cut weighting; writes of a separable link."""
+
+OF_VARIANT = " of a variant"
+"""At the end of the names of calls of a varied step."""
+
+VARIANTS = {
+    "": PAPER,
+    OF_VARIANT: Variant(
+        deallocate=True, masked=True, floor=0.1, sharp=True, smooth=SOFTMAX, steepness=100.0
+    ),
+}
+"""Whole steps, the paper's and one with everything, by the end of the names of their calls."""
 
 HIDDEN = (100, 256)
 """Hidden units of the layers; the first is not a multiple of the block size."""
@@ -99,22 +112,24 @@ def op_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:
 
 
 def step_calls(size: MemorySizes, dtype: torch.dtype, orders: Iterable[str]) -> Iterator[Call]:
-    """The whole step, with some orders of usage."""
+    """The whole step and its variants, with some orders of usage."""
     B, N, W, R, Hw = size
     kernels = module("step")
     state = ((B, N, W), (B, N), (B, Hw, N), (B, Hw, N, N), (B, Hw, N), (B, R, N))
-    vector, reads = meta(dtype, B, interface_size(W, R, Hw)), meta(dtype, B, R, W)
-    step = Step(vector, *(meta(dtype, *shape) for shape in state for _ in range(2)), reads)
-    adjoint = Adjoint(vector, *(meta(dtype, *shape) for shape in state))
-    scratch = kernels.make_scratch(*size, dtype, torch.device("meta"))
-    kept = kernels.make_kept(step)
-    for order in orders:
-        robust = order == "robust"
-        yield Call(f"{order} step", False, kernels.forward, (step, scratch, robust, kept))
-        yield Call(f"{order} step", True, kernels.backward, (step, adjoint, scratch, robust, kept))
-    memory = meta(dtype, B, N, W)
-    yield Call("end of all steps", True, kernels.finish_backward, (memory, memory, scratch))
-    yield Call("rebuild", True, kernels.rebuild, (step, True))
+    reads, memory = meta(dtype, B, R, W), meta(dtype, B, N, W)
+    for name, variant in VARIANTS.items():
+        vector = meta(dtype, B, interface_size(W, R, Hw, variant.masked, variant.sharp))
+        step = Step(vector, *(meta(dtype, *shape) for shape in state for _ in range(2)), reads)
+        adjoint = Adjoint(vector, *(meta(dtype, *shape) for shape in state))
+        scratch = kernels.make_scratch(*size, dtype, torch.device("meta"), variant)
+        kept = kernels.make_kept(step, variant)
+        for order in orders:
+            given = scratch, order == "robust", kept
+            yield Call(f"{order} step{name}", False, kernels.forward, (step, *given))
+            yield Call(f"{order} step{name}", True, kernels.backward, (step, adjoint, *given))
+        given = memory, memory, scratch
+        yield Call(f"end of all steps{name}", True, kernels.finish_backward, given)
+        yield Call(f"rebuild{name}", True, kernels.rebuild, (step, True, variant))
 
 
 def composed_calls(size: MemorySizes, dtype: torch.dtype) -> Iterator[Call]:

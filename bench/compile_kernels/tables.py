@@ -8,6 +8,7 @@ import torch
 import triton
 
 from ..reports.tables import grid
+from .calls import OF_VARIANT
 
 FIGURES = {
     "registers": "registers of a thread",
@@ -39,6 +40,11 @@ def kernel_table(records: list[dict[str, Any]], targets: list[str]) -> str:
     return grid(["kernel", "compiled", "warps", *targets], lines)
 
 
+def of_variant(record: dict[str, Any]) -> bool:
+    """Whether a kernel is compiled for a variant of the step alone."""
+    return all(call.endswith(OF_VARIANT) for call in record["calls"])
+
+
 def launch_table(launches: list[dict[str, Any]]) -> str:
     """A row for each size: the number of kernels in a memory step, torch's included."""
     totals: dict[str, dict[bool, int]] = {}
@@ -57,9 +63,12 @@ def markdown(
     records: list[dict[str, Any]], launches: list[dict[str, Any]], targets: list[str]
 ) -> str:
     """All tables."""
+    varied = [record for record in records if of_variant(record)]
+    paper = [record for record in records if record not in varied]
     return (
         f"Triton {triton.__version__}, torch {torch.__version__}. For each target the most over "
-        f"all sizes of: {', '.join(FIGURES.values())}.\n\n{kernel_table(records, targets)}\n"
+        f"all sizes of: {', '.join(FIGURES.values())}.\n\n{kernel_table(paper, targets)}\n"
+        f"The same with everything of docs/variants.md:\n\n{kernel_table(varied, targets)}\n"
         f"Kernels that a memory step launches, those of torch included:\n\n"
         f"{launch_table(launches)}"
     )

@@ -118,7 +118,7 @@ class Parts:
         """
         return None
 
-    def kept_numbers(self, sizes: MemorySizes) -> int:
+    def kept_numbers(self, sizes: MemorySizes, options: StepOptions) -> int:
         """Numbers that a step of `fused_step` keeps per batch element for its backward pass."""
         return 0
 

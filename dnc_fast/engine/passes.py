@@ -61,7 +61,7 @@ class Passes:
         numbers = matrices * B * N * (Hw * N + W) + vectors * (1 + 2 * Hw + R) * N
         options, backend = self.plan.options, self.plan.backend
         if self.layout.keep and backend.fuses(options, self.is_matrix):
-            numbers += rows * backend.kept_numbers(self.sizes)
+            numbers += rows * backend.kept_numbers(self.sizes, options)
         vectors = options.interface_length(W, R, Hw) + R * W
         numbers += 2 * rows * (vectors + controller.kept_numbers)
         return numbers * self.plan.precision.full.itemsize

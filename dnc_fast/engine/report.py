@@ -143,11 +143,11 @@ def memory_report(
     vectors = vectors_kept(steps, interval, sizes, plan.in_place, cut_heads)
     kept = 0
     if plan.backend.fuses(plan.options, linkage.is_matrix):
-        kept = rows * plan.backend.kept_numbers(sizes)
+        kept = rows * plan.backend.kept_numbers(sizes, plan.options)
     else:  # temporary, as measured, about
         vectors += 8 * (R + Hw) + 3 * cut_heads
-    if plan.options.link_sharpness:  # both directional weightings
-        vectors += 2 * steps * R * Hw
+        if plan.options.link_sharpness:  # both directional weightings
+            vectors += 2 * steps * R * Hw
     # Each vector and its gradient; before normalisation; from the end, with the gradient.
     copies = 2 + interface.norm + 2 * interface.ahead
     return MemoryReport(

@@ -3,6 +3,9 @@
 read keys (R, W) | read strengths (R) | write keys (Hw, W) | write strengths (Hw) |
 erase vectors (Hw, W) | write vectors (Hw, W) | free gates (R) | allocation gates (Hw) |
 write gates (Hw) | read modes (R, 1 + 2 Hw): backward[Hw], content, forward[Hw]
+
+and of variants, see `interface_shapes`: read masks (R, W) | write masks (Hw, W) |
+forward sharpness (R, Hw) | backward sharpness (R, Hw)
 """
 
 from __future__ import annotations
@@ -54,6 +57,22 @@ def write_gates(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
 @triton.jit
 def read_modes(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
     return R * W + 2 * R + HW * (3 * W + 3)
+
+
+@triton.jit
+def read_masks(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return R * W + 3 * R + HW * (3 * W + 3 + 2 * R)
+
+
+@triton.jit
+def write_masks(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr):
+    return 2 * R * W + 3 * R + HW * (3 * W + 3 + 2 * R)
+
+
+@triton.jit
+def sharpness(W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, MASKED: tl.constexpr):
+    """Forward first, then backward."""
+    return R * W + 3 * R + HW * (3 * W + 3 + 2 * R) + (R + HW) * W * MASKED
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Similarities of keys and cells, with a mask for each key, head after head.
+"""Similarities of keys and cells, with a mask for each key.
 
 The similarities are those of `arrays`: COSINE, EUCLIDEAN, MANHATTAN, DOT, see the reference. A mask
 multiplies its key and all cells. The paper's own, without masks, is in `content`.
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .. import arrays
-from .arithmetic import get_row, put_row
+from .arithmetic import gate_slope, get_row, put_row
 
 COSINE, EUCLIDEAN = tl.constexpr(arrays.COSINE), tl.constexpr(arrays.EUCLIDEAN)
 MANHATTAN, DOT = tl.constexpr(arrays.MANHATTAN), tl.constexpr(arrays.DOT)
@@ -29,8 +29,25 @@ def one_mask(masks, head, w, W: tl.constexpr, MASKED: tl.constexpr, DTYPE: tl.co
     if MASKED:
         mask = word(masks, head, w, W, DTYPE)
     else:
-        mask = w.to(DTYPE) * 0.0 + 1.0
+        mask = tl.full(w.shape, 1.0, DTYPE)
     return mask
+
+
+@triton.jit
+def raw_mask(
+    masks, head, w, W: tl.constexpr, MASKED: tl.constexpr, FLOOR: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
+    """`one_mask` from masks before their activation: FLOOR + (1 - FLOOR) sigmoid."""
+    mask = one_mask(masks, head, w, W, MASKED, DTYPE)
+    if MASKED:
+        mask = FLOOR + (1.0 - FLOOR) * tl.sigmoid(mask)
+    return mask
+
+
+@triton.jit
+def mask_slope(raw, FLOOR: tl.constexpr):
+    """The factor from a mask's gradient to that of the value before its activation."""
+    return (1.0 - FLOOR) * gate_slope(tl.sigmoid(raw))
 
 
 @triton.jit
@@ -42,6 +59,63 @@ def masked_norms(key, mask, cells):
 
 
 @triton.jit
+def compare(key, mask, cells, SIMILARITY: tl.constexpr):
+    """D of a key (W) with a mask and all cells (n, W): (n)."""
+    if SIMILARITY == EUCLIDEAN:
+        differences = (key[None, :] - cells) * mask[None, :]
+        alike = -tl.sqrt(tl.sum(differences * differences, 1) + EPSILON)
+    elif SIMILARITY == MANHATTAN:
+        alike = -tl.sum(tl.abs(key[None, :] - cells) * mask[None, :], 1)
+    else:
+        alike = tl.sum(cells * (key * mask * mask)[None, :], 1)
+    if SIMILARITY == COSINE:
+        key_norm, cell_norms = masked_norms(key, mask, cells)
+        alike = alike / (key_norm * cell_norms + EPSILON)
+    return alike
+
+
+@triton.jit
+def compare_backward(d_alike, alike, key, mask, cells, SIMILARITY: tl.constexpr):
+    """Gradients of the key (W), the mask (W) and the cells (n, W) of `compare`.
+
+    Each is linear in d_alike (n), the gradient of alike (n); those of key and mask are sums over
+    the cells.
+    """
+    squares = mask * mask
+    if SIMILARITY == EUCLIDEAN:
+        differences = key[None, :] - cells
+        alike = tl.where(alike < 0.0, alike, 1.0)  # 0 where a padded cell was loaded
+        pulled = (d_alike / alike)[:, None] * differences
+        d_key = squares * tl.sum(pulled, 0)
+        d_mask = mask * tl.sum(pulled * differences, 0)
+        d_cells = -squares[None, :] * pulled
+    elif SIMILARITY == MANHATTAN:
+        differences = key[None, :] - cells
+        signs = tl.where(differences > 0.0, 1.0, tl.where(differences < 0.0, -1.0, 0.0))
+        pulled = -d_alike[:, None] * signs
+        d_key = mask * tl.sum(pulled, 0)
+        d_mask = tl.sum(pulled * differences, 0)
+        d_cells = -mask[None, :] * pulled
+    elif SIMILARITY == DOT:
+        products = tl.sum(d_alike[:, None] * cells, 0)
+        d_key = squares * products
+        d_mask = 2.0 * mask * key * products
+        d_cells = d_alike[:, None] * (squares * key)[None, :]
+    else:
+        key_norm, cell_norms = masked_norms(key, mask, cells)
+        d_product = d_alike / (key_norm * cell_norms + EPSILON)
+        d_scale = -d_product * alike
+        key_pulled = tl.sum(d_scale * cell_norms, 0) / key_norm
+        pulled = (d_scale * key_norm / cell_norms)[:, None] * cells
+        products = tl.sum(d_product[:, None] * cells, 0)
+        d_key = squares * (products + key_pulled * key)
+        d_mask = 2.0 * key * products + key_pulled * key * key + tl.sum(pulled * cells, 0)
+        d_mask *= mask
+        d_cells = squares[None, :] * (d_product[:, None] * key[None, :] + pulled)
+    return d_key, d_mask, d_cells
+
+
+@triton.jit
 def varied_similarities(
     keys, masks, cells, w, SIMILARITY: tl.constexpr, MASKED: tl.constexpr,
     W: tl.constexpr, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr,
@@ -50,17 +124,7 @@ def varied_similarities(
     alike = tl.zeros([BH, cells.shape[0]], DTYPE)
     for head in tl.static_range(H):
         key, mask = word(keys, head, w, W, DTYPE), one_mask(masks, head, w, W, MASKED, DTYPE)
-        if SIMILARITY == EUCLIDEAN:
-            differences = (key[None, :] - cells) * mask[None, :]
-            row = -tl.sqrt(tl.sum(differences * differences, 1) + EPSILON)
-        elif SIMILARITY == MANHATTAN:
-            row = -tl.sum(tl.abs(key[None, :] - cells) * mask[None, :], 1)
-        else:
-            row = tl.sum(cells * (key * mask * mask)[None, :], 1)
-        if SIMILARITY == COSINE:
-            key_norm, cell_norms = masked_norms(key, mask, cells)
-            row = row / (key_norm * cell_norms + EPSILON)
-        alike = put_row(alike, head, row, BH)
+        alike = put_row(alike, head, compare(key, mask, cells, SIMILARITY), BH)
     return alike
 
 
@@ -88,37 +152,11 @@ def varied_lookup_backward(
     for head in tl.static_range(H):
         key, mask = word(keys, head, w, W, DTYPE), one_mask(masks, head, w, W, MASKED, DTYPE)
         strength = tl.load(strengths + head).to(DTYPE)
-        row, d_row = get_row(alike, head, BH), strength * get_row(d_logits, head, BH)
-        squares = mask * mask
-        if SIMILARITY == EUCLIDEAN:
-            differences = key[None, :] - cells
-            pulled = (d_row / row)[:, None] * differences
-            d_key = squares * tl.sum(pulled, 0)
-            d_mask = mask * tl.sum(pulled * differences, 0)
-            d_cells -= squares[None, :] * pulled
-        elif SIMILARITY == MANHATTAN:
-            differences = key[None, :] - cells
-            signs = tl.where(differences > 0.0, 1.0, tl.where(differences < 0.0, -1.0, 0.0))
-            pulled = -d_row[:, None] * signs
-            d_key = mask * tl.sum(pulled, 0)
-            d_mask = tl.sum(pulled * differences, 0)
-            d_cells -= mask[None, :] * pulled
-        elif SIMILARITY == DOT:
-            products = tl.sum(d_row[:, None] * cells, 0)
-            d_key = squares * products
-            d_mask = 2.0 * mask * key * products
-            d_cells += d_row[:, None] * (squares * key)[None, :]
-        else:
-            key_norm, cell_norms = masked_norms(key, mask, cells)
-            d_product = d_row / (key_norm * cell_norms + EPSILON)
-            d_scale = -d_product * row
-            key_pulled = tl.sum(d_scale * cell_norms, 0) / key_norm
-            pulled = (d_scale * key_norm / cell_norms)[:, None] * cells
-            products = tl.sum(d_product[:, None] * cells, 0)
-            d_key = squares * (products + key_pulled * key)
-            d_mask = 2.0 * key * products + key_pulled * key * key + tl.sum(pulled * cells, 0)
-            d_mask *= mask
-            d_cells += squares[None, :] * (d_product[:, None] * key[None, :] + pulled)
+        d_alike = strength * get_row(d_logits, head, BH)
+        d_key, d_mask, more = compare_backward(
+            d_alike, get_row(alike, head, BH), key, mask, cells, SIMILARITY
+        )
+        d_cells += more
         tl.store(d_keys + head * W + w, d_key, mask=w < W)
         if MASKED:
             tl.store(d_masks + head * W + w, d_mask, mask=w < W)

@@ -17,10 +17,14 @@ import triton.language as tl
 
 from . import interface
 from . import small_layout as layout
-from .arithmetic import oneplus, product, weighted_sums
+from .arithmetic import oneplus, product, softmax, weighted_sums
 from .content import EPSILON
 from .packed import carried, no_tensors, store_rows, sums
+from .sharpness import sharp_logits
+from .similarity import compare, raw_mask
 from .small_layout import load, store
+from .smooth_allocation import allocated, share_row
+from .usage import retention
 from .usage_order import cell_key, comes_before, lift
 
 
@@ -35,8 +39,10 @@ def write_strip(
     vector, kept, scratch, memory0, usage0, precedence0, link0, write0, read0, memory1, usage1,
     precedence1, link1, write1, s,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
-    BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ROBUST: tl.constexpr,
-    DTYPE: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr,
+    DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells; link matrices and memory of strip s, and what is read of them.
 
@@ -97,17 +103,24 @@ def write_strip(
 
     # Similarities of the write keys, in each row of the strip as the link matrix lies: each warp
     # has all of them, so that softmax needs no barriers.
-    found = no_tensors()
-    for head in tl.static_range(HW):
-        found = found + (cells * write_keys[head][None, :],)
-    found = sums(found + (cells * cells,), HW + 1, 1)
-    lengths = length(found[HW])
     alike = no_tensors()
-    key_lengths = no_tensors()
-    for head in tl.static_range(HW):
-        key_lengths = key_lengths + (length(tl.sum(write_keys[head] * write_keys[head], 0)),)
-        alike = alike + (found[head] / (key_lengths[head] * lengths + EPSILON),)
-    alike = carried(alike + (lengths,), links[0], HW + 1)
+    if VARIED:
+        masks = vector + interface.write_masks(W, R, HW)
+        for head in tl.static_range(HW):
+            mask = raw_mask(masks, head, w, W, MASKED, FLOOR, DTYPE)
+            alike = alike + (compare(write_keys[head], mask, cells, SIMILARITY),)
+        alike = carried(alike, links[0], HW)
+    else:
+        found = no_tensors()
+        for head in tl.static_range(HW):
+            found = found + (cells * write_keys[head][None, :],)
+        found = sums(found + (cells * cells,), HW + 1, 1)
+        lengths = length(found[HW])
+        key_lengths = no_tensors()
+        for head in tl.static_range(HW):
+            key_lengths = key_lengths + (length(tl.sum(write_keys[head] * write_keys[head], 0)),)
+            alike = alike + (found[head] / (key_lengths[head] * lengths + EPSILON),)
+        alike = carried(alike + (lengths,), links[0], HW + 1)
 
     # Usage.
     written = last_writes[0]
@@ -119,18 +132,24 @@ def write_strip(
     # For each write head: write weighting, link matrix, precedence.
     same = i[:, None] == n[None, :]
     added = tl.zeros([BS, BW], DTYPE)
+    if DEALLOCATE:
+        gates = vector + interface.free_gates(W, R, HW)
+        own *= retention(read0, gates, i, N, R, True, DTYPE)[:, None]
     aheads = no_tensors()
     products = no_tensors()
     contents = no_tensors()
     weights = no_tensors()
     for head in tl.static_range(HW):
         lifted = lift(seen)
-        key = lifted
-        if ROBUST or not FULL_N:
-            key = cell_key(lifted, in_n, ROBUST)
-        before = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
-        products = products + (product(tl.where(before, lifted[:, None], 1.0), 0),)
-        allocation = (1.0 - lifted) * products[head]
+        if SMOOTH:
+            products = products + (share_row(lifted, n, N, SMOOTH, STEEPNESS, DTYPE),)
+        else:
+            key = lifted
+            if ROBUST or not FULL_N:
+                key = cell_key(lifted, in_n, ROBUST)
+            before = comes_before(key[:, None], n[:, None], key[None, :], n[None, :])
+            products = products + (product(tl.where(before, lifted[:, None], 1.0), 0),)
+        allocation = allocated(lifted, products[head], n, N, SMOOTH)
         scores = tl.where(in_n[None, :], strengths[head] * alike[head], -float("inf"))
         powers = tl.exp(scores - tl.max(scores, 1)[:, None])
         contents = contents + (powers * (1.0 / tl.sum(powers, 1))[:, None],)
@@ -159,12 +178,20 @@ def write_strip(
     # The strip's cells, and what they and the link matrices add to reading.
     own += added
     store(memory1 + place, own, in_own, FULL_I and FULL_W)
-    found = (own * own,)
-    for r in tl.static_range(R):
-        found = found + (own * keys[r][None, :],)
-    found = sums(found, R + 1, 1)
-    store(kept + layout.kept_lengths_after(N, R, HW) + i, length(found[0]), in_i, FULL_I)
-    store_rows(scratch, found[1:] + aheads, i, N, (1 + HW) * R)
+    if VARIED:
+        found = no_tensors()
+        masks = vector + interface.read_masks(W, R, HW)
+        for r in tl.static_range(R):
+            mask = raw_mask(masks, r, w, W, MASKED, FLOOR, DTYPE)
+            found = found + (compare(keys[r], mask, own, SIMILARITY),)
+        store_rows(scratch, found + aheads, i, N, (1 + HW) * R)
+    else:
+        found = (own * own,)
+        for r in tl.static_range(R):
+            found = found + (own * keys[r][None, :],)
+        found = sums(found, R + 1, 1)
+        store(kept + layout.kept_lengths_after(N, R, HW) + i, length(found[0]), in_i, FULL_I)
+        store_rows(scratch, found[1:] + aheads, i, N, (1 + HW) * R)
 
     # What is of all cells, as the first row of a strip holds it.
     first = (tl.arange(0, BS) == 0)[:, None] & in_n[None, :]
@@ -179,7 +206,8 @@ def write_strip(
             tl.store(kept + at, allocation_gates[head])
             tl.store(kept + at + HW, write_gates[head])
             tl.store(kept + at + 2 * HW, strengths[head])
-            tl.store(kept + at + 3 * HW, key_lengths[head])
+            if not VARIED:
+                tl.store(kept + at + 3 * HW, key_lengths[head])
         if s == (1 if S > 1 else 0):
             tl.store(write1 + head * N + row, weights[head], mask=first)
             share = (1.0 - tl.sum(weights[head], 1))[:, None]
@@ -189,15 +217,17 @@ def write_strip(
             to = kept + head * N + row
             tl.store(to + layout.kept_write_content(N, R), contents[head], mask=first)
             tl.store(to + layout.kept_write_similarities(N, R, HW), alike[head], mask=first)
-    if s == S - 1:
-        tl.store(kept + layout.kept_lengths_before(N, R, HW) + row, alike[HW], mask=first)
+    if not VARIED:
+        if s == S - 1:
+            tl.store(kept + layout.kept_lengths_before(N, R, HW) + row, alike[HW], mask=first)
 
 
 @triton.jit
 def read(
     vector, kept, scratch, memory1, read1, reads, part,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
-    BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
+    BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
+    MASKED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, a head to a warp or so; and one of several parts of the read vectors."""
     FULL_N: tl.constexpr = N == BN
@@ -209,8 +239,10 @@ def read(
     in_n, in_r, in_w = n < N, r < R, w < W
     in_tile = in_r[:, None] & in_n[None, :]
     tile = r[:, None] * N + n[None, :]
-    in_keys = in_r[:, None] & (all_w < W)[None, :]
-    keys = load(vector + r[:, None] * W + all_w[None, :], in_keys, FULL_R and FULL_W, DTYPE)
+    if not VARIED:
+        in_keys = in_r[:, None] & (all_w < W)[None, :]
+        keys = load(vector + r[:, None] * W + all_w[None, :], in_keys, FULL_R and FULL_W, DTYPE)
+        lengths = load(kept + layout.kept_lengths_after(N, R, HW) + n, in_n, FULL_N, DTYPE)
     strength = oneplus(load(vector + interface.read_strengths(W, R) + r, in_r, FULL_R, DTYPE))
     M: tl.constexpr = 1 + 2 * HW
     raw = vector + interface.read_modes(W, R, HW) + r * M
@@ -220,7 +252,6 @@ def read(
     alike = load(scratch + tile, in_tile, FULL, DTYPE)
     in_cells = in_n[:, None] & in_w[None, :]
     cells = load(memory1 + n[:, None] * W + w[None, :], in_cells, FULL_N and FULL_W, DTYPE)
-    lengths = load(kept + layout.kept_lengths_after(N, R, HW) + n, in_n, FULL_N, DTYPE)
     aheads = no_tensors()
     behinds = no_tensors()
     for head in tl.static_range(HW):
@@ -245,15 +276,30 @@ def read(
     for m in tl.static_range(M):
         modes = modes + (powers[m] * total,)
     # Read weightings.
-    key_length = length(tl.sum(keys * keys, 1))
-    alike = alike / (key_length[:, None] * lengths[None, :] + EPSILON)
+    if not VARIED:
+        key_length = length(tl.sum(keys * keys, 1))
+        alike = alike / (key_length[:, None] * lengths[None, :] + EPSILON)
     scores = tl.where(in_n[None, :], strength[:, None] * alike, -float("inf"))
     scores = tl.exp(scores - tl.max(scores, 1)[:, None])
     content = scores * (1.0 / tl.sum(scores, 1))[:, None]
     weights = modes[HW][:, None] * content
     for head in tl.static_range(HW):
-        weights += modes[head][:, None] * behinds[head]
-        weights += modes[1 + HW + head][:, None] * aheads[head]
+        behind, ahead = behinds[head], aheads[head]
+        if SHARP:
+            to = kept + layout.kept_linked(N, R, HW) + head * R * N + tile
+            if part == 0:
+                store(to, ahead, in_tile, FULL)
+                store(to + HW * R * N, behind, in_tile, FULL)
+            raw = vector + interface.sharpness(W, R, HW, MASKED) + r * HW + head
+            sharpness = oneplus(load(raw, in_r, FULL_R, DTYPE))[:, None]
+            ahead = softmax(sharp_logits(ahead, sharpness), in_n[None, :])
+            sharpness = oneplus(load(raw + R * HW, in_r, FULL_R, DTYPE))[:, None]
+            behind = softmax(sharp_logits(behind, sharpness), in_n[None, :])
+            if part == PARTS - 1:
+                store(to + 2 * HW * R * N, ahead, in_tile, FULL)
+                store(to + 3 * HW * R * N, behind, in_tile, FULL)
+        weights += modes[head][:, None] * behind
+        weights += modes[1 + HW + head][:, None] * ahead
     found = weighted_sums(weights, cells, in_n)
     in_reads = in_r[:, None] & in_w[None, :]
     store(reads + r[:, None] * W + w[None, :], found, in_reads, FULL_R and FULL_W)
@@ -263,8 +309,10 @@ def read(
     if part == PARTS - 1:
         store(kept + layout.kept_similarities(N, R) + tile, alike, in_tile, FULL)
         free = tl.sigmoid(load(vector + interface.free_gates(W, R, HW) + r, in_r, FULL_R, DTYPE))
-        numbers = modes + (free, strength, key_length)
-        store_rows(kept + layout.kept_modes(N, R, HW), numbers, r, R, M + 3)
+        numbers = modes + (free, strength)
+        if not VARIED:
+            numbers = numbers + (key_length,)
+        store_rows(kept + layout.kept_modes(N, R, HW), numbers, r, R, M + (2 if VARIED else 3))
 
 
 @triton.jit
@@ -274,7 +322,9 @@ def strip_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ALONE: tl.constexpr,
-    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, SMOOTH: tl.constexpr,
+    STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells, then a strip of rows; ALONE: it is all rows, and reads too."""
     b, s = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -286,13 +336,14 @@ def strip_kernel(
         vector, kept, scratch, memory0 + b * N * W, usage0 + b * N, precedence0 + b * HW * N,
         link0 + b * HW * N * N, write0 + b * HW * N, read0 + b * R * N, memory1, usage1 + b * N,
         precedence1 + b * HW * N, link1 + b * HW * N * N, write1 + b * HW * N, s, N, W, R, HW, BN,
-        BW, BR, BS, S, ROBUST, DTYPE,
+        BW, BR, BS, S, DEALLOCATE, VARIED, SIMILARITY, MASKED, FLOOR, SMOOTH,
+        STEEPNESS, ROBUST, DTYPE,
     )  # fmt: skip
     if ALONE:
         tl.debug_barrier()  # from here on all threads see what is stored
         read(
             vector, kept, scratch, memory1, read1 + b * R * N, reads + b * R * W, 0, N, W, R, HW,
-            BN, BW, BR, S, 1, DTYPE,
+            BN, BW, BR, S, 1, VARIED, MASKED, SHARP, DTYPE,
         )  # fmt: skip
 
 
@@ -301,11 +352,13 @@ def read_kernel(
     vector, kept, scratch, memory1, read1, reads,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
-    BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
+    BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
+    MASKED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, and a part of the read vectors."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     read(
         vector + b * SIZE, kept + b * KEPT, scratch + b * SCRATCH, memory1 + b * N * W,
-        read1 + b * R * N, reads + b * R * W, part, N, W, R, HW, BN, BW, BR, S, PARTS, DTYPE,
+        read1 + b * R * N, reads + b * R * W, part, N, W, R, HW, BN, BW, BR, S, PARTS, VARIED,
+        MASKED, SHARP, DTYPE,
     )  # fmt: skip

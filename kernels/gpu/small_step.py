@@ -23,6 +23,7 @@ from torch import Tensor
 from ..arrays import Adjoint, Step
 from ..interface import interface_size
 from . import launch, small_backward, small_forward, small_gradients, small_layout
+from .variant import Variant
 
 PROGRAMS = 132
 """Programs of a wave: the multiprocessors of an H200."""
@@ -49,9 +50,9 @@ MANY_HEADS = 16
 """Read heads times write heads from which strips have eight warps: with four, registers run out."""
 
 
-def kept_size(N: int, W: int, R: int, Hw: int) -> int:
+def kept_size(N: int, W: int, R: int, Hw: int, variant: Variant) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    return small_layout.kept_size(N, R, Hw)
+    return small_layout.kept_size(N, R, Hw, variant)
 
 
 def most_rows(R: int, Hw: int) -> int:
@@ -86,24 +87,33 @@ class Scratch(NamedTuple):
     unkept: Tensor  # (B, kept_size), in place of `kept` where there is no backward pass
     forward_rows: int  # rows of a strip, for the largest batch
     backward_rows: int
+    variant: Variant
 
 
 def make_scratch(
-    B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
+    B: int,
+    N: int,
+    W: int,
+    R: int,
+    Hw: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    variant: Variant,
 ) -> Scratch:
     """Scratch for these sizes or smaller batches, which are divided in the same way."""
     forward_rows = padded_cells(N) if is_alone(N, W, R, Hw) else strip_rows(B, N, R, Hw, ROWS)
     backward_rows = strip_rows(B, N, R, Hw, ROWS_BACKWARD)
     size = max(
         small_layout.forward_size(N, R, Hw, launch.cdiv(N, forward_rows)),
-        small_layout.backward_size(N, W, R, Hw, launch.cdiv(N, backward_rows)),
+        small_layout.backward_size(N, W, R, Hw, launch.cdiv(N, backward_rows), variant),
     )
     like = torch.empty(0, dtype=dtype, device=device)
     return Scratch(
         numbers=launch.new_like(like, B, size),
-        unkept=launch.new_like(like, B, kept_size(N, W, R, Hw)),
+        unkept=launch.new_like(like, B, kept_size(N, W, R, Hw, variant)),
         forward_rows=forward_rows,
         backward_rows=backward_rows,
+        variant=variant,
     )
 
 
@@ -116,7 +126,7 @@ def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, A
         "W": W,
         "R": R,
         "HW": Hw,
-        "SIZE": interface_size(W, R, Hw),
+        "SIZE": interface_size(W, R, Hw, scratch.variant.masked, scratch.variant.sharp),
         "KEPT": scratch.unkept.shape[1],
         "SCRATCH": scratch.numbers.shape[1],
         "BN": BN,
@@ -126,10 +136,12 @@ def _sizes(step: Step, scratch: Scratch, rows: int, robust: bool) -> dict[str, A
         "BS": rows,
         "S": S,
         "BSTRIPS": launch.block(S),
+        "COLUMNS": small_layout.columns(R, Hw, scratch.variant),
         "PARTS": max(1, min(BW, max(2, BN * BW * BR // READ_NUMBERS))),
         "ALONE": is_alone(N, W, R, Hw),
         "ROBUST": robust,
         "DTYPE": launch.compute_dtype(step.memory0.dtype),
+        **scratch.variant.constants(),
     }
 
 

@@ -9,30 +9,36 @@ from torch import Tensor
 
 from ..arrays import Adjoint, Step
 from . import launch, ops, small_step, tiled_step
+from .variant import PAPER, Variant
 
 Scratch = small_step.Scratch | tiled_step.Scratch
 
 
 def make_scratch(
-    B: int, N: int, W: int, R: int, Hw: int, dtype: torch.dtype, device: torch.device
+    B: int,
+    N: int,
+    W: int,
+    R: int,
+    Hw: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    variant: Variant = PAPER,
 ) -> Scratch:
-    """Scratch for these sizes or smaller batches."""
-    if launch.is_small(N, W):
-        return small_step.make_scratch(B, N, W, R, Hw, dtype, device)
-    return tiled_step.make_scratch(B, N, W, R, Hw, dtype, device)
+    """Scratch for such steps of these sizes or smaller batches."""
+    way = small_step if launch.is_small(N, W) else tiled_step
+    return way.make_scratch(B, N, W, R, Hw, dtype, device, variant)
 
 
-def kept_size(N: int, W: int, R: int, Hw: int) -> int:
+def kept_size(N: int, W: int, R: int, Hw: int, variant: Variant = PAPER) -> int:
     """How many numbers a step keeps for its backward pass, for each batch element."""
-    if launch.is_small(N, W):
-        return small_step.kept_size(N, W, R, Hw)
-    return tiled_step.kept_size(N, W, R, Hw)
+    way = small_step if launch.is_small(N, W) else tiled_step
+    return way.kept_size(N, W, R, Hw, variant)
 
 
-def make_kept(step: Step) -> Tensor:
+def make_kept(step: Step, variant: Variant = PAPER) -> Tensor:
     """Room for what a step keeps, (B, kept_size), in the dtype that kernels compute in."""
     B, N, W = step.memory0.shape
-    size = kept_size(N, W, step.read0.shape[1], step.write0.shape[1])
+    size = kept_size(N, W, step.read0.shape[1], step.write0.shape[1], variant)
     return launch.new_like(step.memory0, B, size)
 
 
@@ -44,9 +50,9 @@ def forward(step: Step, scratch: Scratch, robust: bool, kept: Tensor | None = No
         tiled_step.forward(step, scratch, robust, kept)
 
 
-def rebuild(step: Step, with_link: bool) -> None:
+def rebuild(step: Step, with_link: bool, variant: Variant = PAPER) -> None:
     """Fill memory1, and link1 if `with_link`, from memory0, link0, the vectors and write1."""
-    tiled_step.rebuild(step, with_link)
+    tiled_step.rebuild(step, with_link, variant)
 
 
 def begin_backward(scratch: Scratch) -> None:

@@ -12,6 +12,8 @@ from . import interface
 from .allocation_backward import heads_backward
 from .arithmetic import gate_slope
 from .content import EPSILON
+from .similarity import mask_slope, raw_mask
+from .smooth_allocation import smooth_heads_backward
 from .tiles import (
     last_arrived,
     load_norms,
@@ -41,33 +43,56 @@ def tiles_total(
 
 @triton.jit
 def finish_read_key(
-    r, vector, kept, parts, totals, d_vector, w,
+    r, vector, kept, parts, totals, sharp_means, d_sharpnesses, d_vector, w,
     W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, READ_STRENGTHS: tl.constexpr,
     READ_LENGTHS: tl.constexpr, MODES: tl.constexpr, PART: tl.constexpr, KEYS: tl.constexpr,
-    LENGTHS: tl.constexpr, STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, TILES: tl.constexpr,
-    BT: tl.constexpr, SUMMED: tl.constexpr, BMODES: tl.constexpr, DTYPE: tl.constexpr,
+    MASKS: tl.constexpr, LENGTHS: tl.constexpr, STRENGTHS: tl.constexpr, D_MODES: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr, BMODES: tl.constexpr,
+    SHARP_TILES: tl.constexpr, SHARP_BT: tl.constexpr, VARIED: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the key, the strength and the modes of a read head."""
+    """The gradients of the key, its mask, the strength, modes and sharpnesses of a read head."""
     COUNT: tl.constexpr = 1 + 2 * HW
-    strength, length = tl.load(kept + READ_STRENGTHS + r), tl.load(kept + READ_LENGTHS + r)
-    along = load_total(parts + LENGTHS + r, PART, TILES, BT)
+    strength = tl.load(kept + READ_STRENGTHS + r)
     alike = load_total(parts + STRENGTHS + r, PART, TILES, BT)
     d_key = tiles_total(parts + KEYS + r * W, w, W, PART, TILES, SUMMED, DTYPE)
-    d_key -= along / length * load_vector(vector + r * W, w, W, DTYPE)
+    if not VARIED:
+        length = tl.load(kept + READ_LENGTHS + r)
+        along = load_total(parts + LENGTHS + r, PART, TILES, BT)
+        d_key -= along / length * load_vector(vector + r * W, w, W, DTYPE)
+        alike = length * along + EPSILON * alike
     store_vector(d_vector + r * W, d_key, w, W)
+    if MASKED:
+        place = interface.read_masks(W, R, HW) + r * W
+        d_mask = tiles_total(parts + MASKS + r * W, w, W, PART, TILES, SUMMED, DTYPE)
+        d_mask *= mask_slope(load_vector(vector + place, w, W, DTYPE), FLOOR)
+        store_vector(d_vector + place, d_mask, w, W)
     place = interface.read_strengths(W, R) + r
     slope = 1.0 / (1.0 + tl.exp(-tl.load(vector + place).to(DTYPE)))
-    tl.store(d_vector + place, slope / strength * (length * along + EPSILON * alike))
+    tl.store(d_vector + place, slope / strength * alike)
     m, t = tl.arange(0, BMODES), tl.arange(0, BT)
     mode = tl.load(kept + MODES + r * COUNT + m, mask=m < COUNT, other=0.0)
     # Those of the content modes lie elsewhere, between those of the others.
-    place = parts + t[:, None] * PART + D_MODES + r * 2 * HW + (m - (m > HW).to(tl.int32))[None, :]
+    if SHARP:
+        number = tl.where(m < HW, HW + m, m - HW - 1) * R + r
+        place = sharp_means + number[None, :] * TILES + t[:, None]
+    else:
+        other = (m - (m > HW).to(tl.int32))[None, :]
+        place = parts + t[:, None] * PART + D_MODES + r * 2 * HW + other
     other = ((m < COUNT) & (m != HW))[None, :] & (t < TILES)[:, None]
     d_mode = tl.sum(tl.load(place, mask=other, other=0.0), 0)
     content = load_total(totals + r * TILES, 1, TILES, BT)
     d_mode = tl.where(m == HW, content, d_mode)
     d_mode = mode * (d_mode - tl.sum(mode * d_mode, 0))
     tl.store(d_vector + interface.read_modes(W, R, HW) + r * COUNT + m, d_mode, mask=m < COUNT)
+    if SHARP:
+        for way in tl.static_range(2):
+            for head in tl.static_range(HW):
+                place = interface.sharpness(W, R, HW, MASKED) + (way * R + r) * HW + head
+                number = (way * HW + head) * R + r
+                found = load_total(d_sharpnesses + number * SHARP_TILES, 1, SHARP_TILES, SHARP_BT)
+                found *= tl.sigmoid(tl.load(vector + place).to(DTYPE))
+                tl.store(d_vector + place, found)
 
 
 @triton.jit
@@ -75,22 +100,25 @@ def finish_write_key(
     head, vector, kept, parts, d_vector, pending_key, w,
     W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
     WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
-    PART: tl.constexpr, MEANT: tl.constexpr, SHARED: tl.constexpr, DOTS: tl.constexpr,
-    MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,
-    MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr,
-    SUMMED: tl.constexpr, DTYPE: tl.constexpr,
+    PART: tl.constexpr, MEANT: tl.constexpr, SHARED: tl.constexpr, MEANT_MASK: tl.constexpr,
+    SHARED_MASK: tl.constexpr, DOTS: tl.constexpr, MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr,
+    SHARED_ALIKE: tl.constexpr, MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr,
+    TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr, VARIED: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the key and the strength of a write head; the key also pends."""
+    """The gradients of the key, its mask and the strength of a write head.
+
+    The key also pends; VARIED: the mask too.
+    """
     dot = load_total(parts + DOTS + head, PART, TILES, BT)
     t, lane = tl.arange(0, BT), tl.arange(0, SUMMED)
     place, inside = parts + head + t * PART, t < TILES
     off = tl.load(place + MEANS, mask=inside, other=0.0) - dot
-    along = tl.load(place + MEANT_LENGTH, mask=inside, other=0.0)
-    along += off * tl.load(place + SHARED_LENGTH, mask=inside, other=0.0)
     alike = tl.load(place + MEANT_ALIKE, mask=inside, other=0.0)
     alike += off * tl.load(place + SHARED_ALIKE, mask=inside, other=0.0)
-    along, alike = tl.sum(along, 0), tl.sum(alike, 0)
+    alike = tl.sum(alike, 0)
     d_keys = tl.zeros([SUMMED, w.shape[0]], DTYPE)
+    d_masks = tl.zeros([SUMMED, w.shape[0]], DTYPE)
     for start in range(0, TILES, SUMMED):
         real = start + lane < TILES
         rows = parts + (start + lane) * PART + head
@@ -99,17 +127,36 @@ def finish_write_key(
         mask = real[:, None] & (w < W)[None, :]
         d_keys += tl.load(places + MEANT, mask=mask, other=0.0)
         d_keys += more[:, None] * tl.load(places + SHARED, mask=mask, other=0.0)
-    strength, length = tl.load(kept + WRITE_STRENGTHS + head), tl.load(kept + WRITE_LENGTHS + head)
+        if MASKED:
+            d_masks += tl.load(places + MEANT_MASK, mask=mask, other=0.0)
+            d_masks += more[:, None] * tl.load(places + SHARED_MASK, mask=mask, other=0.0)
+    strength = tl.load(kept + WRITE_STRENGTHS + head)
     share, write = tl.load(kept + ALLOCATION_GATES + head), tl.load(kept + WRITE_GATES + head)
     scale = write * (1.0 - share)
     start_key = interface.write_keys(W, R) + head * W
     key = load_vector(vector + start_key, w, W, DTYPE)
-    d_key = scale * strength * (tl.sum(d_keys, 0) - along / length * key)
-    store_vector(d_vector + start_key, d_key, w, W)
+    d_key = tl.sum(d_keys, 0)
+    if VARIED:
+        start_mask = interface.write_masks(W, R, HW)
+        mask = raw_mask(vector + start_mask, head, w, W, MASKED, FLOOR, DTYPE)
+        store_vector(pending_key + HW * W, mask, w, W)
+        if MASKED:
+            start_mask += head * W
+            slope = mask_slope(load_vector(vector + start_mask, w, W, DTYPE), FLOOR)
+            d_mask = scale * strength * tl.sum(d_masks, 0)
+            store_vector(d_vector + start_mask, slope * d_mask, w, W)
+    else:
+        length = tl.load(kept + WRITE_LENGTHS + head)
+        along = tl.load(place + MEANT_LENGTH, mask=inside, other=0.0)
+        along += off * tl.load(place + SHARED_LENGTH, mask=inside, other=0.0)
+        along = tl.sum(along, 0)
+        d_key -= along / length * key
+        alike = length * along + EPSILON * alike
+    store_vector(d_vector + start_key, scale * strength * d_key, w, W)
     store_vector(pending_key, key, w, W)
     raw = interface.write_strengths(W, R, HW) + head
     slope = 1.0 / (1.0 + tl.exp(-tl.load(vector + raw).to(DTYPE)))
-    tl.store(d_vector + raw, slope * scale * (length * along + EPSILON * alike))
+    tl.store(d_vector + raw, slope * scale * alike)
 
 
 @triton.jit
@@ -159,15 +206,16 @@ def finish_gates(
 
 @triton.jit
 def finish_cells(
-    role, vector, kept, parts, usage0, usage1, write0, read0, d_written, d_seen, d_shares,
-    free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
+    role, vector, kept, parts, usage0, usage1, write0, read0, d_written, d_retention, d_seen,
+    d_shares, free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
     WRITE_CONTENT: tl.constexpr, WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr,
     PRODUCTS: tl.constexpr, ORDER: tl.constexpr, FREE_GATES: tl.constexpr,
     WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr, ALLOCATION_GATES: tl.constexpr,
     WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, RANGES: tl.constexpr,
-    BN: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
+    BN: tl.constexpr, BR: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
+    SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Usage backward for a range of cells, and what pends for their gradients.
 
@@ -175,11 +223,18 @@ def finish_cells(
     product of the other factors is multiplied out, not divided, since a factor may be 0.
     """
     if RANGES == 1:
-        heads_backward(
-            usage1, kept + SEEN - N, kept + PRODUCTS, kept + ORDER, d_written, d_seen, d_shares,
-            vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
-            N, HW, BN, True, True, DTYPE,
-        )  # fmt: skip
+        share_gates = vector + interface.allocation_gates(W, R, HW)
+        write_gates = vector + interface.write_gates(W, R, HW)
+        if SMOOTH:
+            smooth_heads_backward(
+                usage1, kept + SEEN - N, kept + PRODUCTS, d_written, d_seen, d_shares, share_gates,
+                write_gates, N, HW, SMOOTH_BN, SMOOTH, STEEPNESS, DTYPE,
+            )  # fmt: skip
+        else:
+            heads_backward(
+                usage1, kept + SEEN - N, kept + PRODUCTS, kept + ORDER, d_written, d_seen, d_shares,
+                share_gates, write_gates, N, HW, BN, True, True, DTYPE,
+            )  # fmt: skip
         tl.debug_barrier()  # all threads must have filled d_seen and d_shares
     if role == 0:
         finish_gates(
@@ -187,22 +242,26 @@ def finish_cells(
             FOUND, SHARES, TILES, BT,
         )  # fmt: skip
     n = role * BN + tl.arange(0, BN)
-    cell_norms = load_norms(kept + NORMS0, n, N, DTYPE)
     usage = load_numbers(usage0, n, N, DTYPE)
     d_usage1 = load_numbers(d_usage, n, N, DTYPE) + load_numbers(d_seen, n, N, DTYPE)
-    pending_cells, unwritten = 0.0 * cell_norms, 0.0 * cell_norms + 1.0
+    unwritten = 0.0 * usage + 1.0
+    if not VARIED:
+        cell_norms = load_norms(kept + NORMS0, n, N, DTYPE)
+        pending_cells = 0.0 * cell_norms
     pending_keys, before, written = (), (), ()
     for head in tl.static_range(HW):
         content = load_numbers(kept + WRITE_CONTENT + head * N, n, N, DTYPE)
-        alike = load_numbers(kept + WRITE_ALIKE + head * N, n, N, DTYPE)
         change = load_numbers(d_written + head * N, n, N, DTYPE)
-        length = tl.load(kept + WRITE_LENGTHS + head)
         scale = tl.load(kept + WRITE_GATES + head) * tl.load(kept + WRITE_STRENGTHS + head)
         scale *= 1.0 - tl.load(kept + ALLOCATION_GATES + head)
         dot = load_total(parts + DOTS + head, PART, TILES, BT)
-        g = scale * content * (change - dot) / (length * cell_norms + EPSILON)
+        g = scale * content * (change - dot)
+        if not VARIED:
+            length = tl.load(kept + WRITE_LENGTHS + head)
+            g /= length * cell_norms + EPSILON
+            alike = load_numbers(kept + WRITE_ALIKE + head * N, n, N, DTYPE)
+            pending_cells += g * alike * length
         pending_keys = pending_keys + (g,)
-        pending_cells += g * alike * length
         factor = 1.0 - load_numbers(write0 + head * N, n, N, DTYPE)
         before = before + (unwritten,)
         written = written + (factor,)
@@ -218,7 +277,8 @@ def finish_cells(
     tl.debug_barrier()  # all threads must have read what these stores replace
     for head in tl.static_range(HW):
         store_numbers(pending + head * N, pending_keys[head], n, N)
-    store_numbers(pending + HW * N, pending_cells / cell_norms, n, N)
+    if not VARIED:
+        store_numbers(pending + HW * N, pending_cells / cell_norms, n, N)
     d_filled = d_usage1 * kept_usage
     store_numbers(d_usage, d_filled * unwritten, n, N)
     others = d_filled * (1.0 - usage)
@@ -227,6 +287,8 @@ def finish_cells(
         store_numbers(place, others * before[HW - 1 - index], n, N)
         others *= written[HW - 1 - index]
     others = d_usage1 * (usage + (1.0 - usage) * (1.0 - unwritten))
+    if DEALLOCATE:
+        others += load_numbers(d_retention, n, N, DTYPE)
     for index in tl.static_range(R):
         product = others * kept_before[R - 1 - index]
         others *= 1.0 - free[R - 1 - index] * last[R - 1 - index]
@@ -250,22 +312,27 @@ def finish_cells(
 
 @triton.jit
 def finish_kernel(
-    vector, kept, parts, totals, usage0, usage1, write0, read0, d_written, d_seen, d_shares,
-    free_parts, arrived, pending, d_vector, d_usage, d_write, d_read,
+    vector, kept, parts, totals, sharp_means, d_sharpnesses, usage0, usage1, write0, read0,
+    d_written, d_retention, d_seen, d_shares, free_parts, arrived, pending, d_vector, d_usage,
+    d_write, d_read,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS0: tl.constexpr, WRITE_CONTENT: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, SEEN: tl.constexpr, PRODUCTS: tl.constexpr, ORDER: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, MODES: tl.constexpr,
     FREE_GATES: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    PART: tl.constexpr, KEYS: tl.constexpr, MEANT: tl.constexpr,
-    SHARED: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
+    PART: tl.constexpr, PENDING: tl.constexpr, KEYS: tl.constexpr, MASKS: tl.constexpr,
+    MEANT: tl.constexpr, SHARED: tl.constexpr, MEANT_MASK: tl.constexpr,
+    SHARED_MASK: tl.constexpr, ERASED: tl.constexpr, ADDED: tl.constexpr, LENGTHS: tl.constexpr,
     STRENGTHS: tl.constexpr, D_MODES: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     MEANS: tl.constexpr, MEANT_ALIKE: tl.constexpr, SHARED_ALIKE: tl.constexpr,
     MEANT_LENGTH: tl.constexpr, SHARED_LENGTH: tl.constexpr, SHARES: tl.constexpr,
     TILES: tl.constexpr, BT: tl.constexpr, SUMMED: tl.constexpr, RANGES: tl.constexpr,
     GROUPS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
-    BMODES: tl.constexpr, DTYPE: tl.constexpr,
+    BMODES: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP_TILES: tl.constexpr,
+    SHARP_BT: tl.constexpr, SHARP: tl.constexpr, SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr,
+    STEEPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, RANGES + R + 2 HW), for: RANGES ranges of cells; each read head; each write
     head's key and strength; its vectors.
@@ -276,30 +343,34 @@ def finish_kernel(
     d_vector += b * SIZE
     kept += b * KEPT
     parts += b * TILES * PART
-    pending += b * ((HW + 1) * N + HW * W)
+    pending += b * PENDING
     if role < RANGES:
         finish_cells(
             role, vector, kept, parts, usage0 + b * N, usage1 + b * N, write0 + b * HW * N,
-            read0 + b * R * N, d_written + b * HW * N, d_seen + b * N, d_shares + b * HW * SHARES,
-            free_parts + b * RANGES * R, arrived + b * (GROUPS + 1), pending, d_vector,
-            d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R, HW, NORMS0,
-            WRITE_CONTENT, WRITE_ALIKE, SEEN, PRODUCTS, ORDER, FREE_GATES, WRITE_STRENGTHS,
-            WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, FOUND, SHARES, TILES, BT,
-            RANGES, BN, BR, DTYPE,
+            read0 + b * R * N, d_written + b * HW * N, d_retention + b * N, d_seen + b * N,
+            d_shares + b * HW * SHARES, free_parts + b * RANGES * R, arrived + b * (GROUPS + 1),
+            pending, d_vector, d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R,
+            HW, NORMS0, WRITE_CONTENT, WRITE_ALIKE, SEEN, PRODUCTS, ORDER, FREE_GATES,
+            WRITE_STRENGTHS, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, FOUND,
+            SHARES, TILES, BT, RANGES, BN, BR, DEALLOCATE, VARIED, SMOOTH_BN, SMOOTH, STEEPNESS,
+            DTYPE,
         )  # fmt: skip
     elif role < RANGES + R:
         finish_read_key(
-            role - RANGES, vector, kept, parts, totals + b * (R + 2 * HW) * TILES, d_vector, w, W,
-            R, HW, READ_STRENGTHS, READ_LENGTHS, MODES, PART, KEYS, LENGTHS, STRENGTHS, D_MODES,
-            TILES, BT, SUMMED, BMODES, DTYPE,
+            role - RANGES, vector, kept, parts, totals + b * (R + 2 * HW) * TILES,
+            sharp_means + b * 2 * HW * R * TILES, d_sharpnesses + b * 2 * HW * R * SHARP_TILES,
+            d_vector, w, W, R, HW, READ_STRENGTHS, READ_LENGTHS, MODES, PART, KEYS, MASKS, LENGTHS,
+            STRENGTHS, D_MODES, TILES, BT, SUMMED, BMODES, SHARP_TILES, SHARP_BT, VARIED, MASKED,
+            FLOOR, SHARP, DTYPE,
         )  # fmt: skip
     elif role < RANGES + R + HW:
         head = role - RANGES - R
+        PENDING_KEYS: tl.constexpr = (HW if VARIED else HW + 1) * N
         finish_write_key(
-            head, vector, kept, parts, d_vector, pending + (HW + 1) * N + head * W, w, W, R, HW,
+            head, vector, kept, parts, d_vector, pending + PENDING_KEYS + head * W, w, W, R, HW,
             WRITE_STRENGTHS, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, MEANT, SHARED,
-            DOTS, MEANS, MEANT_ALIKE, SHARED_ALIKE, MEANT_LENGTH, SHARED_LENGTH, TILES, BT, SUMMED,
-            DTYPE,
+            MEANT_MASK, SHARED_MASK, DOTS, MEANS, MEANT_ALIKE, SHARED_ALIKE, MEANT_LENGTH,
+            SHARED_LENGTH, TILES, BT, SUMMED, VARIED, MASKED, FLOOR, DTYPE,
         )  # fmt: skip
     else:
         finish_vectors(

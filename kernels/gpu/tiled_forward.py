@@ -13,6 +13,9 @@ from .allocation_forward import allocate_heads, sort_tile
 from .arithmetic import gates, load_strengths, one_strength, weighted_sums
 from .content import EPSILON, load_cells, norms, store_cells
 from .memory import load_weights, store_weights
+from .similarity import compare, raw_mask
+from .smooth_allocation import smooth_heads
+from .tiled_sharpness import sharpened_tile
 from .tiles import (
     last_arrived,
     load_numbers,
@@ -26,7 +29,7 @@ from .tiles import (
     store_vector,
     stored_sum,
 )
-from .usage import mixed, updated_usage
+from .usage import mixed, retention, updated_usage
 
 
 @triton.jit
@@ -48,7 +51,7 @@ def activate(
     BMODES: tl.constexpr, READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr,
     MODES: tl.constexpr, FREE_GATES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    REST: tl.constexpr, KEPT: tl.constexpr, DTYPE: tl.constexpr,
+    REST: tl.constexpr, KEPT: tl.constexpr, VARIED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Keep the activated parts of an interface vector, and the lengths of its keys.
 
@@ -58,9 +61,10 @@ def activate(
     COUNT: tl.constexpr = 1 + 2 * HW
     strengths = load_strengths(vector + interface.read_strengths(W, R), R, BR, DTYPE)
     tl.store(kept + READ_STRENGTHS + r, strengths, mask=r < R)
-    store_lengths(vector, kept + READ_LENGTHS, w, W, R, BR, DTYPE)
-    keys = vector + interface.write_keys(W, R)
-    store_lengths(keys, kept + WRITE_LENGTHS, w, W, HW, BHW, DTYPE)
+    if not VARIED:
+        store_lengths(vector, kept + READ_LENGTHS, w, W, R, BR, DTYPE)
+        keys = vector + interface.write_keys(W, R)
+        store_lengths(keys, kept + WRITE_LENGTHS, w, W, HW, BHW, DTYPE)
     modes = interface.load_modes(vector, W, R, HW, BR, BMODES, DTYPE)
     place = kept + MODES + r[:, None] * COUNT + m[None, :]
     tl.store(place, modes, mask=(r < R)[:, None] & (m < COUNT)[None, :])
@@ -83,9 +87,11 @@ def order_cells(
     part, vector, usage0, write0, read0, kept, usage1, keys, prefixes, cells,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SEEN: tl.constexpr,
     PRODUCTS: tl.constexpr, ALLOCATION: tl.constexpr, ORDER: tl.constexpr,
-    ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, SMOOTH_BN: tl.constexpr,
+    SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Usage of some cells. If they are all, allocation by all heads; else they are sorted for it.
+    """Usage of some cells. If they are all, allocation by all heads; else they are sorted for it,
+    if it is not SMOOTH.
 
     Pointers are to one batch element.
     """
@@ -96,7 +102,16 @@ def order_cells(
     usage = usage.to(usage1.dtype.element_ty)  # the backward pass sees no more of it
     store_numbers(usage1, usage, n, N)
     usage = usage.to(DTYPE)
-    if ORDER_TILES == 1:
+    if SMOOTH:
+        if ORDER_TILES == 1:
+            tl.debug_barrier()  # all threads must have stored the usage
+            smooth_heads(
+                usage1, kept + SEEN - N, kept + PRODUCTS, kept + ALLOCATION,
+                vector + interface.allocation_gates(W, R, HW),
+                vector + interface.write_gates(W, R, HW), N, HW, SMOOTH_BN, SMOOTH, STEEPNESS,
+                DTYPE,
+            )  # fmt: skip
+    elif ORDER_TILES == 1:
         allocate_heads(
             usage, usage1, kept + SEEN - N, kept + PRODUCTS, kept + ALLOCATION, kept + ORDER,
             vector + interface.allocation_gates(W, R, HW), vector + interface.write_gates(W, R, HW),
@@ -111,7 +126,8 @@ def compare_cells(
     tile, vector, memory0, kept, write_parts, w,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, TILES: tl.constexpr,
-    BM: tl.constexpr, DTYPE: tl.constexpr,
+    BM: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr, MASKED: tl.constexpr,
+    FLOOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The lengths of a tile of cells, and their similarities to the write keys.
 
@@ -119,12 +135,18 @@ def compare_cells(
     """
     n = tile * BM + tl.arange(0, BM)
     cells = load_cells(memory0, n, w, N, W, DTYPE)
-    cell_norms = norms(cells)
-    store_numbers(kept + NORMS0, cell_norms, n, N)
+    if not VARIED:
+        cell_norms = norms(cells)
+        store_numbers(kept + NORMS0, cell_norms, n, N)
     for head in tl.static_range(HW):
         key = load_vector(vector + interface.write_keys(W, R) + head * W, w, W, DTYPE)
-        length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
-        alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
+        if VARIED:
+            masks = vector + interface.write_masks(W, R, HW)
+            mask = raw_mask(masks, head, w, W, MASKED, FLOOR, DTYPE)
+            alike = compare(key, mask, cells, SIMILARITY)
+        else:
+            length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
+            alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
         store_numbers(kept + WRITE_ALIKE + head * N, alike, n, N)
         strength = one_strength(vector + interface.write_strengths(W, R, HW) + head, DTYPE)
         if tile == 0:
@@ -143,7 +165,9 @@ def start_kernel(
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
     REST: tl.constexpr, START_TILES: tl.constexpr, START_BM: tl.constexpr,
     ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
-    BHW: tl.constexpr, BMODES: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    BHW: tl.constexpr, BMODES: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr,
+    STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, ORDER_TILES + START_TILES + 1), for: usage and allocation; similarities of tiles
     of cells to the write keys; the activated interface.
@@ -157,19 +181,19 @@ def start_kernel(
         order_cells(
             role, vector, usage0 + b * N, write0 + b * HW * N, read0 + b * R * N, kept,
             usage1 + b * N, keys + row, prefixes + row, cells + row, N, W, R, HW, SEEN, PRODUCTS,
-            ALLOCATION, ORDER, ORDER_TILES, ORDER_BN, ROBUST, DTYPE,
+            ALLOCATION, ORDER, ORDER_TILES, ORDER_BN, SMOOTH_BN, SMOOTH, STEEPNESS, ROBUST, DTYPE,
         )  # fmt: skip
     elif role < ORDER_TILES + START_TILES:
         compare_cells(
             role - ORDER_TILES, vector, memory0 + b * N * W, kept,
             write_parts + b * HW * 2 * START_TILES, w, N, W, R, HW, NORMS0, WRITE_ALIKE,
-            WRITE_STRENGTHS, START_TILES, START_BM, DTYPE,
+            WRITE_STRENGTHS, START_TILES, START_BM, VARIED, SIMILARITY, MASKED, FLOOR, DTYPE,
         )  # fmt: skip
     else:
         activate(
             vector, kept, w, W, R, HW, BR, BHW, BMODES, READ_STRENGTHS, READ_LENGTHS, MODES,
             FREE_GATES, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, ERASE_VECTORS, REST,
-            KEPT, DTYPE,
+            KEPT, VARIED, DTYPE,
         )  # fmt: skip
 
 
@@ -197,14 +221,16 @@ def written(
 
 @triton.jit
 def write_kernel(
-    vector, memory0, kept, write_parts, memory1, write1, read_parts,
+    vector, memory0, read0, kept, write_parts, memory1, write1, read_parts,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, NORMS1: tl.constexpr, WRITE_CONTENT: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, ALLOCATION: tl.constexpr, READ_ALIKE: tl.constexpr,
     READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr, WRITE_STRENGTHS: tl.constexpr,
-    ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    START_TILES: tl.constexpr, START_BT: tl.constexpr, TILES: tl.constexpr, BM: tl.constexpr,
-    BW: tl.constexpr, DTYPE: tl.constexpr,
+    FREE_GATES: tl.constexpr, ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr,
+    ERASE_VECTORS: tl.constexpr, START_TILES: tl.constexpr, START_BT: tl.constexpr,
+    TILES: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, DEALLOCATE: tl.constexpr,
+    VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
+    MASKED: tl.constexpr, FLOOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of a tile; its cells after the write, their similarity to the read keys."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -227,14 +253,23 @@ def write_kernel(
         store_numbers(kept + WRITE_CONTENT + head * N, content, n, N)
         store_numbers(write1 + (b * HW + head) * N, weight, n, N)
         weights = weights + (weight,)
+    if DEALLOCATE:
+        psi = retention(read0 + b * R * N, kept + FREE_GATES, n, N, R, False, DTYPE)
+        cells *= psi[:, None]
     cells = written(cells, weights, vector, kept + ERASE_VECTORS, w, W, R, HW, False, DTYPE)
     store_cells(memory1 + b * N * W, cells, n, w, N, W)
-    cell_norms = norms(cells)
-    store_numbers(kept + NORMS1, cell_norms, n, N)
+    if not VARIED:
+        cell_norms = norms(cells)
+        store_numbers(kept + NORMS1, cell_norms, n, N)
     for r in tl.static_range(R):
         key = load_vector(vector + r * W, w, W, DTYPE)
-        length = tl.load(kept + READ_LENGTHS + r)
-        alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
+        if VARIED:
+            masks = vector + interface.read_masks(W, R, HW)
+            mask = raw_mask(masks, r, w, W, MASKED, FLOOR, DTYPE)
+            alike = compare(key, mask, cells, SIMILARITY)
+        else:
+            length = tl.load(kept + READ_LENGTHS + r)
+            alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
         store_numbers(kept + READ_ALIKE + r * N, alike, n, N)
         parts = read_parts + (b * R + r) * 2 * TILES
         store_softmax_part(parts, tile, alike, tl.load(kept + READ_STRENGTHS + r), n, N, TILES)
@@ -242,9 +277,9 @@ def write_kernel(
 
 @triton.jit
 def rebuild_kernel(
-    vector, memory0, write1, memory1,
+    vector, memory0, write1, read0, memory1,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
-    BM: tl.constexpr, BW: tl.constexpr, DTYPE: tl.constexpr,
+    BM: tl.constexpr, BW: tl.constexpr, DEALLOCATE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """A tile of cells after the write, given the write weightings."""
     b, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -254,6 +289,9 @@ def rebuild_kernel(
     for head in tl.static_range(HW):
         weights = weights + (load_numbers(write1 + (b * HW + head) * N, n, N, DTYPE),)
     cells = load_cells(memory0 + b * N * W, n, w, N, W, DTYPE)
+    if DEALLOCATE:
+        gates = vector + interface.free_gates(W, R, HW)
+        cells *= retention(read0 + b * R * N, gates, n, N, R, True, DTYPE)[:, None]
     erase = vector + interface.erase_vectors(W, R, HW)
     cells = written(cells, weights, vector, erase, w, W, R, HW, True, DTYPE)
     store_cells(memory1 + b * N * W, cells, n, w, N, W)
@@ -292,13 +330,16 @@ def add_reads(
 
 @triton.jit
 def read_kernel(
-    memory1, kept, read_parts, rows, columns, read1, reads_by_tile, reads_by_group, arrived, reads,
+    memory1, kept, read_parts, sharp_parts, rows, columns, read1, reads_by_tile, reads_by_group,
+    arrived, reads,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, KEPT: tl.constexpr,
     READ_CONTENT: tl.constexpr, READ_ALIKE: tl.constexpr, READ_STRENGTHS: tl.constexpr,
     MODES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, READ_TILES: tl.constexpr,
     STRIPS: tl.constexpr, CHUNKS: tl.constexpr, ROW_LANES: tl.constexpr,
     COLUMN_LANES: tl.constexpr, GROUP: tl.constexpr, READ_BM: tl.constexpr, BW: tl.constexpr,
-    BR: tl.constexpr, BREADS: tl.constexpr, SUMMED: tl.constexpr, DTYPE: tl.constexpr,
+    BR: tl.constexpr, BREADS: tl.constexpr, SUMMED: tl.constexpr, LINKED: tl.constexpr,
+    SHARPNESS: tl.constexpr, SHARP_TILES: tl.constexpr, SHARP_BT: tl.constexpr,
+    SHARP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings of a tile, and what it adds to the read vectors: (B, READ_TILES, R, W).
 
@@ -321,10 +362,21 @@ def read_kernel(
     weights = tl.load(modes + HW, mask=r < R, other=0.0)[:, None] * content
     for head in tl.static_range(HW):
         row = b * HW + head
-        part = columns + row * STRIPS * R * N
-        behind = spread_sums(part, n, STRIPS, R * N, N, R, BR, COLUMN_LANES, DTYPE)
-        part = rows + row * CHUNKS * R * N
-        ahead = spread_sums(part, n, CHUNKS, R * N, N, R, BR, ROW_LANES, DTYPE)
+        if SHARP:
+            parts = sharp_parts + b * 4 * HW * R * SHARP_TILES
+            behind = sharpened_tile(
+                kept, parts, n, (HW + head) * R, tile, N, R, HW, LINKED, SHARPNESS, SHARP_TILES,
+                SHARP_BT, BR, DTYPE,
+            )  # fmt: skip
+            ahead = sharpened_tile(
+                kept, parts, n, head * R, tile, N, R, HW, LINKED, SHARPNESS, SHARP_TILES, SHARP_BT,
+                BR, DTYPE,
+            )  # fmt: skip
+        else:
+            part = columns + row * STRIPS * R * N
+            behind = spread_sums(part, n, STRIPS, R * N, N, R, BR, COLUMN_LANES, DTYPE)
+            part = rows + row * CHUNKS * R * N
+            ahead = spread_sums(part, n, CHUNKS, R * N, N, R, BR, ROW_LANES, DTYPE)
         weights += tl.load(modes + head, mask=r < R, other=0.0)[:, None] * behind
         weights += tl.load(modes + 1 + HW + head, mask=r < R, other=0.0)[:, None] * ahead
     store_weights(read1 + b * R * N, weights, n, N, R, BR)

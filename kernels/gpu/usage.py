@@ -9,6 +9,18 @@ from .arithmetic import gate
 
 
 @triton.jit
+def retention(
+    read0, free_gates, n, N: tl.constexpr, R: tl.constexpr, RAW: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
+    """psi = prod_r (1 - f_r wr_r) of cells n, 1 outside; RAW: free gates before their sigmoid."""
+    kept = tl.full(n.shape, 1.0, DTYPE)
+    for r in tl.static_range(R):
+        last = tl.load(read0 + r * N + n, mask=n < N, other=0.0).to(DTYPE)
+        kept *= 1.0 - gate(free_gates + r, RAW, DTYPE) * last
+    return kept
+
+
+@triton.jit
 def updated_usage(
     usage0, write0, read0, free_gates, n,
     N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, DTYPE: tl.constexpr,
@@ -21,10 +33,7 @@ def updated_usage(
     unwritten = usage * 0.0 + 1.0
     for head in tl.static_range(HW):
         unwritten *= 1.0 - tl.load(write0 + head * N + n, mask=n < N, other=0.0).to(DTYPE)
-    kept = usage * 0.0 + 1.0
-    for r in tl.static_range(R):
-        last = tl.load(read0 + r * N + n, mask=n < N, other=0.0).to(DTYPE)
-        kept *= 1.0 - gate(free_gates + r, True, DTYPE) * last
+    kept = retention(read0, free_gates, n, N, R, True, DTYPE)
     return (usage + (1.0 - usage) * (1.0 - unwritten)) * kept
 
 

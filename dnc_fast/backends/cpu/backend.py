@@ -60,6 +60,11 @@ class CpuBackend(Backend):
     ) -> StepRun:
         return CpuFusedRun(sizes, dtype, options, keep)
 
+    def kept_numbers(self, sizes: MemorySizes, options: StepOptions) -> int:
+        """See `Parts`: forward and backward weightings before they are sharpened."""
+        _, N, _, R, Hw = sizes
+        return 2 * Hw * R * N if options.link_sharpness else 0
+
     def prepare(
         self,
         dtype: torch.dtype,

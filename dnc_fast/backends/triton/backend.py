@@ -1,4 +1,4 @@
-"""The parts of a memory step with Triton kernels, and the paper's whole step with fused ones.
+"""The parts of a memory step with Triton kernels, and whole steps with fused ones.
 
 Operations of a few passes over vectors of cells stay in torch, which is just as fast there.
 """
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ... import reference
 from ...interface import Interface
-from ...kernels.arrays import SIMILARITIES, Adjoint, Step
+from ...kernels.arrays import ALLOCATIONS, SIMILARITIES, Adjoint, Step
 from ...kernels.gpu import allocation as allocation_op
 from ...kernels.gpu import content, controller, linkage, lstm, memory
 from ...kernels.gpu import step as kernels
+from ...kernels.gpu.variant import Variant
 from ...linkages import LinkRun, linkage_of
 from ...reference import LookUp
 from ...state import MemorySizes, MemoryState
@@ -32,31 +33,51 @@ OLDEST_CAPABILITY = (8, 0)
 """The lowest CUDA compute capability for which the kernels are compiled and checked."""
 
 
+def variant_of(options: StepOptions) -> Variant:
+    """What the whole-step kernels take for the options of a step that `TritonBackend.fuses`."""
+    steepness = 1.0
+    if options.allocation == "proportional":
+        steepness = options.allocation_power
+    elif options.allocation == "softmax":
+        steepness = 1 / options.allocation_temperature
+    return Variant(
+        deallocate=options.deallocate,
+        similarity=_kind(options.similarity),
+        masked=options.masked_lookup,
+        floor=options.mask_floor if options.masked_lookup else 0.0,
+        sharp=options.link_sharpness,
+        smooth=ALLOCATIONS.index(options.allocation),
+        steepness=steepness,
+    )
+
+
 class TritonFusedRun(StepRun):
-    """The paper's steps with the whole-step kernels, see `kernels.gpu.step`."""
+    """Steps with the whole-step kernels, see `kernels.gpu.step`."""
 
     def __init__(
         self,
         sizes: MemorySizes,
         dtype: torch.dtype,
         device: torch.device,
-        usage_order: str,
+        options: StepOptions,
         keep: bool,
     ) -> None:
-        self._scratch = kernels.make_scratch(*sizes, dtype, device)
-        self._robust = usage_order == "robust"
+        self.options = options
+        self._variant = variant_of(options)
+        self._scratch = kernels.make_scratch(*sizes, dtype, device, self._variant)
+        self._robust = options.usage_order == "robust"
         self._keep = keep
         self._kept: list[Tensor] = []
         self._undone = 0  # steps of the present backward pass; there may be several, see `Capture`
 
     def forward(self, step: Step) -> None:
-        kept = kernels.make_kept(step) if self._keep else None
+        kept = kernels.make_kept(step, self._variant) if self._keep else None
         kernels.forward(step, self._scratch, self._robust, kept)
         if kept is not None:
             self._kept.append(kept)
 
     def rebuild(self, step: Step, with_link: bool) -> None:
-        kernels.rebuild(step, with_link)
+        kernels.rebuild(step, with_link, self._variant)
 
     def backward(self, step: Step, adjoint: Adjoint) -> None:
         self._undone += 1
@@ -100,6 +121,15 @@ class TritonBackend(Backend):
             "or start with TRITON_INTERPRET=1 to test the kernels on a CPU, very slowly"
         )
 
+    def fuses(self, options: StepOptions, matrix: bool) -> bool:
+        """See `Parts`; the kernels know what this does not exclude."""
+        return (
+            matrix
+            and not options.cut_weightings
+            and options.strengths == "oneplus"
+            and options.usage_gradient
+        )
+
     def fused_step(
         self,
         sizes: MemorySizes,
@@ -108,17 +138,17 @@ class TritonBackend(Backend):
         options: StepOptions,
         keep: bool,
     ) -> StepRun:
-        return TritonFusedRun(sizes, dtype, device, options.usage_order, keep)
+        return TritonFusedRun(sizes, dtype, device, options, keep)
 
-    def kept_numbers(self, sizes: MemorySizes) -> int:
-        return kernels.kept_size(*sizes[1:])
+    def kept_numbers(self, sizes: MemorySizes, options: StepOptions) -> int:
+        return kernels.kept_size(*sizes[1:], variant_of(options))
 
     def compile_ahead(self, device: torch.device, rehearse: Callable[[], None]) -> None:
         if device.type == "cuda" and not interpreted():
             compile_rehearsed(rehearse, device)
 
     def step_is_operation(self, state: MemoryState, options: StepOptions) -> bool:
-        return self.fuses(options, linkage_of(state.link).is_matrix)
+        return options.as_in_paper and self.fuses(options, linkage_of(state.link).is_matrix)
 
     def memory_step(
         self, vector: Tensor, state: MemoryState, options: StepOptions
