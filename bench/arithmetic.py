@@ -1,11 +1,11 @@
 """What NAC, NALU and plain networks learn of arithmetic: `python -m bench.arithmetic`.
 
-Of four numbers, the first two, a and b, are to be added, subtracted, and so on. Trained on numbers
-from 1 to 2; tested on others from 1 to 2, and from 10 to 20. Prints a Markdown table of mean
-absolute errors as shares of the mean absolute answer: medians over seeds, and the range.
+Given four numbers, a network is to add, subtract, and so on, the first two, a and b. It is trained
+on numbers from 1 to 2, and tested on others from 1 to 2 and from 10 to 20. Prints a Markdown table
+of mean absolute errors as shares of the mean absolute answer: medians over seeds, and the range.
 
-`--identity FILE` draws instead how far networks with several activations are off that were trained
-to give back numbers from -5 to 5; FILE must end in .png.
+`--identity FILE` draws instead the errors of networks with several activations that were trained to
+return their input, numbers from -5 to 5; FILE must end in .png.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 RANGES = {"1 to 2": 1.0, "10 to 20": 10.0}
-"""The numbers of each test, and the factor that makes them of those of training."""
+"""The numbers of each test, and the factor between them and those of training."""
 
 
 def examples(
@@ -92,7 +92,7 @@ def print_errors(seeds: int, steps: int) -> None:
 
 
 def _spread(errors: tuple[float, ...]) -> str:
-    """The median, and from the least to the greatest."""
+    """The median, and the range."""
     median, least, most = statistics.median(errors), min(errors), max(errors)
     return f"{100 * median:.3g} % ({100 * least:.3g} to {100 * most:.3g})"
 
@@ -108,7 +108,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 NETWORKS, WIDTHS = 20, (1, 8, 8, 8, 1)
 TRAINED, TESTED = 5.0, 20.0
-"""Up to which sizes numbers are trained and tested."""
+"""The largest numbers in training and in tests."""
 
 
 def identity_errors(activation: Callable[[Tensor], Tensor], steps: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ NOWHERE = -1e4
 
 
 class Shares(nn.Module):
-    """A softmax of scores, zero where nothing is known; a module so that pictures can watch it.
+    """A softmax of scores, zero where nothing is known; a module, so that pictures can watch it.
 
     Args:
         dim: the axis of what is looked at.

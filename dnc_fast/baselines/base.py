@@ -108,7 +108,7 @@ class Baseline(nn.Module, ABC):
     Config: ClassVar[Callable[..., Any]] = BaselineConfig
 
     fixed_cells: ClassVar[bool] = False
-    """Whether it runs with its own number of cells alone."""
+    """Whether it runs only with the number of cells that it was made with."""
 
     def __init__(
         self,

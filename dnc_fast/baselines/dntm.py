@@ -17,7 +17,7 @@ from .base import Baseline, BaselineConfig, BaselineState
 from .ntm import similarity, write
 
 KEPT = 0.1
-"""How much of the scores of earlier steps an average keeps in a step."""
+"""The share of its old value that the average of scores keeps at each step."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class DNTMConfig(BaselineConfig):
 
 
 def address(said: Tensor, memory: Tensor, average: Tensor) -> tuple[Tensor, Tensor]:
-    """Where K heads look, the last cell standing for nowhere; and the average of their scores.
+    """Where K heads look (the last cell stands for nowhere), and the average of their scores.
 
     z = (1 + softplus(beta)) cos(k, m_i); w = softmax(z - sigmoid(gamma) v); v = 0.1 v + 0.9 z. So
-    a head may turn to cells that it has not looked at lately.
+    a head can turn to cells that it has not looked at recently.
 
     Args:
         said: what the controller says, (B, K, A + W + 2): the key k, beta, and gamma.
@@ -56,8 +56,8 @@ class DNTM(Baseline):
 
     r_t = w C, by what h_{t-1} says; h_t = GRU([x_t, r_t], h_{t-1}); C = C (1 - w e) + w c, by what
     h_t says, with c = relu(U h_t + sigmoid(a [h_t, x_t]) V x_t); y_t = W [h_t, r_t] + b. Addresses
-    are learned and stay; contents start at zero. One more cell has an address, but nothing is read
-    from it or written to it (NOOP).
+    are learned and fixed; contents start at zero. One more cell has an address, but nothing is
+    read from it or written to it (NOOP).
     """
 
     Config = DNTMConfig

@@ -23,7 +23,7 @@ COMMANDS = {
     "show": ("draw a trained model's pictures", "look"),
     "share": ("save a trained model in a folder for others", "share"),
     "ask": ("tell a trained model a story and ask about it", "ask"),
-    "write": ("let a model trained on characters write", "write"),
+    "write": ("let a trained language model write", "write"),
     "compile": ("compile a model's GPU kernels, without a GPU", "compile"),
     "tasks": ("list the tasks, one line each", "tasks"),
     "info": ("show versions, devices, backends, compiled kernels", "info"),

@@ -34,7 +34,7 @@ def add_ask_options(parser: argparse.ArgumentParser) -> None:
         "--words",
         type=int,
         metavar="INT",
-        help="words of an answer (default: a station for each line of a question, otherwise 1)",
+        help="words in an answer (default: 1, or one for each railway line in the question)",
     )
     add_device(parser)
     parser.set_defaults(run=_ask)

@@ -38,7 +38,7 @@ ENDLESS = 1_000_000_000
 """More steps than any number of seconds has."""
 
 CLOSE = 0.2
-"""A number of parameters is about what was wanted if it differs by this share at most."""
+"""A number of parameters is close to what was wanted if it differs by at most this share."""
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +141,7 @@ def _matched(configs: list[Any], parameters: float | None) -> list[Any]:
 
 
 def _warn_of_others(configs: list[Any], counts: list[int], wanted: float) -> None:
-    """Name the models that cannot have about as many parameters as wanted."""
+    """Name the models that cannot come close to the number of parameters wanted."""
     for config, parameters in zip(configs, counts, strict=True):
         if abs(parameters - wanted) > CLOSE * wanted:
             print(

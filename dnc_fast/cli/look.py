@@ -61,8 +61,8 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         "--show", type=int, metavar="INT", help="also print this many sequences with the answers"
     )
     parser.epilog = (
-        "The scores of guessing stand beside the model's: of the most frequent answer every time, "
-        "or of random steps where a path is asked for."
+        "The model's scores are shown beside those of guessing: always the most frequent answer, "
+        "or random steps where a path is asked for."
     )
     parser.set_defaults(run=_evaluate)
 

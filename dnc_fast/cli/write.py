@@ -1,4 +1,4 @@
-"""`dnc-fast write`: a trained language model goes on with a text."""
+"""`dnc-fast write`: a trained language model continues a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_write_options(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         default="",
         metavar="TEXT",
-        help="what the model goes on with (default: one symbol drawn from its file)",
+        help="text for the model to continue (default: one symbol drawn from its file)",
     )
     parser.add_argument(
         "--length",
@@ -32,10 +32,10 @@ def add_write_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="FLOAT",
-        help="below 1 for likelier text, 0 for the most likely symbol always (default: 1.0)",
+        help="below 1 for more predictable text, 0 for always the likeliest symbol (default: 1.0)",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="INT", help="seed of what is drawn (default: the run's)"
+        "--seed", type=int, metavar="INT", help="seed of the random draws (default: the run's)"
     )
     add_device(parser)
     parser.set_defaults(run=_write)

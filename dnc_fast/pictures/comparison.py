@@ -96,9 +96,9 @@ def comparison_of_lengths(
 
 @house_style()
 def comparison_of_gradients(gradients: Mapping[str, Sequence[Tensor]], title: str) -> Figure:
-    """Draw how large the gradient is that reaches inputs of earlier steps.
+    """Draw the size of the gradient that reaches inputs of earlier steps.
 
-    What is less than a billionth of the largest is below the picture.
+    Norms below a billionth of the largest are not shown.
 
     Args:
         gradients: by model, for each seed the norm by time lag, (lags), the first of lag 0.

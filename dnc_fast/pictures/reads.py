@@ -1,4 +1,4 @@
-"""Which of the things that were told the read heads point at afterwards."""
+"""Which of the things told the read heads point at afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAST_WRITE = 0.1
 
 @house_style()
 def read_view(told: Mapping[int, str], trace: Trace, title: str, unit: str = "triple") -> Figure:
-    """Draw which of the triples told each read head points at, in the steps after that.
+    """Draw which of the triples told each read head points at afterwards.
 
     A cell is taken to hold the last thing told that was written to it with a weight of 0.1 or more.
     Each row is a triple, in the order in which heads first point at them; the dot of each column is
@@ -36,7 +36,7 @@ def read_view(told: Mapping[int, str], trace: Trace, title: str, unit: str = "tr
         told: the name of the triple told at each step, for steps from 0 on.
         trace: of this sequence alone, (T, ...) in every field.
         title: above all.
-        unit: what one of the things told is called.
+        unit: what a thing told is called.
 
     Raises:
         TypeError: trace is not a `Trace`.

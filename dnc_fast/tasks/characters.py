@@ -38,11 +38,11 @@ class CharactersTask(ClassTask):
     published = ("bits", "right")
 
     file: str = option("", "text file, UTF-8 (default: the help that comes with Python)")
-    chunk_length: int = option(50, "steps of a chunk: how far a training step backpropagates")
+    chunk_length: int = option(50, "steps in a chunk: how far a training step backpropagates")
     num_chunks: int = option(10, "chunks in a passage")
     part: str = option("train", "part of the text to read", tuple(PARTS))
     symbols: str = option("characters", "what a step is, a character or a word", SYMBOLS)
-    vocabulary: int = option(1000, "words known, the most frequent and one for all others")
+    vocabulary: int = option(1000, "words known: the most frequent ones, and one for all others")
 
     def __post_init__(self) -> None:
         for name in ("chunk_length", "num_chunks"):
@@ -87,8 +87,8 @@ class CharactersTask(ClassTask):
         missing = [part for part in dict.fromkeys(parts) if numbers.get(part, unknown) is None]
         if missing:
             raise ValueError(
-                "text must have only characters that are in the file that the model was trained "
-                f"on; it lacks {', '.join(map(repr, missing))}"
+                "text must have only characters of the file that the model was trained on, which "
+                f"lacks {', '.join(map(repr, missing))}"
             )
         codes = torch.tensor([numbers.get(part, unknown) for part in parts], dtype=torch.long)
         return F.one_hot(codes, len(self.alphabet)).float()

@@ -23,7 +23,7 @@ SIGNS = {
     "\n": "\N{RETURN SYMBOL}",
     "\t": "\N{RIGHTWARDS ARROW TO BAR}",
 }
-"""White space as signs that can be seen."""
+"""Visible signs for white space."""
 
 _WORD = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
 _NOTHING_BEFORE, _NOTHING_AFTER = frozenset(".,;:!?)]}"), frozenset("([{")
@@ -42,7 +42,7 @@ def split_text(text: str, symbols: str) -> list[str]:
 
 
 def join_text(parts: Iterable[str], symbols: str) -> str:
-    """The text of characters, or of words: with spaces where English has them."""
+    """The text of characters; or of words, with spaces where English has them."""
     if symbols == "characters":
         return "".join(parts)
     text, last = "", "("
@@ -57,7 +57,7 @@ def read_text(file: str, symbols: str = "characters", vocabulary: int = 0) -> Te
     """The text of a file, or of Python's help for an empty name; read only once.
 
     The alphabet of characters is sorted, a string; that of words begins with the unknown word and
-    goes on with the most frequent ones.
+    continues with the most frequent ones.
 
     Args:
         file: its name.

@@ -15,7 +15,7 @@ from .config import TrainingConfig
 from .schedules import rate_factor
 
 FUSED_ON = ("cuda",)
-"""Devices on which Adam updates all parameters by one kernel."""
+"""Devices on which Adam updates all parameters in one kernel."""
 
 
 class Optimization:
@@ -26,7 +26,7 @@ class Optimization:
 
     Attributes:
         optimizer: torch's.
-        skips_itself: whether `step` leaves the parameters as they are where the gradient's norm is
+        skips_itself: whether `step` leaves the parameters unchanged when the gradient's norm is
             not finite, without the host having to read the norm.
     """
 
@@ -63,7 +63,7 @@ class Optimization:
         self.scaler.scale(loss).backward()
 
     def gradient_norms(self) -> Tensor:
-        """The norms of the gradient before clipping: of all of it, then of each parameter's.
+        """The norms of the gradient before clipping: of the whole, then of each parameter's.
 
         To be called once before `step`.
         """

@@ -60,7 +60,7 @@ class Probe(NamedTuple):
     | names   |        |         | what the labels of a graph task stand for; otherwise None     |
     | words   |        |         | each step's word, see `Task.words`; otherwise None            |
     | moments |        |         | the memory after some steps, see `Moment`                     |
-    | gates   | (T, H) | float32 | by name, of the last layer of an LSTM or GRU; otherwise none  |
+    | gates   | (T, H) | float32 | by name, of the last layer of an LSTM or GRU; otherwise empty |
     | looks   |        |         | where the model looks, see `Attended`; None without attention |
 
     Where there is no hidden state, as in a feed-forward controller, `hidden` has H = 0; so have all

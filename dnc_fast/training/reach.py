@@ -15,14 +15,14 @@ SEQUENCES = 32
 
 
 def gradient_by_lag(model: Any, task: Task, seed: int) -> Tensor | None:
-    """The norm of the gradient of the last answer's loss by the input k steps before, (lags).
+    """The norm of the gradient of the last answer's loss, for the input k steps earlier, (lags).
 
     The mean over those of the seed's held-out sequences that are long enough, in nats per unit of
-    the input; None if the model does not pass a gradient on to its inputs, as when it reads words.
+    the input; None if the model passes no gradient to its inputs, as when it reads words.
 
     Args:
         model: its sizes must be the task's.
-        task: where the sequences come from.
+        task: draws the sequences.
         seed: of the stream; the same seed gives the same sequences.
     """
     task = task.held_out()

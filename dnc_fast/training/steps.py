@@ -23,7 +23,7 @@ from .optimization import Optimization
 
 
 class Spike(NamedTuple):
-    """How many times the usual a gradient norm is, and the parameter it is mostly of."""
+    """How many times its usual size a gradient norm is, and which parameter adds most to it."""
 
     factor: float
     tensor: str
@@ -119,7 +119,7 @@ class Steps:
         return [report]
 
     def settle(self) -> list[Report]:
-        """Wait for the last step, if it has not been read; returns how it went.
+        """Wait for the last step if it has not been read yet; returns how it went.
 
         Raises:
             TrainingError: its loss or gradient is not finite.
@@ -182,7 +182,7 @@ class Steps:
 
 
 def _to_host(values: Tensor, late: bool) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The values in the host's memory, and what tells that they have arrived there; now if None."""
+    """The values in host memory, and the event of their arrival; None if they are there already."""
     if not (late and values.is_cuda):
         return values, None
     values, arrived = values.to("cpu", non_blocking=True), torch.cuda.Event()

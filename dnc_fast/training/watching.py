@@ -20,7 +20,7 @@ GATES: dict[Any, dict[str, int]] = {
     **dict.fromkeys((nn.LSTM, nn.LSTMCell), LSTM_GATES),
     **dict.fromkeys((nn.GRU, nn.GRUCell), GRU_GATES),
 }
-"""Of each kind of layer, which part of its pre-activations each gate is."""
+"""For each kind of layer, which part of its pre-activations each gate is."""
 
 
 class Attended(NamedTuple):
@@ -28,8 +28,8 @@ class Attended(NamedTuple):
 
     | field       | shape        | meaning                                                        |
     |-------------|--------------|----------------------------------------------------------------|
-    | weights     | (L, K, A, S) | K heads, or reads one after another, in each of L layers: what |
-    |             |              | share each of A answers takes of each of S places              |
+    | weights     | (L, K, A, S) | the shares that each of A answers takes of S places, for each  |
+    |             |              | of K heads, or of K successive reads, in each of L layers      |
     | head        |              | what K counts: "head" or "read"                                |
     | asked       |              | what A counts: "answer" or "step"                              |
     | place       |              | what S counts: facts or steps                                  |
@@ -95,12 +95,12 @@ def gates(layer: Any, arguments: Any, output: Any) -> dict[str, Tensor]:
 
 
 def attended(model: Any, inputs: Tensor, words: list[str] | None = None) -> Attended | None:
-    """Where a model looks in one sequence; None of a model without attention.
+    """Where a model looks in one sequence; None for a model without attention.
 
     Args:
         model: any.
         inputs: (T, X), the whole sequence.
-        words: of each step, of a story.
+        words: of each step of a story.
     """
     shares: list[Tensor] = []
     layers: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""A language model writes: symbol by symbol, each drawn from what it expects next."""
+"""A language model writes: each symbol is drawn from what the model expects next."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def write(
     """The prompt, as the model reads it, and what the model writes after it.
 
     Args:
-        model: any that was trained on the task; its state is carried from symbol to symbol.
-        task: a language model's.
+        model: any model trained on the task; its state is carried from symbol to symbol.
+        task: the language model's.
         prompt: what the model reads first; without one, a symbol drawn from the text.
         length: symbols to write, characters or words.
-        temperature: its logits are divided by this; 0 for always the most likely symbol.
-        seed: of all that is drawn; the same seed writes the same text.
+        temperature: the logits are divided by this; 0 for always the most likely symbol.
+        seed: of all random draws; the same seed writes the same text.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong type or value, or the model reads from both
-            ends.
+        TypeError, ValueError: an argument has the wrong type or value, or the model also reads
+            from the end.
     """
     check_integer("length", length, minimum=1)
     check_number("temperature", temperature, 0.0)
     for name in ("bidirectional", "bidirectional_controller"):
         if getattr(model.config, name, False):
-            raise ValueError(f"{name} must be False in a model that writes: it would see the end")
+            raise ValueError(f"{name} must be False in a model that writes: a text has no end yet")
     generator = stream_generator(seed, "writing")
     read = task.encode(prompt) if prompt else task.batch(1, generator).inputs[:1, 0]
     if not len(read):
@@ -55,7 +55,7 @@ def write(
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """A symbol for each row of (B, Y), (B)."""
+    """A symbol (B) for each row of logits (B, Y)."""
     logits = logits.double().cpu()
     if temperature == 0:
         return logits.argmax(-1)

@@ -16,8 +16,8 @@ EPSILON = tl.constexpr(1e-6)
 def sharp_logits(weights, sharpness):
     """s log(d + e).
 
-    Adding zero rounds it here, so that no compiler fuses the product with what is taken off: the
-    sharpened weights would not add up to one where several launches calculate them.
+    Adding zero rounds it here, so that no compiler fuses the product with a subtraction: the
+    sharpened weights would not add up to one when several launches calculate them.
     """
     return sharpness * tl.log(tl.maximum(weights, 0.0) + EPSILON) + 0.0
 

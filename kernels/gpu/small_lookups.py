@@ -1,6 +1,6 @@
-"""What `small_gradients` does for the look-ups: gradients of keys and cells, of small memories.
+"""The part of `small_gradients` for the look-ups: gradients of keys and cells of small memories.
 
-Besides those of erase and write vectors and of the precedences, which lie beside them.
+Also those of erase and write vectors and of the precedences, which lie beside them.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def keys_backward(
     FULL_KEYS: tl.constexpr = FULL_W and FULL_R
     in_cells = in_n[:, None] & in_w[None, :]
     cells = load(memory0 + n[:, None] * W + w[None, :], in_cells, FULL_N and FULL_W, DTYPE)
-    # Read keys, as far as the strips have come; erase and write vectors.
+    # Read keys, as far as the strips have calculated them; erase and write vectors.
     content = load(kept + tile, in_tile, FULL, DTYPE)
     alike = load(kept + layout.kept_similarities(N, R) + tile, in_tile, FULL, DTYPE)
     mode = load(kept + layout.kept_modes(N, R, HW) + HW * R + r, in_r, FULL_R, DTYPE)

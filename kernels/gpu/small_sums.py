@@ -43,7 +43,7 @@ def linked_sums(
     scratch, head: tl.constexpr, tile, in_tile, FULL: tl.constexpr, N: tl.constexpr,
     R: tl.constexpr, HW: tl.constexpr, S: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A head's link matrix times the changes (r, n), and the transposed one."""
+    """A head's link matrix times the changes (r, n), and its transpose times them."""
     x = load(scratch + layout.backward_linked(N, R, HW) + head * R * N + tile, in_tile, FULL, DTYPE)
     start = scratch + layout.backward_rows(N, R, HW) + (head * (R + 2) + 2) * N + tile
     y = load(start, in_tile, FULL, DTYPE)

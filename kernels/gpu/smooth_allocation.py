@@ -1,10 +1,10 @@
-"""The smooth allocations: PROPORTIONAL and SOFTMAX, see the reference. They know no order.
+"""The smooth allocations: PROPORTIONAL and SOFTMAX, see the reference. They need no order.
 
     a = S q,  S = 1 - prod_j u'_j,  q = softmax_n(l),  f_i = (1 - u'_i + e) (1 - i / 2N)
-    l = p log f  or  l = f / temperature; p and 1 / temperature are the STEEPNESS
+    l = p log f  or  l = f / temperature; STEEPNESS is p or 1 / temperature
 
-One program takes all cells of a batch element, some at a time. It keeps q in the place of the
-products of the sorted allocation.
+One program takes all cells of a batch element, a block at a time. It keeps q where the sorted
+allocation keeps its products.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def preferences(
     lifted, n,
     N: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """l, minus infinity outside."""
+    """l; minus infinity outside."""
     free = (1.0 - lifted + EPSILON) * first_come(n, N, DTYPE)
     if SMOOTH == PROPORTIONAL:
         found = STEEPNESS * tl.log(free)

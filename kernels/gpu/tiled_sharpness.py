@@ -1,7 +1,7 @@
 """Sharpening over tiles of cells: a launch after the link pass, and one before it backward.
 
-The softmax goes over all cells, so that its parts are stored by one launch and read by the next.
-The equations, and the numbers of weightings, are in `sharpness`.
+The softmax is over all cells, so one launch stores its parts and the next one reads them.
+The equations, and the numbering of weightings, are in `sharpness`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def store_unsharpened(
     N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, LINKED: tl.constexpr,
     SHARPNESS: tl.constexpr, TILES: tl.constexpr, BR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Keep weightings (BR, n) of all read heads, the first with a number; what a tile adds to the
-    softmax of each: the largest logit, and the sum of e^(logit - the largest).
+    """Keep weightings (BR, n) of all read heads, numbered from `first`, and a tile's parts of their
+    softmax: the largest logit, and the sum of e^(logit - the largest).
 
-    raw: (R), HW apart, their sharpnesses.
+    raw: (R), HW apart, their raw sharpnesses.
     """
     r = tl.arange(0, BR)
     in_r, k = r < R, first + r
@@ -81,7 +81,7 @@ def sharpened_tile(
     SHARPNESS: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The sharpened weightings (BR, n) of all read heads, the first with a number; 0 outside.
+    """The sharpened weightings (BR, n) of all read heads, numbered from `first`; 0 outside.
 
     The first tile keeps the largest logit and the sum of all terms.
     """
@@ -105,7 +105,7 @@ def sharpened_cells(
     N: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, LINKED: tl.constexpr,
     SHARPNESS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Some cells of a weighting from what is kept: before it was sharpened; after, 0 outside."""
+    """Some cells of a weighting from what is kept: before it was sharpened; after it, 0 outside."""
     weights = load_numbers(kept + LINKED + number * N, n, N, DTYPE)
     place = kept + SHARPNESS + number
     top, total = tl.load(place + 2 * HW * R), tl.load(place + 4 * HW * R)

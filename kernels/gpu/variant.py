@@ -1,4 +1,4 @@
-"""In what a whole step may differ from the paper's, as constants of its kernels."""
+"""How a whole step may differ from the paper's, as constants of its kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..arrays import COSINE, SORTED
 
 
 class Variant(NamedTuple):
-    """What a step does otherwise than the paper's; see the reference for the equations.
+    """How a step differs from the paper's; see the reference for the equations.
 
     | field      | constant   | meaning                                                            |
     |------------|------------|--------------------------------------------------------------------|
@@ -18,7 +18,7 @@ class Variant(NamedTuple):
     | floor      | FLOOR      | the least value of a mask                                          |
     | sharp      | SHARP      | whether forward and backward weightings are sharpened              |
     | smooth     | SMOOTH     | the allocation: SORTED, which is 0, PROPORTIONAL or SOFTMAX        |
-    | steepness  | STEEPNESS  | power of the one, 1 / temperature of the other                     |
+    | steepness  | STEEPNESS  | power if PROPORTIONAL, 1 / temperature if SOFTMAX                  |
     |            | VARIED     | whether keys are not compared with cells as in the paper           |
     """
 
@@ -36,7 +36,7 @@ class Variant(NamedTuple):
         return self.masked or self.similarity != COSINE
 
     def constants(self) -> dict[str, Any]:
-        """By the names that kernels give them; with the paper's, they compile to its step."""
+        """By their names in kernels; with those of `PAPER`, kernels compile to its step."""
         return {name.upper(): value for name, value in self._asdict().items()} | {
             "VARIED": self.varied
         }

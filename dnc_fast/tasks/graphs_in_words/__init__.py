@@ -2,7 +2,7 @@
 
 task.py      the task: options, lessons, parts, batches
 railway.py   stations and lines: random ones, parts of the Underground, what is told and asked
-family.py    people and their parents: random ones, parts of a known family, the same
+family.py    people and their parents: random ones, parts of a known family, likewise
 """
 
 from .task import GraphsInWordsTask

@@ -1,6 +1,6 @@
 """People and their parents, told and asked in words.
 
-Random families exchange the names of women, and those of men, so a name tells which one is.
+Random families shuffle the names of women, and those of men, so a name tells a person's sex.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RELATIONS: dict[tuple[int, int], tuple[str, str]] = {
     (2, 1): ("niece", "nephew"),
     (2, 2): ("cousin", "cousin"),
 }
-"""What a woman and a man are to someone, by the generations that each of the two is below the
-ancestor whom they share."""
+"""What a woman and a man are to someone, by how many generations she or he, and that someone, are
+below the ancestor whom they share."""
 
 FARTHEST = max(map(sum, RELATIONS))
 WORDS = {*PEOPLE, *["is", "the", "of", "how", "related", "to"]}
@@ -35,7 +35,7 @@ WORDS.update(word for pair in RELATIONS.values() for word in pair)
 
 
 class Family:
-    """A family of which all parents are known. parents: of each person who has some."""
+    """A family. parents: of each person whose parents are known."""
 
     def __init__(self, parents: dict[str, tuple[str, ...]]) -> None:
         self.parents = parents
@@ -51,7 +51,7 @@ class Family:
         ]
 
     def ask(self, kind: str, links: tuple[int, int], random: Random) -> Question | None:
-        """How are two people related? None if no two are of so few and so many links."""
+        """How are two people related? None if no two are as many links apart as wanted."""
         other = random.choice(self.people)
         found: dict[int, list[tuple[str, str]]] = {}
         for person in self.people:
@@ -64,14 +64,14 @@ class Family:
         return Question(("how", "is", person, "related", "to", other, "?"), (word,))
 
     def related(self, person: str, other: str) -> tuple[int, int]:
-        """How many generations each of two is below the nearest ancestor whom they share; (0, 0)
-        for themselves, and if there is none."""
+        """How many generations each of two people is below their nearest common ancestor; (0, 0)
+        for the same person, or if there is none."""
         above, over = self.ancestors(person), self.ancestors(other)
         shared = [(above[name], over[name]) for name in above if name in over]
         return min(shared, key=sum, default=(0, 0))
 
     def ancestors(self, person: str) -> dict[str, int]:
-        """The person and all ancestors, each with the generations between."""
+        """The person and all ancestors, each with the number of generations between."""
         found, people = {person: 0}, [person]
         for child in people:
             for parent in self.parents.get(child, ()):
@@ -87,7 +87,7 @@ def told(person: str, apart: tuple[int, int], other: str) -> Sentence:
 
 
 def _word(apart: tuple[int, int], person: str) -> str:
-    """What the person is to someone so far apart."""
+    """What the person is to someone that many generations apart."""
     return RELATIONS[apart][person in MEN]
 
 
@@ -119,7 +119,7 @@ def known_family() -> Family:
 
 
 def part_of_family(size: int, random: Random) -> Family:
-    """Random people of the known family, each a parent or a child of another."""
+    """Random people of the known family, connected by parents and children."""
     whole = known_family().parents
     links = [{parent, child} for child, pair in whole.items() for parent in pair]
     chosen = {random.choice(sorted(whole))}

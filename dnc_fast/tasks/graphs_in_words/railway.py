@@ -26,7 +26,7 @@ WORDS = {
 
 
 class Way(NamedTuple):
-    """There is a station in a direction of another on a line."""
+    """One station lies in a direction from another on a line, such as north of it."""
 
     here: str
     line: str
@@ -44,7 +44,7 @@ def told(way: Way) -> Sentence:
 
 
 class Railway:
-    """A network of which all links are known. ways: out of each station."""
+    """A network of stations. ways: those out of each station."""
 
     def __init__(self, links: list[Way]) -> None:
         self.links = links
@@ -58,11 +58,11 @@ class Railway:
         return [(told(link), told(link.back())) for link in self.links]
 
     def ask(self, kind: str, links: tuple[int, int], random: Random) -> Question | None:
-        """A question of one of `KINDS`; None if there is none of so few and so many links."""
+        """A question of one of `KINDS`; None if none has as many links as wanted."""
         return KINDS[kind](self, links, random)
 
     def path(self, links: tuple[int, int], random: Random) -> Question:
-        """Where does one get along some lines? The stations on the way."""
+        """Where do some lines lead? The answer is the stations on the way."""
         here = random.choice(list(self.ways))
         asked = ["what", "is"]
         reached: list[str] = []
@@ -87,7 +87,7 @@ class Railway:
         return Question(asked, (NUMBERS[wanted - 1],))
 
     def distances(self, here: str) -> dict[str, int]:
-        """How many links away from a station each other one is."""
+        """How many links away from a station each station is."""
         found, edge = {here: 0}, [here]
         for station in edge:
             for way in self.ways[station]:

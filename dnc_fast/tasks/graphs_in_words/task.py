@@ -1,4 +1,4 @@
-"""Graphs in words: hear of a railway or a family in sentences, answer questions about it."""
+"""Graphs in words: hear about a railway or a family in sentences, answer questions on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .railway import LINES, Railway, part_of_underground, random_railway
 VOCABULARY = Vocabulary("railways and families", railway.WORDS | family.WORDS)
 
 KINDS = {"path": "railway", "distance": "railway", "relation": "family"}
-"""The kinds of questions, and what each is about."""
+"""Each kind of question, and what it is about."""
 
 MAKERS: dict[str, dict[str, Callable[[int, Random], Railway | Family]]] = {
     "random": {"railway": random_railway, "family": random_family},
@@ -36,9 +36,9 @@ MOST = {
 TOLD = ("twice", "once")
 
 TRIES = 1000
-"""Graphs drawn at most until one allows questions of as many links as are wanted."""
+"""How many graphs are drawn at most to find one with questions of as many links as wanted."""
 TRIES_TO_ASK = 4
-"""Questions drawn at most for each that is wanted, about one graph."""
+"""How many questions about a graph are drawn at most for each one that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class GraphsInWordsTask(RangedTask, StoryTask):
         ((4, 8), (1, 4)), ((6, 12), (1, 4)), ((10, 16), (1, 4)), ((10, 21), (1, 4)),
     )  # fmt: skip
 
-    kinds: str = option("all", "kinds of questions, of path, distance and relation; or all")
+    kinds: str = option("all", "kinds of questions, such as path,distance,relation; or all")
     graph: str = option(
-        "random", "random graphs, or known ones and parts of them", choices=tuple(MAKERS)
+        "random", "random graphs, or connected parts of known ones", choices=tuple(MAKERS)
     )
-    told: str = option("twice", "each link told from both of its ends, or from one", choices=TOLD)
+    told: str = option("twice", "each link told from both ends, or from one", choices=TOLD)
     min_nodes: int = option(3, "fewest stations or people")
     max_nodes: int = option(6, "most stations or people")
     min_links: int = option(1, "fewest links from question to answer")
@@ -104,7 +104,7 @@ class GraphsInWordsTask(RangedTask, StoryTask):
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """Those that are asked: no distances, among others, where all of them are the same."""
+        """Those that are asked; beside others, no distances where they would all be the same."""
         if self.min_links < self.max_links:
             return self.chosen
         return tuple(kind for kind in self.chosen if kind != "distance") or self.chosen
@@ -134,11 +134,11 @@ class GraphsInWordsTask(RangedTask, StoryTask):
 
     @staticmethod
     def answer_length(question: Sequence[str]) -> int:
-        """A station for each line of the question; otherwise a word."""
+        """One station for each line in the question; otherwise one word."""
         return max(1, sum(word in LINES for word in question))
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw B stories of equally many stations or people, see `Batch`."""
+        """Draw B stories with the same number of stations or people, see `Batch`."""
         check_integer("batch_size", batch_size, minimum=1)
         random = Random(int(uniform(0, 2**62, (), generator)))
         size = random.randint(self.min_nodes, self.max_nodes)
@@ -146,7 +146,7 @@ class GraphsInWordsTask(RangedTask, StoryTask):
         return encode(stories, VOCABULARY, generator.device)
 
     def story(self, size: int, random: Random) -> Story:
-        """A story with its questions, of which all kinds are equally likely.
+        """A story with its questions; all kinds of questions are equally likely.
 
         Raises:
             ValueError: the graphs are too small for the links.

@@ -2,7 +2,7 @@
 
 Goals are told one after another, a constraint a step; then one of them is asked for by its letter
 alone, which stays on while the moves are made. These steps show the board, so that only the goals
-must be remembered; the earlier ones show it too, or not (`SHOWN`).
+must be remembered; whether earlier ones show it is an option (`SHOWN`).
 Letters: B episodes, T steps, L letters' steps, G goals, K constraints.
 
 | inputs   | what                                                                    |

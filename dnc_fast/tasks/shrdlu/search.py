@@ -47,7 +47,7 @@ def between(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Few(NamedTuple):
-    """The states with at most some number of blocks. states: (S) which they are; distances: (H, S)
+    """The states with at most some number of blocks. states: (S), their numbers; distances: (H, S)
     and facts: (145, S), of these alone."""
 
     states: Tensor
@@ -57,14 +57,14 @@ class Few(NamedTuple):
 
 @cache
 def few_states(blocks: int, device: torch.device) -> Few:
-    """Those with at most so many blocks: a fraction of all, so that few blocks take less time."""
+    """The states with at most this many blocks: searching only these takes less time."""
     states = ((all_states(device).boards > 0).sum((1, 2)) <= blocks).nonzero().squeeze(1)
     tables = distances(device), facts(device)
     return Few(states, *(table[:, states].contiguous() for table in tables))
 
 
 def nearest(shapes: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-    """From the starts of shapes (B), the least moves to goals (B, K), and a state that near.
+    """From the starts of shapes (B), the least moves to goals (B, K), and where they lead.
 
     Returns:
         (B) int64, `FAR` where there is no way; (B) states.
@@ -88,7 +88,7 @@ def least_moves(first: Tensor, goals: Tensor) -> Tensor:
 def best_actions(present: Tensor, goals: Tensor) -> Tensor:
     """The actions that begin a shortest way from states (B) to goals (B, K): (B, 7) bool.
 
-    Where the goal is reached, that is `PASS` alone. Goals must be within reach.
+    Where the goal is already reached, that is `PASS` alone. Goals must be within reach.
     """
     following = all_states(present.device).following[present]  # (B, 7)
     goals = goals.repeat_interleave(following.shape[1], 0)

@@ -37,8 +37,8 @@ class ShrdluTask(RangedTask):
 
     The loss is the policy gradient with the advantage of the paper, sum over t' >= t of
     lambda^(t' - t) delta_t', where delta_t = r_t + V_(t+1) - V_t; half the squared error of the
-    value; and less `entropy` times the entropy of the policy; the mean over steps. To it comes
-    `imitate` times the `disagreement` with a teacher, who is not the paper's.
+    value; and less `entropy` times the entropy of the policy; the mean over steps. Added to it is
+    `imitate` times the `disagreement` with a teacher, which is not from the paper.
 
     `batch` takes the best actions throughout; an `answerer` replaces them by the model's own.
     The targets of a batch are the actions taken, one-hot, and their rewards.
@@ -84,9 +84,9 @@ class ShrdluTask(RangedTask):
     undo_cost: float = option(0.1, "what undoing all constraints takes from it, beside their share")
     decay: float = option(0.75, "lambda, by which surprises count less for earlier actions")
     entropy: float = option(0.05, "weight of the policy's entropy")
-    imitate: float = option(1.0, "weight of a teacher, who knows the best actions; 0: none")
+    imitate: float = option(1.0, "weight of a teacher that knows the best actions; 0: none")
     board: str = option("moves", "when the board is shown", SHOWN)
-    asks: int = option(2, "episodes that tell the same goals, each asked for another, if enough")
+    asks: int = option(2, "episodes that tell the same goals and ask for different ones")
 
     def __post_init__(self) -> None:
         most = {"goals": LETTERS, "blocks": BLOCKS, "constraints": None, "moves": None}

@@ -1,4 +1,4 @@
-"""Stories with questions, told word by word: what the tasks made of them share.
+"""Stories with questions, told word by word: what the tasks of this kind share.
 
 text.py      words, a vocabulary, a story
 encoding.py  stories as batches

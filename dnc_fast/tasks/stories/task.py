@@ -14,7 +14,7 @@ from .text import Vocabulary
 class StoryTask(ClassTask):
     """Stories with questions. Full stop and question mark are words.
 
-    Where a word of an answer is expected the input is "-", and only there does the output count. A
+    Where a word of an answer is expected, the input is "-"; only there does the output count. A
     question is right if every word of its answer is.
     """
 
@@ -26,7 +26,7 @@ class StoryTask(ClassTask):
     vocabulary: ClassVar[Vocabulary]
 
     without_files: ClassVar[Mapping[str, Any]] = {}
-    """Options with which the task needs no files, for a model that is only asked."""
+    """Options with which the task needs no files, for when a model is only asked questions."""
 
     @property
     def input_size(self) -> int:
@@ -34,7 +34,7 @@ class StoryTask(ClassTask):
 
     @staticmethod
     def answer_length(question: Sequence[str]) -> int:
-        """How many words answer a question, as far as its own words tell; otherwise 1."""
+        """How many words answer a question, if its own words tell; otherwise 1."""
         return 1
 
     def words(self, steps: Tensor) -> list[str]:

@@ -1,4 +1,4 @@
-"""The text of stories: words, the vocabulary that they are from, sentences and questions."""
+"""The text of stories: words, their vocabulary, sentences and questions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Vocabulary:
     """The words of a task's stories in lower case, and the signs. Names may be several words.
 
     Args:
-        what: the stories are called in messages, such as "bAbI".
+        what: what the stories are called in messages, such as "bAbI".
         words: all of them, in any order.
 
     Attributes:
@@ -95,7 +95,7 @@ class Vocabulary:
     def split(self, text: str) -> list[str]:
         """The words of sentences in lower case; a full stop or question mark is a word.
 
-        A name of several words is found as one. Commas only part words.
+        A name of several words is found as one word. Commas only separate words.
         """
         found = self._pattern.findall(text.lower().replace("\u2019", "'"))
         return [" ".join(word.split()) for word in found]
