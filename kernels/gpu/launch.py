@@ -36,10 +36,10 @@ READ_GROUP = 16
 many."""
 
 SMOOTH_CELLS = 1024
-"""Cells that the program of a smooth allocation takes at a time."""
+"""How many cells the program of a smooth allocation takes at a time."""
 
 SHARP_CELLS = 128
-"""Cells of a tile whose forward and backward weightings a program sharpens."""
+"""How many cells of forward and backward weightings a program sharpens."""
 
 ROW_CELLS = 256
 """The most cells of a batch element that one program sorts; of more, tiles are sorted.

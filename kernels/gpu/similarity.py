@@ -1,7 +1,7 @@
 """Similarities of keys and cells, with a mask for each key.
 
 The similarities are those of `arrays`: COSINE, EUCLIDEAN, MANHATTAN, DOT, see the reference. A mask
-multiplies its key and all cells. The paper's own, without masks, is in `content`.
+multiplies its key and all cells. The paper's similarity, without masks, is in `content`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def make_scratch(
     device: torch.device,
     variant: Variant = PAPER,
 ) -> Scratch:
-    """Scratch for such steps of these sizes or smaller batches."""
+    """Scratch for steps of this variant, with these sizes or smaller batches."""
     way = small_step if launch.is_small(N, W) else tiled_step
     return way.make_scratch(B, N, W, R, Hw, dtype, device, variant)
 

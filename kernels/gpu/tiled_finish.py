@@ -108,7 +108,7 @@ def finish_write_key(
 ):  # fmt: skip
     """The gradients of the key, its mask and the strength of a write head.
 
-    The key also pends; VARIED: the mask too.
+    The key is stored too, as pending; VARIED: so is its mask.
     """
     dot = load_total(parts + DOTS + head, PART, TILES, BT)
     t, lane = tl.arange(0, BT), tl.arange(0, SUMMED)

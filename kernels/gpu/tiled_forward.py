@@ -90,8 +90,8 @@ def order_cells(
     ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, SMOOTH_BN: tl.constexpr,
     SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Usage of some cells. If they are all, allocation by all heads; else they are sorted for it,
-    if it is not SMOOTH.
+    """Usage of some cells. If these are all cells, also allocation by all heads; else they are
+    sorted for it, unless it is SMOOTH.
 
     Pointers are to one batch element.
     """

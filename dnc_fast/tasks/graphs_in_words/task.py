@@ -67,7 +67,7 @@ class GraphsInWordsTask(RangedTask, StoryTask):
         ((4, 8), (1, 4)), ((6, 12), (1, 4)), ((10, 16), (1, 4)), ((10, 21), (1, 4)),
     )  # fmt: skip
 
-    kinds: str = option("all", "kinds of questions, such as path,distance,relation; or all")
+    kinds: str = option("all", "kinds of questions, any of path,distance,relation; or all")
     graph: str = option(
         "random", "random graphs, or connected parts of known ones", choices=tuple(MAKERS)
     )
