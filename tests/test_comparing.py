@@ -55,6 +55,14 @@ def test_models_are_compared_and_the_comparison_goes_on(tmp_path):
     assert "must hold a run with these options to continue" in found
 
 
+def test_no_picture_of_gradients_without_any(tmp_path):
+    """As where models read words."""
+    pytest.importorskip("matplotlib")
+    command = ("compare", "babi", *TINY[4:], "--models", "memn2n", "--seeds", 1, "--out", tmp_path)
+    run(*command, "--budget", "steps=2")
+    assert [path.stem for path in tmp_path.glob("*.png")] == ["curves"]
+
+
 def test_all_see_the_same_data_and_seconds_end_runs(tmp_path):
     command = ("compare", "copy", *TINY, "--seeds", 1, "--out", tmp_path, "--solved-at", 2)
     run(*command, "--models", "rnn", "--budget", "seconds=0.3")
@@ -78,8 +86,9 @@ def test_all_see_the_same_data_and_seconds_end_runs(tmp_path):
         ),
         (
             ("--models", "rnn", "--budget", "steps=x"),
-            "--budget steps takes a number above 0, got 'x'",
+            "--budget steps takes a whole number above 0, at most 1,000,000,000, got 'x'",
         ),
+        (("--models", "rnn", "--budget", "steps=3", "steps=4"), "each name once, got steps twice"),
         (("--models", "rnn", "--budget", "seconds"), "--budget seconds needs a number"),
         (("--models", "rnn", "--seeds", 0), "--seeds must be at least 1, got 0"),
     ],
@@ -99,8 +108,9 @@ def test_parameters_that_no_size_comes_close_to_are_named(tmp_path):
 
 def test_budgets():
     assert _budget(["steps=2000", "parameters"]) == {"steps": 2000.0, "parameters": None}
-    with pytest.raises(UserError, match="above 0"):
-        _budget(["seconds=-1"])
+    for word in ("seconds=-1", "seconds=nan", "steps=0.4", "parameters=1e30"):
+        with pytest.raises(UserError, match="above 0"):
+            _budget([word])
     first, second = model_config(COPY), model_config(COPY, hidden_size=30)
     assert _matched([first, second], None) == [first, first]
     both = _matched([first, second], 3000.0)

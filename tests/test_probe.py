@@ -91,6 +91,8 @@ def test_words_of_a_text_and_its_transcript():
     text = transcript(read, batch.mask[:, 0], wanted, wanted)
     assert text.splitlines()[0] == "read    " + "".join(read)
     assert CopyTask().words(torch.zeros(2, 8)) is None
+    apart = transcript(["+"] * 2, torch.ones(2), ["+", "a"], ["the", "the"])
+    assert apart.splitlines() == ["read    + +", "wanted  + a", "said    the the"]
 
 
 def test_ranges_are_said_as_people_do():

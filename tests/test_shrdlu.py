@@ -322,6 +322,15 @@ def test_the_teacher_knows_all_best_actions():
     )
 
 
+def test_only_steps_that_count_are_in_the_loss():
+    batch = THREE.batch(4, generator(14))
+    outputs = torch.randn(*batch.targets.shape, requires_grad=True)
+    mask = torch.zeros_like(batch.mask)
+    mask[-1] = True
+    THREE.loss(outputs, batch._replace(mask=mask)).backward()
+    assert outputs.grad[-1].all() and not outputs.grad[:-1].any()
+
+
 def test_lessons_are_the_papers_and_parts_have_no_moves_to_spare():
     lessons = LAST.lessons()
     assert len(lessons) == 24 and lessons[-1] is LAST

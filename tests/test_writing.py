@@ -11,7 +11,7 @@ from dnc_fast import DNC
 from dnc_fast.models import MODELS
 from dnc_fast.presets import model_config
 from dnc_fast.tasks import CharactersTask
-from dnc_fast.tasks.text import UNKNOWN, join_text, split_text
+from dnc_fast.tasks.text import UNKNOWN, join_text, read_text, split_text
 from dnc_fast.training import write
 
 TEXT = "abcd " * 100
@@ -134,6 +134,16 @@ def test_words_are_trained_scored_and_written(text_file, tmp_path):
     shown = run("eval", tmp_path, "--show", 1)
     assert re.search(r"read +\S+ \S+ \S+", shown), "there are spaces between words"
     assert "prompt must have a word, got ' '" in run("write", tmp_path, "--prompt", " ", status=2)
+
+
+def test_a_text_that_has_changed_since_the_training(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    run("train", "characters", "--file", text, *FEW, "--model", "gru", "--out", tmp_path / "run")
+    text.write_text(TEXT + "more")
+    read_text.cache_clear()  # as in another process
+    said = run("write", tmp_path / "run", status=2)
+    assert "with 5 different characters, got 9 in characters of text.txt" in said
 
 
 def test_who_cannot_write_is_told(tmp_path):

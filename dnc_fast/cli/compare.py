@@ -224,10 +224,9 @@ def _report(task: Task, compared: list[Compared], out: Path) -> None:
         shares[kind] = [{1: run.outcome.held_out.right, **run.longer} for run in one.runs]
         gradients[kind] = [run.gradient for run in one.runs if run.gradient is not None]
     title = f"{task}, {count(len(compared[0].runs), 'seed')}"
-    figures = {
-        "curves": pictures.comparison_curves(curves, title),
-        "gradient": pictures.comparison_of_gradients(gradients, title),
-    }
+    figures = {"curves": pictures.comparison_curves(curves, title)}
+    if any(gradients.values()):
+        figures["gradient"] = pictures.comparison_of_gradients(gradients, title)
     if any(run.longer for one in compared for run in one.runs):
         figures["longer"] = pictures.comparison_of_lengths(shares, title, task.unit)
     for name, figure in figures.items():
@@ -249,19 +248,26 @@ def _budget(words: list[str]) -> dict[str, float | None]:
     """From words such as steps=2000 to numbers by name; None where there is no number.
 
     Raises:
-        UserError: a name is unknown, or a number is missing or not positive.
+        UserError: a name is unknown or repeated, or a number is missing, out of range or no whole
+            one where it counts.
     """
     budget: dict[str, float | None] = {}
     for word in words:
         name, separator, text = word.partition("=")
         if name not in BUDGETS:
             raise UserError(f"--budget takes {', '.join(BUDGETS)}, got {word!r}")
+        if name in budget:
+            raise UserError(f"--budget takes each name once, got {name} twice")
         try:
             number = float(text) if separator else None
         except ValueError:
             number = 0.0
-        if number is not None and not 0 < number < float("inf"):
-            raise UserError(f"--budget {name} takes a number above 0, got {text!r}")
+        whole = name != "seconds"
+        if number is not None and not (0 < number <= ENDLESS and not (whole and number % 1)):
+            kind = "whole number" if whole else "number"
+            raise UserError(
+                f"--budget {name} takes a {kind} above 0, at most {ENDLESS:,}, got {text!r}"
+            )
         if name == "seconds" and number is None:
             raise UserError("--budget seconds needs a number, such as seconds=60")
         budget[name] = number

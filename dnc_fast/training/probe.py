@@ -155,7 +155,7 @@ def transcript(words: list[str], counts: Tensor, wanted: list[str], said: list[s
         wanted, said: the answers of each step, right and the model's.
     """
     if counts.float().mean() > 0.5:  # every step is answered: two texts, one below the other
-        gap = " " * (max(map(len, words)) > 1)
+        gap = " " * (max(map(len, (*words, *wanted, *said))) > 1)
         return "\n".join(
             f"{name:<8}{gap.join(line)}"
             for name, line in (("read", words), ("wanted", wanted), ("said", said))

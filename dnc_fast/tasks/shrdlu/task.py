@@ -244,7 +244,7 @@ class ShrdluTask(RangedTask):
 
     def disagreement(self, policy: Tensor, batch: Batch) -> Tensor:
         """Minus the logarithm of the probability of taking one of the best actions, from where the
-        model's own actions have led; the mean over steps.
+        model's own actions have led; the mean over the steps that count.
 
         Args:
             policy: (T, B, 7) logarithms of probabilities.
@@ -254,8 +254,10 @@ class ShrdluTask(RangedTask):
         goals = heard.goal.sort(1).values[:, : self.max_constraints]  # `NOTHING` comes last
         goals = goals.repeat(len(heard.states), 1)
         best = best_actions(heard.states.flatten(), goals).view(*heard.states.shape, ACTIONS)
-        policy = policy[heard.first : heard.last + 1]
-        return -policy.masked_fill(~best, -torch.inf).logsumexp(-1).mean()
+        moves = slice(heard.first, heard.last + 1)
+        counts = batch.mask[moves].float()
+        likely = policy[moves].masked_fill(~best, -torch.inf).logsumexp(-1)
+        return -(likely * counts).sum() / counts.sum().clamp(min=1)
 
     def score(self, outputs: Tensor, batch: Batch) -> Score:
         """The constraints left unsatisfied by each episode that the model has answered.
