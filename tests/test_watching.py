@@ -13,6 +13,7 @@ from dnc_fast.models import build_model
 from dnc_fast.presets import model_config
 from dnc_fast.tasks import BabiTask, CopyTask, EchoTask, SortTask
 from dnc_fast.training import probe
+from dnc_fast.training.answering import inference
 from dnc_fast.training.reach import gradient_by_lag
 from dnc_fast.training.watching import attended, gated_layer, sentences, watched_gates
 
@@ -186,6 +187,20 @@ def test_gradients_of_short_and_long_sequences_end_with_their_beginnings():
     words = BabiTask()
     assert gradient_by_lag(model_of("memn2n", words), words, seed=0) is None
     assert gradient_by_lag(model_of("pointer", SortTask()), SortTask(), seed=0).shape == (10,)
+
+
+def test_gradients_are_those_of_a_model_without_dropout():
+    model = model_of("dnc", bypass_dropout=0.5)
+    expected = gradient_by_lag(model, TASK, seed=0)
+    torch.testing.assert_close(gradient_by_lag(model.train(), TASK, seed=0), expected)
+    assert model.training
+
+
+def test_a_model_trains_on_after_an_answer_that_failed():
+    model = model_of("gru").train()
+    with pytest.raises(KeyboardInterrupt), inference(model):
+        raise KeyboardInterrupt
+    assert model.training
 
 
 # Pictures

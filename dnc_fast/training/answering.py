@@ -19,9 +19,11 @@ def inference(model: nn.Module) -> Iterator[torch.device]:
     """Without gradients and dropout; gives the model's device."""
     training = model.training
     model.eval()
-    with torch.no_grad():
-        yield next(model.parameters()).device
-    model.train(training)
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train(training)
 
 
 def traced(model: Any, inputs: Tensor, state: Any) -> tuple[Tensor, Any, Trace | None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..tasks import Task
-from .answering import answered
+from .answering import answered, inference
 from .random import stream_generator
 
 SEQUENCES = 32
@@ -32,8 +32,10 @@ def gradient_by_lag(model: Any, task: Task, seed: int) -> Tensor | None:
     steps = torch.arange(len(batch.mask), device=device).unsqueeze(1)
     last = (steps * batch.mask).amax(0)
     inputs = batch.inputs.clone().requires_grad_()
-    loss = task.loss(model(inputs)[0], batch._replace(mask=steps == last))
-    (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
+    # cuDNN has no backward pass outside training.
+    with inference(model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        loss = task.loss(model(inputs)[0], batch._replace(mask=steps == last))
+        (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
     if gradient is None:
         return None
     norms = SEQUENCES * gradient.norm(dim=-1)
