@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .groups import LETTER
-from .panels import integer_ticks
-from .style import GAP, HEADING_LINE, VERMILLION, WEIGHT_MAP, WIDTH, house_style
+from .panels import draw_matrix, integer_ticks
+from .style import GAP, HEADING_LINE, WEIGHT_MAP, WIDTH, house_style, titled_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,9 +58,6 @@ def attention_view(
         if words is not None and len(words) != count:
             raise ValueError(f"{name} must be {count} words, got {len(words)}")
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     letter = LETTER * WORD_SIZE
     left = LEFT + (letter * max(map(len, asked_words)) if asked_words else 0.0)
     below = 0.15 + letter * max(map(len, place_words)) if place_words else BELOW
@@ -68,18 +65,13 @@ def attention_view(
     height = min(max(0.16 * answers, 0.8), width)
     top = 0.1 + HEADING_LINE
     size = top + layers * (TITLE + height) + below
-    figure = Figure(figsize=(WIDTH, size))
-    FigureCanvasAgg(figure)
-    figure.text(
-        LEFT / WIDTH, 1 - 0.12 / size, title, fontsize=11, fontweight="bold", va="top",
-        parse_math=False,
-    )  # fmt: skip
+    figure = titled_figure(title, size, LEFT)
     for layer, of_layer in enumerate(weights.detach().to("cpu", torch.float32)):
         base = size - top - (layer + 1) * (TITLE + height)
         for number, values in enumerate(of_layer):
             box = (left + number * (width + GAP), base, width, height)
             axes = figure.add_axes(_in_figure(box, size))
-            _draw(axes, values)
+            draw_matrix(axes, values, (0.0, 1.0), WEIGHT_MAP)
             if layers * heads > 1:
                 name = f"{head} {number}"
                 axes.set_title(f"layer {layer}, {name}" if layers > 1 else name)
@@ -98,19 +90,6 @@ Box = tuple[float, float, float, float]
 def _in_figure(box: Box, height: float) -> Box:
     """A box in inches, from the left and from below, as shares of the figure."""
     return box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height
-
-
-def _draw(axes: Axes, values: Tensor) -> None:
-    from matplotlib import colormaps
-
-    axes.imshow(
-        values.numpy(),
-        cmap=colormaps[WEIGHT_MAP].with_extremes(bad=VERMILLION),
-        vmin=0.0,
-        vmax=1.0,
-        aspect="auto",
-        interpolation="nearest",
-    )
 
 
 def _name(

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ..checks import check_shapes
-from .panels import colour_range
-from .style import BIT_MAP, SIGNED_MAP, VERMILLION, WEIGHT_MAP, WIDTH, house_style
+from .panels import colour_range, draw_matrix
+from .style import BIT_MAP, SIGNED_MAP, WEIGHT_MAP, WIDTH, house_style, titled_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LEFT, RIGHT, TOP, BOTTOM = 0.6, 0.75, 0.6, 0.45
@@ -55,24 +54,16 @@ def contents_view(
         links = links.detach().to("cpu", torch.float32).sum(1)
         rows.append(("links", "cell", "cell", links, colour_range(links), WEIGHT_MAP, "link"))
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     width = (WIDTH - LEFT - RIGHT - GAP * (len(steps) - 1)) / len(steps)
     height = TOP + len(rows) * width + ROW_GAP * (len(rows) - 1) + BOTTOM
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)
-    figure.text(
-        LEFT / WIDTH, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", va="top",
-        parse_math=False,
-    )  # fmt: skip
+    figure = titled_figure(title, height, LEFT)
     for row, (name, down, across, values, limits, colours, unit) in enumerate(rows):
         place = height - TOP - row * (width + ROW_GAP) - width
         for column, (step, value) in enumerate(zip(steps, values, strict=True)):
             left = LEFT + column * (width + GAP)
             box = (left / WIDTH, place / height, width / WIDTH, width / height)
             axes = figure.add_axes(box)
-            _draw(axes, value, limits, colours)
+            draw_matrix(axes, value, limits, colours)
             axes.set_xlabel(across)
             axes.set_title(f"{name} after step {step}" if column == 0 else f"step {step}")
             if column == 0:
@@ -85,17 +76,3 @@ def contents_view(
         scale = figure.colorbar(axes.images[0], cax=bar, ticks=limits, format="{x:.2g}")
         scale.set_label(unit)
     return figure
-
-
-def _draw(axes: Axes, values: Tensor, limits: tuple[float, float], colours: str) -> None:
-    """A matrix as colours, its first entry at the top left."""
-    from matplotlib import colormaps
-
-    axes.imshow(
-        values.numpy(),
-        cmap=colormaps[colours].with_extremes(bad=VERMILLION),
-        vmin=limits[0],
-        vmax=limits[1],
-        aspect="auto",
-        interpolation="nearest",
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from .style import BIT_MAP, GREY, LOOKS, SIGNED_MAP, VERMILLION, WEIGHT_MAP, WID
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
     from matplotlib.ticker import MaxNLocator
 
 MOST_HEADS = 4  # more heads are shown together
@@ -79,6 +80,31 @@ def head_labels(heads: int, what: str) -> list[str]:
     return [what] if heads == 1 else [f"head {head}\n{what}" for head in range(heads)]
 
 
+def draw_matrix(
+    axes: Axes, values: Tensor, limits: tuple[float, float], colours: str, **options: Any
+) -> AxesImage:
+    """A matrix as colours, its first entry at the top left.
+
+    Args:
+        axes: where.
+        values: (rows, columns).
+        limits: the values of the first and the last colour.
+        colours: the name of a colour map.
+        options: more of `imshow`.
+    """
+    from matplotlib import colormaps
+
+    return axes.imshow(
+        values.numpy(),
+        cmap=colormaps[colours].with_extremes(bad=VERMILLION),
+        vmin=limits[0],
+        vmax=limits[1],
+        aspect="auto",
+        interpolation="nearest",
+        **options,
+    )
+
+
 def draw_images(
     panels: Sequence[Axes],
     values: Tensor,
@@ -99,21 +125,12 @@ def draw_images(
         limits: the range of the colours.
         weights: whether these are weightings or usages, which have their own colours.
     """
-    from matplotlib import colormaps
-
     steps, heads, rows = values.shape
     colours = SIGNED_MAP if limits[0] < 0 else WEIGHT_MAP if weights else BIT_MAP
     for axes, head, label in zip(panels, values.unbind(1), head_labels(heads, row), strict=True):
         shown, size = pool_rows(head, MOST_ROWS)
-        image = axes.imshow(
-            shown.T.numpy(),
-            cmap=colormaps[colours].with_extremes(bad=VERMILLION),
-            vmin=limits[0],
-            vmax=limits[1],
-            aspect="auto",
-            interpolation="nearest",
-            extent=(-0.5, steps - 0.5, shown.shape[1] * size - 0.5, -0.5),
-        )
+        extent = (-0.5, steps - 0.5, shown.shape[1] * size - 0.5, -0.5)
+        image = draw_matrix(axes, shown.T, limits, colours, extent=extent)
         axes.set_ylim(rows - 0.5, -0.5)
         axes.set_ylabel(label)
         axes.yaxis.set_major_locator(integer_ticks(4))

@@ -100,6 +100,32 @@ def whole_pixels(height: float) -> float:
     return round(height * DPI) / DPI
 
 
+def titled_figure(title: str, height: float, left: float = LEFT) -> Figure:
+    """A new figure with a title at the top.
+
+    Args:
+        title: an empty one is left out.
+        height: of the figure, inches; all are as wide.
+        left: inches from the figure's edge to the title.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    if title:
+        figure.text(
+            left / WIDTH,
+            1 - 0.12 / height,
+            title,
+            fontsize=11,
+            fontweight="bold",
+            verticalalignment="top",
+            parse_math=False,
+        )
+    return figure
+
+
 def stack_panels(
     title: str, groups: Sequence[Sequence[float]], right: float, bottom: float = BOTTOM
 ) -> tuple[Figure, list[list[Axes]]]:
@@ -116,26 +142,13 @@ def stack_panels(
     Returns:
         the figure, and the axes of each group from top to bottom.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups = [[whole_pixels(height) for height in heights] for heights in groups]
     lines = [line for part in title.splitlines() for line in textwrap.wrap(part, 85)]
     top = 0.08 + HEADING_LINE * len(lines)
     group_heights = [sum(heights) + GAP * (len(heights) - 1) for heights in groups]
     height = top + TITLE_ROW * len(groups) + sum(group_heights) + bottom
-    figure = Figure(figsize=(WIDTH, height + 1e-6))  # Agg drops any fraction of a pixel
-    FigureCanvasAgg(figure)
-    if lines:
-        figure.text(
-            LEFT / WIDTH,
-            1 - 0.12 / height,
-            "\n".join(lines),
-            fontsize=11,
-            fontweight="bold",
-            verticalalignment="top",
-            parse_math=False,
-        )
+    # Agg drops any fraction of a pixel.
+    figure = titled_figure("\n".join(lines), height + 1e-6)
     panel_width = WIDTH - LEFT - right
     stacked: list[list[Axes]] = []
     place = height - top
