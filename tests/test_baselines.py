@@ -175,13 +175,14 @@ def test_a_state_is_saved_and_loaded(tmp_path):
 # NTM
 
 
-def test_ntm_equals_scalar_loops():
-    model, x = model_of("ntm"), normal(6, 2, X)
+@pytest.mark.parametrize(("name", "part"), [("ntm", "memory"), ("dntm", "content")])
+def test_memories_equal_scalar_loops(name, part):
+    model, x = model_of(name), normal(6, 2, X)
     output, state = model(x)
     for row in range(2):
-        expected, memory = plain.ntm(model, x[:, row].numpy())
+        expected, memory = getattr(plain, name)(model, x[:, row].numpy())
         np.testing.assert_allclose(output[:, row].detach(), expected, rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(state.parts["memory"][row].detach(), memory, rtol=1e-10)
+        np.testing.assert_allclose(state.parts[part][row].detach(), memory, rtol=1e-10)
 
 
 def test_ntm_addresses_by_content_and_by_shift():
@@ -215,15 +216,6 @@ def test_ntm_runs_with_another_number_of_cells():
 
 
 # Dynamic NTM
-
-
-def test_dntm_equals_scalar_loops():
-    model, x = model_of("dntm"), normal(6, 2, X)
-    output, state = model(x)
-    for row in range(2):
-        expected, content = plain.dntm(model, x[:, row].numpy())
-        np.testing.assert_allclose(output[:, row].detach(), expected, rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(state.parts["content"][row].detach(), content, rtol=1e-10)
 
 
 def test_dntm_finds_cells_by_address_and_turns_from_those_it_looked_at():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from ..tasks import TASKS, StoryTask, Task
+from ..tasks import TASKS, StoryTask, Task, names_of
 from ..tasks.stories import ANSWER, StoryError, hear
 from ..training import read_trained, restore_model, restore_task
 from .compiling import shown_compiling
@@ -51,7 +51,7 @@ def _ask(options: argparse.Namespace) -> int:
     name = content["task"]["name"]
     kind = TASKS.get(name, Task)
     if not issubclass(kind, StoryTask):
-        known = [other for other, one in TASKS.items() if issubclass(one, StoryTask)]
+        known = names_of(StoryTask)
         raise UserError(
             f"checkpoint must be of a run of a task of stories ({', '.join(known)}), got {name!r}; "
             f"`dnc-fast train {known[0]}` makes one"

@@ -44,10 +44,8 @@ def _check_fit(task: Task, model: str) -> None:
     """Raise unless a model can do a task."""
     kind = MODELS[model]
     if issubclass(kind, StoryModel) and not isinstance(task, tasks.StoryTask):
-        raise ValueError(
-            f"model {model!r} answers stories, so task must be 'babi' or 'graphs-in-words', got "
-            f"{task}"
-        )
+        known = " or ".join(map(repr, tasks.names_of(tasks.StoryTask)))
+        raise ValueError(f"model {model!r} answers stories, so task must be {known}, got {task}")
     if issubclass(kind, PointerNetwork) and not isinstance(task, tasks.SortTask):
         raise ValueError(f"model {model!r} answers with places, so task must be 'sort', got {task}")
     if issubclass(kind, ActorCritic) and not isinstance(task, tasks.ShrdluTask):

@@ -55,8 +55,12 @@ BLOCK_LESSONS = {**LESSONS, "lesson_pass": 0.85, "lesson_every": 400}
 BABI = {"tasks": "all"}
 TRAVERSAL, INFERENCE = last_lesson(TraversalTask), last_lesson(InferenceTask)
 SHRDLU = {
-    **{**last_lesson(ShrdluTask), "extra_moves": 6, "decay": 0.75},
-    **{"imitate": 0.0, "board": "always", "asks": 1},
+    **last_lesson(ShrdluTask),
+    "extra_moves": 6,
+    "decay": 0.75,
+    "imitate": 0.0,
+    "board": "always",
+    "asks": 1,
 }
 PATH = {**last_lesson(ShortestPathTask), "mixing": 0.8}
 

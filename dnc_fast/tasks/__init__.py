@@ -69,6 +69,11 @@ def task_name(task: Task) -> str:
     raise ValueError(f"task must be one of {tuple(TASKS)}, got {type(task).__name__}")
 
 
+def names_of(kind: type) -> tuple[str, ...]:
+    """The names of the tasks of a kind."""
+    return tuple(name for name, one in TASKS.items() if issubclass(one, kind))
+
+
 def summary(kind: type[Task]) -> str:
     """A task in one line: the first line of its module's docstring, or of its own."""
     text = sys.modules[kind.__module__].__doc__ or kind.__doc__ or kind.__name__
@@ -113,6 +118,7 @@ __all__ = [
     "TemporalOrderTask",
     "TraversalTask",
     "TripleTask",
+    "names_of",
     "read_episode",
     "summary",
     "task_name",

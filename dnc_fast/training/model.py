@@ -24,12 +24,18 @@ def check_model(config: Any, task: Task) -> None:
             f"the model must have input_size {task.input_size} and output_size "
             f"{task.output_size} for this task, got {config.input_size} and {config.output_size}"
         )
-    for name in ("bidirectional", "bidirectional_controller"):
-        if getattr(config, name, False) and type(task).answerer is not Task.answerer:
-            raise ValueError(
-                f"{name} must be False for this task, whose inputs follow from the model's own "
-                "answers: it would see what comes after them"
-            )
+    name = option_to_look_ahead(config)
+    if name is not None and type(task).answerer is not Task.answerer:
+        raise ValueError(
+            f"{name} must be False for this task, whose inputs follow from the model's own "
+            "answers: it would see what comes after them"
+        )
+
+
+def option_to_look_ahead(config: Any) -> str | None:
+    """The option by which a model sees inputs before their time; None if there is none."""
+    options = ("bidirectional", "bidirectional_controller")
+    return next((name for name in options if getattr(config, name, False)), None)
 
 
 def compile_kernels(model: nn.Module) -> None:

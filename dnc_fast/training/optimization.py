@@ -68,15 +68,16 @@ class Optimization:
         To be called once before `step`.
         """
         self.scaler.unscale_(self.optimizer)
-        norms = torch.stack(torch._foreach_norm(list(self._gradients().values())))
+        norms = torch.stack(torch._foreach_norm(list(self.gradients().values())))
         return torch.cat([torch.linalg.vector_norm(norms)[None], norms])
 
-    def _gradients(self) -> dict[str, Tensor]:
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients of the parameters that have one, by their names."""
         return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
 
     def largest(self, norms: Sequence[float]) -> str:
         """The parameter with the largest gradient, by the norm of each."""
-        return max(zip(norms, self._gradients(), strict=True))[1]
+        return max(zip(norms, self.gradients(), strict=True))[1]
 
     def overflowed(self, norm: float) -> bool:
         """Whether a norm is not finite because the scaled loss of float16 was too large."""
@@ -122,7 +123,8 @@ class Optimization:
         saved = content["optimizer"]
         groups = [dict(group) for group in saved["param_groups"]]
         for group, own in zip(groups, self.optimizer.param_groups, strict=True):
-            group.update({"fused": own["fused"]} if "fused" in own else {})
+            if "fused" in own:
+                group["fused"] = own["fused"]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         self.schedule.load_state_dict(content["schedule"])
         self.scaler.load_state_dict(content["scaler"])

@@ -104,7 +104,7 @@ class Steps:
         states, optimization = self.carried, self._optimization
         self._ranks.begin_step(number - 1, self._config.seed)
         losses, self.carried = self._gradients(batches, states)
-        self._ranks.add_up([p.grad for p in self._model.parameters() if p.grad is not None])
+        self._ranks.add_up([*optimization.gradients().values()])
         norms = optimization.gradient_norms()
         values, arrived = _to_host(torch.cat([torch.stack(losses), norms]), self._late)
         launched = _Launched(number, optimization.rate, batches, states, values, arrived)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..checks import check_integer, check_number
 from ..tasks import CharactersTask
 from .answering import inference
+from .model import option_to_look_ahead
 from .random import stream_generator
 
 
@@ -38,9 +39,8 @@ def write(
     """
     check_integer("length", length, minimum=1)
     check_number("temperature", temperature, 0.0)
-    for name in ("bidirectional", "bidirectional_controller"):
-        if getattr(model.config, name, False):
-            raise ValueError(f"{name} must be False in a model that writes: a text has no end yet")
+    if name := option_to_look_ahead(model.config):
+        raise ValueError(f"{name} must be False in a model that writes: a text has no end yet")
     generator = stream_generator(seed, "writing")
     read = task.encode(prompt) if prompt else task.batch(1, generator).inputs[:1, 0]
     if not len(read):
