@@ -13,13 +13,15 @@ import torch
 from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
+from ..dnc import DNC
 from ..files import write_whole
 from ..models import model_name
-from ..tasks import Task, read_episode
+from ..tasks import ShrdluTask, Task, read_episode
 from ..training import (
     Evaluation,
     describe,
     evaluate,
+    foresight,
     guess,
     held_out_size,
     predictions,
@@ -134,6 +136,8 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
         guesses[name] = getattr(guess(part, sequences, seed), figure)
     if shares:
         print(f"\n{task.parts_table(shares, guesses)}")
+    if isinstance(task, ShrdluTask) and task.board == "always" and isinstance(model, DNC):
+        print(f"\n{foresight(model, task, seed)}")
 
 
 def _figures(task: Task, result: Evaluation) -> str:

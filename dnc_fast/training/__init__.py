@@ -14,6 +14,7 @@ from .comparing import Compared, Finished, comparison_table, finished, models_ta
 from .config import TrainingConfig
 from .distributed import Ranks, joined
 from .evaluation import Evaluation, describe, evaluate, held_out_size
+from .foresight import Foresight, foresight
 from .guessing import guess
 from .health import TrainingError
 from .metrics import read_metrics
@@ -29,6 +30,7 @@ __all__ = [
     "Compared",
     "Evaluation",
     "Finished",
+    "Foresight",
     "Moment",
     "Outcome",
     "Probe",
@@ -41,6 +43,7 @@ __all__ = [
     "describe",
     "evaluate",
     "finished",
+    "foresight",
     "guess",
     "held_out_size",
     "joined",
