@@ -143,12 +143,6 @@ def test_a_task_of_a_known_kind_has_its_defaults():
     assert training_options(Other(), "lstm") == training_options(EchoTask(), "lstm")
 
 
-def test_presets_can_be_imported_from_where_they_were():
-    from dnc_fast.tasks import Preset
-
-    assert isinstance(PUBLISHED["babi"]["paper-babi-dnc1"], Preset)
-
-
 def test_no_preset_is_missing():
     found = {name: task for task, presets in PUBLISHED.items() for name in presets}
     assert found == {name: task for name, (task, *_) in (TABLE | VARIANTS).items()}

@@ -4,14 +4,13 @@ To add a task, write it in a file of its own and add a line to `TASKS`.
 """
 
 import sys
-from importlib import import_module
-from typing import Any
 
 from .answerer import Answerer
 from .associative_recall import AssociativeRecallTask
 from .autoencoding import AutoencodingTask
 from .babi import BabiTask
-from .base import Batch, BitTask, ClassTask, Score, Task
+from .base import BitTask, ClassTask, Task
+from .batch import Batch, Score
 from .characters import CharactersTask
 from .copy import CopyTask
 from .echo import EchoTask
@@ -78,13 +77,6 @@ def summary(kind: type[Task]) -> str:
     """A task in one line: the first line of its module's docstring, or of its own."""
     text = sys.modules[kind.__module__].__doc__ or kind.__doc__ or kind.__name__
     return text.strip().splitlines()[0].rstrip(".")
-
-
-def __getattr__(name: str) -> Any:
-    """`Preset` lives in `dnc_fast.presets` now; it can still be imported from here."""
-    if name == "Preset":
-        return import_module("dnc_fast.presets").Preset
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

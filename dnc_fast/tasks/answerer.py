@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from .base import Batch
+from .batch import Batch
 
 
 class Answerer(ABC):

@@ -8,7 +8,8 @@ import torch
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, VectorTask, random_bits, random_shares, span, uniform
+from .base import VectorTask, random_bits, random_shares, span, uniform
+from .batch import Batch
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, ClassTask, doubling, span, uniform
+from .base import ClassTask, doubling, span, uniform
+from .batch import Batch
 
 PADDING, END, FIRST = 0, 1, 2
 """The symbols: 0 pads, 1 ends, digits start at 2."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..checks import check_choice, check_integer
 from ..options import option
-from .base import Batch, ClassTask, uniform
+from .base import ClassTask, uniform
+from .batch import Batch
 from .text import SIGNS, SYMBOLS, UNKNOWN, Text, join_text, read_text, split_text
 
 PARTS = {"train": (0.0, 0.9), "held-out": (0.9, 1.0)}

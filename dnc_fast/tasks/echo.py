@@ -8,7 +8,8 @@ import torch
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, BitTask, random_bits
+from .base import BitTask, random_bits
+from .batch import Batch
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..checks import check_integer, check_number
 from ..options import option
-from .base import Batch, BitTask, doubling, random_bits, random_shares, span, uniform
+from .base import BitTask, doubling, random_bits, random_shares, span, uniform
+from .batch import Batch
 
 MOST_BITS = 62
 """The most bits of a key: as many as fit an int64."""

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, BitTask, uniform
+from .base import BitTask, uniform
+from .batch import Batch
 
 
 @dataclass(frozen=True)

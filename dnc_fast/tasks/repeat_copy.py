@@ -8,7 +8,8 @@ import torch
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, VectorTask, doubling, random_bits, span, uniform
+from .base import VectorTask, doubling, random_bits, span, uniform
+from .batch import Batch
 
 REPEATS_SCALE = 10
 """The number of repeats is shown divided by this, as in google-deepmind/dnc, so that more repeats

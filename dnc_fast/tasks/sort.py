@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from ..checks import check_integer
 from ..options import option
-from .base import Batch, ClassTask, random_shares, span, uniform
+from .base import ClassTask, random_shares, span, uniform
+from .batch import Batch
 
 
 @dataclass(frozen=True)

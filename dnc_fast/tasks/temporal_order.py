@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from ..checks import check_choice, check_integer
 from ..options import option
-from .base import Batch, ClassTask, uniform
+from .base import ClassTask, uniform
+from .batch import Batch
 
 SYMBOLS = "abcdBEXY"
 """Noise, begin, end, and the two that matter; each is one-hot at its place here."""

@@ -11,7 +11,8 @@ import torch
 
 from ...checks import check_choice, check_integer, check_number
 from ...options import option
-from ..base import Batch, Task, random_shares, uniform
+from ..base import Task, random_shares, uniform
+from ..batch import Batch
 from ..stories import Story, StoryTask, encode
 from .drill import FIXED_FACTS, drill
 from .files import FILE_SETS, choose_files

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ...checks import check_integer, check_number
 from ...options import option
-from ..base import Batch, random_shares, span, uniform
+from ..base import random_shares, span, uniform
+from ..batch import Batch
 from .graph import Graphs
 from .task import GraphTask, Names
 from .triples import BLANK, Phase, answer_phase, join_phases, silence

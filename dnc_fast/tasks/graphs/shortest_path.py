@@ -12,7 +12,8 @@ from torch import Tensor
 from ...checks import check_integer, check_number
 from ...options import option
 from ..answerer import Answerer
-from ..base import Batch, Score, Task, random_shares, span, uniform
+from ..base import Task, random_shares, span, uniform
+from ..batch import Batch, Score
 from .graph import Graphs
 from .task import GraphTask
 from .triples import (

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...options import option
-from ..base import Batch, random_shares, span, uniform
+from ..base import random_shares, span, uniform
+from ..batch import Batch
 from .graph import Graphs
 from .task import GraphTask
 from .triples import BLANK, Phase, answer_phase, join_phases

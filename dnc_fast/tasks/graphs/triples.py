@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import Batch, ClassTask
+from ..base import ClassTask
+from ..batch import Batch
 
 NUM_LABELS = 1000
 DIGITS = 3

@@ -12,7 +12,8 @@ import torch
 
 from ...checks import check_choice, check_integer
 from ...options import option
-from ..base import Batch, Task, count, span, uniform
+from ..base import Task, count, span, uniform
+from ..batch import Batch
 from ..lessons import RangedTask
 from ..stories import Story, StoryTask, Vocabulary, encode
 from . import family, railway

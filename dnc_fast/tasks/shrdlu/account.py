@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..base import Account
+from ..batch import Account
 from .board import HEIGHT, MOVES, PASS, all_states
 from .episode import hear
 from .goals import NOTHING, describe, satisfied

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...checks import check_choice, check_integer, check_number
 from ...options import option
 from ..answerer import Answerer
-from ..base import Account, Batch, Score, Task, count, random_shares, uniform
+from ..base import Task, count, random_shares, uniform
+from ..batch import Account, Batch, Score
 from ..lessons import RangedTask
 from .account import tell_story
 from .board import ACTIONS, BLOCKS, all_states

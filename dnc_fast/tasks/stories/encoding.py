@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import Batch
+from ..batch import Batch
 from .text import ANSWER, Story, Vocabulary
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..base import Batch, ClassTask, Score
+from ..base import ClassTask
+from ..batch import Batch, Score
 from .text import Vocabulary
 
 
