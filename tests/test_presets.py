@@ -59,7 +59,7 @@ GRAPHS = {
     "solved_at": 0.95,
 }
 BLOCKS = {**GRAPHS, "batch_size": 64, "lesson_pass": 0.85, "lesson_every": 200}
-BLOCKS |= {"learning_rate": 5e-3, "warm_up": 300, "evaluate_every": 1000}
+BLOCKS |= {"learning_rate": 3e-3, "warm_up": 300, "evaluate_every": 1000}
 WORDS = {**GRAPHS, "learning_rate": 4e-3, "lesson_every": 200, "evaluation_size": 200}
 BABI = {**SLOW, "max_steps": 100_000, "evaluate_every": 200}
 BABI |= {"solved_at": 0.98, "solved_evaluations": 2}
@@ -106,7 +106,7 @@ DEFAULTS = [
     ("inference", {}, (128, 16, 32, 4), GRAPHS),
     ("inference", {"max_nodes": 12, "max_degree": 4}, (128, 64, 32, 4), GRAPHS),
     ("graphs-in-words", {}, (64, 32, 32, 4), WORDS),
-    ("shrdlu", {}, (128, 8, 16, 1), BLOCKS),
+    ("shrdlu", {}, (256, 16, 32, 2), BLOCKS),
 ]
 
 
