@@ -21,6 +21,7 @@ from ..training import (
     Evaluation,
     describe,
     evaluate,
+    evaluate_by_part,
     foresight,
     guess,
     held_out_size,
@@ -120,7 +121,7 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
         sequences = held_out_size(task, training["evaluation_size"])
     check_integer("--sequences", sequences, minimum=1)
     seed = training["seed"]
-    result = evaluate(model, task, sequences, seed)
+    result, parts = evaluate_by_part(model, task, sequences, seed)
     cells = getattr(model.config, "num_cells", None)
     size = model_name(model.config) if cells is None else f"{cells} cells"
     print(f"{task}; {size}, seed {seed}")
@@ -129,15 +130,21 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
         f"loss {result.loss:.5f} {task.loss_unit or f'nats per {task.unit}'}"
     )
     print(f"by guessing: {_figures(task, guess(task, sequences, seed))}")
-    shares, guesses = {}, {}
     for name, part in task.parts().items():
-        figure = task.parts_goal or task.goal
-        shares[name] = getattr(evaluate(model, part, sequences, seed), figure)
-        guesses[name] = getattr(guess(part, sequences, seed), figure)
-    if shares:
-        print(f"\n{task.parts_table(shares, guesses)}")
+        if name not in parts:
+            parts[name] = evaluate(model, part, sequences, seed)
+    print_parts(task, parts, sequences, seed)
     if isinstance(task, ShrdluTask) and task.board == "always" and isinstance(model, DNC):
         print(f"\n{foresight(model, task, seed)}")
+
+
+def print_parts(task: Task, parts: dict[str, Evaluation], sequences: int, seed: int) -> None:
+    """Print the table of scores by part, if there are any, beside those of guessing."""
+    figure = task.parts_goal or task.goal
+    guesses = {name: getattr(guess(task.parts()[name], sequences, seed), figure) for name in parts}
+    if parts:
+        shares = {name: getattr(score, figure) for name, score in parts.items()}
+        print(f"\n{task.parts_table(shares, guesses)}")
 
 
 def _figures(task: Task, result: Evaluation) -> str:

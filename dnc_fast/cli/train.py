@@ -37,7 +37,7 @@ from ..training.metrics import FORMATS
 from ..training.progress import KINDS
 from ..training.threads import suitable_threads
 from .compiling import shown_compiling
-from .look import draw
+from .look import draw, print_parts
 from .models import add_models, check_model_options, flag, given_model_options
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
@@ -264,6 +264,7 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
     )
     sequences = held_out_size(trainer.task, trainer.config.evaluation_size)
     print(f"{sequences} held-out sequences: {figures}")
+    print_parts(trainer.task, result.parts, sequences, result.seed)
     print(f"to look again: dnc-fast show {shlex.quote(str(options.out))}")
     if trainer.finished and not result.solved:
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")

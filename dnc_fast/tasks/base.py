@@ -130,7 +130,10 @@ class Task(ABC):
         return None
 
     def parts(self) -> dict[str, Task]:
-        """Tasks by name that are also scored separately; usually none."""
+        """Tasks by name that are also scored separately; usually none.
+
+        Those of a finite task divide its sequences between them.
+        """
         return {}
 
     def milestones(self) -> dict[str, Task]:
