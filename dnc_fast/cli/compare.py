@@ -97,7 +97,8 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
     add_fields(parser.add_argument_group("task"), task)
     training = parser.add_argument_group("training", "The same for all models, if given.")
     names = [one.name for one in dataclasses.fields(TrainingConfig) if one.name != "max_steps"]
-    add_fields(training, TrainingConfig, names, training_options(task(), "lstm"))
+    example = task()
+    add_fields(training, TrainingConfig, names, training_options(example, model_config(example)))
     parser.set_defaults(run=_compare, task_name=name)
 
 
@@ -161,8 +162,7 @@ def _trained(
     """A run within the budget, begun or continued."""
     kind = model_name(config)
     folder = options.out / kind / f"seed-{seed}"
-    defaults = training_options(task, str(getattr(config, "controller", kind)))
-    chosen: dict[str, Any] = {**defaults, **given(options, TrainingConfig), "seed": seed}
+    chosen = {**training_options(task, config), **given(options, TrainingConfig), "seed": seed}
     limit = _limit(chosen.pop("max_steps", None), budget)
     training = TrainingConfig(**chosen, **limit)
     if (folder / CHECKPOINT).exists():

@@ -62,9 +62,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
     """The options of `dnc-fast train NAME`."""
-    preset = model_options(task())
-    controller = preset.get("controller", DNCConfig.controller)
-    defaults = Preset({}, preset, training_options(task(), controller))
+    example = task()
+    training = training_options(example, model_config(example))
+    defaults = Preset({}, model_options(example), training)
     add_run_options(parser, task, defaults, tuple(MODELS))
     run = parser.add_argument_group("run")
     if name in PUBLISHED:
@@ -343,8 +343,7 @@ def _begin(
     if isinstance(model, DNCConfig):
         for sentence in model.idle_options():
             print(f"dnc-fast: note: {sentence}", file=sys.stderr)
-    defaults = training_options(task, str(getattr(model, "controller", kind)))
-    training = TrainingConfig(**{**defaults, **wanted["training"]})
+    training = TrainingConfig(**{**training_options(task, model), **wanted["training"]})
     try:
         trainer = Trainer(
             task,
