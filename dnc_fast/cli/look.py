@@ -33,7 +33,7 @@ from ..training import (
     restore_task,
     transcript,
 )
-from ..training.checkpoint import model_kind
+from ..training.checkpoint import model_kind, task_kind
 from ..training.evaluation import FIGURES
 from ..training.metrics import metrics_file
 from .compiling import shown_compiling
@@ -178,17 +178,11 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
     """The model, task and training options (with the seed) that the user asks for."""
     options.device = chosen_device(options.device)
     content = read_trained(chosen_checkpoint(options))
-    kind = type(restore_task(content))
+    kind = task_kind(content)
     task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
     changes = given(options, DNCConfig, CHANGES)
     check_model_options(model_kind(content), changes)
     model = restore_model(content, **changes).to(options.device)
-    sizes = (model.config.input_size, model.config.output_size)
-    if sizes != (task.input_size, task.output_size):
-        raise UserError(
-            f"--task must leave the model's input and output sizes {sizes}, got "
-            f"{(task.input_size, task.output_size)}"
-        )
     training = dict(content["training"])
     if options.seed is not None:
         check_integer("--seed", options.seed, minimum=0)

@@ -73,6 +73,11 @@ class Task(ABC):
         return self.input_size
 
     @property
+    def alphabet_digest(self) -> str:
+        """A digest of what each input and output stands for where a file decides it, or ""."""
+        return ""
+
+    @property
     def memory_load(self) -> int | None:
         """The most things, such as vectors or edges, to be remembered at once; None if unknown."""
         return None

@@ -99,7 +99,7 @@ def share(
     if "data" in options:
         options["data"] = ""  # the files are on this machine alone
     metadata = {
-        "task": {"name": content["task"]["name"], "options": options},
+        "task": {**content["task"], "options": options},
         "training": training,
         "steps": content["progress"]["step"],
         "licence": "MIT",

@@ -24,6 +24,7 @@ from .checkpoint import (
     restore_config,
     restore_task,
     save_checkpoint,
+    task_part,
 )
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
@@ -203,7 +204,7 @@ class Trainer:
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
-                "task": {"name": task_name(self.task), "options": dataclasses.asdict(self.task)},
+                "task": task_part(self.task),
                 "kind": model_name(self.model.config),
                 "model": dataclasses.asdict(self.model.config),
                 "training": dataclasses.asdict(self.config),
