@@ -537,6 +537,13 @@ def run(capsys, *arguments, status=0):
     return capsys.readouterr()
 
 
+def bad_usage(capsys, *arguments):
+    """What argparse says of arguments that it refuses."""
+    with pytest.raises(SystemExit, match="2"):
+        main([*map(str, arguments)])
+    return capsys.readouterr().err
+
+
 def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     tiny = [*TINY.split(), "--max-steps", 3, "--evaluation-size", 4, "--evaluate-every", 2]
     changed = ["--drilled", 0.5, "--input-gain", 4]
@@ -556,6 +563,14 @@ def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     assert re.fullmatch(r"where is mary \? (\w+)  \(\1 [\d.]+ %, \w+ [\d.]+ %, .*\)\n", printed)
     two = run(capsys, "ask", "--words", 2, tmp_path, "Where is Mary?").out
     assert re.match(r"where is mary \? [\w.?-]+,[\w.?-]+  \(.*; .*\)", two)
+    for words in (
+        (tmp_path, "--words", 2, "Where is Mary?"),
+        (tmp_path, "Where", "--words", 2, "is", "--device", "cpu", "Mary?"),
+    ):
+        assert run(capsys, "ask", *words).out == two
+    assert "unknown argument --wards; did you mean --words?" in bad_usage(
+        capsys, "ask", tmp_path, "--wards", 2, "Where is Mary?"
+    )
     error = run(capsys, "ask", tmp_path, "Where is Marie?", status=2).err
     assert (
         "text: 'marie' is not one of the 158 words of bAbI; similar words: are, mice, mary" in error
