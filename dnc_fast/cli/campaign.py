@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from ..files import write_text
 from ..presets import CAMPAIGNS, Campaign
 from ..tasks import TASKS, GraphTask
 from ..tasks.base import span
@@ -74,7 +74,7 @@ def _report(options: argparse.Namespace) -> None:
         examples = training["batch_size"] * training["accumulate"]
         rows = read_metrics(metrics)
         table = lesson_table(options.campaign, task, rows, training, examples)
-        write_whole({options.out / TABLE: lambda file: file.write(f"{table}\n".encode())})
+        write_text(options.out / TABLE, f"{table}\n")
         print(table)
 
 

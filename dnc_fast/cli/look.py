@@ -14,7 +14,7 @@ from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
 from ..dnc import DNC
-from ..files import write_whole
+from ..files import write_text
 from ..models import model_name
 from ..tasks import ShrdluTask, Task, read_episode
 from ..training import (
@@ -141,8 +141,11 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
 def print_parts(task: Task, parts: dict[str, Evaluation], sequences: int, seed: int) -> None:
     """Print the table of scores by part, if there are any, beside those of guessing."""
     figure = task.parts_goal or task.goal
-    guesses = {name: getattr(guess(task.parts()[name], sequences, seed), figure) for name in parts}
     if parts:
+        guesses = {
+            name: getattr(guess(part, sequences, seed), figure)
+            for name, part in task.parts().items()
+        }
         shares = {name: getattr(score, figure) for name, score in parts.items()}
         print(f"\n{task.parts_table(shares, guesses)}")
 
@@ -208,14 +211,21 @@ def write_page(model: Any, task: Task, seed: int, path: Path) -> None:
     links = model.config.linkage == "dense"
     page = pictures.viewer_page(*data, task.num_classes, texts, graph, links)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole({path: lambda file: file.write(page.encode())})
+    write_text(path, page)
     print(path)
+
+
+def can_draw() -> bool:
+    """Whether pictures can be drawn; if not, what is missing is printed."""
+    if util.find_spec("matplotlib") is None:
+        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
+        return False
+    return True
 
 
 def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     """Draw how a run learned, and what memory and controller do during a held-out sequence."""
-    if util.find_spec("matplotlib") is None:
-        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
+    if not can_draw():
         return
 
     def save(figure: Any, name: str) -> None:
