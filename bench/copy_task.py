@@ -62,7 +62,7 @@ def learn(controller: str, seed: int, max_steps: int = 10_000, **options: Any) -
     """
     task = CopyTask()
     model = model_config(task, controller=controller, **options)
-    training = TrainingConfig(seed=seed, max_steps=max_steps, **training_options(task, controller))
+    training = TrainingConfig(seed=seed, max_steps=max_steps, **training_options(task, model))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(task, model, training, folder)
         trainer.train("off")

@@ -46,3 +46,8 @@ def write_whole(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 by `write_whole`."""
+    write_whole({path: lambda file: file.write(text.encode())})

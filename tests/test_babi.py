@@ -12,7 +12,9 @@ import pytest
 import torch
 from runs import generator
 
+from dnc_fast import DNC
 from dnc_fast.cli import main
+from dnc_fast.presets import model_config
 from dnc_fast.tasks import BabiTask
 from dnc_fast.tasks.babi import VOCABULARY
 from dnc_fast.tasks.babi.drill import FIXED_FACTS, drill
@@ -24,7 +26,8 @@ from dnc_fast.tasks.babi.stories import MAKERS
 from dnc_fast.tasks.babi.task import parse_numbers
 from dnc_fast.tasks.babi.text import parse_stories
 from dnc_fast.tasks.stories import Story, StoryError, encode
-from dnc_fast.training import evaluate, restore_model
+from dnc_fast.training import evaluate, evaluate_by_part, restore_model
+from dnc_fast.training.answering import answered
 
 DATA = os.environ.get("DNC_FAST_BABI", "")
 needs_data = pytest.mark.skipif(not DATA, reason="DNC_FAST_BABI names no copy of bAbI's files")
@@ -534,6 +537,13 @@ def run(capsys, *arguments, status=0):
     return capsys.readouterr()
 
 
+def bad_usage(capsys, *arguments):
+    """What argparse says of arguments that it refuses."""
+    with pytest.raises(SystemExit, match="2"):
+        main([*map(str, arguments)])
+    return capsys.readouterr().err
+
+
 def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     tiny = [*TINY.split(), "--max-steps", 3, "--evaluation-size", 4, "--evaluate-every", 2]
     changed = ["--drilled", 0.5, "--input-gain", 4]
@@ -553,6 +563,14 @@ def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     assert re.fullmatch(r"where is mary \? (\w+)  \(\1 [\d.]+ %, \w+ [\d.]+ %, .*\)\n", printed)
     two = run(capsys, "ask", "--words", 2, tmp_path, "Where is Mary?").out
     assert re.match(r"where is mary \? [\w.?-]+,[\w.?-]+  \(.*; .*\)", two)
+    for words in (
+        (tmp_path, "--words", 2, "Where is Mary?"),
+        (tmp_path, "Where", "--words", 2, "is", "--device", "cpu", "Mary?"),
+    ):
+        assert run(capsys, "ask", *words).out == two
+    assert "unknown argument --wards; did you mean --words?" in bad_usage(
+        capsys, "ask", tmp_path, "--wards", 2, "Where is Mary?"
+    )
     error = run(capsys, "ask", tmp_path, "Where is Marie?", status=2).err
     assert (
         "text: 'marie' is not one of the 158 words of bAbI; similar words: are, mice, mary" in error
@@ -565,6 +583,39 @@ def test_train_eval_and_ask(folder, tmp_path, capsys, monkeypatch):
     assert first.startswith("where is mary ?") and second.startswith("is john in the office ?")
     monkeypatch.setattr("sys.stdin", io.StringIO("Mary went.\nWhere is Tim?\n"))
     assert "line 2: 'tim' is not" in run(capsys, "ask", tmp_path, status=2).err
+
+
+def test_the_joint_campaign_scores_each_story_once(folder, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def see(model, task, batch, *rest, **options):
+        if isinstance(model, DNC) and task.part == "test":
+            asked.append(len(batch.lengths))
+        return answered(model, task, batch, *rest, **options)
+
+    monkeypatch.setattr("dnc_fast.training.evaluation.answered", see)
+    tiny = [*TINY.split(), "--max-steps", 1, "--evaluation-size", 4, "--progress", "off"]
+    options = ["--data", folder, "--tasks", "1,4", "--out", tmp_path / "run", *tiny]
+    printed = run(capsys, "campaign", "babi-joint", *options).out
+    assert sum(asked) == len(BabiTask(str(folder), "1,4").held_out().library.stories) == 40
+    whole = re.search(r"40 held-out sequences: .*", printed)[0]
+    table = printed[printed.index("error in % of questions") :].splitlines()
+    asked.clear()
+    scores = run(capsys, "eval", tmp_path / "run").out
+    assert sum(asked) == 40 and whole in scores
+    assert len(table) > 4 and all(line in scores for line in table if line.startswith("| "))
+
+
+def test_the_score_is_made_of_those_of_the_parts(folder):
+    task = BabiTask(str(folder), "1,4")
+    model = DNC(**vars(model_config(task, hidden_size=8, num_cells=4)))
+    found, parts = evaluate_by_part(model, task, 99, 0)
+    assert found == pytest.approx(evaluate(model, task, 99, 0))
+    for name, score in parts.items():
+        assert score == pytest.approx(evaluate(model, BabiTask(str(folder), name), 99, 0))
+    assert list(parts) == ["1", "4"]
+    assert evaluate_by_part(model, task, 7, 0) == (evaluate(model, task, 7, 0), {})
+    assert evaluate_by_part(model, BabiTask(), 7, 0)[1] == {}, "endless"
 
 
 def test_ask_wants_a_run_of_babi(tmp_path, capsys):

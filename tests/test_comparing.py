@@ -161,7 +161,7 @@ def test_learned_cells_stay_on_longer_sequences(tmp_path):
 def test_table_has_means_and_deviations():
     def finished_run(seed, right, solved):
         outcome = Outcome(
-            seed, 100 + 100 * seed, 2.0, solved, Evaluation(0.1, 1.0, right, right / 2)
+            seed, 100 + 100 * seed, 2.0, solved, Evaluation(0.1, 1.0, right, right / 2), {}
         )
         return Finished(outcome, 0.0123, {2: right - 0.1}, None)
 

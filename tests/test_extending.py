@@ -79,7 +79,7 @@ def test_a_task_is_trained_and_scored_by_command(tmp_path, monkeypatch, capsys):
 
 
 def test_a_task_without_defaults_of_its_own_gets_common_ones():
-    assert training_options(Toy(), "lstm") == {}
+    assert training_options(Toy(), model_config(Toy())) == {}
     sizes = {"hidden_size": 64, "cell_size": 16, "num_read_heads": 1}
     assert model_options(Toy()) == {**sizes, "num_cells": 16}
 

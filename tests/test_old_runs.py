@@ -1,10 +1,14 @@
 """Runs that earlier versions wrote can still be loaded and continued."""
 
 import shutil
+import warnings
 from pathlib import Path
 
-from dnc_fast.tasks import CopyTask
+import pytest
+
+from dnc_fast.tasks import CopyTask, ShrdluTask
 from dnc_fast.training import Trainer, read_metrics
+from dnc_fast.training.checkpoint import restore_task, task_part
 
 DATA = Path(__file__).parent / "data"
 
@@ -22,3 +26,18 @@ def test_a_run_of_0_1_0_is_continued(tmp_path):
     trainer.train("off")
     after = read_metrics(folder / "metrics.jsonl")
     assert after[: len(before)] == before and len(after) > len(before)
+
+
+def test_options_that_a_run_does_not_know_are_named():
+    """As of a run of Mini-SHRDLU from before goals were asked for twice and taught."""
+    task = ShrdluTask(max_goals=4)
+    sizes = {"input_size": task.input_size, "output_size": task.output_size}
+    content = {"task": task_part(task), "model": sizes}
+    del content["task"]["options"]["asks"], content["task"]["options"]["imitate"]
+    with pytest.warns(UserWarning, match=r"'shrdlu' was saved before .* imitate=1\.0, asks=2,"):
+        assert restore_task(content) == task
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert restore_task(content, asks=1, imitate=0.0) == ShrdluTask(
+            max_goals=4, asks=1, imitate=0.0
+        )

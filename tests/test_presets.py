@@ -122,8 +122,9 @@ def test_the_defaults_of_each_task(name, options, sizes, training):
     }.get(name, {})
     assert model_options(task) == {**dict(zip(names, sizes, strict=True)), **kinds}
     for controller in ("lstm", "gru", "rnn", "feedforward"):
+        model = model_config(task, controller=controller)
         other = {"learning_rate": 1e-3} if (name, controller) == ("copy", "feedforward") else {}
-        assert training_options(task, controller) == {**training, **other}
+        assert training_options(task, model) == {**training, **other}
 
 
 def test_the_defaults_of_every_task_are_checked():
@@ -140,7 +141,8 @@ def test_a_task_of_a_known_kind_has_its_defaults():
     class Other(EchoTask):
         pass
 
-    assert training_options(Other(), "lstm") == training_options(EchoTask(), "lstm")
+    model = model_config(EchoTask(), "gru")
+    assert training_options(Other(), model) == training_options(EchoTask(), model)
 
 
 def test_no_preset_is_missing():

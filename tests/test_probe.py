@@ -113,7 +113,8 @@ def test_published_figures_in_words():
 
 def test_table_of_seeds_by_hand():
     other = Evaluation(loss=0.0, wrong=0.5, right=1.0, solved=0.75)
-    outcomes = [Outcome(3, 100, 10.0, False, EVALUATION), Outcome(4, 300, 20.0, True, other)]
+    first = Outcome(3, 100, 10.0, False, EVALUATION, {})
+    outcomes = [first, Outcome(4, 300, 20.0, True, other, {})]
     assert summary_table(CopyTask(), outcomes).splitlines() == [
         "copy 1 to 8 vectors of 6 bits, trained with each seed and scored on held-out sequences:",
         "",

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from runs import ECHO, LESSONS, assert_same_checkpoint, rows, trained, trainer_of
+from runs import ECHO, LESSONS, assert_same_checkpoint, rows, trained, trainer_of, watch
 
 from dnc_fast.training import Trainer, TrainingError
 
@@ -61,24 +61,45 @@ def test_the_host_reads_at_once_what_it_must_decide(tmp_path, late, change):
     assert [report.step for report in trainer._steps.take(1, batches)] == [1]
 
 
-def test_a_bad_step_changes_no_parameter_and_is_named(tmp_path, late):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_bad_step_changes_no_parameter_and_is_named(tmp_path, late, at_once):
     trainer = trainer_of(tmp_path)
+    if at_once:
+        read_at_once(trainer)
     weight = trainer.model.cell.interface.weight
     launched = []
 
     def poison(gradient):  # the gradients of step 3, and those that are calculated to name it
         launched.append(weight.detach().clone())
-        return gradient * math.nan if len(launched) in (3, 5) else gradient
+        bad = (3,) if at_once else (3, 5)
+        return gradient * math.nan if len(launched) in bad else gradient
 
     weight.register_hook(poison)
     with pytest.raises(
-        TrainingError, match=r"at step 3: gradient of cell\.interface\.weight is nan at index"
+        TrainingError,
+        match=r"at step 3: gradient of cell\.interface\.weight is nan at index .*; the parameters "
+        "are those from before that step",
     ):
         trainer.train("off")
-    before, after = launched[2:4]
-    assert torch.equal(before, after) and not torch.equal(launched[1], before)
+    assert all(torch.equal(weight, left) for left in launched[2:])
+    assert not torch.equal(launched[1], weight)
     assert all(part.isfinite().all() for part in trainer.model.parameters())
     assert not (tmp_path / "checkpoint.pt").exists()
+    batches = [chunks[0] for chunks in trainer.curriculum.draw(3, 0)]
+    assert trainer._steps.take(4, batches) + trainer._steps.settle(), "the next step is a good one"
+    assert not torch.equal(launched[2], weight)
+
+
+def test_the_state_from_before_a_bad_step_is_left(tmp_path, late):
+    trainer = trainer_of(tmp_path, ECHO)
+    states = []
+    trainer.model.cell.interface.weight.register_hook(
+        lambda gradient: gradient * math.nan if trainer.step >= 2 else gradient
+    )
+    watch(trainer, lambda inputs, state: states.append(state))
+    with pytest.raises(TrainingError, match="at step 3"):
+        trainer.train("off")
+    assert trainer._steps.carried[0] is states[2]
 
 
 def test_a_spike_has_its_own_step_and_tensor(tmp_path, late):

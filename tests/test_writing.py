@@ -12,7 +12,7 @@ from dnc_fast.models import MODELS
 from dnc_fast.presets import model_config
 from dnc_fast.tasks import CharactersTask
 from dnc_fast.tasks.text import UNKNOWN, join_text, read_text, split_text
-from dnc_fast.training import write
+from dnc_fast.training import CheckpointError, Trainer, load_checkpoint, save_checkpoint, write
 
 TEXT = "abcd " * 100
 FEW = ("--hidden-size", 8, "--batch-size", 2, "--chunk-length", 4, "--num-chunks", 2)
@@ -140,10 +140,28 @@ def test_a_text_that_has_changed_since_the_training(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     run("train", "characters", "--file", text, *FEW, "--model", "gru", "--out", tmp_path / "run")
-    text.write_text(TEXT + "more")
-    read_text.cache_clear()  # as in another process
-    said = run("write", tmp_path / "run", status=2)
-    assert "with 5 different characters, got 9 in characters of text.txt" in said
+    first = run("eval", tmp_path / "run")
+
+    def assert_refused(changed, message):
+        text.write_text(changed)
+        read_text.cache_clear()  # as in another process
+        for words in (("eval",), ("show",), ("write",)):
+            assert message in run(*words, tmp_path / "run", status=2)
+        with pytest.raises(CheckpointError, match=re.escape(message)):
+            Trainer.resume(tmp_path / "run")
+
+    sizes = "the task must have the model's input and output sizes (5, 5), got (9, 9) in characters"
+    assert_refused(TEXT + "more", sizes)
+    symbols = "the task must have the model's symbols, got as many others in characters of text.txt"
+    assert_refused(TEXT.replace("a", "z"), symbols)
+    (tmp_path / "kept.txt").write_text(TEXT)
+    kept = run("eval", tmp_path / "run", "--task", f"file={tmp_path / 'kept.txt'}")
+    assert kept == first.replace("text.txt", "kept.txt")
+    text.write_text(TEXT.replace("a", "z"))
+    content = load_checkpoint(tmp_path / "run")
+    content["task"].pop("alphabet")
+    save_checkpoint(tmp_path / "run" / "checkpoint.pt", content)  # as the first versions wrote it
+    assert "held-out" in run("eval", tmp_path / "run")
 
 
 def test_who_cannot_write_is_told(tmp_path):

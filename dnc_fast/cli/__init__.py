@@ -104,6 +104,11 @@ class Parser(argparse.ArgumentParser):
         """See argparse; options that nobody knows are refused here, with this command's usage."""
         self._given = list(sys.argv[1:] if args is None else args)
         found, unknown = super().parse_known_args(args, namespace)
+        # argparse takes positional arguments from one place only: those elsewhere continue a list.
+        for name in (one.dest for one in self._get_positional_actions() if one.nargs == "*"):
+            words = [word for word in unknown if not word.startswith("-")]
+            setattr(found, name, getattr(found, name) + words)
+            unknown = [word for word in unknown if word.startswith("-")]
         if unknown:
             self.error(f"unknown argument{'s' * (len(unknown) > 1)} {' '.join(unknown)}")
         return found, unknown

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ..checks import check_integer
-from ..tasks import TASKS, StoryTask, Task, names_of
+from ..tasks import StoryTask, names_of
 from ..tasks.stories import ANSWER, StoryError, hear
 from ..training import read_trained, restore_model, restore_task
+from ..training.checkpoint import task_kind
 from .compiling import shown_compiling
 from .options import UserError, add_checkpoint, add_device, chosen_checkpoint, chosen_device
 
@@ -48,13 +49,12 @@ def _ask(options: argparse.Namespace) -> int:
         options.text.insert(0, str(options.checkpoint))  # all words are the story's
         options.checkpoint = None
     content = read_trained(chosen_checkpoint(options))
-    name = content["task"]["name"]
-    kind = TASKS.get(name, Task)
+    kind = task_kind(content)
     if not issubclass(kind, StoryTask):
         known = names_of(StoryTask)
         raise UserError(
-            f"checkpoint must be of a run of a task of stories ({', '.join(known)}), got {name!r}; "
-            f"`dnc-fast train {known[0]}` makes one"
+            f"checkpoint must be of a run of a task of stories ({', '.join(known)}), got "
+            f"{content['task']['name']!r}; `dnc-fast train {known[0]}` makes one"
         )
     task = restore_task(content, **kind.without_files)
     assert isinstance(task, StoryTask)

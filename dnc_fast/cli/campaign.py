@@ -6,14 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from ..files import write_text
 from ..presets import CAMPAIGNS, Campaign
 from ..tasks import TASKS, GraphTask
 from ..tasks.base import span
-from ..training import joined, read_metrics, read_run, restore_model, restore_task
+from ..training import joined, read_metrics, read_run, restore_task
 from ..training.checkpoint import CHECKPOINT
 from ..training.metrics import metrics_file
-from .look import print_scores
 from .options import UserError, chosen_device
 from .train import NO_PRESET, add_run_options, add_way_options, check_way_options, train_all
 
@@ -62,12 +61,12 @@ def _run(options: argparse.Namespace) -> int:
     with joined(chosen_device(options.device)) as ranks:
         status = train_all(options, preset, ranks)
         if ranks.is_first:
-            _report(options, interrupted=status != 0)
+            _report(options)
     return status
 
 
-def _report(options: argparse.Namespace, interrupted: bool) -> None:
-    """Print how far the campaign has come; a table of lessons is written into its folder too."""
+def _report(options: argparse.Namespace) -> None:
+    """Print the table of lessons, if there are any, and write it into the campaign's folder."""
     content = read_run(options.out)
     task, training = restore_task(content), content["training"]
     metrics = metrics_file(options.out)
@@ -75,11 +74,8 @@ def _report(options: argparse.Namespace, interrupted: bool) -> None:
         examples = training["batch_size"] * training["accumulate"]
         rows = read_metrics(metrics)
         table = lesson_table(options.campaign, task, rows, training, examples)
-        write_whole({options.out / TABLE: lambda file: file.write(f"{table}\n".encode())})
+        write_text(options.out / TABLE, f"{table}\n")
         print(table)
-    elif not interrupted:  # it takes minutes
-        model = restore_model(content).to(chosen_device(options.device))
-        print_scores(model, task, training, None)
 
 
 def lesson_table(

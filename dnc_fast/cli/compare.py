@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from .. import pictures
 from ..checks import check_integer
+from ..files import write_text
 from ..models import MODELS, count_parameters, matched, model_name
 from ..presets import model_config, training_options
 from ..tasks import TASKS, Task, summary
@@ -30,6 +30,7 @@ from ..training import (
 from ..training.checkpoint import CHECKPOINT
 from ..training.progress import KINDS
 from .compiling import shown_compiling
+from .look import can_draw
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
 BUDGETS = ("steps", "seconds", "parameters")
@@ -97,7 +98,8 @@ def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -
     add_fields(parser.add_argument_group("task"), task)
     training = parser.add_argument_group("training", "The same for all models, if given.")
     names = [one.name for one in dataclasses.fields(TrainingConfig) if one.name != "max_steps"]
-    add_fields(training, TrainingConfig, names, training_options(task(), "lstm"))
+    example = task()
+    add_fields(training, TrainingConfig, names, training_options(example, model_config(example)))
     parser.set_defaults(run=_compare, task_name=name)
 
 
@@ -161,8 +163,7 @@ def _trained(
     """A run within the budget, begun or continued."""
     kind = model_name(config)
     folder = options.out / kind / f"seed-{seed}"
-    defaults = training_options(task, str(getattr(config, "controller", kind)))
-    chosen: dict[str, Any] = {**defaults, **given(options, TrainingConfig), "seed": seed}
+    chosen = {**training_options(task, config), **given(options, TrainingConfig), "seed": seed}
     limit = _limit(chosen.pop("max_steps", None), budget)
     training = TrainingConfig(**chosen, **limit)
     if (folder / CHECKPOINT).exists():
@@ -209,10 +210,9 @@ def _train(trainer: Trainer, seconds: float | None, progress: str) -> None:
 def _report(task: Task, compared: list[Compared], out: Path) -> None:
     """Print and write the table, and draw the curves."""
     table = comparison_table(task, compared)
-    (out / "comparison.md").write_text(f"{task}\n\n{table}\n")
+    write_text(out / "comparison.md", f"{task}\n\n{table}\n")
     print(f"{table}\n\n{out / 'comparison.md'}")
-    if util.find_spec("matplotlib") is None:
-        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
+    if not can_draw():
         return
     curves, shares, gradients = {}, {}, {}
     for one in compared:

@@ -12,18 +12,15 @@ import torch
 from ..backends import load_backend
 from ..backends.triton import interpreted
 from ..checks import check_integer
-from ..config import OPTION_NAMES, DNCConfig
+from ..config import DNCConfig
 from ..dnc import DNC
 from ..training import TrainingConfig, read_run
 from ..training.checkpoint import model_kind
 from .compiling import shown_compiling
-from .options import UserError, add_fields, given
+from .models import option_names
+from .options import HALVES, UserError, add_fields, given
 
-MODEL_OPTIONS = tuple(
-    name
-    for name in OPTION_NAMES
-    if "help" in DNCConfig.__dataclass_fields__[name].metadata and name != "backend"
-)
+MODEL_OPTIONS = tuple(name for name in option_names("dnc") if name != "backend")
 TRAINING_OPTIONS = ("batch_size", "precision")
 X, H = 64, 128
 """Sizes of input and hidden layer where none are given."""
@@ -63,8 +60,7 @@ def _compile(options: argparse.Namespace) -> int:
     from ..backends.triton.compiling import builds_of_rehearsal
     from ..backends.triton.travelling import compile_folder
 
-    halves = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    batch_size, half = training.batch_size, halves[training.precision]
+    batch_size, half = training.batch_size, HALVES[training.precision]
 
     def rehearse() -> None:
         for cell in model.cells:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import util
 from typing import Any
 
 from ..compiling import watched
@@ -32,10 +31,9 @@ class _Display:
         self._begun = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        in_terminal = takes_bar(sys.stderr) and util.find_spec("tqdm") is not None
         if done == 0 and self._bar is None:
             self._begun = time.monotonic()
-            if in_terminal:
+            if takes_bar(sys.stderr):
                 from tqdm import tqdm
 
                 text = f"compiling {what}, only this once"

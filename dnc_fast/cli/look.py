@@ -14,13 +14,14 @@ from .. import pictures
 from ..checks import check_integer
 from ..config import DNCConfig
 from ..dnc import DNC
-from ..files import write_whole
+from ..files import write_text
 from ..models import model_name
 from ..tasks import ShrdluTask, Task, read_episode
 from ..training import (
     Evaluation,
     describe,
     evaluate,
+    evaluate_by_part,
     foresight,
     guess,
     held_out_size,
@@ -32,7 +33,7 @@ from ..training import (
     restore_task,
     transcript,
 )
-from ..training.checkpoint import model_kind
+from ..training.checkpoint import model_kind, task_kind
 from ..training.evaluation import FIGURES
 from ..training.metrics import metrics_file
 from .compiling import shown_compiling
@@ -120,7 +121,7 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
         sequences = held_out_size(task, training["evaluation_size"])
     check_integer("--sequences", sequences, minimum=1)
     seed = training["seed"]
-    result = evaluate(model, task, sequences, seed)
+    result, parts = evaluate_by_part(model, task, sequences, seed)
     cells = getattr(model.config, "num_cells", None)
     size = model_name(model.config) if cells is None else f"{cells} cells"
     print(f"{task}; {size}, seed {seed}")
@@ -129,15 +130,24 @@ def print_scores(model: Any, task: Task, training: dict[str, Any], sequences: in
         f"loss {result.loss:.5f} {task.loss_unit or f'nats per {task.unit}'}"
     )
     print(f"by guessing: {_figures(task, guess(task, sequences, seed))}")
-    shares, guesses = {}, {}
     for name, part in task.parts().items():
-        figure = task.parts_goal or task.goal
-        shares[name] = getattr(evaluate(model, part, sequences, seed), figure)
-        guesses[name] = getattr(guess(part, sequences, seed), figure)
-    if shares:
-        print(f"\n{task.parts_table(shares, guesses)}")
+        if name not in parts:
+            parts[name] = evaluate(model, part, sequences, seed)
+    print_parts(task, parts, sequences, seed)
     if isinstance(task, ShrdluTask) and task.board == "always" and isinstance(model, DNC):
         print(f"\n{foresight(model, task, seed)}")
+
+
+def print_parts(task: Task, parts: dict[str, Evaluation], sequences: int, seed: int) -> None:
+    """Print the table of scores by part, if there are any, beside those of guessing."""
+    figure = task.parts_goal or task.goal
+    if parts:
+        guesses = {
+            name: getattr(guess(part, sequences, seed), figure)
+            for name, part in task.parts().items()
+        }
+        shares = {name: getattr(score, figure) for name, score in parts.items()}
+        print(f"\n{task.parts_table(shares, guesses)}")
 
 
 def _figures(task: Task, result: Evaluation) -> str:
@@ -171,17 +181,11 @@ def _restore(options: argparse.Namespace) -> tuple[Any, Task, dict[str, Any]]:
     """The model, task and training options (with the seed) that the user asks for."""
     options.device = chosen_device(options.device)
     content = read_trained(chosen_checkpoint(options))
-    kind = type(restore_task(content))
+    kind = task_kind(content)
     task = restore_task(content, **dict(parse_change(kind, change) for change in options.task))
     changes = given(options, DNCConfig, CHANGES)
     check_model_options(model_kind(content), changes)
     model = restore_model(content, **changes).to(options.device)
-    sizes = (model.config.input_size, model.config.output_size)
-    if sizes != (task.input_size, task.output_size):
-        raise UserError(
-            f"--task must leave the model's input and output sizes {sizes}, got "
-            f"{(task.input_size, task.output_size)}"
-        )
     training = dict(content["training"])
     if options.seed is not None:
         check_integer("--seed", options.seed, minimum=0)
@@ -207,14 +211,21 @@ def write_page(model: Any, task: Task, seed: int, path: Path) -> None:
     links = model.config.linkage == "dense"
     page = pictures.viewer_page(*data, task.num_classes, texts, graph, links)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole({path: lambda file: file.write(page.encode())})
+    write_text(path, page)
     print(path)
+
+
+def can_draw() -> bool:
+    """Whether pictures can be drawn; if not, what is missing is printed."""
+    if util.find_spec("matplotlib") is None:
+        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
+        return False
+    return True
 
 
 def draw(model: Any, task: Task, seed: int, run: Path, out: Path) -> None:
     """Draw how a run learned, and what memory and controller do during a held-out sequence."""
-    if util.find_spec("matplotlib") is None:
-        print("no pictures: they need matplotlib, `pip install matplotlib` installs it")
+    if not can_draw():
         return
 
     def save(figure: Any, name: str) -> None:

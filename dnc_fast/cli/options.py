@@ -19,6 +19,9 @@ from ..pretrained import bundled
 
 ANNOTATIONS = "__annotations__"
 
+HALVES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""The dtypes that a number can be narrowed to, by their names."""
+
 
 class UserError(Exception):
     """A mistake of the user, reported without a traceback."""

@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from ..checks import check_integer
 from ..training.shared import share
 from .compiling import shown_compiling
-from .options import check_folder
-
-DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from .options import HALVES, check_folder
 
 
 def add_share_options(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +19,7 @@ def add_share_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=tuple(DTYPES),
+        choices=tuple(HALVES),
         default="float32",
         help="of the weights in the file (default: float32)",
     )
@@ -45,7 +41,7 @@ def _share(options: argparse.Namespace) -> int:
         card = share(
             options.run_folder,
             options.out,
-            DTYPES[options.dtype],
+            HALVES[options.dtype],
             options.sequences,
             options.notes,
         )

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +14,7 @@ import torch
 
 from ..checks import check_integer, check_number
 from ..config import DNCConfig
+from ..files import write_text
 from ..models import MODELS, config_type
 from ..presets import PUBLISHED, Preset, model_config, model_options, training_options
 from ..tasks import TASKS, Task, summary
@@ -37,7 +38,7 @@ from ..training.metrics import FORMATS
 from ..training.progress import KINDS
 from ..training.threads import suitable_threads
 from .compiling import shown_compiling
-from .look import draw
+from .look import draw, print_parts
 from .models import add_models, check_model_options, flag, given_model_options
 from .options import UserError, add_device, add_fields, check_folder, chosen_device, given
 
@@ -62,9 +63,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, name: str, task: type[Task]) -> None:
     """The options of `dnc-fast train NAME`."""
-    preset = model_options(task())
-    controller = preset.get("controller", DNCConfig.controller)
-    defaults = Preset({}, preset, training_options(task(), controller))
+    example = task()
+    training = training_options(example, model_config(example))
+    defaults = Preset({}, model_options(example), training)
     add_run_options(parser, task, defaults, tuple(MODELS))
     run = parser.add_argument_group("run")
     if name in PUBLISHED:
@@ -128,15 +129,14 @@ def add_way_options(run: Any) -> None:
     add_device(run)
     run.add_argument(
         "--threads",
-        type=_threads,
-        default=0,
+        type=_integer_or_auto(1),
         metavar="INT",
         help="CPU threads (default: auto, which is 1 for small models, such as most presets', and "
         "otherwise as many as torch takes)",
     )
     run.add_argument(
         "--data-workers",
-        type=_data_workers,
+        type=_integer_or_auto(0),
         metavar="INT",
         help="processes that draw batches; 0: a thread (default: auto, which is up to 2 where a "
         "GPU trains and batches take long to draw, otherwise 0)",
@@ -197,7 +197,7 @@ def train_all(options: argparse.Namespace, preset: Preset, ranks: Ranks) -> int:
     if options.seeds is not None:
         table = summary_table(trainer.task, outcomes)
         if ranks.is_first:
-            (options.out / "summary.md").write_text(table + "\n")
+            write_text(options.out / "summary.md", f"{table}\n")
         print(table)
     return 0
 
@@ -207,22 +207,19 @@ def _no_preset(text: str) -> NoReturn:
     raise argparse.ArgumentTypeError(f"only {', '.join(PUBLISHED)} have presets, got {text}")
 
 
-def _threads(text: str) -> int:
-    """The number of threads; 0 for "auto"."""
-    if text == "auto":
-        return 0
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be auto, or an integer of at least 1, got {text}")
-    return int(text)
+def _integer_or_auto(least: int) -> Callable[[str], int | None]:
+    """From a text to an integer of at least this; None for "auto"."""
 
+    def parse(text: str) -> int | None:
+        if text == "auto":
+            return None
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be auto, or an integer of at least {least}, got {text}"
+            )
+        return int(text)
 
-def _data_workers(text: str) -> int | None:
-    """The number of processes that draw batches; None for "auto"."""
-    if text == "auto":
-        return None
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be auto, or an integer of at least 0, got {text}")
-    return int(text)
+    return parse
 
 
 def _why_finished(trainer: Trainer) -> str:
@@ -264,6 +261,7 @@ def _report(trainer: Trainer, result: Outcome, options: argparse.Namespace) -> N
     )
     sequences = held_out_size(trainer.task, trainer.config.evaluation_size)
     print(f"{sequences} held-out sequences: {figures}")
+    print_parts(trainer.task, result.parts, sequences, result.seed)
     print(f"to look again: dnc-fast show {shlex.quote(str(options.out))}")
     if trainer.finished and not result.solved:
         print(f"to continue: {_again(options)} --max-steps {2 * result.steps}")
@@ -342,8 +340,7 @@ def _begin(
     if isinstance(model, DNCConfig):
         for sentence in model.idle_options():
             print(f"dnc-fast: note: {sentence}", file=sys.stderr)
-    defaults = training_options(task, str(getattr(model, "controller", kind)))
-    training = TrainingConfig(**{**defaults, **wanted["training"]})
+    training = TrainingConfig(**{**training_options(task, model), **wanted["training"]})
     try:
         trainer = Trainer(
             task,

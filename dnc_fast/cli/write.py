@@ -54,11 +54,6 @@ def _write(options: argparse.Namespace) -> int:
     seed = content["training"]["seed"] if options.seed is None else options.seed
     check_integer("--seed", seed, minimum=0)
     model = restore_model(content).to(device)
-    if (known := model.config.input_size) != task.input_size:
-        raise UserError(
-            f"file must be as it was when the model was trained, with {known} different "
-            f"{task.symbols}, got {task.input_size} in {task}; write with the text of the run"
-        )
     with shown_compiling():
         print(write(model, task, options.prompt, options.length, options.temperature, seed))
     return 0

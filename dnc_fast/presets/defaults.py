@@ -110,13 +110,16 @@ def _cells(task: tasks.GraphTask | tasks.GraphsInWordsTask | tasks.ShrdluTask) -
     return 16 * -(-(task.memory_load + 8) // 16)
 
 
-def training_options(task: Task, controller: str) -> dict[str, Any]:
-    """The options of `TrainingConfig` that suit the task and the controller of that name.
+def training_options(task: Task, model: Any) -> dict[str, Any]:
+    """The options of `TrainingConfig` that suit a task and a model's options.
 
     A task that is not listed gets none.
+
+    Args:
+        model: options of a model of any kind, see `model_config`.
     """
     match task:
-        case tasks.CopyTask() if controller == "feedforward":
+        case tasks.CopyTask() if getattr(model, "controller", None) == "feedforward":
             # It learns sooner at 3e-3, but then generalises to length 16 less well.
             return {"learning_rate": 1e-3}
         case tasks.RepeatCopyTask():

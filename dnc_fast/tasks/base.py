@@ -73,6 +73,11 @@ class Task(ABC):
         return self.input_size
 
     @property
+    def alphabet_digest(self) -> str:
+        """A digest of what each input and output stands for where a file decides it, or ""."""
+        return ""
+
+    @property
     def memory_load(self) -> int | None:
         """The most things, such as vectors or edges, to be remembered at once; None if unknown."""
         return None
@@ -130,7 +135,10 @@ class Task(ABC):
         return None
 
     def parts(self) -> dict[str, Task]:
-        """Tasks by name that are also scored separately; usually none."""
+        """Tasks by name that are also scored separately; usually none.
+
+        Those of a finite task divide its sequences between them.
+        """
         return {}
 
     def milestones(self) -> dict[str, Task]:

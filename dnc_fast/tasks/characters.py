@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ class CharactersTask(ClassTask):
     first nine tenths of the text are for training, the last tenth is held out. Without a `file` the
     text is the language reference that comes with Python, about 700,000 characters, which differ
     slightly between Python versions. The file must not change during a run: a checkpoint holds only
-    its name.
+    its name, and a digest of its alphabet, so that a text with another one is refused.
 
     With `symbols` "words", each step is a word or a punctuation mark instead, one of the most
     frequent ones of the text or the unknown word; there is no white space.
@@ -76,6 +77,11 @@ class CharactersTask(ClassTask):
     def alphabet(self) -> Sequence[str]:
         """The characters of the text, sorted, or the words; symbol i is one-hot at i."""
         return self.text.alphabet
+
+    @property
+    def alphabet_digest(self) -> str:
+        """Of the symbols in their order."""
+        return sha256("\0".join(self.alphabet).encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> Tensor:
         """A text as one-hot symbols, (T, X); words that are not known become the unknown one.

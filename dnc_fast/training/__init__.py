@@ -13,7 +13,7 @@ from .checkpoint import (
 from .comparing import Compared, Finished, comparison_table, finished, models_table
 from .config import TrainingConfig
 from .distributed import Ranks, joined
-from .evaluation import Evaluation, describe, evaluate, held_out_size
+from .evaluation import Evaluation, describe, evaluate, evaluate_by_part, held_out_size
 from .foresight import Foresight, foresight
 from .guessing import guess
 from .health import TrainingError
@@ -42,6 +42,7 @@ __all__ = [
     "comparison_table",
     "describe",
     "evaluate",
+    "evaluate_by_part",
     "finished",
     "foresight",
     "guess",

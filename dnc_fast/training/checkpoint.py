@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ import torch
 from ..files import CHECKPOINT, CheckpointError, write_whole
 from ..models import MODELS, build_model, config_type
 from ..pretrained import is_pretrained
-from ..tasks import TASKS, Task
+from ..tasks import TASKS, Task, task_name
 
 FORMAT = "dnc_fast checkpoint"
 VERSION = 2
@@ -122,21 +123,64 @@ def read_run(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def restore_task(content: dict[str, Any], **changes: Any) -> Task:
-    """The task of a checkpoint, with some options changed.
+def task_part(task: Task) -> dict[str, Any]:
+    """What a checkpoint holds of a task; its alphabet only if it comes from a file."""
+    digest = task.alphabet_digest
+    return {
+        "name": task_name(task),
+        "options": dataclasses.asdict(task),
+        **({"alphabet": digest} if digest else {}),
+    }
+
+
+def task_kind(content: dict[str, Any]) -> type[Task]:
+    """The class of the task of a checkpoint.
 
     Raises:
         CheckpointError: this version has no such task.
     """
     with reading("the checkpoint"):
         name = content["task"]["name"]
-        options = content["task"]["options"]
     if name not in TASKS:
         raise CheckpointError(f"the checkpoint's task {name!r} is not one of {tuple(TASKS)}")
-    unknown = sorted(set(options) - {one.name for one in dataclasses.fields(TASKS[name])})
-    if unknown:
+    return TASKS[name]
+
+
+def restore_task(content: dict[str, Any], **changes: Any) -> Task:
+    """The task of a checkpoint, with some options changed.
+
+    If it was written before the task had some option, a warning says which value is taken.
+
+    Raises:
+        CheckpointError: this version has no such task, or the task does not fit the model, because
+            of the changes or because a text file is another one now.
+    """
+    kind = task_kind(content)
+    with reading("the checkpoint"):
+        name, options = content["task"]["name"], content["task"]["options"]
+        sizes = content["model"]["input_size"], content["model"]["output_size"]
+    defaults = {one.name: one.default for one in dataclasses.fields(kind)}
+    if unknown := sorted(set(options) - set(defaults)):
         raise CheckpointError(f"the checkpoint's task {name!r} has no options {unknown}")
-    return TASKS[name](**{**options, **changes})
+    new = [f"{one}={defaults[one]!r}" for one in defaults if one not in {**options, **changes}]
+    if new:
+        warnings.warn(
+            f"the checkpoint's task {name!r} was saved before it had all of today's options; "
+            f"taken are the defaults {', '.join(new)}, which may differ from how it was trained",
+            stacklevel=2,
+        )
+    task = kind(**{**options, **changes})
+    found = task.input_size, task.output_size
+    digest = content["task"].get("alphabet", task.alphabet_digest)  # the first versions have none
+    if (found, task.alphabet_digest) != (sizes, digest):
+        what = f"input and output sizes {sizes}, got {found}"
+        if found == sizes:
+            what = "symbols, got as many others"
+        raise CheckpointError(
+            f"the task must have the model's {what} in {task}; leave its options, and a text file, "
+            "as they were in training"
+        )
+    return task
 
 
 def model_kind(content: dict[str, Any]) -> str:

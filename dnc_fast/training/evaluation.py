@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..tasks import Task
+from ..tasks import Score, Task
 from .answering import answered, inference
 from .batches import rounded
 from .distributed import ALONE, Ranks
@@ -78,6 +78,42 @@ def evaluate(
         num_cells: memory cells to run with; None for the model's own.
         ranks: those that share the sequences; all get the same scores.
     """
+    return _mean(_scores(model, task, num_sequences, seed, stream, index, num_cells, ranks))
+
+
+def evaluate_by_part(
+    model: Any, task: Task, num_sequences: int, seed: int, ranks: Ranks = ALONE
+) -> tuple[Evaluation, dict[str, Evaluation]]:
+    """The score on held-out sequences, and that on each of the task's parts by its name.
+
+    Where all sequences of a task are scored, its parts make up the whole, and each sequence is
+    scored once. Otherwise there are no scores by part: each would need sequences of its own.
+
+    Args:
+        model, task, num_sequences, seed, ranks: see `evaluate`.
+    """
+    size = task.held_out().size
+    if size is None or num_sequences < size or not task.parts():
+        return evaluate(model, task, num_sequences, seed, ranks=ranks), {}
+    parts = {
+        name: _scores(model, part, num_sequences, seed, ranks=ranks)
+        for name, part in task.parts().items()
+    }
+    whole = list(chain(*parts.values()))
+    return _mean(whole), {name: _mean(scores) for name, scores in parts.items()}
+
+
+def _scores(
+    model: Any,
+    task: Task,
+    num_sequences: int,
+    seed: int,
+    stream: str = "held-out",
+    index: int = 0,
+    num_cells: int | None = None,
+    ranks: Ranks = ALONE,
+) -> list[Score]:
+    """The scores of all sequences that `evaluate` scores, a few at a time."""
     task = task.held_out() if stream == "held-out" else task.validation()
     if task.size is not None:
         num_sequences = min(num_sequences, task.size)
@@ -97,7 +133,12 @@ def evaluate(
             batch = rounded(answered(model, task, batch, num_cells=num_cells))
             outputs, _ = model(batch.inputs, model.zero_state(size, num_cells))
             scores.append(task.score(outputs, batch))
-    loss, wrong, counted = map(torch.cat, zip(*chain(*ranks.gathered(scores)), strict=True))
+    return list(chain(*ranks.gathered(scores)))
+
+
+def _mean(scores: list[Score]) -> Evaluation:
+    """The mean over sequences."""
+    loss, wrong, counted = map(torch.cat, zip(*scores, strict=True))
     wrong = wrong.double()
     return Evaluation(
         loss=loss.mean().item(),

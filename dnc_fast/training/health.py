@@ -18,7 +18,10 @@ from .answering import traced
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; what was reached before is in the last checkpoint."""
+    """Training cannot go on; what was reached before is in the last checkpoint.
+
+    Where a step went wrong, the model has the parameters from before that step.
+    """
 
 
 def named_tensors(name: str, tree: Any) -> Iterator[tuple[str, Tensor]]:

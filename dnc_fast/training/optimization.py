@@ -26,8 +26,8 @@ class Optimization:
 
     Attributes:
         optimizer: torch's.
-        skips_itself: whether `step` leaves the parameters unchanged when the gradient's norm is
-            not finite, without the host having to read the norm.
+        skips_itself: whether the device may decide if `step` changes the parameters, without the
+            host having to know.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
@@ -88,15 +88,16 @@ class Optimization:
         """The learning rate of the next step."""
         return float(self.schedule.get_last_lr()[0])
 
-    def step(self, norm: Tensor, skip: bool = False) -> None:
+    def step(self, norm: Tensor, skip: bool | Tensor = False) -> None:
         """Clip the gradient and update the parameters.
 
         With `skip`, as where float16 overflowed, nothing is updated, and the schedule does not
-        count the step.
+        count the step. A tensor, if the device decides, is for `skips_itself`; then it does.
         """
         nn.utils.clip_grads_with_norm_(self._parameters.values(), self._config.clip_norm, norm)
-        if self.skips_itself:  # what GradScaler tells a fused optimizer
-            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        if isinstance(skip, Tensor):  # what GradScaler tells a fused optimizer
+            self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+            skip = False
         if not skip:
             self.scaler.step(self.optimizer)
             self.schedule.step()

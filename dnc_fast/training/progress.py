@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 from ..tasks import Task
@@ -130,8 +130,8 @@ class Bar(Progress):
 
 
 def takes_bar(stream: Any) -> bool:
-    """Whether a bar can be seen there: in a terminal, unless it says that it has no columns."""
-    if not stream.isatty():
+    """Whether tqdm can show a bar there: in a terminal, unless it says that it has no columns."""
+    if find_spec("tqdm") is None or not stream.isatty():
         return False
     try:  # such as that of `script` or `docker run --tty` without a window
         return os.get_terminal_size(stream.fileno()).columns > 0
@@ -152,11 +152,10 @@ def make_progress(kind: str, task: Task, first_step: int, max_steps: int) -> Pro
     Raises:
         ModuleNotFoundError: kind is "bar" and tqdm is not installed.
     """
-    has_tqdm = importlib.util.find_spec("tqdm") is not None
-    if kind == "bar" and not has_tqdm:
-        raise ModuleNotFoundError("progress 'bar' needs tqdm; `pip install tqdm` installs it")
     if kind == "auto":
-        kind = "bar" if has_tqdm and takes_bar(sys.stderr) else "lines"
+        kind = "bar" if takes_bar(sys.stderr) else "lines"
     if kind == "bar":
+        if find_spec("tqdm") is None:
+            raise ModuleNotFoundError("progress 'bar' needs tqdm; `pip install tqdm` installs it")
         return Bar(task, first_step, max_steps)
     return Lines(task) if kind == "lines" else Progress()

@@ -12,19 +12,23 @@ from .trainer import Trainer
 
 
 class Outcome(NamedTuple):
-    """How the run of one seed ended. seconds: wall time of training."""
+    """How the run of one seed ended.
+
+    seconds: wall time of training. parts: scores by part, see `evaluate_by_part`.
+    """
 
     seed: int
     steps: int
     seconds: float
     solved: bool
     held_out: Evaluation
+    parts: dict[str, Evaluation]
 
 
 def outcome(trainer: Trainer) -> Outcome:
     """How a run ended, scored on held-out sequences."""
     seed, steps, seconds = trainer.config.seed, trainer.step, trainer.seconds
-    return Outcome(seed, steps, seconds, trainer.solved, trainer.held_out())
+    return Outcome(seed, steps, seconds, trainer.solved, *trainer.held_out_by_part())
 
 
 def summary_table(task: Task, outcomes: Sequence[Outcome]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..files import CheckpointError, write_whole
+from ..files import CheckpointError, write_text
 from ..pretrained import is_pretrained, located, read_metadata, read_pretrained
 from ..tasks import Task
 from .checkpoint import CHECKPOINT, model_kind, read_run, restore_model, restore_task
@@ -99,7 +99,7 @@ def share(
     if "data" in options:
         options["data"] = ""  # the files are on this machine alone
     metadata = {
-        "task": {"name": content["task"]["name"], "options": options},
+        "task": {**content["task"], "options": options},
         "training": training,
         "steps": content["progress"]["step"],
         "licence": "MIT",
@@ -111,7 +111,7 @@ def share(
     metadata["score"] = f"{count:,} held-out sequences: {score}"
     model.save_pretrained(folder, dtype=dtype, metadata=metadata)
     card = _card(folder.resolve().name, task, content, metadata, dtype, notes)
-    write_whole({folder / CARD: lambda file: file.write(card.encode())})
+    write_text(folder / CARD, card)
     return card
 
 

@@ -1,7 +1,8 @@
 """Training steps: from batches to new parameters, and when the host reads how a step went.
 
 On a GPU it reads a step's loss and gradient once the next step has been launched, so that the GPU
-need not wait for the host between two steps.
+need not wait for the host between two steps. From a step that is not finite on, the GPU itself
+leaves the parameters as they are.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class Steps:
         # Otherwise the host decides whether parameters are updated, or what other ranks are told.
         self._late = optimization.skips_itself and config.spikes == "note" and ranks.count == 1
         self._launched: _Launched | None = None
+        self._failed: Tensor | None = None
+        """Bool, on the device: whether a step was not finite, since the host last knew of none."""
 
     def take(self, number: int, batches: Sequence[Batch]) -> list[Report]:
         """Take a step; returns how it went, or, on a GPU, how the one before it went.
@@ -106,10 +109,13 @@ class Steps:
         losses, self.carried = self._gradients(batches, states)
         self._ranks.add_up([*optimization.gradients().values()])
         norms = optimization.gradient_norms()
-        values, arrived = _to_host(torch.cat([torch.stack(losses), norms]), self._late)
+        found = torch.cat([torch.stack(losses), norms])
+        values, arrived = _to_host(found, self._late)
         launched = _Launched(number, optimization.rate, batches, states, values, arrived)
         if self._late:
-            optimization.step(norms[0])
+            failed = ~found.isfinite().all()
+            self._failed = failed if self._failed is None else failed | self._failed
+            optimization.step(norms[0], self._failed)
             reports = self.settle()
             self._launched = launched
             return reports
@@ -169,15 +175,16 @@ class Steps:
 
     def _raise_not_finite(self, launched: _Launched, loss: float, norm: float) -> None:
         """Raise with the first tensor that is not finite."""
-        if self._late:  # the gradients are those of the step after it
+        self._failed, self.carried = None, list(launched.states)
+        if self._late:  # the gradients may be those of the step after it
             self._gradients(launched.batches, launched.states)
         pairs = zip(launched.batches, map(self._ranks.whole, launched.states), strict=True)
         found = (first_bad_tensor(self._model, batch, state) for batch, state in pairs)
         first = next(filter(None, found), "every tensor is finite when the step is run again")
         raise TrainingError(
             f"loss and gradient norm must be finite, got {loss:g} and {norm:g} at step "
-            f"{launched.step}: {first}; the last checkpoint is in {self._folder}; a smaller "
-            "learning rate or clip_norm may help"
+            f"{launched.step}: {first}; the parameters are those from before that step, and the "
+            f"last checkpoint is in {self._folder}; a smaller learning rate or clip_norm may help"
         )
 
 

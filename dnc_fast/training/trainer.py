@@ -24,11 +24,12 @@ from .checkpoint import (
     restore_config,
     restore_task,
     save_checkpoint,
+    task_part,
 )
 from .config import TrainingConfig
 from .curriculum import TEST_SIZE, Curriculum
 from .distributed import ALONE, Ranks
-from .evaluation import Evaluation, evaluate, held_out_size
+from .evaluation import Evaluation, evaluate, evaluate_by_part, held_out_size
 from .metrics import FORMATS, MetricsWriter, TensorBoard
 from .model import check_model, compile_kernels
 from .optimization import Optimization
@@ -203,7 +204,7 @@ class Trainer:
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
-                "task": {"name": task_name(self.task), "options": dataclasses.asdict(self.task)},
+                "task": task_part(self.task),
                 "kind": model_name(self.model.config),
                 "model": dataclasses.asdict(self.model.config),
                 "training": dataclasses.asdict(self.config),
@@ -236,8 +237,13 @@ class Trainer:
 
     def held_out(self) -> Evaluation:
         """The score on all held-out sequences; on as many as an evaluation has if endless."""
+        return self.held_out_by_part()[0]
+
+    def held_out_by_part(self) -> tuple[Evaluation, dict[str, Evaluation]]:
+        """The same, and the scores by part, see `evaluate_by_part`."""
+        self._tell(self._steps.settle())
         size = held_out_size(self.task, self.config.evaluation_size)
-        return self._score(self.task, size, "held-out")
+        return evaluate_by_part(self.model, self.task, size, self.config.seed, self.ranks)
 
     def train(
         self,

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..arrays import Adjoint, Step
@@ -91,23 +90,15 @@ class Scratch(NamedTuple):
 
 
 def make_scratch(
-    B: int,
-    N: int,
-    W: int,
-    R: int,
-    Hw: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    variant: Variant,
+    B: int, N: int, W: int, R: int, Hw: int, like: Tensor, variant: Variant
 ) -> Scratch:
-    """Scratch for these sizes or smaller batches, which are divided in the same way."""
+    """Scratch as of `like`, for these sizes or smaller batches, which are divided the same way."""
     forward_rows = padded_cells(N) if is_alone(N, W, R, Hw) else strip_rows(B, N, R, Hw, ROWS)
     backward_rows = strip_rows(B, N, R, Hw, ROWS_BACKWARD)
     size = max(
         small_layout.forward_size(N, R, Hw, launch.cdiv(N, forward_rows)),
         small_layout.backward_size(N, W, R, Hw, launch.cdiv(N, backward_rows), variant),
     )
-    like = torch.empty(0, dtype=dtype, device=device)
     return Scratch(
         numbers=launch.new_like(like, B, size),
         unkept=launch.new_like(like, B, kept_size(N, W, R, Hw, variant)),

@@ -26,7 +26,8 @@ def make_scratch(
 ) -> Scratch:
     """Scratch for steps of this variant, with these sizes or smaller batches."""
     way = small_step if launch.is_small(N, W) else tiled_step
-    return way.make_scratch(B, N, W, R, Hw, dtype, device, variant)
+    like = torch.empty(0, dtype=dtype, device=device)
+    return way.make_scratch(B, N, W, R, Hw, like, variant)
 
 
 def kept_size(N: int, W: int, R: int, Hw: int, variant: Variant = PAPER) -> int:

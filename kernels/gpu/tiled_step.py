@@ -207,18 +207,10 @@ class Scratch(NamedTuple):
 
 
 def make_scratch(
-    B: int,
-    N: int,
-    W: int,
-    R: int,
-    Hw: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    variant: Variant,
+    B: int, N: int, W: int, R: int, Hw: int, like: Tensor, variant: Variant
 ) -> Scratch:
-    """Scratch for these sizes or smaller batches."""
-    like = torch.empty(0, dtype=dtype, device=device)
-    sizes = constants(N, W, R, Hw, dtype, variant)
+    """Scratch of the dtype and on the device of `like`, for these sizes or smaller batches."""
+    sizes = constants(N, W, R, Hw, like.dtype, variant)
     T, sharp = sizes["TILES"], 2 * Hw * variant.sharp
 
     def new(*shape: int) -> Tensor:
@@ -235,7 +227,7 @@ def make_scratch(
         columns=columns,
         reads_by_tile=new(B, sizes["READ_TILES"], R, W),
         reads_by_group=new(B, sizes["GROUPS"], R, W),
-        arrived=torch.zeros(B, sizes["GROUPS"] + 1, dtype=torch.int32, device=device),
+        arrived=torch.zeros(B, sizes["GROUPS"] + 1, dtype=torch.int32, device=like.device),
         changes=new(B, R, N),
         shares=new(B, R, N),
         modes=new(B, R, 1 + 2 * Hw),
