@@ -118,7 +118,7 @@ def test_the_defaults_of_each_task(name, options, sizes, training):
         "key-value": {"controller": "feedforward", "linkage": "none"},
         "associative-recall": {"input_gain": 4.0},
         "graphs-in-words": {"input_gain": 16.0},
-        "shrdlu": {"input_gain": 8.0},
+        "shrdlu": {"controller": "feedforward", "input_gain": 8.0},
     }.get(name, {})
     assert model_options(task) == {**dict(zip(names, sizes, strict=True)), **kinds}
     for controller in ("lstm", "gru", "rnn", "feedforward"):
