@@ -19,16 +19,16 @@ ROW_HEIGHT = 0.13
 NAMES_WIDTH = 3.3
 """Inches for the names of what was told."""
 RIGHT = 0.75
-LEAST_WRITE = 0.1
-"""A cell is taken to hold the last thing told that was written to it with at least this weight."""
+LEAST_WRITE = 0.02
+"""A write with less weight than this does not count."""
 
 
 @house_style()
 def read_view(told: Mapping[int, str], trace: Trace, title: str, unit: str = "triple") -> Figure:
     """Draw which of the triples told each read head points at afterwards.
 
-    A cell is taken to hold the last thing told that was written to it with a weight of 0.1 or more.
-    Each row is a triple, in the order in which heads first point at them; the dot of each column is
+    A cell is taken to hold the thing that it was told with the largest weight; each later write of
+    weight w leaves 1 - w of that. Each row is a triple, in the order in which heads first point at them; the dot of each column is
     on the triple that the head reads most. Triples that no head ever points at are left out; the
     lowest row stands for all cells that hold no triple.
 
@@ -97,11 +97,13 @@ def triples_read(read: Tensor, write: Tensor, first: int) -> Tensor:
         (T - first, R, first + 1): shares that sum to one, the last of cells that hold none.
     """
     steps, heads, cells = read.shape
-    holder = torch.full((cells,), first)
+    holder, held = torch.full((cells,), first), torch.full((cells,), LEAST_WRITE)
     found = []
     for step in range(steps):
-        written = write[step] >= LEAST_WRITE
+        left = held * (1.0 - write[step])
+        written = write[step] > left
         holder = torch.where(written, min(step, first), holder)
+        held = torch.where(written, write[step], left)
         if step >= first:
             shares = torch.zeros(heads, first + 1)
             shares.index_add_(1, holder, read[step])
