@@ -129,6 +129,8 @@ def test_a_layer_takes_one_launch_forward_and_two_backward(
         ({"masked_lookup": True}, 4, 4),
         ({"deallocate": True}, 4, 4),
         ({"link_sharpness": True}, 4, 4),
+        ({"strengths": "softplus"}, 4, 4),
+        ({"usage_gradient": False}, 4, 4),
         (EVERYTHING, 4, 4),
         ({"interface_norm": True}, 9, 12),
         ({"controller": "layer_norm_lstm"}, 16, 30),
