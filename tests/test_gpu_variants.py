@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "these three": {"masked_lookup": True, "deallocate": True, "link_sharpness": True},
 }
 VARIANTS["everything"] = (
-    VARIANTS["these three"] | VARIANTS["softmax"] | VARIANTS["euclidean"] | VARIANTS["official"]
+    VARIANTS["these three"] | VARIANTS["softmax"] | VARIANTS["euclidean"] | VARIANTS["softplus"]
 )
 
 SIZES = {
