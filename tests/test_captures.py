@@ -196,19 +196,20 @@ needs_triton = pytest.mark.skipif(
 
 @needs_triton
 @pytest.mark.parametrize(
-    "cells",
+    "options",
     [
         {},
-        # Tiled kernels take 20 s in the interpreter.
+        # These take 10 to 20 s in the interpreter.
+        pytest.param({"strengths": "softplus", "usage_gradient": False}, marks=pytest.mark.full),
         pytest.param(
             {"num_cells": 65, "cell_size": 4, "num_read_heads": 1}, marks=pytest.mark.full
         ),
     ],
 )
 def test_launches_of_kernels_are_recorded(
-    recorded_kernels: None, cells: dict[str, int], calls: list[str]
+    recorded_kernels: None, options: dict[str, Any], calls: list[str]
 ) -> None:
-    model, plain = two_models(backend="triton", **cells)
+    model, plain = two_models(backend="triton", **options)
     assert_same(model, plain, range(3), steps=2, batch_size=1)
     assert calls == FIRST + SECOND + THIRD
 

@@ -13,6 +13,7 @@ from test_variants import assert_sequences_equal_the_reference
 
 from dnc_fast.backends import load_backend
 from dnc_fast.backends.step import step_run
+from dnc_fast.kernels.interface import interface_offsets
 from dnc_fast.state import MemorySizes, map_tensors
 from dnc_fast.step_options import SIMILARITIES, StepOptions
 
@@ -28,9 +29,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sharpness": {"link_sharpness": True},
     "proportional": {"allocation": "proportional", "allocation_power": 2.5},
     "softmax": {"allocation": "softmax", "allocation_temperature": 0.3},
+    "softplus": {"strengths": "softplus"},
+    "no usage gradient": {"usage_gradient": False},
+    "official": {"strengths": "softplus", "usage_gradient": False},
     "these three": {"masked_lookup": True, "deallocate": True, "link_sharpness": True},
 }
-VARIANTS["everything"] = VARIANTS["these three"] | VARIANTS["softmax"] | VARIANTS["euclidean"]
+VARIANTS["everything"] = (
+    VARIANTS["these three"] | VARIANTS["softmax"] | VARIANTS["euclidean"] | VARIANTS["softplus"]
+)
 
 SIZES = {
     "strips": {
@@ -78,10 +84,21 @@ def way(request: pytest.FixtureRequest, tiles: Callable[..., None]) -> None:
 
 
 def assert_step_equals_the_reference(
-    sizes: MemorySizes, dtype: torch.dtype, options: dict[str, Any], seed: int = 0
+    sizes: MemorySizes,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    seed: int = 0,
+    strengths: float | None = None,
 ) -> None:
-    """float64: equal. float32: as good as plain torch on the same numbers."""
+    """float64: equal. float32: as good as plain torch on the same numbers.
+
+    strengths: all of them before their activation; None for random ones.
+    """
     vector = random_interfaces(1, sizes, seed, **options)[0]
+    if strengths is not None:
+        offsets = interface_offsets(*sizes[2:])
+        for name, heads in (("read_strengths", sizes[3]), ("write_strengths", sizes[4])):
+            vector[:, offsets[name] : offsets[name] + heads] = strengths
     state = separated_state(sizes, seed)
     given = vector, state, make_cotangents(vector, state, seed, **options)
     given = map_tensors(lambda tensor: tensor.to(DEVICE, dtype), given)
@@ -115,6 +132,14 @@ def test_smooth_allocation_in_the_programs_of_other_work(
     assert_step_equals_the_reference(sizes, torch.float64, options)
 
 
+@pytest.mark.parametrize("way", SIZES, indirect=True)
+@pytest.mark.parametrize(("dtype", "strengths"), [(torch.float64, -50.0), (torch.float32, -20.0)])
+def test_strengths_near_zero(way: None, dtype: torch.dtype, strengths: float) -> None:
+    """1 + e^x is 1."""
+    sizes = MemorySizes(1, 5, 3, 2, 1)
+    assert_step_equals_the_reference(sizes, dtype, VARIANTS["softplus"], strengths=strengths)
+
+
 def test_with_many_heads(tiles: Callable[..., None]) -> None:
     tiles(SMALL_CELLS=0, **TILES)
     sizes = MemorySizes(1, 9, 3, 5, 3)
@@ -122,17 +147,24 @@ def test_with_many_heads(tiles: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "interval", "variant"),
+    ("way", "interval", "variant", "controller"),
     [
-        ("strips", 1, "everything"),
-        ("strips", 2, "these three"),
-        ("tiles", 2, "everything"),
-        pytest.param("tiles", 1, "these three", marks=pytest.mark.full),
-        pytest.param("tiles", 2, "deallocation", marks=pytest.mark.full),
+        ("strips", 1, "everything", "lstm"),
+        ("strips", 2, "these three", "lstm"),
+        ("strips", 2, "official", "lstm"),
+        ("tiles", 2, "everything", "lstm"),
+        ("tiles", 1, "official", "feedforward"),
+        pytest.param("tiles", 1, "these three", "lstm", marks=pytest.mark.full),
+        pytest.param("tiles", 2, "deallocation", "lstm", marks=pytest.mark.full),
+        pytest.param("tiles", 2, "official", "lstm", marks=pytest.mark.full),
+        pytest.param("strips", 1, "official", "feedforward", marks=pytest.mark.full),
     ],
     indirect=["way"],
 )
-def test_sequences_equal_the_reference(way: None, interval: int, variant: str) -> None:
+def test_sequences_equal_the_reference(
+    way: None, interval: int, variant: str, controller: str
+) -> None:
     """With everything kept, and with matrices rebuilt."""
     options = {"checkpoint_interval": interval, "num_write_heads": 3 - interval}
+    options |= {"controller": controller}
     assert_sequences_equal_the_reference("triton", options | VARIANTS[variant], (3, 2))

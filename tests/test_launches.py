@@ -37,6 +37,9 @@ EVERYTHING: dict[str, Any] = {
 }
 """All variants of the memory step at once."""
 
+OFFICIAL: dict[str, Any] = {"strengths": "softplus", "usage_gradient": False}
+"""What models of the official code need."""
+
 
 class Counts(NamedTuple):
     """Names of what was launched."""
@@ -129,13 +132,17 @@ def test_a_layer_takes_one_launch_forward_and_two_backward(
         ({"masked_lookup": True}, 4, 4),
         ({"deallocate": True}, 4, 4),
         ({"link_sharpness": True}, 4, 4),
+        ({"strengths": "softplus"}, 4, 4),
+        ({"usage_gradient": False}, 4, 4),
+        (OFFICIAL, 4, 4),
+        (OFFICIAL | {"value_clip": 20.0}, 7, 10),
         (EVERYTHING, 4, 4),
         ({"interface_norm": True}, 9, 12),
         ({"controller": "layer_norm_lstm"}, 16, 30),
         ({"bidirectional_controller": True}, 10, 10),
         ({"bypass_dropout": 0.1}, 4, 4),
     ],
-    ids=lambda given: next(iter(given)) if isinstance(given, dict) else None,
+    ids=lambda given: ",".join(given) if isinstance(given, dict) else None,
 )
 def test_what_variants_launch_at_most(options: dict[str, Any], forward: int, backward: int) -> None:
     """As docs/variants.md has it."""

@@ -30,9 +30,9 @@ def tanh(x):
 
 
 @triton.jit
-def oneplus(x):
-    """1 + log(1 + e^x)."""
-    return 1.0 + tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+def oneplus(x, LEAST: tl.constexpr = 1.0):
+    """LEAST + log(1 + e^x)."""
+    return LEAST + tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -60,16 +60,16 @@ def gate_slope(value):
 
 
 @triton.jit
-def one_strength(pointer, DTYPE: tl.constexpr):
-    """A strength, at least 1, from the value before its activation."""
-    return oneplus(tl.load(pointer).to(DTYPE))
+def activated_strength(x, LEAST: tl.constexpr):
+    """`oneplus`, but never 0: kernels divide by a strength, and multiply -inf by it."""
+    return oneplus(x) if LEAST == 1.0 else tl.maximum(oneplus(x, LEAST), 1e-30)
 
 
 @triton.jit
-def load_strengths(strengths, H: tl.constexpr, BH: tl.constexpr, DTYPE: tl.constexpr):
-    """`one_strength` of all heads, (BH)."""
+def load_strengths(at, H: tl.constexpr, BH: tl.constexpr, LEAST: tl.constexpr, DTYPE: tl.constexpr):
+    """`activated_strength` of all heads, (BH)."""
     head = tl.arange(0, BH)
-    return oneplus(tl.load(strengths + head, mask=head < H, other=0.0).to(DTYPE))
+    return activated_strength(tl.load(at + head, mask=head < H, other=0.0).to(DTYPE), LEAST)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from . import interface
 from . import small_layout as layout
-from .arithmetic import oneplus, product, softmax, weighted_sums
+from .arithmetic import activated_strength, oneplus, product, softmax, weighted_sums
 from .content import EPSILON
 from .packed import carried, no_tensors, store_rows, sums
 from .sharpness import sharp_logits
@@ -42,7 +42,7 @@ def write_strip(
     BW: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr,
     DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
     MASKED: tl.constexpr, FLOOR: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr,
-    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    LEAST_STRENGTH: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells; link matrices and memory of strip s, and what is read of them.
 
@@ -88,7 +88,7 @@ def write_strip(
         add = vector + interface.write_vectors(W, R, HW) + head * W + w
         adds = adds + (load(add, in_w, FULL_W, DTYPE),)
         raw = vector + interface.write_strengths(W, R, HW) + head
-        strengths = strengths + (oneplus(tl.load(raw).to(DTYPE)),)
+        strengths = strengths + (activated_strength(tl.load(raw).to(DTYPE), LEAST_STRENGTH),)
         raw = vector + interface.allocation_gates(W, R, HW) + head
         allocation_gates = allocation_gates + (tl.sigmoid(tl.load(raw).to(DTYPE)),)
         raw = vector + interface.write_gates(W, R, HW) + head
@@ -227,7 +227,7 @@ def read(
     vector, kept, scratch, memory1, read1, reads, part,
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
-    MASKED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, SHARP: tl.constexpr, LEAST_STRENGTH: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, a head to a warp or so; and one of several parts of the read vectors."""
     FULL_N: tl.constexpr = N == BN
@@ -243,7 +243,8 @@ def read(
         in_keys = in_r[:, None] & (all_w < W)[None, :]
         keys = load(vector + r[:, None] * W + all_w[None, :], in_keys, FULL_R and FULL_W, DTYPE)
         lengths = load(kept + layout.kept_lengths_after(N, R, HW) + n, in_n, FULL_N, DTYPE)
-    strength = oneplus(load(vector + interface.read_strengths(W, R) + r, in_r, FULL_R, DTYPE))
+    raw = load(vector + interface.read_strengths(W, R) + r, in_r, FULL_R, DTYPE)
+    strength = activated_strength(raw, LEAST_STRENGTH)
     M: tl.constexpr = 1 + 2 * HW
     raw = vector + interface.read_modes(W, R, HW) + r * M
     modes = no_tensors()
@@ -324,7 +325,8 @@ def strip_kernel(
     BR: tl.constexpr, BS: tl.constexpr, S: tl.constexpr, ALONE: tl.constexpr,
     DEALLOCATE: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
     MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr, SMOOTH: tl.constexpr,
-    STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    STEEPNESS: tl.constexpr, LEAST_STRENGTH: tl.constexpr, ROBUST: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write weightings of all cells, then a strip of rows; ALONE: it is all rows, and reads too."""
     b, s = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -337,13 +339,13 @@ def strip_kernel(
         link0 + b * HW * N * N, write0 + b * HW * N, read0 + b * R * N, memory1, usage1 + b * N,
         precedence1 + b * HW * N, link1 + b * HW * N * N, write1 + b * HW * N, s, N, W, R, HW, BN,
         BW, BR, BS, S, DEALLOCATE, VARIED, SIMILARITY, MASKED, FLOOR, SMOOTH,
-        STEEPNESS, ROBUST, DTYPE,
+        STEEPNESS, LEAST_STRENGTH, ROBUST, DTYPE,
     )  # fmt: skip
     if ALONE:
         tl.debug_barrier()  # from here on all threads see what is stored
         read(
             vector, kept, scratch, memory1, read1 + b * R * N, reads + b * R * W, 0, N, W, R, HW,
-            BN, BW, BR, S, 1, VARIED, MASKED, SHARP, DTYPE,
+            BN, BW, BR, S, 1, VARIED, MASKED, SHARP, LEAST_STRENGTH, DTYPE,
         )  # fmt: skip
 
 
@@ -353,12 +355,12 @@ def read_kernel(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, SIZE: tl.constexpr,
     KEPT: tl.constexpr, SCRATCH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BR: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, VARIED: tl.constexpr,
-    MASKED: tl.constexpr, SHARP: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr, SHARP: tl.constexpr, LEAST_STRENGTH: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Read weightings, and a part of the read vectors."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     read(
         vector + b * SIZE, kept + b * KEPT, scratch + b * SCRATCH, memory1 + b * N * W,
         read1 + b * R * N, reads + b * R * W, part, N, W, R, HW, BN, BW, BR, S, PARTS, VARIED,
-        MASKED, SHARP, DTYPE,
+        MASKED, SHARP, LEAST_STRENGTH, DTYPE,
     )  # fmt: skip

@@ -111,7 +111,7 @@ def usage_backward(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, BN: tl.constexpr,
     BR: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr, DEALLOCATE: tl.constexpr,
     COLUMNS: tl.constexpr, SHARP: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr,
-    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    USAGE_GRADIENT: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of usage, write and read weightings, and of the raw gates, through allocation."""
     FULL_N: tl.constexpr = N == BN
@@ -211,7 +211,7 @@ def usage_backward(
     tl.debug_barrier()  # all threads must have read what these stores replace
     store_sum(d_usage, d_filled * unwritten, n, N, BN, BSTRIPS)
     for head in tl.static_range(HW):
-        d_last_write = d_filled * (1.0 - old_usage)
+        d_last_write = d_filled * (1.0 - old_usage) if USAGE_GRADIENT else tl.zeros([BN], DTYPE)
         for other in tl.static_range(HW):
             if other != head:
                 d_last_write *= 1.0 - last_writes[other]
@@ -230,7 +230,8 @@ def gradients_kernel(
     BR: tl.constexpr, BROWS: tl.constexpr, S: tl.constexpr, BSTRIPS: tl.constexpr,
     COLUMNS: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
     SIMILARITY: tl.constexpr, MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP: tl.constexpr,
-    SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, USAGE_GRADIENT: tl.constexpr,
+    ROBUST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The gradients of usage, keys, cells or modes."""
     b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -244,7 +245,7 @@ def gradients_kernel(
         usage_backward(
             kept, scratch, usage0 + b * N, usage1 + b * N, write0 + b * HW * N, read0, d_vector,
             d_usage + b * N, d_write + b * HW * N, d_read + b * R * N, N, W, R, HW, BN, BR, S,
-            BSTRIPS, DEALLOCATE, COLUMNS, SHARP, SMOOTH, STEEPNESS, ROBUST,
+            BSTRIPS, DEALLOCATE, COLUMNS, SHARP, SMOOTH, STEEPNESS, USAGE_GRADIENT, ROBUST,
             DTYPE,
         )  # fmt: skip
     elif part == 1:

@@ -215,7 +215,8 @@ def finish_cells(
     WRITE_GATES: tl.constexpr, PART: tl.constexpr, DOTS: tl.constexpr, FOUND: tl.constexpr,
     SHARES: tl.constexpr, TILES: tl.constexpr, BT: tl.constexpr, RANGES: tl.constexpr,
     BN: tl.constexpr, BR: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
-    SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr, DTYPE: tl.constexpr,
+    SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr, STEEPNESS: tl.constexpr,
+    USAGE_GRADIENT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Usage backward for a range of cells, and what pends for their gradients.
 
@@ -281,7 +282,7 @@ def finish_cells(
         store_numbers(pending + HW * N, pending_cells / cell_norms, n, N)
     d_filled = d_usage1 * kept_usage
     store_numbers(d_usage, d_filled * unwritten, n, N)
-    others = d_filled * (1.0 - usage)
+    others = d_filled * (1.0 - usage) if USAGE_GRADIENT else tl.zeros_like(usage)
     for index in tl.static_range(HW):
         place = d_write + (HW - 1 - index) * N
         store_numbers(place, others * before[HW - 1 - index], n, N)
@@ -332,7 +333,7 @@ def finish_kernel(
     BMODES: tl.constexpr, DEALLOCATE: tl.constexpr, VARIED: tl.constexpr,
     MASKED: tl.constexpr, FLOOR: tl.constexpr, SHARP_TILES: tl.constexpr,
     SHARP_BT: tl.constexpr, SHARP: tl.constexpr, SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr,
-    STEEPNESS: tl.constexpr, DTYPE: tl.constexpr,
+    STEEPNESS: tl.constexpr, USAGE_GRADIENT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, RANGES + R + 2 HW), for: RANGES ranges of cells; each read head; each write
     head's key and strength; its vectors.
@@ -353,7 +354,7 @@ def finish_kernel(
             HW, NORMS0, WRITE_CONTENT, WRITE_ALIKE, SEEN, PRODUCTS, ORDER, FREE_GATES,
             WRITE_STRENGTHS, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, PART, DOTS, FOUND,
             SHARES, TILES, BT, RANGES, BN, BR, DEALLOCATE, VARIED, SMOOTH_BN, SMOOTH, STEEPNESS,
-            DTYPE,
+            USAGE_GRADIENT, DTYPE,
         )  # fmt: skip
     elif role < RANGES + R:
         finish_read_key(

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from . import interface
 from .allocation_forward import allocate_heads, sort_tile
-from .arithmetic import gates, load_strengths, one_strength, weighted_sums
+from .arithmetic import activated_strength, gates, load_strengths, weighted_sums
 from .content import EPSILON, load_cells, norms, store_cells
 from .memory import load_weights, store_weights
 from .similarity import compare, raw_mask
@@ -51,7 +51,8 @@ def activate(
     BMODES: tl.constexpr, READ_STRENGTHS: tl.constexpr, READ_LENGTHS: tl.constexpr,
     MODES: tl.constexpr, FREE_GATES: tl.constexpr, WRITE_LENGTHS: tl.constexpr,
     ALLOCATION_GATES: tl.constexpr, WRITE_GATES: tl.constexpr, ERASE_VECTORS: tl.constexpr,
-    REST: tl.constexpr, KEPT: tl.constexpr, VARIED: tl.constexpr, DTYPE: tl.constexpr,
+    REST: tl.constexpr, KEPT: tl.constexpr, VARIED: tl.constexpr, LEAST_STRENGTH: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Keep the activated parts of an interface vector, and the lengths of its keys.
 
@@ -59,7 +60,8 @@ def activate(
     """
     r, head, m = tl.arange(0, BR), tl.arange(0, BHW), tl.arange(0, BMODES)
     COUNT: tl.constexpr = 1 + 2 * HW
-    strengths = load_strengths(vector + interface.read_strengths(W, R), R, BR, DTYPE)
+    raw = vector + interface.read_strengths(W, R)
+    strengths = load_strengths(raw, R, BR, LEAST_STRENGTH, DTYPE)
     tl.store(kept + READ_STRENGTHS + r, strengths, mask=r < R)
     if not VARIED:
         store_lengths(vector, kept + READ_LENGTHS, w, W, R, BR, DTYPE)
@@ -127,7 +129,7 @@ def compare_cells(
     N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, HW: tl.constexpr, NORMS0: tl.constexpr,
     WRITE_ALIKE: tl.constexpr, WRITE_STRENGTHS: tl.constexpr, TILES: tl.constexpr,
     BM: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr, MASKED: tl.constexpr,
-    FLOOR: tl.constexpr, DTYPE: tl.constexpr,
+    FLOOR: tl.constexpr, LEAST_STRENGTH: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The lengths of a tile of cells, and their similarities to the write keys.
 
@@ -148,7 +150,8 @@ def compare_cells(
             length = tl.sqrt(tl.sum(key * key, 0) + EPSILON)
             alike = tl.sum(cells * key[None, :], 1) / (length * cell_norms + EPSILON)
         store_numbers(kept + WRITE_ALIKE + head * N, alike, n, N)
-        strength = one_strength(vector + interface.write_strengths(W, R, HW) + head, DTYPE)
+        raw = vector + interface.write_strengths(W, R, HW) + head
+        strength = activated_strength(tl.load(raw).to(DTYPE), LEAST_STRENGTH)
         if tile == 0:
             tl.store(kept + WRITE_STRENGTHS + head, strength)
         store_softmax_part(write_parts + head * 2 * TILES, tile, alike, strength, n, N, TILES)
@@ -167,7 +170,8 @@ def start_kernel(
     ORDER_TILES: tl.constexpr, ORDER_BN: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
     BHW: tl.constexpr, BMODES: tl.constexpr, VARIED: tl.constexpr, SIMILARITY: tl.constexpr,
     MASKED: tl.constexpr, FLOOR: tl.constexpr, SMOOTH_BN: tl.constexpr, SMOOTH: tl.constexpr,
-    STEEPNESS: tl.constexpr, ROBUST: tl.constexpr, DTYPE: tl.constexpr,
+    STEEPNESS: tl.constexpr, LEAST_STRENGTH: tl.constexpr, ROBUST: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Programs (B, ORDER_TILES + START_TILES + 1), for: usage and allocation; similarities of tiles
     of cells to the write keys; the activated interface.
@@ -187,13 +191,14 @@ def start_kernel(
         compare_cells(
             role - ORDER_TILES, vector, memory0 + b * N * W, kept,
             write_parts + b * HW * 2 * START_TILES, w, N, W, R, HW, NORMS0, WRITE_ALIKE,
-            WRITE_STRENGTHS, START_TILES, START_BM, VARIED, SIMILARITY, MASKED, FLOOR, DTYPE,
+            WRITE_STRENGTHS, START_TILES, START_BM, VARIED, SIMILARITY, MASKED, FLOOR,
+            LEAST_STRENGTH, DTYPE,
         )  # fmt: skip
     else:
         activate(
             vector, kept, w, W, R, HW, BR, BHW, BMODES, READ_STRENGTHS, READ_LENGTHS, MODES,
             FREE_GATES, WRITE_LENGTHS, ALLOCATION_GATES, WRITE_GATES, ERASE_VECTORS, REST,
-            KEPT, VARIED, DTYPE,
+            KEPT, VARIED, LEAST_STRENGTH, DTYPE,
         )  # fmt: skip
 
 

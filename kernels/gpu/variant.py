@@ -10,16 +10,19 @@ from ..arrays import COSINE, SORTED
 class Variant(NamedTuple):
     """How a step differs from the paper's; see the reference for the equations.
 
-    | field      | constant   | meaning                                                            |
-    |------------|------------|--------------------------------------------------------------------|
-    | deallocate | DEALLOCATE | freed cells are erased before the write                            |
-    | similarity | SIMILARITY | how keys are compared with cells                                   |
-    | masked     | MASKED     | whether each key has a mask                                        |
-    | floor      | FLOOR      | the least value of a mask                                          |
-    | sharp      | SHARP      | whether forward and backward weightings are sharpened              |
-    | smooth     | SMOOTH     | the allocation: SORTED, which is 0, PROPORTIONAL or SOFTMAX        |
-    | steepness  | STEEPNESS  | power if PROPORTIONAL, 1 / temperature if SOFTMAX                  |
-    |            | VARIED     | whether keys are not compared with cells as in the paper           |
+    | field          | constant       | meaning                                                    |
+    |----------------|----------------|------------------------------------------------------------|
+    | deallocate     | DEALLOCATE     | freed cells are erased before the write                    |
+    | similarity     | SIMILARITY     | how keys are compared with cells                           |
+    | masked         | MASKED         | whether each key has a mask                                |
+    | floor          | FLOOR          | the least value of a mask                                  |
+    | sharp          | SHARP          | whether forward and backward weightings are sharpened      |
+    | smooth         | SMOOTH         | allocation: SORTED, which is 0, PROPORTIONAL or SOFTMAX    |
+    | steepness      | STEEPNESS      | power if PROPORTIONAL, 1 / temperature if SOFTMAX          |
+    | least_strength | LEAST_STRENGTH | strengths are this plus log(1 + e^x)                       |
+    | usage_gradient | USAGE_GRADIENT | whether gradients reach the last write weightings through  |
+    |                |                | the usage                                                  |
+    |                | VARIED         | whether keys are not compared with cells as in the paper   |
     """
 
     deallocate: bool = False
@@ -29,6 +32,8 @@ class Variant(NamedTuple):
     sharp: bool = False
     smooth: int = SORTED
     steepness: float = 1.0
+    least_strength: float = 1.0
+    usage_gradient: bool = True
 
     @property
     def varied(self) -> bool:

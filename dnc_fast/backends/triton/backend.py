@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import reference
-from ...interface import Interface
+from ...interface import STRENGTHS, Interface
 from ...kernels.arrays import ALLOCATIONS, SIMILARITIES, Adjoint, Step
 from ...kernels.gpu import allocation as allocation_op
 from ...kernels.gpu import content, controller, linkage, lstm, memory
@@ -48,6 +48,8 @@ def variant_of(options: StepOptions) -> Variant:
         sharp=options.link_sharpness,
         smooth=ALLOCATIONS.index(options.allocation),
         steepness=steepness,
+        least_strength=STRENGTHS[options.strengths],
+        usage_gradient=options.usage_gradient,
     )
 
 
@@ -123,12 +125,7 @@ class TritonBackend(Backend):
 
     def fuses(self, options: StepOptions, matrix: bool) -> bool:
         """See `Parts`; the kernels know what this does not exclude."""
-        return (
-            matrix
-            and not options.cut_weightings
-            and options.strengths == "oneplus"
-            and options.usage_gradient
-        )
+        return matrix and not options.cut_weightings
 
     def fused_step(
         self,
