@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .kernels.gpu.ops import refuse_second_gradient
+from .untraced import constant
 
 Function = Callable[[list[Tensor], str], list[Tensor]]
 """Maps tensors, and a text that says what to do, to tensors."""
@@ -24,12 +25,13 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling()
 
 
+@constant  # torch.compile of torch 2.11 would trace it to a yes, whoever asks
 def is_exported() -> bool:
     """Whether torch.export (or torch.onnx) records them, for use elsewhere."""
     if hasattr(torch.compiler, "is_exporting"):
         return torch.compiler.is_exporting()
     # Before torch 2.7; with strict=True it exports what torch.compile records, and cannot be told.
-    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return torch.compiler.is_compiling()
 
 
 def refuse_jit_trace() -> None:

@@ -145,10 +145,13 @@ def test_what_a_kernel_calls_is_named_before_it(monkeypatch: pytest.MonkeyPatch)
     assert len(known["named"]) == 3
 
 
-def test_amd_has_its_own_options() -> None:
+@pytest.mark.parametrize("most", [3, 1])
+def test_amd_has_its_own_options(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "AMD_STAGES", most)
     given = {"HOW": "tf32x3", "N": 4, "num_stages": 4, "maxnreg": 96, "num_warps": 8}
-    assert launch.on_amd(given) == {"HOW": "ieee", "N": 4, "num_stages": 3, "num_warps": 8}
-    assert launch.on_amd({"HOW": "row", "num_stages": 2}) == {"HOW": "row", "num_stages": 2}
+    assert launch.on_amd(given) == {"HOW": "ieee", "N": 4, "num_stages": most, "num_warps": 8}
+    assert launch.on_amd({"HOW": "half", "num_stages": 1}) == {"HOW": "half", "num_stages": 1}
+    assert launch.on_amd({"HOW": "row"}) == {"HOW": "row"}
 
 
 def test_targets_have_names() -> None:

@@ -149,17 +149,25 @@ def recorded(alone: bool = False) -> Iterator[list[Launch]]:
             _recorders.remove(recorder)
 
 
+AMD_STAGES = 3 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else 1
+"""The most stages of a loop on AMD: 64 KiB of shared memory hold three.
+
+With more than one, Triton 3.6 schedules a loop for gfx942 as if its products ran on matrix cores,
+and fails to compile those that do not: tiles of fewer than 16 numbers a row.
+"""
+
+
 def on_amd(options: Mapping[str, Any]) -> dict[str, Any]:
     """Constants and options of a launch as AMD's compiler takes them.
 
-    It has no tf32x3 and no limit of registers, and 64 KiB of shared memory hold three stages.
+    It has no tf32x3, no limit of registers, and no more than `AMD_STAGES`.
     """
     changed: dict[str, Any] = {
         name: "ieee" if value == "tf32x3" else value for name, value in options.items()
     }
     changed.pop("maxnreg", None)
-    if changed.get("num_stages", 0) > 3:
-        changed["num_stages"] = 3
+    if "num_stages" in changed:
+        changed["num_stages"] = min(changed["num_stages"], AMD_STAGES)
     return changed
 
 
