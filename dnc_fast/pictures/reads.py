@@ -27,10 +27,10 @@ LEAST_WRITE = 0.02
 def read_view(told: Mapping[int, str], trace: Trace, title: str, unit: str = "triple") -> Figure:
     """Draw which of the triples told each read head points at afterwards.
 
-    A cell is taken to hold the thing that it was told with the largest weight; each later write of
-    weight w leaves 1 - w of that. Each row is a triple, in the order in which heads first point at them; the dot of each column is
-    on the triple that the head reads most. Triples that no head ever points at are left out; the
-    lowest row stands for all cells that hold no triple.
+    A cell is taken to hold the triple that was written to it with the largest weight; each later
+    write of weight w leaves 1 - w of that. Each row is a triple, in the order in which heads first
+    point at them; the dot of each column is on the triple that the head reads most. Triples that no
+    head ever points at are left out; the lowest row stands for all cells that hold no triple.
 
     Args:
         told: the name of the triple told at each step, for steps from 0 on.
