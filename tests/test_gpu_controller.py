@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import pytest
@@ -97,7 +98,9 @@ def given(
     )
 
 
-def by_kernels(kind: str, one: Given, clip: float | None) -> dict[str, Tensor]:
+def by_kernels(
+    kind: str, one: Given, clip: float | None, c_clip: float | None = None
+) -> dict[str, Tensor]:
     """All four, in rooms of their own; nothing that is given changes but the gradients."""
     code, (b, H), room = KINDS[kind][0], one.d_hidden.shape, Room()
     full, half, gates = one.reads.dtype, one.weight.dtype, GATES[code] * one.d_hidden.shape[1]
@@ -116,9 +119,9 @@ def by_kernels(kind: str, one: Given, clip: float | None) -> dict[str, Tensor]:
     vectors, d_active = room.empty(*one.d_vectors.shape, full), room.empty(b, gates, half)
     gradient = LayerGradient(placed.d_hidden, placed.d_last, placed.d_c, d_active)
     seen = placed.reads, placed.below, placed.hidden0, placed.weight
-    kernels.gates(code, *seen, layer)
+    kernels.gates(code, *seen, layer, c_clip)
     kernels.interface(layer.hidden, placed.interface, placed.bias, vectors)
-    kernels.units_backward(code, placed.d_vectors, placed.interface, layer, gradient, clip)
+    kernels.units_backward(code, placed.d_vectors, placed.interface, layer, gradient, clip, c_clip)
     kernels.gates_backward(
         code, d_active, placed.weight, placed.d_reads, placed.d_below, placed.kept, placed.d_last
     )
@@ -132,7 +135,9 @@ def by_kernels(kind: str, one: Given, clip: float | None) -> dict[str, Tensor]:
     return {name: part for name, part in found.items() if part is not None}
 
 
-def by_autograd(kind: str, one: Given, clip: float | None, half: torch.dtype) -> dict[str, Tensor]:
+def by_autograd(
+    kind: str, one: Given, clip: float | None, half: torch.dtype, c_clip: float | None = None
+) -> dict[str, Tensor]:
     """By torch: products of what is rounded to `half`, all else in the dtype of the reads."""
     full = one.reads.dtype
     leaves = Given(*(part if part is None else require_grad(part) for part in one))
@@ -145,7 +150,7 @@ def by_autograd(kind: str, one: Given, clip: float | None, half: torch.dtype) ->
     vectors = (hidden.to(half) @ leaves.interface.T).to(full)
     if one.bias is not None:
         vectors = vectors + one.bias.to(full)
-    end = None if c is None else c.view_as(c)
+    end = None if c is None else c.clamp(-math.inf if c_clip is None else -c_clip, c_clip)
     if clip is not None:
         hidden.register_hook(lambda d: d.clamp(-clip, clip))
         if end is not None:
@@ -155,7 +160,7 @@ def by_autograd(kind: str, one: Given, clip: float | None, half: torch.dtype) ->
     ends += [] if end is None else [(end, one.d_c)]
     torch.autograd.backward(*zip(*ends, strict=True))
     found = {
-        "hidden": hidden.to(half), "c": c, "vectors": vectors, "d_active": x_part.grad.to(half),
+        "hidden": hidden.to(half), "c": end, "vectors": vectors, "d_active": x_part.grad.to(half),
         "d_reads": one.d_reads + leaves.reads.grad,
     }  # fmt: skip
     if leaves.hidden0 is not None:
@@ -192,13 +197,13 @@ def cell(kind: str, a: Tensor, one: Given) -> tuple[Tensor, Tensor | None]:
     return fourth.sigmoid() * c.tanh(), c
 
 
-def check(kind: str, one: Given, clip: float | None) -> None:
+def check(kind: str, one: Given, clip: float | None, c_clip: float | None = None) -> None:
     half, full = one.weight.dtype, one.reads.dtype
-    actual = by_kernels(kind, one, clip)
-    exact = by_autograd(kind, one.to(torch.float64), clip, torch.float64)
+    actual = by_kernels(kind, one, clip, c_clip)
+    exact = by_autograd(kind, one.to(torch.float64), clip, torch.float64, c_clip)
     if full == torch.float64:
         return assert_close(actual, exact, "float64")
-    return assert_as_good_as_torch(actual, by_autograd(kind, one, clip, half), exact)
+    return assert_as_good_as_torch(actual, by_autograd(kind, one, clip, half, c_clip), exact)
 
 
 @every_kind
@@ -227,6 +232,27 @@ def test_as_good_as_torch(kind: str, b: int, half: torch.dtype, below: bool) -> 
 @every_kind
 def test_gradients_of_the_state_are_clipped(kind: str) -> None:
     check(kind, given(kind, 3, 5, torch.float32, torch.float32), 0.3)
+
+
+@pytest.mark.parametrize("c_clip", [0.3, 20])
+@pytest.mark.parametrize("b, dtype", [(1, torch.float32), (17, torch.float32), (3, torch.float64)])
+def test_c_is_clipped(b: int, dtype: torch.dtype, c_clip: float) -> None:
+    """And its gradient stopped, but not that of h, which sees c before."""
+    one = given("lstm", b, 20, dtype, dtype)
+    c = by_kernels("lstm", one, None)["c"]
+    assert (c.abs() > c_clip).any() == (c_clip == 0.3)
+    assert (c.abs() < c_clip).any()
+    check("lstm", one, 0.5, c_clip)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_c_at_its_bound_has_a_gradient(dtype: torch.dtype) -> None:
+    """Where gates that are shut hold it for long."""
+    one = given("lstm", 3, 5, dtype, dtype, below=False)
+    one.x_part[:] = torch.tensor([-60.0, 60.0, 0.0, 0.0], dtype=dtype).repeat_interleave(5)
+    one.c0[:] = 0.25
+    assert (by_kernels("lstm", one, None)["c"] == 0.25).all()
+    check("lstm", one, None, 0.25)
 
 
 @pytest.mark.parametrize("kind, b, H, S", [("lstm", 3, 68, 23), ("rnn", 17, 130, 139)])
@@ -350,6 +376,24 @@ def test_models_equal_the_reference(
         measure(backend, x, torch.float64, **options) for backend in ("triton", "reference")
     )
     assert_near(actual, expected, 1e-12)
+    assert controls == {"FusedControl"}
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("value_clip", [1, 20.0])
+def test_models_that_clip_equal_the_reference(
+    value_clip: float, num_layers: int, controls: set[str]
+) -> None:
+    """As those of the official code do: an LSTM's c, and the outputs."""
+    x = pack_sequence([8 * normal(length, 3) for length in (2, 4)], enforce_sorted=False)
+    options = {"num_layers": num_layers, "value_clip": value_clip, "checkpoint_interval": 2}
+    actual, expected = (
+        measure(backend, x, torch.float64, **options) for backend in ("triton", "reference")
+    )
+    assert_near(actual, expected, 1e-12)
+    for layer in range(num_layers):
+        most = expected[f"final.controller.{layer}.1"].abs().max()
+        assert (most == value_clip) == (value_clip == 1)
     assert controls == {"FusedControl"}
 
 

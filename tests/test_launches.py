@@ -135,7 +135,7 @@ def test_a_layer_takes_one_launch_forward_and_two_backward(
         ({"strengths": "softplus"}, 4, 4),
         ({"usage_gradient": False}, 4, 4),
         (OFFICIAL, 4, 4),
-        (OFFICIAL | {"value_clip": 20.0}, 7, 10),
+        (OFFICIAL | {"value_clip": 20.0}, 4, 4),
         (EVERYTHING, 4, 4),
         ({"interface_norm": True}, 9, 12),
         ({"controller": "layer_norm_lstm"}, 16, 30),

@@ -141,7 +141,7 @@ class FusedControl:
         for index, layer in enumerate(tape.layers):
             self.kernels.gates(
                 *(tape.of.tape.kernel, reads, tape.below(index, t), self._hidden_before(index, t)),
-                *(self._weights[index], self._arrays(layer, t)),
+                *(self._weights[index], self._arrays(layer, t), tape.of.c_clip),
             )
         self.kernels.interface(
             *(self.interface.outputs(output), self._weight, self.interface.tensors.bias),
@@ -204,6 +204,7 @@ class FusedControl:
         tape, gradients = self.controller, self._gradients
         assert gradients is not None
         kind, H, b = tape.of.tape.kernel, tape.of.hidden_size, len(d_vectors)
+        clips = tape.of.activation_clip, tape.of.c_clip
         for index in reversed(range(len(tape.layers))):
             own, below = slice(index * H, (index + 1) * H), slice((index - 1) * H, index * H)
             last = gradients.last[index, :b] if tape.of.tape.recurrent else None
@@ -211,7 +212,7 @@ class FusedControl:
             active = gradients.active[index, self.layout.step(t)]
             self.kernels.units_backward(
                 *(kind, d_vectors, self._weight[:, own], self._arrays(tape.layers[index], t)),
-                *(LayerGradient(d_hidden[:, own], last, c, active), tape.of.activation_clip),
+                *(LayerGradient(d_hidden[:, own], last, c, active), *clips),
             )
             self.kernels.gates_backward(
                 *(kind, active, self._weights[index], d_reads),
@@ -231,7 +232,6 @@ def begin_control(
         interface.tensors.form().plain
         and isinstance(controller, LayeredTape)
         and controller.of.tape.kernel is not None
-        and controller.of.c_clip is None
     ):
         weights = interface.tensors.weight, *(layer.weight for layer in controller.layers)
         multiplications = layout.batch_size * max(weight.numel() for weight in weights)

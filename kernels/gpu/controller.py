@@ -61,6 +61,7 @@ def gates(
     hidden0: Tensor | None,
     weight: Tensor,
     layer: LayerStep,
+    c_clip: float | None = None,
 ) -> None:
     """Run a layer's step: fill layer.active, c, tanh_c and hidden.
 
@@ -71,6 +72,7 @@ def gates(
         hidden0: (b, H), h_{t-1}, likewise; None if it is not seen.
         weight: (gates H, seen).
         layer: its arrays.
+        c_clip: bound for each element of an LSTM's c; h_t is that of the c before; None: no bound.
     """
     (rows, RW), H = reads.shape, layer.hidden.shape[1]
     tile = _tile(weight, rows, reads.dtype, max(RW, H), 4, 32, 4, 4)
@@ -81,7 +83,7 @@ def gates(
     _launch(
         kernels.gates_kernel, rows, launch.cdiv(H, U), _all(tensors, layer.hidden),
         RW=RW, BELOW=0 if below is None else H, OWN=0 if hidden0 is None else H, H=H, KIND=kind,
-        MIXED=reads.dtype != weight.dtype, U=U, **tile,
+        MIXED=reads.dtype != weight.dtype, U=U, C_CLIP=c_clip, **tile,
     )  # fmt: skip
 
 
@@ -103,6 +105,7 @@ def units_backward(
     layer: LayerStep,
     gradient: LayerGradient,
     clip: float | None,
+    c_clip: float | None = None,
 ) -> None:
     """Fill gradient.active, and take gradient.c, or for a GRU gradient.last, to step t - 1.
 
@@ -113,6 +116,7 @@ def units_backward(
         layer: as `gates` filled it.
         gradient: that of h_t is its hidden + last + what comes through the interface layer.
         clip: bound for each element of that sum and of gradient.c on entry; None: no bound.
+        c_clip: as `gates` was given it.
     """
     (rows, S), H = d_vectors.shape, layer.hidden.shape[1]
     small = H <= SMALL_HIDDEN
@@ -122,7 +126,8 @@ def units_backward(
     tensors = (d_vectors, weight, *gradient, *kept)
     _launch(
         kernels.units_backward_kernel, rows, launch.cdiv(H, NUMBERS), _all(tensors, layer.hidden),
-        S=S, OWN=0 if gradient.last is None else H, H=H, KIND=kind, CLIP=clip, U=NUMBERS, **tile,
+        S=S, OWN=0 if gradient.last is None else H, H=H, KIND=kind, CLIP=clip, C_CLIP=c_clip,
+        U=NUMBERS, **tile,
     )  # fmt: skip
 
 

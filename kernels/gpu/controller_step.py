@@ -65,7 +65,7 @@ def gates_kernel(
     active_stride, c_stride, tanh_c_stride, hidden_stride, rows,
     RW: tl.constexpr, BELOW: tl.constexpr, OWN: tl.constexpr, H: tl.constexpr, KIND: tl.constexpr,
     MIXED: tl.constexpr, U: tl.constexpr, MB: tl.constexpr, KS: tl.constexpr, BK: tl.constexpr,
-    HOW: tl.constexpr, DTYPE: tl.constexpr,
+    HOW: tl.constexpr, DTYPE: tl.constexpr, C_CLIP: tl.constexpr,
 ):  # fmt: skip
     """U hidden units of MB rows of a layer that sees [reads below hidden0]; see `controller.gates`.
 
@@ -117,7 +117,7 @@ def gates_kernel(
             first, second, third, fourth, cells, squashed = lstm(
                 first, second, third, fourth, state
             )
-            tl.store(c + row[:, None] * c_stride + unit[None, :], cells, mask=mask)
+            tl.store(c + row[:, None] * c_stride + unit[None, :], clipped(cells, C_CLIP), mask=mask)
             tl.store(tanh_c + row[:, None] * tanh_c_stride + unit[None, :], squashed, mask=mask)
             tl.store(hidden, fourth * squashed, mask=mask)
         else:
@@ -159,7 +159,7 @@ def units_backward_kernel(
     before_stride, active_stride, tanh_c_stride, hidden_stride, rows,
     S: tl.constexpr, OWN: tl.constexpr, H: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr,
     U: tl.constexpr, MB: tl.constexpr, KS: tl.constexpr, BK: tl.constexpr,
-    HOW: tl.constexpr, DTYPE: tl.constexpr,
+    HOW: tl.constexpr, DTYPE: tl.constexpr, C_CLIP: tl.constexpr,
 ):  # fmt: skip
     """U hidden units of MB rows; see `controller.units_backward`."""
     block, tile = row_and_tile((H + U - 1) // U)
@@ -185,6 +185,8 @@ def units_backward_kernel(
         squashed = tl.load(place, mask=mask, other=0.0).to(DTYPE)
         c_place = d_c + row[:, None] * d_c_stride + unit[None, :]
         d_cells = clipped(tl.load(c_place, mask=mask, other=0.0).to(DTYPE), CLIP)
+        if C_CLIP is not None:  # c as it was before it was clipped
+            d_cells = tl.where(tl.abs(second * state + first * third) > C_CLIP, 0.0, d_cells)
     found = empty_sum(MB, U, KS, BK, HOW, DTYPE)
     found = add_rows_times_columns(
         found, d_vectors, d_vectors_stride, row0, rows, weight, weight_stride, unit, unit < H,
