@@ -33,7 +33,7 @@ from .linkages import LINKAGES, linkage_of
 from .opaque import is_traced, refuse_jit_script, refuse_jit_trace
 from .options import read_options, takes_options
 from .precision import Precision, run_precision
-from .sequences import Sequences
+from .sequences import Sequences, add_batch_axis
 from .state import DNCState, MemoryState, map_tensors
 from .trace import Trace, trace_step
 
@@ -121,8 +121,7 @@ class DNCCell(nn.Module):
         """Dtype of the memory; by default float64 in a double model, otherwise float32."""
         if self.config.state_dtype is not None:
             return self.config.state_dtype
-        double = self.like.dtype == torch.float64
-        return torch.float64 if double else torch.float32
+        return torch.float64 if self.like.dtype == torch.float64 else torch.float32
 
     def zero_state(self, batch_size: int, num_cells: int | None = None) -> DNCState:
         """The state before the first step: all zeros.
@@ -131,11 +130,9 @@ class DNCCell(nn.Module):
             batch_size: B.
             num_cells: N; may differ from the model's, since the parameters do not depend on it.
         """
-        return DNCState(
-            self._zero_controller(batch_size),
-            self._zero_memory(batch_size, num_cells),
-            self._zero_read_vectors(batch_size),
-        )
+        memory = self._zero_memory(batch_size, num_cells)  # first, since it checks both
+        reads = self._zero_read_vectors(batch_size)
+        return DNCState(self._zero_controller(batch_size), memory, reads)
 
     def _zero_controller(self, batch_size: int) -> Any:
         return zero_state(self.controller, batch_size, self.like)
@@ -170,10 +167,8 @@ class DNCCell(nn.Module):
             memory = self._zero_memory(batch_size)
         else:
             check_memory(memory, self.config, batch_size, self.like.device, self.state_dtype)
-        if read_vectors is None:
-            read_vectors = zero_reads
-        if controller is None:
-            controller = zero_controller
+        read_vectors = zero_reads if read_vectors is None else read_vectors
+        controller = zero_controller if controller is None else controller
         check_like("read_vectors", read_vectors, zero_reads, batch_size)
         check_like("controller", controller, zero_controller, batch_size)
         return DNCState(controller, memory, read_vectors)
@@ -224,7 +219,7 @@ class DNCCell(nn.Module):
         unbatched = input.dim() == 1
         if unbatched:
             input = input.unsqueeze(0)
-            state = map_tensors(lambda tensor: tensor.unsqueeze(0), state)
+            state = add_batch_axis(state)
         state = self.complete_state(state, input.shape[0])
         step = self.step if memory and input.shape[0] else self._step_without_memory
         features, state = step(input, state)
@@ -258,9 +253,7 @@ class DNCCell(nn.Module):
         """
         assert state.read_vectors is not None and state.memory is not None
         hidden, controller_state = self._control(inputs, state.read_vectors, state.controller)
-        vector, options = self.interface(hidden), self.config
-        if self.interface_norm is not None:
-            vector = self.interface_norm(vector)
+        vector, options = self._vector(hidden), self.config
         if trace is None:
             read_vectors, memory = unchecked_step(
                 vector, state.memory, self.config.backend, options
@@ -277,6 +270,8 @@ class DNCCell(nn.Module):
         """One step as in `step` that reads zeros and writes nothing."""
         reads = self._zero_read_vectors(inputs.shape[0])
         hidden, controller = self._control(inputs, reads, state.controller)
+        if not inputs.shape[0]:  # an empty batch, of which the interface layer gets gradients too
+            reads = reads + self._vector(hidden).sum().to(reads.dtype)
         features = torch.cat([hidden, reads.flatten(1).to(hidden.dtype)], dim=-1)
         return features, DNCState(controller, state.memory, reads)
 
@@ -289,6 +284,11 @@ class DNCCell(nn.Module):
         if two:
             hidden = torch.cat([hidden, inputs[:, X:].to(hidden.dtype)], dim=-1)
         return hidden, state
+
+    def _vector(self, hidden: Tensor) -> Tensor:
+        """The interface vector, before its activations."""
+        vector = self.interface(hidden)
+        return vector if self.interface_norm is None else self.interface_norm(vector)
 
     def _called(self, controller: Any, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step of a controller."""

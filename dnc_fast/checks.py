@@ -55,6 +55,10 @@ def check_tensor(
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "a nested tensor" if tensor.is_nested else str(tensor.layout)
+        way = "to_padded_tensor(0)" if tensor.is_nested else "to_dense()"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}; turn it into one with .{way}")
     if not tensor.is_floating_point():
         raise TypeError(
             f"{name} must be a floating-point tensor, got {tensor.dtype}; cast it with .float()"

@@ -301,6 +301,7 @@ class DNC(nn.Module):
         """
         refuse_jit_trace()
         check_flag("memory", memory)
+        check_flag("return_trace", return_trace)
         sequences = Sequences.of(
             input, self.config.input_size, self.config.batch_first, self.cell.like
         )
@@ -345,8 +346,8 @@ class DNC(nn.Module):
             states = [None, None]
         elif isinstance(state, DNCState) or not isinstance(state, tuple) or len(state) != 2:
             raise TypeError(
-                "state must be a pair of DNCStates (one per direction) for a bidirectional DNC, "
-                f"got {type(state).__name__}"
+                "state must be a pair of DNCStates (a tuple, one per direction) for a "
+                f"bidirectional DNC, got {type(state).__name__}"
             )
         else:
             states = list(state)

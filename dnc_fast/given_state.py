@@ -54,8 +54,13 @@ def check_memory(
         batch_size: B.
         device, dtype: of the model's memory.
     """
-    given = linkage_of(memory.link).name
+    if isinstance(memory, MemoryState) and memory.memory.dim() == 2:
+        raise ValueError(
+            f"state must have a batch axis, like the input, got memory {_shape(memory.memory)}; "
+            "leave out the input's batch axis too, or start from the state of a batched call"
+        )
     N = check_memory_state(memory).num_cells
+    given = linkage_of(memory.link).name
     if given != config.linkage:
         raise ValueError(
             f"state.memory.link must have linkage {config.linkage!r} like the model, got {given!r}"
@@ -83,6 +88,9 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> None:
     """Raise unless a state's field has the expected shapes."""
     if not _equal(shapes, expected):
+        if name == "memory":  # named are those that are wrong
+            wrong = [part for part in expected if shapes[part] != expected[part]]
+            shapes, expected = ({part: of[part] for part in wrong} for of in (shapes, expected))
         raise ValueError(
             f"state.{name} must have shapes {expected} for a batch of {batch_size}, got {shapes}"
         )

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+OTHER_NAMES = {"memory_size": "num_cells", "word_size": "cell_size", "clip_value": "value_clip"}
+"""What options are called in google-deepmind/dnc, where no likeness of names leads to ours."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = TypeVar("Options")
 P = ParamSpec("P")
@@ -45,9 +48,15 @@ def read_options(
     names = [name for name in (*signature.parameters, *also) if name not in without]
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
+            near = difflib.get_close_matches(OTHER_NAMES.get(name, name), names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
             raise TypeError(f"there is no option {name!r}; {hint}")
+    first = [p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    if len(values) > len(first):
+        raise TypeError(
+            f"only {len(first)} arguments may be given by position ({', '.join(first)}), the "
+            f"others by name; got {len(values)}"
+        )
     signature.bind(*values, **given)  # its error names the argument, and not the dataclass
     return kind(*values, **given)
 

@@ -128,15 +128,7 @@ class Sequences:
 
     def with_batch(self, state: State) -> State:
         """The user's state, with a batch axis added where the input has none."""
-        if not self.unbatched:
-            return state
-        memory = getattr(getattr(state, "memory", None), "memory", None)
-        if isinstance(memory, Tensor) and memory.dim() == 3:
-            raise ValueError(
-                f"state must have no batch axis, like the input, got memory {tuple(memory.shape)}; "
-                "give the input a batch axis too, or start from the state of an unbatched call"
-            )
-        return map_tensors(lambda tensor: tensor.unsqueeze(0), state)
+        return add_batch_axis(state) if self.unbatched else state
 
     def sort_state(self, state: State) -> State:
         """A state with its batch in the order of the rows instead of that of the input."""
@@ -153,3 +145,18 @@ class Sequences:
         if order is None:
             return state
         return map_tensors(lambda tensor: tensor.index_select(0, order), state)
+
+
+def add_batch_axis(state: State) -> State:
+    """The user's state of an unbatched sequence, as a batch of one.
+
+    Raises:
+        ValueError: it has a batch axis already.
+    """
+    memory = getattr(getattr(state, "memory", None), "memory", None)
+    if isinstance(memory, Tensor) and memory.dim() == 3:
+        raise ValueError(
+            f"state must have no batch axis, like the input, got memory {tuple(memory.shape)}; "
+            "give the input a batch axis too, or start from the state of an unbatched call"
+        )
+    return map_tensors(lambda tensor: tensor.unsqueeze(0), state)

@@ -326,7 +326,11 @@ def _described(name: str, state: Any, lines: dict[str, str]) -> str:
     first = next(tensors(state), None)
     if first is None:
         return f"{name}: zeros"
-    head = f"{name} of {first.shape[0]} sequences, {first.dtype} on {first.device}"
+    memory = getattr(state, "memory", None)
+    memory = getattr(memory, "memory", memory)  # of a `DNCState`, or of a `MemoryState`
+    batched = not isinstance(memory, Tensor) or memory.dim() != 2
+    whose = f"{first.shape[0]} sequences" if batched else "one sequence, without a batch axis"
+    head = f"{name} of {whose}, {first.dtype} on {first.device}"
     return "\n".join([head, *(f"  {part:<13} {text}" for part, text in lines.items())])
 
 
@@ -339,7 +343,8 @@ def _shapes(tree: Any) -> str:
 def _memory_lines(state: MemoryState) -> dict[str, str]:
     """What there is to say of a memory."""
     parts = [part for part in state if isinstance(part, Tensor)]
-    if len(parts) < len(state) - 1 or any(part.dim() < 2 for part in parts):
+    flat = any(part.dim() < 2 for part in parts if part is not state.usage)
+    if len(parts) < len(state) - 1 or flat:
         return {"memory": _shapes(state)}  # not a state, but it is to be shown
     memory, usage = state.memory, state.usage
     lines = {

@@ -89,6 +89,21 @@ def test_messages_name_the_option(
             DNCCell(**options)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("memory_size", "num_cells"), ("word_size", "cell_size"), ("clip_value", "value_clip")],
+)
+def test_names_of_the_official_code_lead_to_ours(theirs: str, ours: str) -> None:
+    """Of the spellings, memory_size is closest to cell_size, which it is not."""
+    with pytest.raises(TypeError, match=f"no option '{theirs}'; did you mean '{ours}'"):
+        DNC(3, 4, **{theirs: 5})
+
+
+def test_arguments_by_position_are_those_of_an_lstm() -> None:
+    with pytest.raises(TypeError, match=r"only 7 arguments .*bidirectional\).* by name; got 8$"):
+        DNC(3, 4, 1, True, False, 0.0, False, 16)
+
+
 OWN = nn.Identity()
 
 

@@ -201,6 +201,21 @@ def test_partial_state_is_filled_up_with_zeros(field: str) -> None:
     )
 
 
+@pytest.mark.parametrize("size", [-1, 2.0, "3"])
+def test_zeros_are_for_a_number_of_sequences(size: Any) -> None:
+    with pytest.raises(
+        (TypeError, ValueError), match=f"batch_size must be (an integer|at least 0).*{size}"
+    ):
+        STATE_MODEL.zero_state(size)
+
+
+def test_a_state_of_other_sizes_names_what_differs() -> None:
+    state = lively_state(lively_dnc(num_read_heads=1), 2)._replace(read_vectors=None)
+    expected, got = r"{'read_weights': \(2, 2, 5\)}", r"{'read_weights': \(2, 1, 5\)}"
+    with pytest.raises(ValueError, match=rf"memory must have shapes {expected} .*got {got}$"):
+        STATE_MODEL(normal(3, 2, 3), state)
+
+
 def test_memory_may_have_another_number_of_cells() -> None:
     """The parameters do not depend on N: train with few cells, run with many."""
     model, larger = lively_dnc(num_cells=5), lively_dnc(num_cells=9)
@@ -224,6 +239,7 @@ OTHER_MEMORIES = [separated_state(MemorySizes(2, 5, W, R, 1)) for W, R in ((4, 2
         (tuple(STATE), TypeError, "state must be a DNCState or None, got tuple.*zero_state"),
         (STATE.memory, TypeError, "state must be a DNCState or None, got MemoryState"),
         (STATE.slice_batch(slice(1)), ValueError, "state must be for 2 .*got one for 1$"),
+        (DNCState(None, STATE.read_vectors), TypeError, "state must be a MemoryState, got Tensor"),
     ],
 )
 def test_messages_name_the_state(state: Any, error: Any, message: str) -> None:

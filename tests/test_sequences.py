@@ -265,6 +265,7 @@ def with_number(number: float) -> Tensor:
         (X[None], ValueError, r"input must have shape .* got \(1, 4, 2, 3\)"),
         (X.long(), TypeError, r"input must be a floating-point tensor, got torch\.int64"),
         (X.tolist(), TypeError, "input must be a tensor, got list"),
+        (X.to_sparse(), TypeError, r"input must be a dense tensor, got .*sparse.*to_dense\(\)"),
         (X.to("meta"), ValueError, r"input must be on cpu, got meta.*\.to\('cpu'\)"),
         (with_number(torch.nan), ValueError, r"input must be finite, got nan at index \(2, 1, 0\)"),
         (with_number(torch.inf), ValueError, r"input must be finite, got inf at index \(2, 1, 0\)"),
@@ -291,11 +292,26 @@ def test_dtype_of_the_input_must_be_that_of_the_parameters() -> None:
         MODEL(X.float())
 
 
+def test_nested_tensors_are_refused() -> None:
+    nested = torch.nested.nested_tensor([X[:, 0], X[:2, 0]], layout=torch.jagged)
+    with pytest.raises(TypeError, match="input must be a dense tensor, got a nested tensor"):
+        MODEL(nested)
+
+
 def test_unbatched_wants_a_state_without_batch() -> None:
     model = lively_dnc()
     _, state = model(normal(4, 2, 3))
-    with pytest.raises(ValueError, match=r"state must have no batch axis.*\(2, 5, 3\)"):
-        model(normal(4, 3), state)
+    for module, x in ((model, normal(4, 3)), (model.cell, normal(3))):
+        with pytest.raises(ValueError, match=r"state must have no batch axis.*\(2, 5, 3\)"):
+            module(x, state)
+
+
+def test_a_batch_wants_a_state_with_batch() -> None:
+    model = lively_dnc()
+    _, state = model(normal(4, 3))
+    for module, x in ((model, normal(4, 1, 3)), (model.cell, normal(1, 3))):
+        with pytest.raises(ValueError, match=r"state must have a batch axis.*got memory \(5, 3\)"):
+            module(x, state)
 
 
 @pytest.mark.parametrize("kind", LENGTHS)
