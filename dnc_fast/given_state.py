@@ -54,7 +54,8 @@ def check_memory(
         batch_size: B.
         device, dtype: of the model's memory.
     """
-    if isinstance(memory, MemoryState) and memory.memory.dim() == 2:
+    axes = [getattr(part, "ndim", 0) for part in memory] if isinstance(memory, MemoryState) else []
+    if axes[:2] == [2, 1]:  # of memory and usage
         raise ValueError(
             f"state must have a batch axis, like the input, got memory {_shape(memory.memory)}; "
             "leave out the input's batch axis too, or start from the state of a batched call"

@@ -94,6 +94,11 @@ def from_official(
         ValueError: a variable is missing, unknown, or of the wrong shape.
         TypeError, ValueError: an option is invalid, or given by the variables.
     """
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            f"variables must be a mapping from names to arrays, got {type(variables).__name__}; "
+            "numpy.load opens an .npz file as one"
+        )
     scope, found = _in_scope(variables)
     sizes = _sizes(scope, found)
     fixed = options.keys() & (sizes.keys() | {"controller", "num_layers", "bias", "bidirectional"})

@@ -208,6 +208,11 @@ def test_variables_of_something_else(spoil: Any, message: str) -> None:
         from_official(variables, num_cells=5)
 
 
+def test_the_name_of_a_file_is_no_variables() -> None:
+    with pytest.raises(TypeError, match=r"variables must be a mapping .*got str; numpy\.load"):
+        from_official("official.npz", num_cells=5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
