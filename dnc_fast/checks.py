@@ -56,9 +56,11 @@ def check_tensor(
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.is_nested or tensor.layout != torch.strided:
-        kind = "a nested tensor" if tensor.is_nested else str(tensor.layout)
-        way = "to_padded_tensor(0)" if tensor.is_nested else "to_dense()"
-        raise TypeError(f"{name} must be a dense tensor, got {kind}; turn it into one with .{way}")
+        kind, way = str(tensor.layout), f"{name}.to_dense() is one"
+        if tensor.is_nested:
+            kind = "a nested tensor"
+            way = f"a model takes pack_sequence({name}.unbind(), enforce_sorted=False)"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}; {way}")
     if not tensor.is_floating_point():
         raise TypeError(
             f"{name} must be a floating-point tensor, got {tensor.dtype}; cast it with .float()"

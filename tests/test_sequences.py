@@ -294,8 +294,10 @@ def test_dtype_of_the_input_must_be_that_of_the_parameters() -> None:
 
 def test_nested_tensors_are_refused() -> None:
     nested = torch.nested.nested_tensor([X[:, 0], X[:2, 0]], layout=torch.jagged)
-    with pytest.raises(TypeError, match="input must be a dense tensor, got a nested tensor"):
+    with pytest.raises(TypeError, match=r"input must be a dense tensor, got a nested.*\(input\."):
         MODEL(nested)
+    output, _ = MODEL(pack_sequence(nested.unbind(), enforce_sorted=False))  # as it says
+    assert output.data.shape[0] == 6
 
 
 def test_unbatched_wants_a_state_without_batch() -> None:
