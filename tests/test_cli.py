@@ -156,7 +156,7 @@ def test_every_task_trains_is_scored_and_drawn(name, tmp_path):
     is_graph = name in ("traversal", "shortest-path", "inference")
     expected = PICTURES | ({"graph.png", "reads.png"} if is_graph else set())
     expected |= {"reads.png"} if name == "shrdlu" else set()
-    expected -= {"gates.png"} if name == "key-value" else set()  # which has no LSTM
+    expected -= {"gates.png"} if name in ("key-value", "shrdlu") else set()  # without an LSTM
     assert names(tmp_path) == {"checkpoint.pt", "metrics.jsonl", *expected}
     printed = run("eval", tmp_path)
     published = {
