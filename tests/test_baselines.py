@@ -24,6 +24,7 @@ from dnc_fast.baselines import (
 from dnc_fast.baselines.deltanet import delta_rule
 from dnc_fast.baselines.ntm import Addressing, address, write
 from dnc_fast.baselines.transformer import positions
+from dnc_fast.state import tensors
 from dnc_fast.tasks import CopyTask
 
 X, Y, B, T = 3, 5, 4, 7
@@ -152,13 +153,15 @@ def test_sizes_of_heads_are_checked():
         DeltaNet(X, Y, hidden_size=8, num_heads=3)
 
 
-def test_an_actor_critic_is_two_dncs():
-    model, x = model_of("actor-critic"), normal(T, B, X)
+@pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
+def test_an_actor_critic_is_two_dncs(controller):
+    model, x = model_of("actor-critic", controller=controller), normal(T, B, X)
     output, state = model(x)
     policy, its_state = model.policy(x)
     value, _ = model.value(x)
     torch.testing.assert_close(output, torch.cat([policy, value], -1))
-    torch.testing.assert_close(model.units(state)[0], its_state.controller[-1][0])
+    units = tensors(its_state.controller[-1]) if its_state.controller else ()
+    torch.testing.assert_close(model.units(state), tuple(units))
     with pytest.raises(ValueError, match=r"output_size must be at least 2, .* got 1"):
         ActorCritic(X, 1)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..controllers import CONTROLLERS
 from ..dnc import DNC
 from ..options import option
 from ..state import DNCState, map_tensors, tensors
@@ -26,6 +27,7 @@ class ActorCriticConfig(BaselineConfig):
     num_cells: int = option(64, "memory cells")
     cell_size: int = option(32, "size of a memory cell")
     num_read_heads: int = option(1, "read heads")
+    controller: str = option("lstm", "controller", CONTROLLERS)
     input_gain: float = field(default=1.0, metadata={**GAIN, "maximum": math.inf})
     linkage: str = option("dense", "how writes are linked in time", ("dense", "none"))
 
@@ -70,8 +72,9 @@ class ActorCritic(Baseline):
         return torch.cat(outputs, -1), dict(zip(parts, after, strict=True))
 
     def units(self, state: BaselineState) -> tuple[Tensor, ...]:
-        """Those of the policy."""
-        return tuple(_filled(self.policy, iter(state.parts.values())).controller[-1])
+        """Those of the policy; none of a feed-forward controller."""
+        layers = _filled(self.policy, iter(state.parts.values())).controller
+        return tuple(tensors(layers[-1])) if layers else ()
 
 
 def _filled(network: Any, parts: Iterator[Tensor]) -> DNCState:
