@@ -61,6 +61,7 @@ GRAPHS = {
 BLOCKS = {**GRAPHS, "batch_size": 64, "lesson_pass": 0.85, "lesson_every": 200}
 BLOCKS |= {"learning_rate": 3e-3, "warm_up": 300, "evaluate_every": 1000}
 WORDS = {**GRAPHS, "learning_rate": 4e-3, "lesson_every": 200, "evaluation_size": 200}
+REPEATS = {**SLOW, "max_steps": 40_000, "spikes": "skip", "curriculum": "on"}
 BABI = {**SLOW, "max_steps": 100_000, "evaluate_every": 200}
 BABI |= {"solved_at": 0.98, "solved_evaluations": 2}
 
@@ -74,8 +75,8 @@ DEFAULTS = [
     ("copy", {}, (64, 16, 16, 1), {}),
     ("copy", {"max_length": 20, "num_bits": 3, "num_sequences": 4}, (64, 40, 16, 1), {}),
     ("repeat-copy", {}, (64, 16, 16, 1), decaying(30_000, curriculum="off")),
-    ("repeat-copy", {"max_length": 10}, (64, 20, 16, 1), decaying(30_000, curriculum="on")),
-    ("repeat-copy", {"max_repeats": 10}, (64, 16, 16, 1), decaying(30_000, curriculum="on")),
+    ("repeat-copy", {"max_length": 10}, (64, 20, 16, 1), REPEATS),
+    ("repeat-copy", {"max_repeats": 10}, (64, 16, 16, 1), REPEATS),
     (
         "associative-recall",
         {"max_items": 7, "item_length": 2},
