@@ -54,7 +54,7 @@ setup(
     install_requires=["torch>=2.6", "numpy", "triton; platform_system == 'Linux'"],
     extras_require={
         "cpu": CPU,
-        "train": [*CPU, *TRAIN],
+        "train": [*CPU, *TRAIN, *SHARE],
         "share": SHARE,
         "onnx": ONNX,
         "tensorboard": TENSORBOARD,
