@@ -78,7 +78,9 @@ def evaluate(
         num_cells: memory cells to run with; None for the model's own.
         ranks: those that share the sequences; all get the same scores.
     """
-    return _mean(_scores(model, task, num_sequences, seed, stream, index, num_cells, ranks))
+    task = task.held_out() if stream == "held-out" else task.validation()
+    generator = stream_generator(seed, stream, index)
+    return _mean(_scores(model, task, num_sequences, generator, num_cells, ranks))
 
 
 def evaluate_by_part(
@@ -93,31 +95,28 @@ def evaluate_by_part(
         model, task, num_sequences, seed, ranks: see `evaluate`.
     """
     size = task.held_out().size
-    if size is None or num_sequences < size or not task.parts():
+    parts = {} if size is None or num_sequences < size else task.parts()
+    if not parts:
         return evaluate(model, task, num_sequences, seed, ranks=ranks), {}
-    parts = {
-        name: _scores(model, part, num_sequences, seed, ranks=ranks)
-        for name, part in task.parts().items()
+    generator = stream_generator(seed, "held-out")  # nothing is drawn where all are scored
+    found = {
+        name: _scores(model, part.held_out(), num_sequences, generator, None, ranks)
+        for name, part in parts.items()
     }
-    whole = list(chain(*parts.values()))
-    return _mean(whole), {name: _mean(scores) for name, scores in parts.items()}
+    return _mean([*chain(*found.values())]), {name: _mean(scores) for name, scores in found.items()}
 
 
 def _scores(
     model: Any,
     task: Task,
     num_sequences: int,
-    seed: int,
-    stream: str = "held-out",
-    index: int = 0,
-    num_cells: int | None = None,
-    ranks: Ranks = ALONE,
+    generator: torch.Generator,
+    num_cells: int | None,
+    ranks: Ranks,
 ) -> list[Score]:
-    """The scores of all sequences that `evaluate` scores, a few at a time."""
-    task = task.held_out() if stream == "held-out" else task.validation()
+    """The scores of sequences of a task, a few at a time; of all it has, or drawn."""
     if task.size is not None:
         num_sequences = min(num_sequences, task.size)
-    generator = stream_generator(seed, stream, index)
     scores = []
     with inference(model) as device:
         for start in range(0, num_sequences, task.scoring_size):
