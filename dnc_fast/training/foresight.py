@@ -83,8 +83,9 @@ def foresight(model: DNC, task: ShrdluTask, seed: int, episodes: int = EPISODES)
                 shares = writes / writes.sum(-1, keepdim=True).clamp(min=1e-6)
                 cells[name].append((shares.unsqueeze(1) @ state.memory.memory).squeeze(1))
     labels = torch.cat(actions)
+    fitted, tested = labels.chunk(2)
     found = {name: _read(torch.cat(parts), labels) for name, parts in cells.items()}
-    return Foresight(**found, frequent=_read(labels.new_zeros(len(labels), 1).float(), labels))
+    return Foresight(**found, frequent=(tested == fitted.mode().values).double().mean().item())
 
 
 def _read(features: Tensor, labels: Tensor) -> float:
