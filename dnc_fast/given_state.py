@@ -78,6 +78,8 @@ def check_memory(
     fields = dict(zip(MemoryState._fields, memory, strict=True))
     parts = {**fields, **linkage.tensors(memory.link)}
     shapes = {name: _shape(parts[name]) for name in expected}
+    wrong = [name for name in expected if shapes[name] != expected[name]]
+    shapes, expected = ({name: of[name] for name in wrong} for of in (shapes, expected))
     _check_shapes("memory", shapes, expected, batch_size)
     _check_kind("memory", memory.memory, device, dtype)  # the other fields match it
 
@@ -89,9 +91,6 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 def _check_shapes(name: str, shapes: Any, expected: Any, batch_size: int) -> None:
     """Raise unless a state's field has the expected shapes."""
     if not _equal(shapes, expected):
-        if name == "memory":  # named are those that are wrong
-            wrong = [part for part in expected if shapes[part] != expected[part]]
-            shapes, expected = ({part: of[part] for part in wrong} for of in (shapes, expected))
         raise ValueError(
             f"state.{name} must have shapes {expected} for a batch of {batch_size}, got {shapes}"
         )
