@@ -12,11 +12,19 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from states import named_parts, rms
 from torch import Tensor
 
+from dnc_fast.backends import backend_problem
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+needs_triton = pytest.mark.skipif(
+    backend_problem("triton", torch.device("cpu"), torch.float32) is not None,
+    reason="needs Triton's interpreter",
+)
 
 # The relative RMS error that is allowed whatever plain torch's is.
 FLOORS = {

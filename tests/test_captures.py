@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu import needs_triton
 from hypothesis import given
 from hypothesis import strategies as st
 from inside import Operations, at_results, captures_held
@@ -27,7 +28,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnc_fast import DNC, release_cuda_graphs
-from dnc_fast.backends import backend_problem, load_backend
+from dnc_fast.backends import load_backend
 from dnc_fast.controllers import CONTROLLERS
 from dnc_fast.engine.captures import MAX_STEPS, part_lengths
 from dnc_fast.engine.cuda_graph import CudaGraph
@@ -186,12 +187,6 @@ def test_replays_equal_launches_bit_for_bit(options: dict[str, Any], calls: list
         calls.clear()
         assert_same(*two_models(**one))
         assert calls == FIRST + SECOND + THIRD + THIRD
-
-
-needs_triton = pytest.mark.skipif(
-    backend_problem("triton", torch.device("cpu"), torch.float32) is not None,
-    reason="needs Triton's interpreter",
-)
 
 
 @needs_triton

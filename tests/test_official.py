@@ -12,16 +12,12 @@ import numpy as np
 import official_oracle
 import pytest
 import torch
+from gpu import needs_triton
 from states import HAND_DERIVED, arrays, assert_close, lively_dnc, lively_state, normal
 
 from dnc_fast import DNC, DNCState
-from dnc_fast.backends import backend_problem
 from dnc_fast.official import SAME, from_official, official_shapes, to_official
 
-needs_triton = pytest.mark.skipif(
-    backend_problem("triton", torch.device("cpu"), torch.float64) is not None,
-    reason="needs Triton's interpreter",
-)
 by_kernels = pytest.param("triton", marks=[needs_triton, pytest.mark.full])
 every_backend = pytest.mark.parametrize("backend", ["auto", "reference", *HAND_DERIVED, by_kernels])
 STEPS, BATCH = 6, 2
